@@ -1,0 +1,206 @@
+"""Read a DDPM checkpoint safely, recognise its architecture, and compare both with the flags.
+
+A prior is a flat state dict in guided-diffusion form (``.pt``), with ``<name>.json`` beside it where this project wrote it. The
+tensors tell most of the architecture; what they do not tell comes from the flags, else the ``.json``, else the table of the two
+published networks, else it is an error that names the missing flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from DDA.images import read_json
+from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
+
+# the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
+# so a process of another length needs rescaled times.
+PUBLISHED = (
+    (
+        dict(num_channels=256, channel_mult=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention_levels=(3, 4, 5), learn_sigma=True,
+             resblock_updown=True, use_scale_shift_norm=True),
+        dict(image_size=256, num_heads=4, num_head_channels=64, num_heads_upsample=-1, use_new_attention_order=False,
+             diffusion_steps=1000, noise_schedule="linear", rescale_timesteps=True),
+    ),
+    (
+        dict(num_channels=128, channel_mult=(1, 2, 2, 2), num_res_blocks=3, attention_levels=(1, 2), learn_sigma=True,
+             resblock_updown=False, use_scale_shift_norm=True),
+        dict(image_size=32, num_heads=4, num_head_channels=-1, num_heads_upsample=-1, use_new_attention_order=False,
+             diffusion_steps=1000, noise_schedule="cosine", rescale_timesteps=True),
+    ),
+)  # fmt: skip
+
+# told by the tensors
+RECOGNISED = ("num_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "class_cond", "learn_sigma",
+              "resblock_updown", "use_scale_shift_norm")  # fmt: skip
+# not told by them
+UNTOLD = ("image_size", "num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "diffusion_steps",
+          "noise_schedule", "rescale_timesteps", "fixed_variance")  # fmt: skip
+DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, memory-mapped where the file allows it; nothing in the file is executed.
+
+    Raises FileNotFoundError, or ValueError in words for a file that is cut off, would execute code or is no state dict.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--model_path {path} does not exist")
+    try:
+        # files from before torch 1.6 are no zip archives and cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "weights only" in str(error).lower() or "Unsupported" in str(error):
+            raise ValueError(
+                f"--model_path {path} holds more than tensors and loading it would execute code; it was not loaded. "
+                "Save the plain state dict: torch.save(model.state_dict(), path)"
+            ) from None
+        raise ValueError(_unreadable(path)) from None
+    except Exception:  # torch reports damaged files through many types
+        raise ValueError(_unreadable(path)) from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        inner = f" Its parts are {', '.join(map(str, list(state)[:6]))}." if isinstance(state, Mapping) else ""
+        raise ValueError(f"--model_path {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}")
+    return dict(state)
+
+
+def _unreadable(path: Path) -> str:
+    return f"--model_path {path} ({path.stat().st_size:,} bytes) is cut off or no torch checkpoint; get it again"
+
+
+def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """What the tensors tell: the flags of RECOGNISED, with ``attention_levels`` (0 = full size) for attention_resolutions."""
+    shape = {name: tuple(value.shape) for name, value in state.items()}
+    needed = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight", "middle_block.0.in_layers.2.weight")
+    if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
+        known = ", ".join(list(shape)[:3]) or "no tensors"
+        raise ValueError(f"--model_path {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)")
+    channels = shape["time_embed.0.weight"][1]
+    blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
+    # an output stage that ends in an upsampling closes a level: a convolution, or a second residual block
+    upsample = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.0)\.weight")
+    ups = sorted({int(match[1]) for name in shape if (match := upsample.fullmatch(name))})
+    per_level = ups[0] + 1 if ups else blocks
+    levels = len(ups) + 1
+    # input stage of the first residual block of each level
+    first = [1 + level * per_level for level in range(levels)]
+    names = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
+    if blocks != levels * per_level or per_level < 2 or not all(name in shape for name in names):
+        raise ValueError(f"--model_path {path} has a U-Net whose levels differ in their number of blocks; none of ours fits")
+    widths = [shape[name][0] for name in names]
+    scale_shift = shape["middle_block.0.emb_layers.1.weight"][0] == 2 * shape["middle_block.0.out_layers.3.weight"][0]
+    return {
+        "num_channels": channels,
+        "channel_mult": tuple(width / channels for width in widths),
+        "num_res_blocks": per_level - 1,
+        "attention_levels": tuple(level for level in range(levels) if f"input_blocks.{first[level]}.1.qkv.weight" in shape),
+        "class_cond": "label_emb.weight" in shape,
+        "learn_sigma": shape["out.2.weight"][0] == 6,
+        "resblock_updown": any(f"output_blocks.{i}.{j}.in_layers.0.weight" in shape for i in ups for j in (1, 2)),
+        "use_scale_shift_norm": scale_shift,
+    }
+
+
+def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """All architecture and process settings of a checkpoint: the flags of RECOGNISED and UNTOLD.
+
+    flags: what the user gave; a missing name or None was not given. Raises ValueError naming every flag that contradicts the
+    file, or every flag that is needed and told nowhere.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    told = recognise(state, path)
+    settings = _untold(path, told, given)
+    size = settings["image_size"]
+    levels = told.pop("attention_levels")
+    settings.update(told)
+    settings["channel_mult"] = ",".join(f"{mult:g}" for mult in told["channel_mult"])
+    settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in reversed(levels))
+    wrong = [
+        f"--{name} {given[name]}, but the file says {settings[name] or 'none'}"
+        for name in RECOGNISED
+        if name in given and not _agree(name, given[name], settings[name], size)
+    ]
+    if wrong:
+        raise ValueError(f"these flags contradict {path}: " + "; ".join(wrong) + ". Leave them out: the file tells them")
+    return settings
+
+
+def _agree(name: str, given: Any, told: Any, size: int) -> bool:
+    if name == "channel_mult":
+        return not given or parse_channel_mult(given, size) == parse_channel_mult(told, size)
+    if name == "attention_resolutions":
+        return set(parse_attention_resolutions(given, size)) == set(parse_attention_resolutions(told, size))
+    return given == told
+
+
+def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    beside = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
+    wrong = [
+        f"--{name} {given[name]}, but the .json says {beside[name]}"
+        for name in UNTOLD
+        if name in given and name in beside and given[name] != beside[name]
+    ]
+    if wrong:
+        raise ValueError(f"these flags contradict {path.with_suffix('.json')}: " + "; ".join(wrong))
+    table = next((extra for features, extra in PUBLISHED if all(told[name] == features[name] for name in features)), {})
+    settings = {name: source[name] for source in (table, beside, given) for name in UNTOLD if name in source}
+    missing = [name for name in _needed(told, settings) if name not in settings]
+    if missing:
+        raise ValueError(
+            f"{path} does not tell {', '.join(f'--{name}' for name in missing)}; give what it was trained with"
+            " (guided-diffusion's defaults: --num_heads 4 --num_head_channels -1 --use_new_attention_order False"
+            " --diffusion_steps 1000 --noise_schedule linear --rescale_timesteps False --fixed_variance large)"
+        )
+    defaults = dict(num_heads=4, num_head_channels=-1, num_heads_upsample=-1, use_new_attention_order=False,
+                    rescale_timesteps=False, fixed_variance="large")  # fmt: skip
+    return {**defaults, **settings}
+
+
+def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The settings of UNTOLD that change this network's result; the middle block always has attention."""
+    needed = ["image_size", "diffusion_steps", "noise_schedule"]
+    if settings.get("num_head_channels", -1) == -1:
+        needed.append("num_heads")
+    if settings.get("num_heads") != 1 or settings.get("num_head_channels", -1) != -1:
+        needed.append("use_new_attention_order")
+    if settings.get("diffusion_steps", 1000) != 1000:
+        needed.append("rescale_timesteps")
+    if not told["learn_sigma"]:
+        needed.append("fixed_variance")
+    return needed
+
+
+def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
+    """The network with its weights, in eval mode and without parameter gradients. Raises ValueError for what does not fit."""
+    unet_flags = {name: settings[name] for name in (*RECOGNISED, *UNTOLD) if name not in DIFFUSION}
+    if settings["class_cond"]:
+        unet_flags["num_classes"] = state["label_emb.weight"].shape[0]
+    with torch.device("meta"):
+        model = create_unet(**unet_flags)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if odd:
+        name = odd[0]
+        raise ValueError(
+            f"{path} does not fit the network that it describes: {len(odd)} tensors differ, the first is {name} "
+            f"(wanted {wanted.get(name, 'no such tensor')}, found {found.get(name, 'no such tensor')})"
+        )
+    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    return model.eval().requires_grad_(False)

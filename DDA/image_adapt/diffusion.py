@@ -1,0 +1,195 @@
+"""The diffusion process: schedules, respacing, forward noising, and what a network's output means.
+
+One convention for an *index* everywhere: ``index`` in 0..T-1 counts the steps of the (respaced) process, and
+``alphas_cumprod[index]`` is the signal left after ``index + 1`` noising steps. ``timestep_map[index]`` is the timestep of the
+original process that the network was trained on. Tables are float64 numpy; images are torch tensors in [-1, 1].
+
+Ho et al., "Denoising Diffusion Probabilistic Models" (arXiv:2006.11239); Nichol & Dhariwal, "Improved DDPM"
+(arXiv:2102.09672).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+NOISE_SCHEDULES = ("linear", "cosine")
+FIXED_VARIANCES = ("large", "small")
+
+
+def named_betas(noise_schedule: str, steps: int) -> np.ndarray:
+    """beta_t, shape (steps,), float64. ``linear``: 1e-4..2e-2, scaled by 1000/steps; ``cosine``: improved DDPM, eq. 17."""
+    if noise_schedule == "linear":
+        return np.linspace(1e-4, 2e-2, steps, dtype=np.float64) * (1000 / steps)
+    if noise_schedule == "cosine":
+
+        def signal(u: float) -> float:
+            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        return np.array([min(1 - signal((i + 1) / steps) / signal(i / steps), 0.999) for i in range(steps)])
+    raise ValueError(f"noise_schedule {noise_schedule!r} is unknown; use one of {', '.join(NOISE_SCHEDULES)}")
+
+
+def respaced_timesteps(steps: int, respacing: str) -> list[int]:
+    """The original timesteps that a respaced process keeps, ascending.
+
+    ``""`` keeps all; ``"100"`` spreads 100 over the whole range, both ends included; ``"10,20,30"`` cuts the range into
+    sections of equal length (the first ones take the remainder) and keeps that many in each; ``"ddim25"`` uses the integer
+    stride that gives exactly 25. Raises ValueError for counts that do not fit.
+    """
+    respacing = str(respacing).strip()
+    if not respacing:
+        return list(range(steps))
+    if respacing.startswith("ddim"):
+        count = _count(respacing[4:], respacing)
+        for stride in range(1, steps + 1):
+            if len(range(0, steps, stride)) == count:
+                return list(range(0, steps, stride))
+        raise ValueError(f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives {count} timesteps")
+    counts = [_count(part, respacing) for part in respacing.split(",")]
+    length, remainder = divmod(steps, len(counts))
+    kept: list[int] = []
+    first = 0
+    for section, count in enumerate(counts):
+        size = length + (section < remainder)
+        if count > size:
+            raise ValueError(f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has {size}")
+        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        position = 0.0  # accumulated, not multiplied: the published lists depend on the rounding of the running sum
+        for _ in range(count):
+            kept.append(first + round(position))
+            position += stride
+        first += size
+    return kept
+
+
+def _count(text: str, respacing: str) -> int:
+    if not text.strip().isdigit() or int(text) < 1:
+        raise ValueError(f'timestep_respacing {respacing!r} is not a form like "100", "10,20,30" or "ddim25"')
+    return int(text)
+
+
+class Prediction(NamedTuple):
+    """What the network says about x_t: the clean image (B,3,H,W) and the log of the reverse step's variance."""
+
+    x0: torch.Tensor
+    log_variance: torch.Tensor | float
+
+
+class Diffusion:
+    """A respaced Gaussian diffusion: float64 tables, and the reading of a network's output.
+
+    steps: length of the original process. timestep_respacing: see `respaced_timesteps`. learn_sigma: the network returns 6
+    channels, the second half interpolating the log variance (improved DDPM, eq. 15). fixed_variance, without learn_sigma:
+    "large" is beta_t (and posterior_variance[1] at index 0), "small" is the posterior variance. rescale_timesteps: the network
+    was trained on times scaled to 0..1000. predict_xstart: the network predicts x_0 instead of the noise.
+
+    Raises ValueError for an unknown schedule, variance or respacing.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 1000,
+        noise_schedule: str = "linear",
+        timestep_respacing: str = "",
+        learn_sigma: bool = False,
+        fixed_variance: str = "large",
+        rescale_timesteps: bool = False,
+        predict_xstart: bool = False,
+    ):
+        if steps < 2:
+            raise ValueError(f"a diffusion needs at least 2 steps, not {steps}")
+        if fixed_variance not in FIXED_VARIANCES:
+            raise ValueError(f"fixed_variance {fixed_variance!r} is unknown; use one of {', '.join(FIXED_VARIANCES)}")
+        self.original_steps = steps
+        self.learn_sigma = learn_sigma
+        self.rescale_timesteps = rescale_timesteps
+        self.predict_xstart = predict_xstart
+        self.fixed_variance = fixed_variance
+        self.timestep_map = respaced_timesteps(steps, timestep_respacing)
+        betas = named_betas(noise_schedule, steps)
+        if len(self.timestep_map) < steps:
+            kept = np.cumprod(1 - betas)[self.timestep_map]
+            betas = 1 - kept / np.append(1.0, kept[:-1])
+        self._make_tables(betas)
+
+    def _make_tables(self, betas: np.ndarray) -> None:
+        alphas = 1 - betas
+        self.betas = betas
+        self.alphas_cumprod = np.cumprod(alphas)
+        self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
+        left = 1 - self.alphas_cumprod
+        left_prev = 1 - self.alphas_cumprod_prev
+        # q(x_{t-1} | x_t, x_0): DDPM, eq. 6 and 7
+        self.posterior_variance = betas * left_prev / left
+        # the variance at index 0 is 0: its log takes the value of index 1
+        self.posterior_log_variance_clipped = np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
+        large = np.append(self.posterior_variance[1], betas[1:])
+        self._fixed_log_variance = (
+            np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
+        )
+        self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
+        self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def q_sample(self, x0: torch.Tensor, index: int, noise: torch.Tensor) -> torch.Tensor:
+        """x_t ~ q(x_t | x_0) after ``index + 1`` noising steps (DDPM, eq. 4). x0, noise: (B,3,H,W)."""
+        signal = float(self.alphas_cumprod[index])
+        return math.sqrt(signal) * x0 + math.sqrt(1 - signal) * noise
+
+    def predict(self, model, x_t: torch.Tensor, index: int, *, clip: bool = True) -> Prediction:
+        """Run the network once on x_t (B,3,H,W); ``clip`` clamps the clean image to [-1, 1]."""
+        output = model(x_t, self._model_times(index, x_t))
+        output, log_variance = self._split(output, x_t.shape[1], index)
+        if self.predict_xstart:
+            x0 = output
+        else:
+            signal = float(self.alphas_cumprod[index])
+            x0 = math.sqrt(1 / signal) * x_t - math.sqrt(1 / signal - 1) * output
+        return Prediction(x0.clamp(-1, 1) if clip else x0, log_variance)
+
+    def posterior_mean(self, x0: torch.Tensor, x_t: torch.Tensor, index: int) -> torch.Tensor:
+        """The mean of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7)."""
+        return float(self.posterior_mean_coef1[index]) * x0 + float(self.posterior_mean_coef2[index]) * x_t
+
+    def _model_times(self, index: int, x_t: torch.Tensor) -> torch.Tensor:
+        time = self.timestep_map[index]
+        if self.rescale_timesteps:
+            return torch.full((x_t.shape[0],), time * (1000 / self.original_steps), device=x_t.device)
+        return torch.full((x_t.shape[0],), time, device=x_t.device)
+
+    def _split(self, output: torch.Tensor, channels: int, index: int):
+        wanted = 2 * channels if self.learn_sigma else channels
+        if output.shape[1] != wanted:
+            raise ValueError(
+                f"the network returns {output.shape[1]} channels, but learn_sigma {self.learn_sigma} expects {wanted}"
+            )
+        if not self.learn_sigma:
+            return output, float(self._fixed_log_variance[index])
+        output, fraction = output.split(channels, dim=1)
+        low = float(self.posterior_log_variance_clipped[index])
+        high = float(np.log(self.betas[index]))
+        fraction = (fraction + 1) / 2
+        return output, fraction * high + (1 - fraction) * low
+
+
+def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise) -> torch.Tensor:
+    """One ancestral step, x_{index-1} from x_index (DDPM, algorithm 2). At index 0 no noise is added."""
+    mean = diffusion.posterior_mean(prediction.x0, x_t, index)
+    if index == 0:
+        return mean
+    half = prediction.log_variance / 2
+    return mean + (half.exp() if isinstance(half, torch.Tensor) else math.exp(half)) * noise
+
+
+def ddim_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise) -> torch.Tensor:
+    """One deterministic step, x_{index-1} from x_index (DDIM, arXiv:2010.02502, eq. 12 with eta = 0); ``noise`` is not used."""
+    signal, signal_prev = float(diffusion.alphas_cumprod[index]), float(diffusion.alphas_cumprod_prev[index])
+    eps = (x_t - math.sqrt(signal) * prediction.x0) / math.sqrt(1 - signal)
+    return math.sqrt(signal_prev) * prediction.x0 + math.sqrt(1 - signal_prev) * eps

@@ -1,0 +1,379 @@
+#!/usr/bin/env python3
+"""Adapt degraded images: every image of a tree is pulled towards the domain of a DDPM and written to another tree.
+
+  mpiexec -n 2 image_sample.py --model_path ckpt/256x256_diffusion_uncond.pt --base_samples dataset/imagenetc_5k \\
+      --dataset imagenetc --corruption gaussian_noise --severity 5 --save_dir dataset/generated/imagenetc_5k --use_fp16 True
+  image_sample.py --model_path prior.pt --base_samples photos --dataset folder --save_dir photos_adapted --gallery look.png
+
+Run the same command again to go on where it stopped. Without mpiexec it is one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+import numpy as np
+import torch
+
+from DDA import images, ranks
+from DDA.image_adapt import checkpoints, job
+from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
+from DDA.image_adapt.low_pass import check_factor
+from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, adapt, check_range
+from DDA.image_adapt.unet import UNet, cpu_computes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROGRAM = "image_sample.py"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the adaptation job; returns 0 when every planned image is there, 1 where some failed, 2 for wrong input."""
+    ranks.interrupt_on_sigterm()
+    return ranks.run(lambda world: _main(world, argv), PROGRAM)
+
+
+def _main(world: ranks.World, argv: list[str] | None) -> int:
+    args = world.on_root(lambda: parse(argv))
+    torch.set_num_threads(world.cpu_threads())
+    device = world.together(lambda: pick_device(args.device, world.local_rank))
+    dtype, notices = pick_dtype(args, device)
+    notices += unused(args)
+    state = world.together(lambda: checkpoints.read_state_dict(args.model_path))
+    method, plan, settings = world.on_root(lambda: prepare(args, state, dtype))
+    if world.rank == 0:
+        say_plan(args, plan, method, settings, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each", notices)
+    if args.dry_run:
+        return 0
+
+    plan = world.on_root(lambda: begin(args, plan, settings))
+    started = time.time()
+    failures: dict[str, str] = {}
+    if plan.todo:
+        model = world.together(lambda: load(args, state, method, device, dtype))
+        adapt_batch = make_adapt_batch(model, method, args, device)
+        failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=method["image_size"],
+                           threads=min(8, 2 * torch.get_num_threads()))  # fmt: skip
+    return world.on_root(lambda: finish(args, plan, settings, failures, world, device, started))
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The checked command line. Raises ValueError for values that cannot be meant."""
+    args = parser().parse_args(argv)
+    args.corruption = _names(args.corruption)
+    args.severity = _names(args.severity)
+    wrong = [value for value in args.severity if value != "all" and not value.isdigit()]
+    if wrong:
+        raise ValueError(f"--severity {wrong[0]} is neither a number nor all")
+    args.model_path, args.base_samples, args.save_dir = map(images.find, (args.model_path, args.base_samples, args.save_dir))
+    for name in ("batch_size", "num_samples"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
+    if args.use_ddim and args.behavior == "published":
+        raise ValueError("--use_ddim True goes with --behavior corrected: the published code ignored it")
+    if args.base_samples.resolve() == args.save_dir.resolve():
+        raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
+    if args.gallery is not None:
+        if args.gallery.resolve().is_relative_to(args.save_dir.resolve()):
+            raise ValueError(f"--gallery {args.gallery} lies in --save_dir, which holds adapted images only; put it elsewhere")
+        if args.gallery.suffix.lower() != ".png":
+            raise ValueError(f"--gallery {args.gallery} must end in .png")
+    if args.format is None:
+        args.format = "same" if args.behavior == "published" else "png"
+    return args
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    data = p.add_argument_group("images")
+    data.add_argument("--base_samples", type=Path, required=True, metavar="DIR", help="tree of degraded images")
+    data.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
+    data.add_argument("--dataset", choices=images.LAYOUTS, default="folder",
+                      help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
+                           "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
+                           "(default: %(default)s)")
+    data.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="one or several folders of the tree, or all")
+    data.add_argument("--severity", nargs="+", default=[], metavar="1..5",
+                      help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences)")
+    data.add_argument("--train", type=_boolean, default=None, metavar="BOOL",
+                      help="the training or the test split, for layouts with splits (default: True)")
+    data.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images, the first by key (default: all)")
+    data.add_argument("--format", choices=("png", "same"),
+                      help="same: the source's format (JPEG is compressed again) (default: png; published behaviour: same)")
+    data.add_argument("--gallery", type=Path, metavar="PNG", help="also write some degraded and adapted images side by side")
+    data.add_argument("--overwrite", action="store_true", help="make the planned images anew")
+
+    method = p.add_argument_group("method")
+    method.add_argument("--N", type=int, default=50, metavar="INT",
+                        help="reverse steps, in steps of --timestep_respacing (default: %(default)s)")
+    method.add_argument("--D", type=int, default=4, metavar="INT",
+                        help="low-pass factor: what survives shrinking by D is kept (default: %(default)s)")
+    method.add_argument("--scale", type=float, default=6.0, metavar="FLOAT", help="weight of the guidance (default: %(default)s)")
+    method.add_argument("--guidance", choices=GUIDANCES, default="gradient", help="(default: %(default)s)")
+    method.add_argument("--behavior", choices=BEHAVIORS, default="corrected",
+                        help="published: one guidance norm over the batch and noising to index N, as the reference code "
+                             "(default: %(default)s)")
+    method.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's noise (default: %(default)s)")
+    method.add_argument("--use_ddim", type=_boolean, default=False, metavar="BOOL", help="DDIM steps instead of DDPM's")
+    method.add_argument("--clip_denoised", type=_boolean, default=True, metavar="BOOL",
+                        help="clamp the predicted clean image to its range (default: %(default)s)")
+    method.add_argument("--timestep_respacing", default="100", metavar="SPEC",
+                        help='steps of the whole process: "100", "10,20,30" or "ddim25" (default: %(default)s)')
+
+    prior = p.add_argument_group("prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.")
+    prior.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt")
+    for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample",
+                 "diffusion_steps"):  # fmt: skip
+        prior.add_argument(f"--{name}", type=int, metavar="INT")
+    prior.add_argument("--channel_mult", metavar="1,2,2")
+    prior.add_argument("--attention_resolutions", metavar="16,8")
+    for name in ("class_cond", "learn_sigma", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
+                 "rescale_timesteps"):  # fmt: skip
+        prior.add_argument(f"--{name}", type=_boolean, metavar="BOOL")
+    prior.add_argument("--noise_schedule", choices=NOISE_SCHEDULES)
+    prior.add_argument("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
+    prior.add_argument("--predict_xstart", type=_boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise")
+    for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
+        prior.add_argument(f"--{name}", type=float if name == "dropout" else _boolean, metavar="VALUE",
+                           help=f"accepted, changes nothing ({why})")  # fmt: skip
+
+    machine = p.add_argument_group("machine")
+    machine.add_argument("--batch_size", type=int, default=4, metavar="INT",
+                         help="images at once; changes speed and memory only (default: %(default)s)")
+    machine.add_argument("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
+    machine.add_argument("--use_fp16", type=_boolean, default=False, metavar="BOOL", help="float16 on a GPU, float32 on a CPU")
+    machine.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:0",
+                         help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)")
+    machine.add_argument("--dry_run", action="store_true", help="check everything, print the plan and stop")
+    return p  # fmt: skip
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "y", "t"):
+        return True
+    if text.lower() in ("false", "0", "no", "n", "f"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def _names(values: list[str]) -> list[str]:
+    return [name for value in values for name in re.split(r"[\s,]+", value) if name]
+
+
+def unused(args: argparse.Namespace) -> list[str]:
+    """A notice for each flag that was given and changes nothing here."""
+    notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
+    if args.train is not None and args.dataset not in images.SPLITS:
+        notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
+    if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
+        notices.append(f"--severity is ignored: --dataset {args.dataset} has no severities")
+    return notices
+
+
+# ---------------------------------------------------------------------------------------------- preparation
+
+
+def pick_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of this rank. Raises ValueError for one that does not exist."""
+    gpus = torch.cuda.device_count()
+    if wanted == "auto":
+        wanted = "cuda" if gpus else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ValueError(f"--device {wanted} is unknown; use auto, cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cuda":
+        if (device.index or 0) >= gpus:
+            raise ValueError(f"--device {wanted}: torch sees {gpus} GPUs here")
+        device = torch.device("cuda", local_rank % gpus if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, list[str]]:
+    """The name of the network's dtype, and what the user should know of it."""
+    if args.dtype is None and args.use_fp16 and device.type == "cpu":
+        return "float32", ["--use_fp16 True is float32 on a CPU"]
+    name = args.dtype or ("float16" if args.use_fp16 else "float32")
+    if device.type == "cpu" and not cpu_computes(DTYPES[name]):
+        return name, [f"this CPU has no {name} arithmetic: it is emulated, with the same result, and slower than float32"]
+    return name, []
+
+
+def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str, Any], job.Plan, dict[str, Any]]:
+    """Check all settings and list the images: the checkpoint's flags, the plan, and what the settings file will say."""
+    method = checkpoints.resolve(args.model_path, state, {**vars(args), "channel_mult": args.channel_mult or None})
+    if method["class_cond"]:
+        raise ValueError(f"--model_path {args.model_path} is class-conditional and cannot adapt images whose class is unknown; "
+                         "use an unconditional prior")  # fmt: skip
+    check_numbers(args, method)
+    plan = plan_images(args)
+    settings = {
+        "weights_sha256": checkpoints.sha256(args.model_path),
+        **method,
+        **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "N", "D", "scale", "seed", "behavior",
+                                                  "guidance", "clip_denoised", "format")},
+        "sampler": "ddim" if args.use_ddim else "ddpm",
+        "dtype": dtype,
+    }  # fmt: skip
+    if args.behavior == "published":
+        settings["batch_size"] = args.batch_size
+    if not args.overwrite:
+        job.check_settings(args.save_dir, settings)
+    return method, plan, settings
+
+
+def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
+    """Raise ValueError where N, D or the scale do not fit the process or the image."""
+    process = make_diffusion(args, method)
+    try:
+        check_factor(method["image_size"], args.D)
+        check_range(process, args.N, args.behavior)
+    except ValueError as error:
+        swapped = method["image_size"] % args.N == 0 and args.N < args.D <= len(process) if args.N > 0 else False
+        hint = f". Are they swapped? The published README prints it so; use --D {args.N} --N {args.D}" if swapped else ""
+        raise ValueError(f"--{error}{hint}") from None
+    if not (np.isfinite(args.scale) and args.scale >= 0):
+        raise ValueError(f"--scale {args.scale} must be a number of at least 0")
+
+
+def make_diffusion(args: argparse.Namespace, method: dict[str, Any]) -> Diffusion:
+    return Diffusion(
+        steps=method["diffusion_steps"],
+        noise_schedule=method["noise_schedule"],
+        timestep_respacing=args.timestep_respacing,
+        learn_sigma=method["learn_sigma"],
+        fixed_variance=method["fixed_variance"],
+        rescale_timesteps=method["rescale_timesteps"],
+        predict_xstart=args.predict_xstart,
+    )
+
+
+def plan_images(args: argparse.Namespace) -> job.Plan:
+    train = True if args.train is None else args.train
+    cells = images.cells(args.base_samples, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
+    fixed_batch = args.batch_size if args.behavior == "published" else None
+    return job.make_plan(args.base_samples, args.save_dir, cells, num_samples=args.num_samples, fixed_batch=fixed_batch,
+                         same_format=args.format == "same")  # fmt: skip
+
+
+def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, notices: list[str]) -> None:
+    """Print what will be done."""
+    print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source}: {_some(plan.cells)}")
+    if args.num_samples is not None:
+        print(f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key")
+    if plan.not_images:
+        print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
+    print(f"done        {len(plan.done):,}" + (", to be made anew" if args.overwrite and plan.done else ""))
+    print(f"to do       {plan.total if args.overwrite else plan.todo:,} -> {plan.save_dir}")
+    print(f"steps       {args.N} of {args.timestep_respacing} ({settings['sampler']}, {settings['guidance']} guidance, "
+          f"D {args.D}, scale {args.scale:g}, {args.behavior}, seed {args.seed})")  # fmt: skip
+    print(f"prior       {args.model_path}: {method['image_size']} pixels, {method['noise_schedule']} schedule of "
+          f"{method['diffusion_steps']}, sha256 {settings['weights_sha256'][:12]}")  # fmt: skip
+    print(f"machine     {machine}, {settings['dtype']}, batch {args.batch_size}")
+    for notice in notices:
+        print(f"note        {notice}")
+    sys.stdout.flush()
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any]) -> job.Plan:
+    """Claim the save folder; with --overwrite, clear the planned images first. Returns the plan as it stands then."""
+    if args.overwrite:
+        job.discard(plan, settings)
+        plan = plan_images(args)
+    job.claim(plan.save_dir, settings)
+    images.sweep_temporaries(plan.save_dir, plan.cells)
+    classes = plan.source / "classes.txt"
+    if classes.is_file():
+        images.write_text(plan.save_dir / "classes.txt", classes.read_text(encoding="utf-8"))
+    return plan
+
+
+def load(args: argparse.Namespace, state: dict, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
+    model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
+    # oneDNN's convolutions are some 10 % faster that way
+    return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
+
+
+def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
+    """The function that the job calls with the keys and pixels of a batch."""
+    diffusion = make_diffusion(args, method)
+    size = method["image_size"]
+
+    def adapt_batch(keys, pixels: np.ndarray) -> np.ndarray:
+        reference = torch.from_numpy(images.to_model(pixels)).to(device)
+        try:
+            adapted = adapt(
+                model, diffusion, reference, diffusion_range=args.N, factor=args.D, scale=args.scale, guidance=args.guidance,
+                sampler="ddim" if args.use_ddim else "ddpm", behavior=args.behavior, clip_denoised=args.clip_denoised,
+                draw_noise=NoiseStreams(keys, seed=args.seed, shape=(3, size, size)),
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            raise ValueError(f"--batch_size {args.batch_size} does not fit into the memory of {device}; lower it") from None
+        return adapted.cpu().numpy()
+
+    return adapt_batch
+
+
+# ---------------------------------------------------------------------------------------------- afterwards
+
+
+def finish(args, plan: job.Plan, settings, failures: dict[str, str], world: ranks.World, device, started: float) -> int:
+    """Write the manifests and the gallery, say what is there and what is not; returns the exit status."""
+    facts = {
+        "versions": job.versions(),
+        "command": shlex.join(sys.argv),
+        "ranks": world.size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "batch_size": args.batch_size,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+    }
+    lost = job.write_manifests(plan, failures, facts)
+    print(f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}", flush=True)
+    if args.gallery is not None:
+        write_gallery(args.gallery, plan, settings["image_size"])
+        print(f"gallery     {args.gallery}", flush=True)
+    for names, word in ((sorted(failures), "failed"), (lost, "are missing")):
+        if names:
+            print(f"{PROGRAM}: {len(names)} of {plan.total} images {word}: {_some(names, 10)}; the reasons are in "
+                  f"{plan.save_dir}/manifest*.json, and the same command tries them again", file=sys.stderr, flush=True)  # fmt: skip
+    return 1 if failures or lost else 0
+
+
+def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) -> None:
+    """Degraded and adapted images side by side, spread evenly over the adapted images of the plan."""
+    saved = images.saved_images(plan.save_dir, plan.cells)
+    sources = {images.key_of(name): name for cell in plan.cells
+               for name in images.list_images(plan.source, cell, leave_out=plan.save_dir)[0]}  # fmt: skip
+    keys = sorted(saved.keys() & sources.keys())
+    keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
+    rows = [
+        [images.fit_square(images.read_rgb(plan.source / sources[key]), image_size), np.asarray(images.read_rgb(plan.save_dir / saved[key]))]
+        for key in keys
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.contact_sheet(rows, columns=["degraded", "adapted"], labels=keys).save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

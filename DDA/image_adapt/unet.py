@@ -1,0 +1,333 @@
+"""The ADM U-Net with the parameter names of the public guided-diffusion and improved-diffusion checkpoints.
+
+Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis" (arXiv:2105.05233), appendix; Nichol & Dhariwal, "Improved
+DDPM" (arXiv:2102.09672). The module tree follows from the names in those files; what is computed follows the papers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NUM_CLASSES = 1000  # of the public class-conditional checkpoints
+
+# channel_mult where none is given: by image size, as the public training code chose it
+DEFAULT_CHANNEL_MULT = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+}
+
+
+def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
+    """Sinusoidal embedding (B, width) of times t (B,): cosines first; an odd width ends with a zero."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+class Norm(nn.GroupNorm):
+    """32-group normalisation; statistics in float32, result in the input's dtype."""
+
+    def __init__(self, channels: int):
+        super().__init__(32, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that gives the same result in low precision on every device.
+
+    CPUs without the instructions for a low precision take minutes where float32 takes seconds; there the same rounded numbers
+    are multiplied and summed in float32, as the hardware that has the instructions does, and the result is rounded.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cpu and not cpu_computes(x.dtype):
+            return self._conv_forward(x.float(), self.weight.float(), self.bias.float()).to(x.dtype)
+        return super().forward(x)
+
+
+@lru_cache
+def cpu_computes(dtype: torch.dtype) -> bool:
+    """Whether this CPU convolves in ``dtype`` itself."""
+    if dtype == torch.float32:
+        return True
+    probe = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    return bool(getattr(torch.ops.mkldnn, probe)())
+
+
+class Downsample(nn.Module):
+    """Halve the image with a strided convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Double the image by repeating pixels, then convolve."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(_double(x))
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _halve(x: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+class ResBlock(nn.Module):
+    """Residual block conditioned on the time embedding; ``resize`` ("up", "down" or None) changes the image size inside."""
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, *, dropout: float, scale_shift: bool, resize=None):
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resize = {"up": _double, "down": _halve, None: nn.Identity()}[resize]
+        self.in_layers = nn.Sequential(Norm(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift else 1)))
+        self.out_layers = nn.Sequential(
+            Norm(out_channels), nn.SiLU(), nn.Dropout(dropout), _zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        norm, activation, conv = self.in_layers
+        h = conv(self.resize(activation(norm(x))))
+        condition = self.emb_layers(embedding)[:, :, None, None].to(h.dtype)
+        norm, *rest = self.out_layers
+        if self.scale_shift:
+            scale, shift = condition.chunk(2, dim=1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + condition)
+        for layer in rest:
+            h = layer(h)
+        return self.skip_connection(self.resize(x)) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels. ``new_order``: q, k, v first and heads second in the channels; the old order is reversed."""
+
+    def __init__(self, channels: int, *, heads: int, new_order: bool):
+        super().__init__()
+        self.heads = heads
+        self.new_order = new_order
+        self.norm = Norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        flat = x.reshape(batch, channels, height * width)
+        qkv = self.qkv(self.norm(flat))
+        per_head = channels // self.heads
+        if self.new_order:
+            q, k, v = qkv.view(batch, 3, self.heads, per_head, -1).unbind(1)
+        else:
+            q, k, v = qkv.view(batch, self.heads, 3, per_head, -1).unbind(2)
+        # (B, heads, pixels, channels of a head)
+        h = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT.reshape(batch, channels, -1)
+        return (flat + self.proj_out(h)).view(x.shape)
+
+
+class Stage(nn.Sequential):
+    """The layers between two skip connections; residual blocks also get the time embedding."""
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net over (B,3,H,W) images in [-1,1] and (B,) times; see `create_unet` for the flags."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        channel_mult: Sequence[float],
+        num_res_blocks: int,
+        attention_downsamplings: Sequence[int],
+        out_channels: int,
+        num_classes: int | None,
+        num_heads: int,
+        num_heads_upsample: int,
+        num_head_channels: int,
+        dropout: float,
+        scale_shift: bool,
+        resblock_updown: bool,
+        new_attention_order: bool,
+    ):
+        super().__init__()
+        self.channels = channels
+        self.dtype = torch.float32
+        embedding = 4 * channels
+        self.time_embed = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, embedding)
+        self.num_classes = num_classes
+
+        def block(width_in, width_out, resize=None):
+            return ResBlock(width_in, width_out, embedding, dropout=dropout, scale_shift=scale_shift, resize=resize)
+
+        def attention(width, heads):
+            heads = heads if num_head_channels == -1 else width // num_head_channels
+            return AttentionBlock(width, heads=heads, new_order=new_attention_order)
+
+        width = int(channel_mult[0] * channels)
+        self.input_blocks = nn.ModuleList([Stage(Conv2d(3, width, 3, padding=1))])
+        widths = [width]  # of the skip connections
+        last = len(channel_mult) - 1
+        for level, mult in enumerate(channel_mult):
+            for _ in range(num_res_blocks):
+                layers = [block(width, int(mult * channels))]
+                width = int(mult * channels)
+                if 2**level in attention_downsamplings:
+                    layers.append(attention(width, num_heads))
+                self.input_blocks.append(Stage(*layers))
+                widths.append(width)
+            if level < last:
+                self.input_blocks.append(Stage(block(width, width, "down") if resblock_updown else Downsample(width)))
+                widths.append(width)
+
+        self.middle_block = Stage(block(width, width), attention(width, num_heads), block(width, width))
+
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(channel_mult))):
+            for i in range(num_res_blocks + 1):
+                layers = [block(width + widths.pop(), int(mult * channels))]
+                width = int(mult * channels)
+                if 2**level in attention_downsamplings:
+                    layers.append(attention(width, num_heads_upsample))
+                if level and i == num_res_blocks:
+                    layers.append(block(width, width, "up") if resblock_updown else Upsample(width))
+                self.output_blocks.append(Stage(*layers))
+
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), _zeroed(Conv2d(width, out_channels, 3, padding=1)))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B,3,H,W) float, t (B,) original timesteps, y (B,) class ids if class-conditional; returns (B,3 or 6,H,W)."""
+        if (y is None) != (self.num_classes is None):
+            raise ValueError("y goes with a class-conditional network, and only with one")
+        embedding = self.time_embed(timestep_embedding(t, self.channels))
+        if y is not None:
+            embedding = embedding + self.label_emb(y)
+        h = x.to(self.dtype)
+        skips = []
+        for stage in self.input_blocks:
+            h = stage(h, embedding)
+            skips.append(h)
+        h = self.middle_block(h, embedding)
+        for stage in self.output_blocks:
+            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.out(h.to(x.dtype))
+
+    def convert(self, dtype: torch.dtype) -> UNet:
+        """Run the body in ``dtype``; embeddings, norm parameters and the last layer stay float32. Returns self."""
+        for part in (self.input_blocks, self.middle_block, self.output_blocks):
+            for module in part.modules():
+                if isinstance(module, nn.Conv1d | nn.Conv2d):
+                    module.to(dtype)
+        self.dtype = dtype
+        return self
+
+
+def _zeroed(module: nn.Module) -> nn.Module:
+    """A residual branch starts as zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def create_unet(
+    *,
+    image_size: int,
+    num_channels: int,
+    num_res_blocks: int,
+    channel_mult: str | Sequence[float] = "",
+    num_heads: int = 4,
+    num_head_channels: int = -1,
+    num_heads_upsample: int = -1,
+    attention_resolutions: str = "16,8",
+    dropout: float = 0.0,
+    class_cond: bool = False,
+    use_scale_shift_norm: bool = True,
+    resblock_updown: bool = False,
+    learn_sigma: bool = False,
+    use_new_attention_order: bool = False,
+    use_fp16: bool = False,
+    num_classes: int = NUM_CLASSES,
+) -> UNet:
+    """The U-Net that the flags of the public training code describe.
+
+    channel_mult: width of each level in units of num_channels, "1,2,2"; empty means the default of the image size.
+    attention_resolutions: the image sizes, "16,8", that have attention. num_heads_upsample -1: as num_heads. num_head_channels
+    other than -1 decides the number of heads. use_fp16: run the body in float16. Raises ValueError for flags that do not fit.
+    """
+    mult = parse_channel_mult(channel_mult, image_size)
+    if image_size % 2 ** (len(mult) - 1):
+        raise ValueError(f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult {channel_mult!r})")
+    for level in mult:
+        if int(level * num_channels) % 32:
+            raise ValueError(f"num_channels {num_channels} times {level:g} is not a multiple of 32, the number of norm groups")
+    unet = UNet(
+        channels=num_channels,
+        channel_mult=mult,
+        num_res_blocks=num_res_blocks,
+        attention_downsamplings=parse_attention_resolutions(attention_resolutions, image_size),
+        out_channels=6 if learn_sigma else 3,
+        num_classes=num_classes if class_cond else None,
+        num_heads=num_heads,
+        num_heads_upsample=num_heads if num_heads_upsample == -1 else num_heads_upsample,
+        num_head_channels=num_head_channels,
+        dropout=dropout,
+        scale_shift=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        new_attention_order=use_new_attention_order,
+    )
+    return unet.convert(torch.float16) if use_fp16 else unet
+
+
+def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> tuple[float, ...]:
+    """``"1,2,2"`` or a sequence as a tuple; empty: the default of the image size. Raises ValueError."""
+    if not channel_mult:
+        if image_size not in DEFAULT_CHANNEL_MULT:
+            sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
+            raise ValueError(f"channel_mult must be given: image_size {image_size} has no default (only {sizes} have)")
+        return DEFAULT_CHANNEL_MULT[image_size]
+    parts = channel_mult.split(",") if isinstance(channel_mult, str) else channel_mult
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError:
+        raise ValueError(f'channel_mult {channel_mult!r} is not a list of numbers like "1,2,2"') from None
+
+
+def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> tuple[int, ...]:
+    """Image sizes ``"16,8"`` as downsampling factors of the image. Raises ValueError."""
+    try:
+        return tuple(image_size // int(part) for part in str(attention_resolutions).split(",") if part.strip())
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"'
+        ) from None

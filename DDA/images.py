@@ -1,0 +1,301 @@
+"""The image tree on disk: what lies where, how it is read, and how it is written so that no half file has a final name.
+
+A *tree* is a folder of images; a *key* is an image's POSIX path relative to the tree's root without the image suffix. A *cell*
+is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+TEMPORARY = ".partial"  # the last suffix of a file that is being written
+LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
+SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
+
+# ---------------------------------------------------------------------------------------------- where things are
+
+
+def find(path: str | Path) -> Path:
+    """``path`` as given; where it starts with ``ckpt`` or ``dataset``, also from other folders of a checkout.
+
+    The published commands are run from DDA/ and from DistilledClassifier/, name ``ckpt/…`` (in DDA/) and ``dataset/…`` (at the
+    root), and must also work from the root.
+    """
+    path = Path(path).expanduser()
+    root = Path(__file__).resolve().parents[1]
+    homes = {"ckpt": root / "DDA", "dataset": root}
+    first = path.parts[0] if path.parts else "."
+    if first in homes and not Path(first).exists() and Path.cwd().is_relative_to(root):
+        return homes[first] / path
+    return path
+
+
+def cells(
+    root: Path,
+    layout: str,
+    corruptions: Sequence[str],
+    severities: Sequence[str],
+    *,
+    train: bool,
+    leave_out: Path | None = None,
+) -> list[str]:
+    """The cells of a tree as POSIX paths relative to ``root``, in sorted order; ``.`` is the whole tree.
+
+    corruptions: names, or ``all``; severities: numbers as text, or ``all``, or none for the default (5, and 0 for sequences).
+    train chooses the split of layouts that have one; ``leave_out`` is a folder that holds no cell. Raises FileNotFoundError for
+    what is not there, listing what is.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"--dataset {layout} is unknown; use one of {', '.join(LAYOUTS)}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"--base_samples {root} is not a folder")
+    if layout == "folder" and not corruptions:
+        return ["."]
+    found = _subfolders(root)
+    if leave_out is not None:
+        found = [name for name in found if not leave_out.resolve().is_relative_to((root / name).resolve())]
+    if not corruptions:
+        raise ValueError(f"--corruption is missing; {_listing(found, 'found')} in {root} (or: all)")
+    missing = sorted(set(corruptions) - set(found) - {"all"})
+    if missing:
+        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(found, 'found')}")
+    chosen = found if "all" in corruptions else sorted(set(corruptions))
+    if not chosen:
+        raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
+    if layout == "folder":
+        return chosen
+    if layout in SPLITS:
+        split = SPLITS[layout][0 if train else 1]
+        return [_existing(root, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]
+    return sorted(cell for name in chosen for cell in _severity_cells(root, name, severities))
+
+
+def _severity_cells(root: Path, name: str, severities: Sequence[str]) -> list[str]:
+    if "all" in severities:
+        found = _subfolders(root / name)
+        if not found:
+            raise FileNotFoundError(f"--severity all: {root / name} holds no severity folders")
+        return [f"{name}/{severity}" for severity in found]
+    wanted = severities or ["0" if "_seq" in name else "5"]
+    return [_existing(root, f"{name}/{severity}", f"--severity {severity} is wanted") for severity in sorted(set(wanted))]
+
+
+def _existing(root: Path, cell: str, why: str) -> str:
+    if not (root / cell).is_dir():
+        parent = (root / cell).parent
+        raise FileNotFoundError(f"{why}, but {root / cell} does not exist; {_listing(_subfolders(parent), 'found')} in {parent}")
+    return cell
+
+
+def _subfolders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _listing(names: Sequence[str], word: str) -> str:
+    return f"{word}: {', '.join(names)}" if names else f"nothing {word}"
+
+
+# ---------------------------------------------------------------------------------------------- what is there
+
+
+def key_of(path: str) -> str:
+    """The key of an image's path relative to its tree."""
+    return path[: path.rindex(".")]
+
+
+def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, and the files that are none.
+
+    Hidden files, JSON, ``classes.txt`` and temporaries are neither. ``leave_out`` is a folder that is not entered. Raises
+    ValueError where two files have one key.
+    """
+    images: list[str] = []
+    others: list[str] = []
+    prefix = "" if cell == "." else f"{cell}/"
+    for path in walk(root / cell, leave_out=leave_out):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in SUFFIXES:
+            images.append(prefix + path)
+        elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != "classes.txt":
+            others.append(prefix + path)
+    images.sort(key=lambda path: (key_of(path), path))
+    for first, second in zip(images, images[1:], strict=False):
+        if key_of(first) == key_of(second):
+            raise ValueError(f"{root / first} and {root / second} would be one image; rename or remove one of them")
+    return images, others
+
+
+def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
+    """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle."""
+    left_out = os.path.realpath(leave_out) if leave_out is not None else None
+    stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
+    while stack:
+        prefix, above = stack.pop()
+        with os.scandir(os.path.join(folder, prefix)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_dir():
+                    yield prefix + entry.name
+                    continue
+                inside = above
+                if left_out is not None or entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if real == left_out or real in above:
+                        continue
+                    inside = above | {real}
+                stack.append((f"{prefix}{entry.name}/", inside))
+
+
+def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
+    """Key and relative path of each image in the given cells of a tree; a missing folder has none."""
+    saved = {}
+    for cell in cells:
+        if (root / cell).is_dir():
+            saved.update((key_of(path), path) for path in list_images(root, cell)[0])
+    return saved
+
+
+def sweep_temporaries(root: Path, cells: Iterable[str]) -> int:
+    """Remove what interrupted writers left in the given cells; returns how many files."""
+    swept = 0
+    for cell in cells:
+        if (root / cell).is_dir():
+            for path in list(walk(root / cell)):
+                if path.endswith(TEMPORARY):
+                    (root / cell / path).unlink(missing_ok=True)
+                    swept += 1
+    return swept
+
+
+# ---------------------------------------------------------------------------------------------- pixels
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """An image file as RGB: grey and palette are expanded, alpha is dropped, 16-bit is scaled by 1/257, EXIF is ignored.
+
+    Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be decoded.
+    """
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"animated: it has {image.n_frames} frames")
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image)
+            if values.min() < 0 or values.max() > 65535 or image.mode == "F":
+                raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
+            return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 (size,size,3): halved with a box filter while possible, bicubic to the shorter side, centre crop.
+
+    So guided-diffusion read the images that the public priors were trained on.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def to_model(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (...,H,W,3) to float32 (...,3,H,W) in [-1, 1]."""
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, -3), dtype=np.float32) / 127.5 - 1
+
+
+def to_pixels(values: np.ndarray) -> np.ndarray:
+    """float (...,3,H,W) in [-1, 1] to uint8 (...,H,W,3), clamped and rounded; the inverse of `to_model`."""
+    return np.moveaxis(np.round((values + 1) * 127.5).clip(0, 255).astype(np.uint8), -3, -1)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H,W,3) under ``path``, whose suffix names the format; a final name never holds half a file."""
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            Image.fromarray(pixels).save(file, format=Image.registered_extensions()[path.suffix.lower()])
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, *, exclusive: bool = False) -> None:
+    """Write a text file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it."""
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if exclusive:
+            os.link(temporary, path)  # unlike a rename, it fails where the name is taken
+        else:
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n", exclusive=exclusive)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises ValueError naming the file where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it or put it right") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object; remove it or put it right")
+    return value
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(uuid.uuid4().hex + TEMPORARY)
+
+
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]], *, columns: Sequence[str], labels: Sequence[str], side: int = 128):
+    """One PIL image that shows uint8 (H,W,3) images in a grid, each about ``side`` pixels wide and enlarged without blur.
+
+    rows[i][j] stands under columns[j], with labels[i] above the row.
+    """
+    font = ImageFont.load_default(12)
+    gap, head = 8, 18
+    sheet = Image.new("RGB", (gap + len(columns) * (side + gap), head + gap + len(rows) * (side + head + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, title in enumerate(columns):
+        draw.text((gap + j * (side + gap), gap), title, fill="black", font=font)
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        top = head + gap + i * (side + head + gap)
+        draw.text((gap, top + 2), _shortened(label, font, sheet.width - 2 * gap), fill="dimgray", font=font)
+        for j, pixels in enumerate(row):
+            cell = Image.fromarray(pixels)
+            smooth = max(cell.size) > side
+            shape = (max(1, round(cell.width * side / max(cell.size))), max(1, round(cell.height * side / max(cell.size))))
+            cell = cell.resize(shape, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+            sheet.paste(cell, (gap + j * (side + gap), top + head))
+    return sheet
+
+
+def _shortened(text: str, font, width: int) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    while len(text) > 4 and font.getlength(text) > width:
+        text = "…" + text[2:]
+    return text

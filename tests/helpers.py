@@ -1,0 +1,73 @@
+"""What several test files share: parity vectors, deterministic weights, tiny networks and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from DDA.image_adapt.diffusion import Diffusion
+from DDA.image_adapt.unet import create_unet
+
+PARITY = Path(__file__).parent / "parity"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real images and checkpoints (../shared) are absent")
+
+UNET_FLAGS = (
+    "image_size num_channels num_res_blocks channel_mult num_heads num_head_channels num_heads_upsample "
+    "attention_resolutions dropout class_cond use_scale_shift_norm resblock_updown learn_sigma use_new_attention_order"
+).split()
+
+
+def parity(name: str) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the parameters of tests/parity/<name>.npz."""
+    with np.load(PARITY / f"{name}.npz", allow_pickle=False) as data:
+        arrays = {key: data[key] for key in data.files}
+    return arrays, json.loads(str(arrays.pop("meta_json")))
+
+
+def fill_weights(model: torch.nn.Module, rule: str) -> torch.nn.Module:
+    """Weights as the vectors were made with: from each tensor's name; ``hot`` adds 1 to the gains of the norms."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        values = rng.standard_normal(tuple(tensor.shape)).astype(np.float32) * np.float32(0.05)
+        if rule == "hot" and values.ndim == 1 and name.endswith(".weight"):
+            values += 1
+        state[name] = torch.from_numpy(values)
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def unet_of(flags: dict, rule: str = "plain") -> torch.nn.Module:
+    return fill_weights(create_unet(**{name: flags[name] for name in UNET_FLAGS}), rule)
+
+
+def diffusion_of(flags: dict) -> Diffusion:
+    return Diffusion(
+        steps=flags["diffusion_steps"],
+        noise_schedule=flags["noise_schedule"],
+        timestep_respacing=flags["timestep_respacing"],
+        learn_sigma=flags["learn_sigma"],
+    )
+
+
+# a network that runs in milliseconds, and the flags that no checkpoint tells
+TINY = dict(
+    image_size=16, num_channels=32, channel_mult="1,1", num_res_blocks=1, attention_resolutions="8", num_heads=2,
+    use_scale_shift_norm=True, resblock_updown=False, learn_sigma=True, use_new_attention_order=False, class_cond=False,
+)  # fmt: skip
+TINY_PROCESS = dict(diffusion_steps=1000, noise_schedule="linear", rescale_timesteps=False, fixed_variance="large")
+
+
+def tiny_unet(**changes) -> torch.nn.Module:
+    return fill_weights(create_unet(**{**TINY, **changes}), "hot")
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
