@@ -6,6 +6,7 @@ is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
@@ -91,7 +92,9 @@ def _severity_cells(root: Path, name: str, severities: Sequence[str]) -> list[st
 def _existing(root: Path, cell: str, why: str) -> str:
     if not (root / cell).is_dir():
         parent = (root / cell).parent
-        raise FileNotFoundError(f"{why}, but {root / cell} does not exist; {_listing(_subfolders(parent), 'found')} in {parent}")
+        raise FileNotFoundError(
+            f"{why}, but {root / cell} does not exist; {_listing(_subfolders(parent), 'found')} in {parent}"
+        )
     return cell
 
 
@@ -128,7 +131,7 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
         elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != "classes.txt":
             others.append(prefix + path)
     images.sort(key=lambda path: (key_of(path), path))
-    for first, second in zip(images, images[1:], strict=False):
+    for first, second in itertools.pairwise(images):
         if key_of(first) == key_of(second):
             raise ValueError(f"{root / first} and {root / second} would be one image; rename or remove one of them")
     return images, others
@@ -271,27 +274,32 @@ def _temporary(path: Path) -> Path:
     return path.with_name(uuid.uuid4().hex + TEMPORARY)
 
 
-def contact_sheet(rows: Sequence[Sequence[np.ndarray]], *, columns: Sequence[str], labels: Sequence[str], side: int = 128):
-    """One PIL image that shows uint8 (H,W,3) images in a grid, each about ``side`` pixels wide and enlarged without blur.
+def contact_sheet(rows: dict[str, Sequence[np.ndarray]], captions: Sequence[str], *, side: int = 128) -> Image.Image:
+    """Images in a grid, enlarged without blur: one row per view, named at its left; one column per image, named at its foot.
 
-    rows[i][j] stands under columns[j], with labels[i] above the row.
+    rows: title to uint8 (H,W,3) images, one for each caption. side: pixels of the longer side of an image in the sheet.
     """
     font = ImageFont.load_default(12)
-    gap, head = 8, 18
-    sheet = Image.new("RGB", (gap + len(columns) * (side + gap), head + gap + len(rows) * (side + head + gap)), "white")
+    gap, foot = 6, 16
+    head = gap + round(max(font.getlength(title) for title in rows)) + gap
+    sheet = Image.new("RGB", (head + len(captions) * (side + gap), gap + len(rows) * (side + gap) + foot), "white")
     draw = ImageDraw.Draw(sheet)
-    for j, title in enumerate(columns):
-        draw.text((gap + j * (side + gap), gap), title, fill="black", font=font)
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        top = head + gap + i * (side + head + gap)
-        draw.text((gap, top + 2), _shortened(label, font, sheet.width - 2 * gap), fill="dimgray", font=font)
+    for i, (title, row) in enumerate(rows.items()):
+        top = gap + i * (side + gap)
+        draw.text((gap, top + side // 2), title, fill="black", font=font, anchor="lm")
         for j, pixels in enumerate(row):
-            cell = Image.fromarray(pixels)
-            smooth = max(cell.size) > side
-            shape = (max(1, round(cell.width * side / max(cell.size))), max(1, round(cell.height * side / max(cell.size))))
-            cell = cell.resize(shape, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
-            sheet.paste(cell, (gap + j * (side + gap), top + head))
+            sheet.paste(_enlarged(pixels, side), (head + j * (side + gap), top))
+    for j, caption in enumerate(captions):
+        place = (head + j * (side + gap), sheet.height - foot)
+        draw.text(place, _shortened(caption, font, side), fill="dimgray", font=font)
     return sheet
+
+
+def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
 
 
 def _shortened(text: str, font, width: int) -> str:

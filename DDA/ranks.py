@@ -92,18 +92,23 @@ class World:
         return outcome
 
     def cpu_threads(self) -> int:
-        """This process's share of the CPU cores: those it may use, divided among the processes that share them."""
+        """This process's share of the CPU cores: those it may use, divided among the processes that share them.
+
+        OMP_NUM_THREADS has the last word (but torchrun sets it to 1 where the user did not).
+        """
+        if "TORCHELASTIC_RUN_ID" not in os.environ and (wanted := _number("OMP_NUM_THREADS")):
+            return wanted
         cores = _usable_cores()
-        neighbours = [theirs for host, theirs in self.gather((platform.node(), cores)) if host == platform.node() and theirs & cores]
-        return max(1, len(cores) // len(neighbours))
+        here = platform.node()
+        sharers = [theirs for host, theirs in self.gather((here, cores)) if host == here and theirs & cores]
+        return max(1, len(cores) // len(sharers))
 
 
 class _Mpi(World):
     def __init__(self) -> None:
         super().__init__()
-        from mpi4py import MPI  # noqa: PLC0415 (importing it starts MPI)
+        from mpi4py import MPI
 
-        self._mpi = MPI
         self._comm = MPI.COMM_WORLD
         self.rank, self.size = self._comm.rank, self._comm.size
         self.local_rank = self._comm.Split_type(MPI.COMM_TYPE_SHARED).rank
@@ -136,7 +141,7 @@ class _TorchDistributed(World):
 
     def __init__(self, rank: int, size: int, local_rank: int, address: str, port: int):
         super().__init__()
-        from torch.distributed import PrefixStore, TCPStore  # noqa: PLC0415 (slow to import, seldom needed)
+        from torch.distributed import PrefixStore, TCPStore
 
         self.rank, self.size, self.local_rank = rank, size, local_rank
         # torchrun's agent may already serve a store at this address
@@ -167,7 +172,9 @@ class _TorchDistributed(World):
         for rank in range(self.size):
             while self._store.check([f"report/{rank}/{self._seen[rank] + 1}"]):
                 self._seen[rank] += 1
-                self._reports.append(pickle.loads(self._store.get(f"report/{rank}/{self._seen[rank]}")))
+                key = f"report/{rank}/{self._seen[rank]}"
+                self._reports.append(pickle.loads(self._store.get(key)))
+                self._store.delete_key(key)
         return super().reports()
 
     def close(self) -> None:
@@ -273,7 +280,9 @@ def _first_slurm_host() -> str:
     if os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
         return "127.0.0.1"
     nodes = os.environ["SLURM_STEP_NODELIST"]
-    return subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True).stdout.split()[0]
+    return subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True).stdout.split()[
+        0
+    ]
 
 
 def _usable_cores() -> frozenset[int]:

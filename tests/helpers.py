@@ -18,10 +18,22 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real images and checkpoints (../shared) are absent")
 
-UNET_FLAGS = (
-    "image_size num_channels num_res_blocks channel_mult num_heads num_head_channels num_heads_upsample "
-    "attention_resolutions dropout class_cond use_scale_shift_norm resblock_updown learn_sigma use_new_attention_order"
-).split()
+UNET_FLAGS = [
+    "image_size",
+    "num_channels",
+    "num_res_blocks",
+    "channel_mult",
+    "num_heads",
+    "num_head_channels",
+    "num_heads_upsample",
+    "attention_resolutions",
+    "dropout",
+    "class_cond",
+    "use_scale_shift_norm",
+    "resblock_updown",
+    "learn_sigma",
+    "use_new_attention_order",
+]
 
 
 def parity(name: str) -> tuple[dict[str, np.ndarray], dict]:

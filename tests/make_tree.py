@@ -1,6 +1,6 @@
 """Write a cell of ../shared/data/cifar10c_open.npz out as a tree: <root>/<corruption>/<severity>/<class>_<index>.png.
 
-    python tests/make_tree.py gaussian_noise 5 /tmp/cifar10c [COUNT]
+python tests/make_tree.py gaussian_noise 5 /tmp/cifar10c [COUNT]
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OPEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10c_open.npz"
 
 

@@ -5,10 +5,15 @@ from helpers import parity
 
 from DDA.image_adapt.diffusion import Diffusion, Prediction, ddpm_step, named_betas, respaced_timesteps
 
-FIELDS = (
-    "betas alphas_cumprod alphas_cumprod_prev posterior_variance posterior_log_variance_clipped "
-    "posterior_mean_coef1 posterior_mean_coef2"
-).split()
+FIELDS = [
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

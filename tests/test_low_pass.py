@@ -6,7 +6,6 @@ from helpers import parity, tensor
 from DDA.image_adapt.low_pass import low_pass, resize_matrix
 
 
-
 def _cases():
     arrays, _ = parity("03_lowpass")
     return sorted({key.split("/")[0] for key in arrays if key.endswith("/x")})

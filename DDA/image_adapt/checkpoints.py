@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from DDA.images import read_json
 from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
+from DDA.images import read_json
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
 # so a process of another length needs rescaled times.
@@ -130,7 +130,7 @@ def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, A
     levels = told.pop("attention_levels")
     settings.update(told)
     settings["channel_mult"] = ",".join(f"{mult:g}" for mult in told["channel_mult"])
-    settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in reversed(levels))
+    settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in levels)
     wrong = [
         f"--{name} {given[name]}, but the file says {settings[name] or 'none'}"
         for name in RECOGNISED

@@ -129,9 +129,7 @@ class Diffusion:
         # the variance at index 0 is 0: its log takes the value of index 1
         self.posterior_log_variance_clipped = np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
         large = np.append(self.posterior_variance[1], betas[1:])
-        self._fixed_log_variance = (
-            np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
-        )
+        self._fixed_log_variance = np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
         self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
         self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
 

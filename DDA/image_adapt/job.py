@@ -30,14 +30,15 @@ AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 class Plan:
     """What is to be done, the same on every rank.
 
-    groups: lists of image paths relative to ``source``; under published behaviour a group is one batch, fixed for ever,
-    otherwise there is one group and batches are filled from it. done: keys that are there already.
+    groups: lists of image paths relative to ``source``. With fixed_batches (published behaviour) a group is one batch whose
+    members never change; otherwise there is one group, and batches are filled from it. done: keys that are there already.
     """
 
     source: Path
     save_dir: Path
     cells: list[str]
     groups: list[list[str]]
+    fixed_batches: bool
     planned: Counter  # images per cell
     done: frozenset[str]
     same_format: bool
@@ -53,9 +54,7 @@ class Plan:
 
     def share(self, rank: int, size: int) -> list[list[str]]:
         """The groups of one rank: every size-th group, or every size-th image of the only group."""
-        if len(self.groups) == 1:
-            return [self.groups[0][rank::size]]
-        return self.groups[rank::size]
+        return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
 
     def target(self, path: str) -> Path:
         """Where the adapted copy of an image goes."""
@@ -82,7 +81,9 @@ def make_plan(
         listed.append(found)
         not_images += others
     if not any(listed):
-        raise ValueError(f"no images in {', '.join(str(source / cell) for cell in cells)} (suffixes: {', '.join(images.SUFFIXES)})")
+        raise ValueError(
+            f"no images in {', '.join(str(source / cell) for cell in cells)} (suffixes: {', '.join(images.SUFFIXES)})"
+        )
     done = images.saved_images(save_dir, cells)
     return plan_of(
         listed, done, source=source, save_dir=save_dir, cells=list(cells), num_samples=num_samples, fixed_batch=fixed_batch,
@@ -112,7 +113,7 @@ def plan_of(
         batches = [paths[i : i + fixed_batch] for paths in taken for i in range(0, len(paths), fixed_batch)]
         groups = [batch for batch in batches if any(images.key_of(path) not in done_here for path in batch)]
     planned = Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)})
-    return Plan(groups=groups, planned=planned, done=done_here, **rest)
+    return Plan(groups=groups, fixed_batches=fixed_batch is not None, planned=planned, done=done_here, **rest)
 
 
 # ---------------------------------------------------------------------------------------------- settings on disk
@@ -158,7 +159,9 @@ def discard(plan: Plan, settings: dict[str, Any]) -> None:
     except ValueError as conflict:
         others = images.saved_images(plan.save_dir, ["."]).keys() - plan.done
         if others:
-            raise ValueError(f"{conflict} of everything there: this plan leaves {len(others)} others, such as {min(others)}") from None
+            raise ValueError(
+                f"{conflict} of everything there: this plan leaves {len(others)} others, such as {min(others)}"
+            ) from None
         (plan.save_dir / SETTINGS).unlink(missing_ok=True)
     for key, path in images.saved_images(plan.save_dir, plan.cells).items():
         if key in plan.done:
@@ -207,7 +210,9 @@ class Progress:
             rate = self.done / max(now - self._started, 1e-9)
             left = f"{self._left(now)} left" if self.done < self.total else f"in {duration(now - self._started)}"
             failed_text = f", {self.failed} failed" if self.failed else ""
-            self._say(f"{self.done}/{self.total} images{failed_text}, {rate:.3g} images/s, {left}", keep=self.done == self.total)
+            self._say(
+                f"{self.done}/{self.total} images{failed_text}, {rate:.3g} images/s, {left}", keep=self.done == self.total
+            )
             self._shown = now
 
     def _left(self, now: float) -> str:
@@ -250,10 +255,14 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
             print(f"failed: {plan.source / path}: {reason}", file=sys.stderr, flush=True)
         world.report((0, 1))
 
-    def show() -> None:
-        for written, failed in world.reports() if progress else ():
+    def show() -> int:
+        """Take in what the ranks report; returns how many of them have ended."""
+        reports = world.reports() if progress else []
+        for written, failed in filter(None, reports):
             progress.add(written, failed)
+        return reports.count(None)
 
+    ended = 0
     pool = ThreadPoolExecutor(threads, "images")
     writer = _Writer(pool, limit=2 * batch_size, written=lambda count: world.report((count, 0)))
     try:
@@ -269,19 +278,14 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
                         writer.write(plan.target(path), image)
                     else:
                         fail(path, "the adapted image has values that are not finite")
-                show()
+                ended += show()
         finally:
             writer.finish()  # also after an interruption: what is computed is kept
     finally:
         pool.shutdown(cancel_futures=True)
-    finished = 0
     world.report(None)
-    while progress and finished < world.size:
-        for report in world.reports():
-            if report is None:
-                finished += 1
-            else:
-                progress.add(*report)
+    while progress and ended < world.size:
+        ended += show()
         time.sleep(0.05)
     return {path: reason for theirs in world.gather(failures) for path, reason in theirs.items()}
 

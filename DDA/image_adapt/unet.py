@@ -126,7 +126,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels. ``new_order``: q, k, v first and heads second in the channels; the old order is reversed."""
+    """Self-attention over all pixels. In qkv's channels, ``new_order`` has q, k, v outside and heads inside; else reversed."""
 
     def __init__(self, channels: int, *, heads: int, new_order: bool):
         super().__init__()
@@ -328,6 +328,4 @@ def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> 
     try:
         return tuple(image_size // int(part) for part in str(attention_resolutions).split(",") if part.strip())
     except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"'
-        ) from None
+        raise ValueError(f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"') from None

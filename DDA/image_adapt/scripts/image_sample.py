@@ -103,40 +103,85 @@ def parser() -> argparse.ArgumentParser:
     data = p.add_argument_group("images")
     data.add_argument("--base_samples", type=Path, required=True, metavar="DIR", help="tree of degraded images")
     data.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
-    data.add_argument("--dataset", choices=images.LAYOUTS, default="folder",
-                      help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
-                           "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
-                           "(default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        choices=images.LAYOUTS,
+        default="folder",
+        help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
+        "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
+        "(default: %(default)s)",
+    )
     data.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="one or several folders of the tree, or all")
-    data.add_argument("--severity", nargs="+", default=[], metavar="1..5",
-                      help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences)")
-    data.add_argument("--train", type=_boolean, default=None, metavar="BOOL",
-                      help="the training or the test split, for layouts with splits (default: True)")
+    data.add_argument(
+        "--severity",
+        nargs="+",
+        default=[],
+        metavar="1..5",
+        help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences)",
+    )
+    data.add_argument(
+        "--train",
+        type=_boolean,
+        default=None,
+        metavar="BOOL",
+        help="the training or the test split, for layouts with splits (default: True)",
+    )
     data.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images, the first by key (default: all)")
-    data.add_argument("--format", choices=("png", "same"),
-                      help="same: the source's format (JPEG is compressed again) (default: png; published behaviour: same)")
+    data.add_argument(
+        "--format",
+        choices=("png", "same"),
+        help="same: the source's format (JPEG is compressed again) (default: png; published behaviour: same)",
+    )
     data.add_argument("--gallery", type=Path, metavar="PNG", help="also write some degraded and adapted images side by side")
     data.add_argument("--overwrite", action="store_true", help="make the planned images anew")
 
     method = p.add_argument_group("method")
-    method.add_argument("--N", type=int, default=50, metavar="INT",
-                        help="reverse steps, in steps of --timestep_respacing (default: %(default)s)")
-    method.add_argument("--D", type=int, default=4, metavar="INT",
-                        help="low-pass factor: what survives shrinking by D is kept (default: %(default)s)")
-    method.add_argument("--scale", type=float, default=6.0, metavar="FLOAT", help="weight of the guidance (default: %(default)s)")
+    method.add_argument(
+        "--N",
+        type=int,
+        default=50,
+        metavar="INT",
+        help="reverse steps, in steps of --timestep_respacing (default: %(default)s)",
+    )
+    method.add_argument(
+        "--D",
+        type=int,
+        default=4,
+        metavar="INT",
+        help="low-pass factor: what survives shrinking by D is kept (default: %(default)s)",
+    )
+    method.add_argument(
+        "--scale", type=float, default=6.0, metavar="FLOAT", help="weight of the guidance (default: %(default)s)"
+    )
     method.add_argument("--guidance", choices=GUIDANCES, default="gradient", help="(default: %(default)s)")
-    method.add_argument("--behavior", choices=BEHAVIORS, default="corrected",
-                        help="published: one guidance norm over the batch and noising to index N, as the reference code "
-                             "(default: %(default)s)")
+    method.add_argument(
+        "--behavior",
+        choices=BEHAVIORS,
+        default="corrected",
+        help="published: one guidance norm over the batch and noising to index N, as the reference code (default: %(default)s)",
+    )
     method.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's noise (default: %(default)s)")
     method.add_argument("--use_ddim", type=_boolean, default=False, metavar="BOOL", help="DDIM steps instead of DDPM's")
-    method.add_argument("--clip_denoised", type=_boolean, default=True, metavar="BOOL",
-                        help="clamp the predicted clean image to its range (default: %(default)s)")
-    method.add_argument("--timestep_respacing", default="100", metavar="SPEC",
-                        help='steps of the whole process: "100", "10,20,30" or "ddim25" (default: %(default)s)')
+    method.add_argument(
+        "--clip_denoised",
+        type=_boolean,
+        default=True,
+        metavar="BOOL",
+        help="clamp the predicted clean image to its range (default: %(default)s)",
+    )
+    method.add_argument(
+        "--timestep_respacing",
+        default="100",
+        metavar="SPEC",
+        help='steps of the whole process: "100", "10,20,30" or "ddim25" (default: %(default)s)',
+    )
 
-    prior = p.add_argument_group("prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.")
-    prior.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt")
+    prior = p.add_argument_group(
+        "prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error."
+    )
+    prior.add_argument(
+        "--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt"
+    )
     for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample",
                  "diffusion_steps"):  # fmt: skip
         prior.add_argument(f"--{name}", type=int, metavar="INT")
@@ -147,18 +192,29 @@ def parser() -> argparse.ArgumentParser:
         prior.add_argument(f"--{name}", type=_boolean, metavar="BOOL")
     prior.add_argument("--noise_schedule", choices=NOISE_SCHEDULES)
     prior.add_argument("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
-    prior.add_argument("--predict_xstart", type=_boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise")
+    prior.add_argument(
+        "--predict_xstart", type=_boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise"
+    )
     for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
         prior.add_argument(f"--{name}", type=float if name == "dropout" else _boolean, metavar="VALUE",
                            help=f"accepted, changes nothing ({why})")  # fmt: skip
 
     machine = p.add_argument_group("machine")
-    machine.add_argument("--batch_size", type=int, default=4, metavar="INT",
-                         help="images at once; changes speed and memory only (default: %(default)s)")
+    machine.add_argument(
+        "--batch_size",
+        type=int,
+        default=4,
+        metavar="INT",
+        help="images at once; changes speed and memory only (default: %(default)s)",
+    )
     machine.add_argument("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
     machine.add_argument("--use_fp16", type=_boolean, default=False, metavar="BOOL", help="float16 on a GPU, float32 on a CPU")
-    machine.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:0",
-                         help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)")
+    machine.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|cuda:0",
+        help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)",
+    )
     machine.add_argument("--dry_run", action="store_true", help="check everything, print the plan and stop")
     return p  # fmt: skip
 
@@ -355,8 +411,9 @@ def finish(args, plan: job.Plan, settings, failures: dict[str, str], world: rank
         print(f"gallery     {args.gallery}", flush=True)
     for names, word in ((sorted(failures), "failed"), (lost, "are missing")):
         if names:
-            print(f"{PROGRAM}: {len(names)} of {plan.total} images {word}: {_some(names, 10)}; the reasons are in "
-                  f"{plan.save_dir}/manifest*.json, and the same command tries them again", file=sys.stderr, flush=True)  # fmt: skip
+            said = f"{len(names)} of {plan.total} images {word}: {_some(names, 10)}"
+            why = f"the reasons are in {plan.save_dir}/manifest*.json, and the same command tries them again"
+            print(f"{PROGRAM}: {said}; {why}", file=sys.stderr, flush=True)
     return 1 if failures or lost else 0
 
 
@@ -367,12 +424,14 @@ def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) ->
                for name in images.list_images(plan.source, cell, leave_out=plan.save_dir)[0]}  # fmt: skip
     keys = sorted(saved.keys() & sources.keys())
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
-    rows = [
-        [images.fit_square(images.read_rgb(plan.source / sources[key]), image_size), np.asarray(images.read_rgb(plan.save_dir / saved[key]))]
-        for key in keys
-    ]
+    if not keys:
+        raise ValueError(f"--gallery: {plan.save_dir} holds no adapted image to show")
+    rows = {
+        "degraded": [images.fit_square(images.read_rgb(plan.source / sources[key]), image_size) for key in keys],
+        "adapted": [np.asarray(images.read_rgb(plan.save_dir / saved[key])) for key in keys],
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.contact_sheet(rows, columns=["degraded", "adapted"], labels=keys).save(path)
+    images.contact_sheet(rows, keys).save(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,316 @@
+"""The command line, from flags to files, with a tiny prior."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, tiny_unet
+
+from DDA import images
+from DDA.image_adapt.diffusion import Diffusion
+from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.scripts.image_sample import main
+
+FAST = ["--timestep_respacing", "10", "--N", "3", "--D", "4"]
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+
+
+@pytest.fixture
+def call(prior, tree, tmp_path, capsys):
+    """Run the command line in this process; returns status, stdout and stderr."""
+
+    def call(*flags, model_path=prior, base_samples=tree, save_dir=tmp_path / "out", fast=FAST):
+        paths = ["--model_path", model_path, "--base_samples", base_samples, "--save_dir", save_dir]
+        status = main([*map(str, paths), *fast, *map(str, flags)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def saved(folder):
+    return {key: np.asarray(images.read_rgb(folder / path)) for key, path in images.saved_images(folder, ["."]).items()}
+
+
+def same(one, other):
+    """The same keys, and 99.9 % of the values within 1 grey level."""
+    assert one.keys() == other.keys() and one
+    gap = np.stack([np.abs(one[key].astype(int) - other[key]) for key in one])
+    return (gap <= 1).mean() >= 0.999
+
+
+CELLS = ["--dataset", "imagenetc", "--corruption", "fog", "snow", "--severity", "all"]
+
+
+def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, tree, tmp_path):
+    status, out, _ = call(*CELLS, "--gallery", tmp_path / "look" / "gallery.png")
+    assert status == 0 and "24 of 24 adapted images" in out
+    assert saved(tmp_path / "out").keys() == {images.key_of(path) for path in images.list_images(tree)[0]}
+    others = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert others == {"settings.json", "classes.txt"} | {f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)}
+    assert images.read_rgb(tmp_path / "look/gallery.png").size[0] > 8 * 128
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    status, out, _ = call(*CELLS)
+    assert status == 0 and "to do       0 " in out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+
+
+def test_the_pixels_are_those_of_the_sampler(call, tree, tmp_path):
+    call("--dataset", "imagenetc", "--corruption", "fog", "--seed", "5", "--scale", "2.5")
+    key, size = "fog/5/cat/a b", 16
+    reference = images.to_model(images.fit_square(images.read_rgb(tree / f"{key}.png"), size))[None]
+    expected = adapt(
+        tiny_unet(), Diffusion(timestep_respacing="10", learn_sigma=True), torch.from_numpy(reference), diffusion_range=3,
+        factor=4, scale=2.5, draw_noise=NoiseStreams([key], seed=5, shape=(3, size, size)),
+    )  # fmt: skip
+    gap = saved(tmp_path / "out")[key].astype(int) - images.to_pixels(expected.numpy()[0])
+    assert np.abs(gap).max() <= 1
+
+
+def test_batch_size_and_neighbours_change_nothing_but_the_seed_does(call, tmp_path):
+    for name, flags in {
+        "a": ["--batch_size", "1"],
+        "b": ["--batch_size", "24"],
+        "c": ["--batch_size", "7", "--seed", "1"],
+    }.items():
+        assert call(*CELLS, *flags, save_dir=tmp_path / name)[0] == 0
+    call("--dataset", "imagenetc", "--corruption", "snow", "--severity", "3", save_dir=tmp_path / "d")
+    a, b, c, d = (saved(tmp_path / name) for name in "abcd")
+    assert same(a, b) and same({key: a[key] for key in d}, d)
+    assert not same(a, c)
+
+
+def test_published_behaviour_depends_on_the_batch_and_records_it(call, tmp_path):
+    flags = [*CELLS, "--behavior", "published"]
+    assert call(*flags, "--batch_size", "1", save_dir=tmp_path / "a")[0] == 0
+    assert call(*flags, "--batch_size", "6", save_dir=tmp_path / "b")[0] == 0
+    a, b = saved(tmp_path / "a"), saved(tmp_path / "b")
+    assert not same(a, b)
+    assert (tmp_path / "a/fog/5/cat/1.JPEG").exists()  # in the source's format, as published
+    status, _, err = call(*flags, "--batch_size", "6", save_dir=tmp_path / "a")
+    assert status == 2 and "batch_size 1 there, 6 here" in err
+    (tmp_path / "b/fog/5/cat/a b.png").unlink()
+    assert call(*flags, "--batch_size", "6", save_dir=tmp_path / "b")[0] == 0
+    assert same(saved(tmp_path / "b"), b)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(call, tmp_path):
+    status, out, _ = call(*CELLS, "--dry_run", "--num_samples", "20")
+    assert status == 0 and not (tmp_path / "out").exists()
+    for words in (
+        "images      20 in 4 cell(s)",
+        "done        0",
+        "to do       20",
+        "3 of 10 (ddpm, gradient guidance, D 4, scale 6",
+    ):
+        assert words in out
+
+
+def test_other_settings_into_one_folder_are_an_error_and_overwrite_makes_all_anew(call, tmp_path):
+    cell = ["--dataset", "imagenetc", "--corruption", "fog"]
+    call(*cell)
+    first = saved(tmp_path / "out")
+    for flags, words in ((["--scale", "3"], "scale 6.0 there, 3.0 here"), (["--seed", "9"], "seed 0 there, 9 here"),
+                         (["--use_ddim", "True"], "sampler ddpm there, ddim here"),
+                         (["--dtype", "bfloat16"], "dtype float32 there, bfloat16 here")):  # fmt: skip
+        status, _, err = call(*cell, *flags)
+        assert status == 2 and words in err, err
+    assert call(*cell, "--batch_size", "2", "--device", "cpu", "--severity", "3")[0] == 0  # never a conflict
+    status, _, err = call(*cell, "--seed", "9", "--overwrite")
+    assert status == 2 and "leaves 6 others" in err
+    assert call(*cell, "--severity", "3", "5", "--seed", "9", "--overwrite")[0] == 0
+    second = saved(tmp_path / "out")
+    assert len(second) == 12 and not same(first, {key: second[key] for key in first})
+
+
+def test_ddim_and_low_precision_run_and_differ_from_the_default(call, tmp_path):
+    cell = ["--dataset", "imagenetc", "--corruption", "fog"]
+    trees = {}
+    for name, flags in {
+        "ddpm": [],
+        "ddim": ["--use_ddim", "True"],
+        "bf16": ["--dtype", "bfloat16"],
+        "fp16": ["--use_fp16", "True"],
+    }.items():
+        status, out, _ = call(*cell, *flags, save_dir=tmp_path / name)
+        assert status == 0
+        trees[name] = saved(tmp_path / name)
+        if name == "fp16" and not torch.cuda.is_available():
+            assert "--use_fp16 True is float32 on a CPU" in out
+            assert same(trees["ddpm"], trees["fp16"])
+    assert not same(trees["ddpm"], trees["ddim"])
+    gap = np.stack([np.abs(trees["bf16"][key].astype(int) - trees["ddpm"][key]) for key in trees["ddpm"]])
+    assert 0 < gap.mean() < 2
+
+
+def test_a_folder_of_any_shape_with_a_broken_file_adapts_the_rest_and_fails(call, tree, tmp_path):
+    (tree / "fog/3/cat/broken.png").write_bytes(b"")
+    status, _, err = call()
+    assert status == 1 and "1 of 25 images failed: fog/3/cat/broken.png" in err
+    assert len(saved(tmp_path / "out")) == 24
+    assert images.read_json(tmp_path / "out/manifest.json")["failures"] == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
+    (tree / "fog/3/cat/broken.png").unlink()
+    assert call()[0] == 0
+
+
+def test_a_save_folder_inside_the_source_is_left_out(call, tree):
+    for _ in range(2):
+        status, out, _ = call(save_dir=tree / "adapted")
+        assert status == 0 and "24 of 24" in out
+    status, out, _ = call("--dataset", "imagenetc", "--corruption", "all", "--severity", "all", save_dir=tree / "adapted")
+    assert status == 0 and "done        24" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--D", "4", "--N", "0"], ["--N 0 is outside 1..10"]),
+        (["--N", "11"], ["--N 11 is outside 1..10"]),
+        (["--D", "3"], ["--D 3 does not divide the image size 16", "1, 2, 4, 8"]),
+        (["--D", "50", "--N", "4", "--timestep_respacing", "100"], ["--D 50", "swapped", "--D 4 --N 50"]),
+        (["--scale", "nan"], ["--scale nan"]),
+        (["--timestep_respacing", "ddim999"], ["timestep_respacing 'ddim999'"]),
+        (["--corruption", "rain", "--dataset", "imagenetc"], ["--corruption rain", "found: fog, snow"]),
+        (["--dataset", "imagenetc"], ["--corruption is missing", "found: fog, snow"]),
+        (["--dataset", "imagenetc", "--corruption", "fog", "--severity", "1"], ["--severity 1", "found: 3, 5"]),
+        (["--severity", "five"], ["--severity five"]),
+        (["--image_size", "32"], ["--image_size 32", "16"]),
+        (["--num_channels", "128", "--learn_sigma", "False"], ["--num_channels 128", "32", "--learn_sigma False", "True"]),
+        (["--batch_size", "0"], ["--batch_size 0"]),
+        (["--num_samples", "-1"], ["--num_samples -1"]),
+        (["--train", "perhaps"], ["--train", "'perhaps' is neither True nor False"]),
+        (["--device", "cuda:99"], ["--device cuda:99"]),
+        (["--device", "toaster"], ["--device toaster"]),
+        (["--gallery", "look.jpg"], ["--gallery look.jpg", ".png"]),
+        (["--base_samples", "/nowhere"], ["--base_samples /nowhere is not a folder"]),
+        (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),
+        (["--behavior", "published", "--use_ddim", "True"], ["--use_ddim"]),
+        (["--guidence", "gradient"], ["--guidence"]),
+    ],
+)
+def test_wrong_input_is_refused_in_words_before_anything_is_written(call, tmp_path, flags, words):
+    status, _, err = call(*flags)
+    assert status == 2 and not (tmp_path / "out").exists()
+    for word in words:
+        assert word in err, err
+    assert "Traceback" not in err
+
+
+def test_a_gallery_inside_the_save_folder_and_equal_folders_are_refused(call, tree, tmp_path):
+    status, _, err = call("--gallery", tmp_path / "out" / "g.png")
+    assert status == 2 and "holds adapted images only" in err
+    status, _, err = call(save_dir=tree)
+    assert status == 2 and "are the same folder" in err
+
+
+def test_a_class_conditional_prior_is_refused(call, tmp_path, prior):
+    torch.save(tiny_unet(class_cond=True).state_dict(), tmp_path / "classes.pt")
+    shutil.copy(prior.with_suffix(".json"), tmp_path / "classes.json")
+    (tmp_path / "classes.json").write_text(
+        (tmp_path / "classes.json").read_text().replace('"class_cond": false', '"class_cond": true')
+    )
+    status, _, err = call(model_path=tmp_path / "classes.pt")
+    assert status == 2 and "class-conditional" in err and "unconditional prior" in err
+
+
+def test_an_empty_source_and_an_unwritable_target_are_refused(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, err = call(base_samples=tmp_path / "empty")
+    assert status == 2 and "no images in" in err
+    (tmp_path / "file").write_text("")
+    status, _, err = call(save_dir=tmp_path / "file" / "out")
+    assert status == 2 and "file" in err and "Traceback" not in err
+
+
+def command(prior, tree, out, *flags):
+    script = str(ROOT / "DDA/image_adapt/scripts/image_sample.py")
+    paths = ["--model_path", str(prior), "--base_samples", str(tree), "--save_dir", str(out)]
+    return [sys.executable, script, *paths, *FAST, *flags]
+
+
+def shell(command, **options):
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=180, check=False, **options)
+
+
+def test_two_ranks_write_what_one_rank_writes(prior, tree, tmp_path, call):
+    pytest.importorskip("mpi4py")
+    call(*CELLS, save_dir=tmp_path / "one")
+    result = shell(["mpiexec", "-n", "2", *command(prior, tree, tmp_path / "two", *CELLS, "--batch_size", "5")])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("24 of 24 adapted images") == 1 and "24/24 images" in result.stderr
+    assert same(saved(tmp_path / "one"), saved(tmp_path / "two"))
+    assert images.read_json(tmp_path / "two/manifest.fog.3.json")["ranks"] == 2
+
+
+def test_wrong_input_under_mpiexec_is_said_once(prior, tree, tmp_path):
+    pytest.importorskip("mpi4py")
+    result = shell(["mpiexec", "-n", "2", *command(prior, tree, tmp_path / "out", "--D", "5")])
+    assert result.returncode == 2 and result.stderr.count("--D 5 does not divide") == 1
+
+
+def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior, tree, tmp_path):
+    """A limit on the size of files stands for a full disk: the kernel refuses the write in the same way."""
+    limit = 700  # bytes: a 16 x 16 PNG of noise has more, the settings file is written before
+
+    def small():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    out = tmp_path / "out"
+    shell([*command(prior, tree, out, *CELLS, "--num_samples", "1")])
+    result = shell(command(prior, tree, out, *CELLS), preexec_fn=small)
+    assert result.returncode == 1 and "cannot write" in result.stderr and "make room" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not any(p.suffix == images.TEMPORARY for p in out.rglob("*"))
+    assert shell(command(prior, tree, out, *CELLS)).returncode == 0
+    assert len(saved(out)) == 24
+
+
+@pytest.mark.parametrize("folder", [".", "DDA", "DistilledClassifier"])
+def test_the_script_runs_from_a_checkout_that_is_not_installed(folder):
+    script = os.path.relpath(ROOT / "DDA/image_adapt/scripts/image_sample.py", ROOT / folder)
+    result = shell([sys.executable, script, "--help"], cwd=ROOT / folder)
+    assert result.returncode == 0 and "--corruption" in result.stdout
+
+
+PUBLISHED_FLAGS = (
+    "--image_size 256 --attention_resolutions 32,16,8 --class_cond False --learn_sigma True --num_channels 256 "
+    "--num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True "
+    "--diffusion_steps 1000 --noise_schedule linear --batch_size 4 --num_samples 10000 --timestep_respacing 100",
+    "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3 --diffusion_steps 1000 "
+    "--noise_schedule cosine --batch_size 256 --num_samples 10000 --timestep_respacing 100",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "flags"), list(zip(("imagenet256", "cifar10"), PUBLISHED_FLAGS, strict=True)))
+def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags):
+    """With the published architectures, random weights, one image and one step."""
+    from helpers import UNET_FLAGS, parity
+
+    from DDA.image_adapt.unet import create_unet
+
+    architecture = parity("02_unet_fullsize_names")[1]["flags"][config]
+    torch.save(create_unet(**{name: architecture[name] for name in UNET_FLAGS}).state_dict(), tmp_path / "x.pt")
+    layout = ["--dataset", "imagenetc", "--corruption", "fog", "--train", "False", "--severity", "5", "--D", "4", "--N", "1"]
+    status, out, err = call(
+        *flags.split(), *layout, "--scale", "6", "--num_samples", "1", model_path=tmp_path / "x.pt", fast=[]
+    )
+    assert status == 0 and "1 of 1 adapted images" in out, err
+    assert "--train is ignored" in out
+
+
+def test_the_published_flags_are_all_known(call):
+    """Other than the prior, which has another architecture, nothing is wrong with them."""
+    for flags in PUBLISHED_FLAGS:
+        status, _, err = call(*flags.split(), "--dataset", "imagenetc", "--corruption", "fog", "--D", "4", "--N", "50",
+                              "--channel_mult", "", "--num_heads_upsample", "-1", "--use_new_attention_order", "False",
+                              "--rescale_timesteps", "False", "--predict_xstart", "False", "--use_checkpoint", "False",
+                              "--save_latents", "False", "--clip_denoised", "True", "--use_ddim", "False", fast=[])  # fmt: skip
+        assert (status == 2 and "--num_channels" in err) or "--image_size" in err

@@ -1,0 +1,189 @@
+import json
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from DDA import images
+
+
+def test_pixels_survive_the_way_to_the_model_and_back():
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    values = images.to_model(pixels)
+    assert values.shape == (3, 16, 16) and values.min() == -1 and values.max() == 1
+    np.testing.assert_array_equal(images.to_pixels(values), pixels)
+    assert images.to_pixels(np.array([[[-9.0]], [[0.0]], [[9.0]]])).tolist() == [[[0, 128, 255]]]
+
+
+def test_keys_are_paths_without_the_image_suffix_in_sorted_order(tree):
+    found, others = images.list_images(tree, "fog/3")
+    assert [images.key_of(path) for path in found] == [
+        f"fog/3/{name}" for name in ("cat/1", "cat/a b", "cat/ü", "dog/1", "dog/2", "dog/3")
+    ]
+    assert others == []
+    assert images.list_images(tree)[0] == sorted(images.list_images(tree)[0], key=images.key_of)
+
+
+def test_other_files_are_named_and_metadata_is_not(tree):
+    for name in ("notes.txt", "fog/x.json", "fog/.hidden.png", "fog/a.partial"):
+        (tree / name).write_text("x")
+    assert images.list_images(tree)[1] == ["notes.txt"]
+
+
+def test_two_files_with_one_key_are_an_error(tree):
+    (tree / "fog/3/cat/1.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"1\.JPEG and .*1\.png|1\.png and .*1\.JPEG"):
+        images.list_images(tree)
+
+
+def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
+    (tree / "fog/out").mkdir()
+    Image.new("RGB", (2, 2)).save(tree / "fog/out/x.png")
+    os.symlink(tree, tree / "fog/loop")
+    os.symlink(tree / "snow", tree / "linked")
+    found = images.list_images(tree, leave_out=tree / "fog/out")[0]
+    assert len(found) == 36 and not any("out" in path or "loop" in path for path in found)
+
+
+@pytest.mark.parametrize(
+    ("layout", "corruptions", "severities", "expected"),
+    [
+        ("imagenetc", ["fog"], [], ["fog/5"]),
+        ("cifar10c", ["snow", "fog"], ["5", "3"], ["fog/3", "fog/5", "snow/3", "snow/5"]),
+        ("imagenetc", ["all"], ["all"], ["fog/3", "fog/5", "snow/3", "snow/5"]),
+        ("folder", [], [], ["."]),
+        ("folder", ["fog"], [], ["fog"]),
+    ],
+)
+def test_cells_of_each_layout(tree, layout, corruptions, severities, expected):
+    assert images.cells(tree, layout, corruptions, severities, train=True) == expected
+
+
+def test_splits_and_sequences_have_their_own_folders(tmp_path):
+    for name in ("jpeg/train", "jpeg/val", "jpeg/cifar_test", "weak_seq/0"):
+        (tmp_path / name).mkdir(parents=True)
+    assert images.cells(tmp_path, "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
+    assert images.cells(tmp_path, "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
+    assert images.cells(tmp_path, "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
+    assert images.cells(tmp_path, "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "corruptions", "severities", "words"),
+    [
+        ("imagenetc", [], [], "--corruption is missing; found: fog, snow"),
+        ("imagenetc", ["rain"], [], "--corruption rain .*found: fog, snow"),
+        ("imagenetc", ["fog"], ["4"], "--severity 4 .*found: 3, 5"),
+        ("imagenet", ["fog"], [], "--train True wants the split train.*found: 3, 5"),
+        ("tree", ["fog"], [], "--dataset tree is unknown"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(tree, layout, corruptions, severities, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        images.cells(tree, layout, corruptions, severities, train=True)
+
+
+def test_every_kind_of_file_is_read_as_rgb(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    alpha = np.dstack([grey, grey, grey, 255 - grey])
+    cases = {
+        "grey.png": Image.fromarray(grey),
+        "palette.png": Image.fromarray(np.dstack([grey] * 3)).quantize(256),
+        "alpha.png": Image.fromarray(alpha, "RGBA"),
+        "grey_alpha.png": Image.fromarray(alpha, "RGBA").convert("LA"),
+        "deep.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "deep.tif": Image.fromarray(grey.astype(np.uint16) * 257),
+        "one_bit.png": Image.fromarray(grey > 100),
+        "cmyk.tif": Image.fromarray(np.dstack([grey] * 3)).convert("CMYK"),
+    }
+    for name, image in cases.items():
+        image.save(tmp_path / name)
+        pixels = np.asarray(images.read_rgb(tmp_path / name))
+        assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
+        expected = (grey > 100) * np.uint8(255) if name == "one_bit.png" else grey
+        np.testing.assert_allclose(pixels[..., 0].astype(int), expected, atol=1, err_msg=name)
+
+
+def test_exif_rotation_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
+    assert images.read_rgb(tmp_path / "x.jpg").size == (8, 4)
+
+
+def test_animated_and_other_depths_are_refused_in_words(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="animated.*2 frames"):
+        images.read_rgb(tmp_path / "x.gif")
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="neither 8 nor 16 bits"):
+        images.read_rgb(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (64, 40), (16, 16), (100, 33), (5, 9)])
+def test_fit_square_gives_the_middle_square_of_any_image(shape):
+    pixels = np.zeros((*shape, 3), np.uint8)
+    pixels[:, shape[1] // 2 :] = 200
+    square = images.fit_square(Image.fromarray(pixels), 16)
+    assert square.shape == (16, 16, 3)
+    assert square[:, :6].mean() < 20 and square[:, 10:].mean() > 180
+    same = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(images.fit_square(Image.fromarray(same), 16), same)
+
+
+def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):
+    def broken(self, file, **kwargs):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", broken)
+        with pytest.raises(KeyboardInterrupt):
+            images.write_image(tmp_path / "x.png", np.zeros((4, 4, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / f"abc{images.TEMPORARY}").write_bytes(b"half")
+    assert not images.TEMPORARY.endswith(images.SUFFIXES)
+    assert images.sweep_temporaries(tmp_path, ["cell", "absent"]) == 1
+    assert list((tmp_path / "cell").iterdir()) == []
+
+
+def test_exclusive_json_is_written_once(tmp_path):
+    images.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
+    with pytest.raises(FileExistsError):
+        images.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} == images.read_json(tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_damaged_json_is_named(tmp_path):
+    for text in ("{", "[1]"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"x\.json"):
+            images.read_json(tmp_path / "x.json")
+
+
+def test_contact_sheet_shows_each_image_in_its_place():
+    red, blue = np.zeros((2, 4, 4, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sheet = np.asarray(images.contact_sheet({"one": [red, blue], "two": [blue, blue]}, ["a" * 90, "\udcff"], side=64))
+    is_red = (sheet == (255, 0, 0)).all(-1)
+    rows, columns = np.nonzero(is_red)
+    assert is_red.sum() == 64 * 64 and rows.max() < sheet.shape[0] // 2 and columns.max() < sheet.shape[1] * 2 // 3
+
+
+def test_published_paths_are_found_from_the_root_and_from_dda(tmp_path, monkeypatch):
+    root = images.Path(images.__file__).parents[1]
+    monkeypatch.chdir(root)
+    assert images.find("ckpt/x.pt") == root / "DDA" / "ckpt/x.pt"
+    assert images.find("dataset/x") == images.Path("dataset/x")
+    monkeypatch.chdir(root / "DDA")
+    assert images.find("ckpt/x.pt") == images.Path("ckpt/x.pt")
+    assert images.find("dataset/x") == root / "dataset/x"
+    monkeypatch.chdir(tmp_path)
+    assert images.find("dataset/x") == images.Path("dataset/x")

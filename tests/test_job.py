@@ -1,0 +1,209 @@
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from DDA import images
+from DDA.image_adapt import job
+from DDA.ranks import World
+
+
+class Ranks(World):
+    """One of several ranks that live in threads and share a list of messages."""
+
+    def __init__(self, rank, size, board):
+        super().__init__()
+        self.rank, self.size, self.board = rank, size, board
+
+    def report(self, value):
+        self.board["reports"].put(value)
+
+    def reports(self):
+        queue, news = self.board["reports"], []
+        while not queue.empty():
+            news.append(queue.get())
+        return news
+
+    def gather(self, value):
+        self.board["values"][self.rank] = value
+        self.board["barrier"].wait(60)
+        return list(self.board["values"])
+
+
+def invert(keys, pixels):
+    return -images.to_model(pixels)
+
+
+def run(plan, size=1, adapt_batch=invert, batch_size=4):
+    """Run all ranks of a job; returns the failures and the batches that each rank saw."""
+    import queue
+
+    board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
+    seen = [[] for _ in range(size)]
+
+    def rank(i):
+        def adapt(keys, pixels):
+            seen[i].append(list(keys))
+            return adapt_batch(keys, pixels)
+
+        return job.run(Ranks(i, size, board), plan, adapt, batch_size=batch_size, image_size=16, threads=2)
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(rank, range(size)))[0], seen
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch_size):
+    plan = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
+    failures, seen = run(plan, size, batch_size=batch_size)
+    assert failures == {} and plan.total == plan.todo == 18
+    keys = [key for rank in seen for batch in rank for key in batch]
+    assert len(keys) == len(set(keys)) == 18 and set(keys) == images.saved_images(tmp_path / "out", plan.cells).keys()
+    for rank in seen:
+        assert all(len(batch) == batch_size for batch in rank[:-1])
+    assert sum(len(batch) for batch in seen[0]) - 18 / size < 1
+    again = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
+    assert again.todo == 0 and run(again, size)[1] == [[]] * size
+
+
+def test_images_lie_under_their_keys_as_png_or_in_the_source_format(tree, tmp_path):
+    run(job.make_plan(tree, tmp_path / "png", ["fog/3"]))
+    assert sorted(path.name for path in (tmp_path / "png").rglob("*.*")) == sorted(
+        ["1.png", "a b.png", "ü.png", "1.png", "2.png", "3.png"]
+    )
+    written = np.asarray(images.read_rgb(tmp_path / "png/fog/3/cat/a b.png"))
+    np.testing.assert_array_equal(written, 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/a b.png"), 16))
+    run(job.make_plan(tree, tmp_path / "same", ["fog/3"], same_format=True))
+    assert images.saved_images(tmp_path / "same", ["fog/3"])["fog/3/dog/1"] == "fog/3/dog/1.JPEG"
+    assert images.read_rgb(tmp_path / "same/fog/3/dog/3.bmp").size == (16, 16)
+
+
+def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_path):
+    cat = tree / "fog/3/cat"
+    (cat / "1.JPEG").write_bytes((cat / "1.JPEG").read_bytes()[:200])
+    (cat / "ü.png").write_bytes(b"")
+    (cat / "text.png").write_text("no image")
+    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    failures, seen = run(plan, batch_size=4)
+    assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png"}
+    assert "empty" in failures["fog/3/cat/ü.png"] and "runcated" in failures["fog/3/cat/1.JPEG"]
+    assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
+    assert [len(batch) for batch in seen[0]] == [4]
+    assert job.write_manifests(plan, failures, {"note": 1}) == []
+    manifest = images.read_json(tmp_path / "out/manifest.fog.3.json")
+    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (7, 4, 3, 1)
+    assert manifest["failures"] == failures
+    assert job.make_plan(tree, tmp_path / "out", ["fog/3"]).todo == 3  # failures are tried again
+
+
+def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_path):
+    def poison(keys, pixels):
+        result = invert(keys, pixels)
+        result[[key.endswith("dog/2") for key in keys], 0, 0, 0] = np.nan
+        return result
+
+    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    failures, _ = run(plan, adapt_batch=poison)
+    assert list(failures) == ["fog/3/dog/2.PNG"] and "not finite" in failures["fog/3/dog/2.PNG"]
+    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
+
+
+def test_a_key_that_is_neither_written_nor_failed_is_reported_as_lost(tree, tmp_path):
+    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    run(plan)
+    (tmp_path / "out/fog/3/dog/1.png").unlink()
+    assert job.write_manifests(plan, {}, {}) == ["fog/3/dog/1.JPEG"]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_published_batches_never_change_their_members(tree, tmp_path, size):
+    cells = ["fog/3", "snow/3"]
+    whole = job.make_plan(tree, tmp_path / "out", cells, fixed_batch=4)
+    _, seen = run(whole, size)
+    batches = sorted(batch for rank in seen for batch in rank)
+    assert [len(batch) for batch in batches] == [4, 2, 4, 2]  # cells are not mixed
+    missing = tmp_path / "out/fog/3/cat/a b.png"
+    kept = tmp_path / "out/fog/3/cat/1.png"
+    missing.unlink()
+    before = kept.stat().st_mtime_ns
+    plan = job.make_plan(tree, tmp_path / "out", cells, fixed_batch=4)
+    assert plan.todo == 1
+    _, seen = run(plan, size)
+    assert [batch for rank in seen for batch in rank] == [batches[0]] and "fog/3/cat/a b" in batches[0]
+    assert missing.exists() and kept.stat().st_mtime_ns == before
+
+
+def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
+    first = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"], num_samples=8)
+    assert [images.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
+    run(first)
+    assert job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
+    assert first.planned == {"fog/3": 6, "fog/5": 2}
+
+
+def test_an_empty_source_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*empty.*\.png"):
+        job.make_plan(tmp_path / "empty", tmp_path / "out", ["."])
+
+
+def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_path):
+    out = tmp_path / "out"
+    job.claim(out, {"N": 5, "seed": 0})
+    job.claim(out, {"N": 5, "seed": 0})
+    with pytest.raises(ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"):
+        job.claim(out, {"N": 6, "seed": 0})
+    (out / job.SETTINGS).unlink()
+    run(job.make_plan(tree, out, ["fog/3"]))
+    with pytest.raises(ValueError, match="holds images but no settings"):
+        job.claim(out, {"N": 5, "seed": 0})
+
+
+def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, tmp_path):
+    out = tmp_path / "out"
+    job.claim(out, {"N": 5})
+    run(job.make_plan(tree, out, ["fog/3", "snow/3"]))
+    fog = job.make_plan(tree, out, ["fog/3"])
+    with pytest.raises(ValueError, match="leaves 6 others, such as snow/3/cat/1"):
+        job.discard(fog, {"N": 6})
+    assert len(images.saved_images(out, ["."])) == 12
+    job.discard(fog, {"N": 5})
+    assert images.saved_images(out, ["."]).keys() == images.saved_images(out, ["snow/3"]).keys()
+    assert (out / job.SETTINGS).is_file()
+    job.discard(job.make_plan(tree, out, ["fog/3", "snow/3"]), {"N": 6})
+    assert not images.saved_images(out, ["."]) and not (out / job.SETTINGS).exists()
+
+
+def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree, tmp_path):
+    plan = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"])
+    (tmp_path / "out/fog").mkdir(parents=True)
+    (tmp_path / "out/fog/5").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another --save_dir"):
+        run(plan, batch_size=1)
+    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 6
+    assert not any(path.name.endswith(images.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
+
+
+def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    progress = job.Progress(100, stream)
+    for seconds, written, failed in ((10, 10, 0), (15, 15, 0), (2, 2, 0), (13, 12, 1), (60, 60, 0)):
+        clock[0] += seconds
+        progress.add(written, failed)
+    assert stream.getvalue().splitlines() == [
+        "first 10 in 10 s: about 1 min 30 s for the rest",
+        "25/100 images, 1 images/s, 1 min 15 s left",
+        "40/100 images, 1 failed, 1 images/s, 1 min 0 s left",
+        "100/100 images, 1 failed, 1 images/s, in 1 min 40 s",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")])
+def test_durations_read_well(seconds, text):
+    assert job.duration(seconds) == text

@@ -1,0 +1,81 @@
+"""Who may import whom (the README's map)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PURE = {"torch", "numpy"}
+STANDARD = set(sys.stdlib_module_names) | {"__future__"}
+# module: what it may import beside the standard library
+MAY_IMPORT = {
+    "DDA/images.py": {"numpy", "PIL"},
+    "DDA/ranks.py": {"mpi4py", "torch"},
+    "DDA/image_adapt/diffusion.py": PURE,
+    "DDA/image_adapt/low_pass.py": PURE,
+    "DDA/image_adapt/noise.py": PURE,
+    "DDA/image_adapt/unet.py": PURE,
+    "DDA/image_adapt/guidance.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.low_pass"},
+    "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
+    "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.images", "DDA.ranks"},
+}
+NO_FILES = ("argparse", "os", "pathlib", "mpi4py", "io", "json")
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix() for top in ("DDA", "DistilledClassifier") for path in (ROOT / top).rglob("*.py")
+)
+
+
+def imports(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: relative import"
+            names.add(node.module)
+            if node.module == "DDA":
+                names.update(f"DDA.{alias.name}" for alias in node.names)
+    return names
+
+
+def top(name: str) -> str:
+    return name.split(".", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("source", sorted(MAY_IMPORT))
+def test_a_module_imports_only_what_it_may(source):
+    allowed = MAY_IMPORT[source]
+    others = {name for name in imports(source) if top(name) not in STANDARD}
+    bad = {name for name in others if name not in allowed and (top(name) not in allowed or top(name) == "DDA")}
+    assert not bad, f"{source} imports {', '.join(sorted(bad))}"
+    if allowed & {"torch"} and source != "DDA/ranks.py":
+        assert not imports(source) & set(NO_FILES), f"{source} deals with files, processes or flags"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sides_do_not_import_each_other(source):
+    names = imports(source)
+    if source.startswith("DDA/image_adapt"):
+        assert not any(name.startswith(("DistilledClassifier", "DDA.model_adapt", "mmcls", "mmcv", "timm")) for name in names)
+    if source.startswith("DistilledClassifier"):
+        assert not any(name.startswith(("DDA.image_adapt", "DDA.model_adapt")) for name in names)
+    if source != "DDA/ranks.py":
+        assert not any(top(name) == "mpi4py" for name in names)
+
+
+def test_image_adapt_imports_where_only_torch_numpy_and_pillow_are_installed():
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("mpi4py", "mmcls", "mmcv", "timm", "tqdm", "matplotlib", "sklearn", "scipy", "torchvision"):
+            raise ImportError(name + " is not to be imported")
+sys.meta_path.insert(0, Refuse())
+import DDA.image_adapt.scripts.image_sample
+assert "mpi4py" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
