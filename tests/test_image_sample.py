@@ -3,14 +3,16 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, tiny_unet
+from helpers import ROOT, processes_of, tiny_unet
 
 from DDA import images
 from DDA.image_adapt.diffusion import Diffusion
@@ -57,10 +59,11 @@ def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, 
     others = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert others == {"settings.json", "classes.txt"} | {f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)}
     assert images.read_rgb(tmp_path / "look/gallery.png").size[0] > 8 * 128
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("manifest*")}
+    before |= {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
     status, out, _ = call(*CELLS)
     assert status == 0 and "to do       0 " in out
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_the_pixels_are_those_of_the_sampler(call, tree, tmp_path):
@@ -248,6 +251,48 @@ def test_two_ranks_write_what_one_rank_writes(prior, tree, tmp_path, call):
     assert result.stdout.count("24 of 24 adapted images") == 1 and "24/24 images" in result.stderr
     assert same(saved(tmp_path / "one"), saved(tmp_path / "two"))
     assert images.read_json(tmp_path / "two/manifest.fog.3.json")["ranks"] == 2
+
+
+def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(prior, tree, tmp_path):
+    pytest.importorskip("mpi4py")
+    slow = [
+        "--timestep_respacing",
+        "100",
+        "--N",
+        "60",
+        "--batch_size",
+        "1",
+        *CELLS,
+    ]  # chaotic: batches of one equal bit for bit
+    out = tmp_path / "killed"
+    job = subprocess.Popen(
+        ["mpiexec", "-n", "2", *command(prior, tree, out, *slow)],
+        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while len(list(out.rglob("*.png"))) < 2 and job.poll() is None:
+        time.sleep(0.02)
+    os.kill(processes_of(str(out))[-1], signal.SIGKILL)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode != 0 and "BAD TERMINATION" in output, output
+    before = saved(out)
+    assert 2 <= len(before) < 24
+    assert shell(["mpiexec", "-n", "2", *command(prior, tree, out, *slow)]).returncode == 0
+    whole = tmp_path / "whole"
+    assert shell(command(prior, tree, whole, *slow)).returncode == 0
+    assert same(saved(out), saved(whole)) and not list(out.rglob(f"*{images.TEMPORARY}"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_keeps_its_images_and_says_how_to_go_on(prior, tree, tmp_path, stop):
+    slow = ["--timestep_respacing", "100", "--N", "60", *CELLS]
+    out = tmp_path / "out"
+    job = subprocess.Popen(command(prior, tree, out, *slow, "--batch_size", "1"), env=ENV, stderr=subprocess.PIPE, text=True)
+    while len(list(out.rglob("*.png"))) < 2 and job.poll() is None:
+        time.sleep(0.02)
+    job.send_signal(stop)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130 and "interrupted; run the same command again to go on" in errors
+    assert "Traceback" not in errors and 2 <= len(saved(out)) < 24
 
 
 def test_wrong_input_under_mpiexec_is_said_once(prior, tree, tmp_path):

@@ -169,20 +169,22 @@ def discard(plan: Plan, settings: dict[str, Any]) -> None:
 
 
 def write_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:
-    """One JSON file per cell, beside the settings; returns the keys that are planned, not there and not known failures."""
-    lost = []
+    """One JSON file beside the settings for each cell that had work to do; returns the paths that are lost.
+
+    Lost is an image that was to be adapted, is not there and is no known failure.
+    """
+    work = [path for group in plan.groups for path in group if images.key_of(path) not in plan.done]
     saved = images.saved_images(plan.save_dir, plan.cells).keys()
     for cell in plan.cells:
         prefix = "" if cell == "." else f"{cell}/"
-        failed = {path: reason for path, reason in failures.items() if path.startswith(prefix)}
+        path = plan.save_dir / ("manifest.json" if cell == "." else f"manifest.{cell.replace('/', '.')}.json")
+        if path.is_file() and not any(name.startswith(prefix) for name in work):
+            continue
+        failed = {name: reason for name, reason in failures.items() if name.startswith(prefix)}
         there = sum(key.startswith(prefix) for key in saved)
-        name = "manifest.json" if cell == "." else f"manifest.{cell.replace('/', '.')}.json"
         counts = {"cell": cell, "planned": plan.planned[cell], "images": there, "failed": len(failed), "failures": failed}
-        images.write_json(plan.save_dir / name, {**counts, **facts})
-    for path in (path for group in plan.groups for path in group):
-        if images.key_of(path) not in saved and path not in failures:
-            lost.append(path)
-    return lost
+        images.write_json(path, {**counts, **facts})
+    return [path for path in work if images.key_of(path) not in saved and path not in failures]
 
 
 # ---------------------------------------------------------------------------------------------- the work of one rank

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Benchmarks of the adaptation job: what it costs beside the network.
+
+scripts/benchmark.py plan                           plan and shard 1,000,000 made-up keys: seconds and peak memory
+scripts/benchmark.py memory --model_path PRIOR      peak memory of a job of 200 and of one of 2,000 images (N = 2)
+scripts/benchmark.py overhead --model_path PRIOR    seconds of the whole job over those of the network alone (N = 5)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from DDA.image_adapt import job
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("plan", "memory", "overhead"))
+    p.add_argument("--model_path", type=Path, help="a prior for 32 pixels")
+    p.add_argument("--count", type=int, default=1_000_000, help="keys to plan (default: %(default)s)")
+    args = p.parse_args(argv)
+    if args.what != "plan" and args.model_path is None:
+        p.error(f"{args.what} needs --model_path")
+    {"plan": plan, "memory": memory, "overhead": overhead}[args.what](args)
+    return 0
+
+
+def plan(args: argparse.Namespace) -> None:
+    """75 cells, a tenth of the keys done, 8 ranks; the baseline is making and sorting the same names."""
+    cells = [f"corruption_{c:02}/{s}" for c in range(15) for s in range(1, 6)]
+    each = args.count // len(cells)
+    begun = time.perf_counter()
+    listed = [sorted(f"{cell}/n{i % 1000:08}/ILSVRC2012_val_{i:08}.JPEG" for i in range(each)) for cell in cells]
+    done = (path[:-5] for paths in listed for path in paths[::10])
+    middle = time.perf_counter()
+    made = job.plan_of(listed, done, num_samples=None, fixed_batch=None, source=Path("a"), save_dir=Path("b"), cells=cells,
+                       same_format=False, not_images=[])  # fmt: skip
+    shares = [made.share(rank, 8) for rank in range(8)]
+    end = time.perf_counter()
+    sizes = [sum(map(len, share)) for share in shares]
+    if sum(sizes) != made.todo or max(sizes) - min(sizes) > 1:
+        raise AssertionError("the shares do not cover the plan evenly")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{made.total:,} keys, {made.todo:,} to do, 8 ranks: {end - middle:.1f} s to plan and shard "
+          f"({(end - middle) / (middle - begun):.2f} times making and sorting the names), peak {peak:.0f} MiB")  # fmt: skip
+
+
+def memory(args: argparse.Namespace) -> None:
+    peaks = {count: run_job(args.model_path, count, "--N", "2", "--batch_size", "16")[1] for count in (200, 2000)}
+    for count, peak in peaks.items():
+        print(f"{count:5} images: peak {peak / 1024:.0f} MiB")
+    print(f"ratio {peaks[2000] / peaks[200]:.3f}")
+
+
+def overhead(args: argparse.Namespace) -> None:
+    """The job's own clock starts after the network is loaded, so both exclude the start of Python."""
+    import torch
+
+    from DDA.image_adapt import checkpoints
+    from DDA.image_adapt.diffusion import Diffusion
+    from DDA.image_adapt.sampler import adapt
+
+    count, batch = 128, 32
+    state = checkpoints.read_state_dict(args.model_path)
+    method = checkpoints.resolve(args.model_path, state, {})
+    model = checkpoints.build(args.model_path, state, method).to(memory_format=torch.channels_last)
+    diffusion = Diffusion(timestep_respacing="100", learn_sigma=method["learn_sigma"])
+    x = torch.linspace(-1, 1, batch * 3 * 32 * 32).reshape(batch, 3, 32, 32)
+    bare = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        for _ in range(count // batch):
+            adapt(model, diffusion, x, diffusion_range=5, factor=4, scale=6.0, draw_noise=lambda k: torch.zeros_like(x))
+        bare.append(time.perf_counter() - begun)
+    whole = [run_job(args.model_path, count, "--N", "5", "--batch_size", str(batch))[0] for _ in range(3)]
+    print(f"whole job over the bare sampler: {np.median(whole) / np.median(bare):.3f} (medians of 3, {count} images)")
+
+
+def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
+    """Adapt ``count`` random images in a process of its own; the seconds of its work and its peak memory in KiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(source / f"{i:05}.png")
+        script = ROOT / "DDA" / "image_adapt" / "scripts" / "image_sample.py"
+        command = [sys.executable, script, "--model_path", model_path, "--base_samples", source, "--save_dir", f"{folder}/out"]
+        process = subprocess.Popen([*map(str, command), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"the job ended with status {os.waitstatus_to_exitcode(status)}")
+        manifest = (Path(folder) / "out" / "manifest.json").read_text()
+        return float(re.search(r'"seconds": ([0-9.]+)', manifest)[1]), usage.ru_maxrss
+
+
+if __name__ == "__main__":
+    sys.exit(main())
