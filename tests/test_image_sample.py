@@ -49,6 +49,7 @@ def same(one, other):
     return (gap <= 1).mean() >= 0.999
 
 
+FOG = ["--dataset", "imagenetc", "--corruption", "fog", "--severity", "all"]
 CELLS = ["--dataset", "imagenetc", "--corruption", "fog", "snow", "--severity", "all"]
 
 
@@ -275,7 +276,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(pri
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0 and "BAD TERMINATION" in output, output
     before = saved(out)
-    assert 2 <= len(before) < 24
+    assert 2 <= len(before) < 12
     assert shell(["mpiexec", "-n", "2", *command(prior, tree, out, *slow)]).returncode == 0
     whole = tmp_path / "whole"
     assert shell(command(prior, tree, whole, *slow)).returncode == 0
