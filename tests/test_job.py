@@ -1,6 +1,9 @@
 import io
+import queue
+import struct
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -39,8 +42,6 @@ def invert(keys, pixels):
 
 def run(plan, size=1, adapt_batch=invert, batch_size=4):
     """Run all ranks of a job; returns the failures and the batches that each rank saw."""
-    import queue
-
     board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
     seen = [[] for _ in range(size)]
 
@@ -87,17 +88,21 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     (cat / "1.JPEG").write_bytes((cat / "1.JPEG").read_bytes()[:200])
     (cat / "ü.png").write_bytes(b"")
     (cat / "text.png").write_text("no image")
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT"]
+    packed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    (cat / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
     failures, seen = run(plan, batch_size=4)
-    assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png"}
+    assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png", "fog/3/cat/huge.png"}
+    assert "10000000000 pixels" in failures["fog/3/cat/huge.png"]
     assert "empty" in failures["fog/3/cat/ü.png"] and "runcated" in failures["fog/3/cat/1.JPEG"]
     assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
     assert [len(batch) for batch in seen[0]] == [4]
     assert job.write_manifests(plan, failures, {"note": 1}) == []
     manifest = images.read_json(tmp_path / "out/manifest.fog.3.json")
-    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (7, 4, 3, 1)
+    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 1)
     assert manifest["failures"] == failures
-    assert job.make_plan(tree, tmp_path / "out", ["fog/3"]).todo == 3  # failures are tried again
+    assert job.make_plan(tree, tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
 
 
 def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_path):
@@ -192,7 +197,7 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
-    progress = job.Progress(100, stream)
+    progress = job.Progress(100, 1, stream)
     for seconds, written, failed in ((10, 10, 0), (15, 15, 0), (2, 2, 0), (13, 12, 1), (60, 60, 0)):
         clock[0] += seconds
         progress.add(written, failed)
@@ -202,6 +207,14 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
         "40/100 images, 1 failed, 1 images/s, 1 min 0 s left",
         "100/100 images, 1 failed, 1 images/s, in 1 min 40 s",
     ]
+
+
+def test_the_estimate_counts_on_the_other_ranks():
+    stream = io.StringIO()
+    progress = job.Progress(80, 4, stream)
+    progress._started -= 10
+    progress.add(10, 0)
+    assert stream.getvalue() == "first 10 in 10 s: about 10 s for the rest\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")])

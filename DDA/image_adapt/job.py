@@ -75,6 +75,7 @@ def make_plan(
     fixed_batch: batches of that size whose members never change (published behaviour: neighbours matter). Raises ValueError
     for an empty plan.
     """
+    cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
     for cell in cells:
         found, others = images.list_images(source, cell, leave_out=save_dir)
@@ -86,7 +87,7 @@ def make_plan(
         )
     done = images.saved_images(save_dir, cells)
     return plan_of(
-        listed, done, source=source, save_dir=save_dir, cells=list(cells), num_samples=num_samples, fixed_batch=fixed_batch,
+        listed, done, source=source, save_dir=save_dir, cells=cells, num_samples=num_samples, fixed_batch=fixed_batch,
         same_format=same_format, not_images=not_images,
     )  # fmt: skip
 
@@ -122,12 +123,14 @@ def plan_of(
 def claim(save_dir: Path, settings: dict[str, Any]) -> None:
     """Write the settings file, or check that the one that is there says the same. Raises ValueError for a conflict."""
     check_settings(save_dir, settings)
-    save_dir.mkdir(parents=True, exist_ok=True)
-    if not (save_dir / SETTINGS).is_file():
-        try:
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        if not (save_dir / SETTINGS).is_file():
             images.write_json(save_dir / SETTINGS, settings, exclusive=True)
-        except FileExistsError:  # another job was faster
-            check_settings(save_dir, settings)
+    except FileExistsError:
+        check_settings(save_dir, settings)  # another job was faster
+    except OSError as error:
+        raise OSError(f"--save_dir {save_dir} cannot be written: {error.strerror}; choose another or make room") from None
 
 
 def check_settings(save_dir: Path, settings: dict[str, Any]) -> None:
@@ -193,8 +196,8 @@ def write_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any])
 class Progress:
     """Lines on stderr: what is done of all ranks' work, images a second, time left. A terminal gets one line that moves."""
 
-    def __init__(self, total: int, stream=sys.stderr):
-        self.total, self.done, self.failed = total, 0, 0
+    def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
+        self.total, self.ranks, self.done, self.failed = total, ranks, 0, 0
         self._stream = stream
         self._moving = stream.isatty()
         self._every = 0.5 if self._moving else 15.0
@@ -207,18 +210,20 @@ class Progress:
         self.failed += failed
         now = time.monotonic()
         if first:
-            self._say(f"first {self.done} in {duration(now - self._started)}: about {self._left(now)} for the rest", keep=True)
+            left = duration((now - self._started) * max(self.total / (self.done * self.ranks) - 1, 0))  # the others are as far
+            self._say(f"first {self.done} in {duration(now - self._started)}: about {left} for the rest", keep=True)
         elif now - self._shown >= self._every or self.done == self.total:
             rate = self.done / max(now - self._started, 1e-9)
-            left = f"{self._left(now)} left" if self.done < self.total else f"in {duration(now - self._started)}"
+            left = (
+                f"{duration((self.total - self.done) / rate)} left"
+                if self.done < self.total
+                else f"in {duration(now - self._started)}"
+            )
             failed_text = f", {self.failed} failed" if self.failed else ""
             self._say(
                 f"{self.done}/{self.total} images{failed_text}, {rate:.3g} images/s, {left}", keep=self.done == self.total
             )
             self._shown = now
-
-    def _left(self, now: float) -> str:
-        return duration((now - self._started) / self.done * (self.total - self.done))
 
     def _say(self, text: str, *, keep: bool) -> None:
         if self._moving:
@@ -246,7 +251,7 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     adapt_batch(keys, uint8 (B,S,S,3)) -> float (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises
     OSError where an adapted image cannot be written: the job cannot go on then.
     """
-    progress = Progress(plan.todo) if world.rank == 0 else None
+    progress = Progress(plan.todo, world.size) if world.rank == 0 else None
     failures: dict[str, str] = {}
 
     def fail(path: str, reason: str) -> None:

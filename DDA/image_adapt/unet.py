@@ -44,7 +44,7 @@ class Norm(nn.GroupNorm):
         return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-class Conv2d(nn.Conv2d):
+class _SameEverywhere:
     """A convolution that gives the same result in low precision on every device.
 
     CPUs without the instructions for a low precision take minutes where float32 takes seconds; there the same rounded numbers
@@ -55,6 +55,14 @@ class Conv2d(nn.Conv2d):
         if x.is_cpu and not cpu_computes(x.dtype):
             return self._conv_forward(x.float(), self.weight.float(), self.bias.float()).to(x.dtype)
         return super().forward(x)
+
+
+class Conv1d(_SameEverywhere, nn.Conv1d):
+    pass
+
+
+class Conv2d(_SameEverywhere, nn.Conv2d):
+    pass
 
 
 @lru_cache
@@ -133,8 +141,8 @@ class AttentionBlock(nn.Module):
         self.heads = heads
         self.new_order = new_order
         self.norm = Norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+        self.qkv = Conv1d(channels, 3 * channels, 1)
+        self.proj_out = _zeroed(Conv1d(channels, channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = x.shape

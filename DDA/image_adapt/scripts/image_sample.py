@@ -40,6 +40,8 @@ PROGRAM = "image_sample.py"
 def main(argv: list[str] | None = None) -> int:
     """Run the adaptation job; returns 0 when every planned image is there, 1 where some failed, 2 for wrong input."""
     ranks.interrupt_on_sigterm()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     return ranks.run(lambda world: _main(world, argv), PROGRAM)
 
 
@@ -48,6 +50,10 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     dtype, notices = pick_dtype(args, device)
+    if len(set(world.gather(dtype))) > 1:
+        raise ranks.SharedError(
+            "some ranks have a GPU and others do not, and --use_fp16 means another precision there; give --dtype"
+        )
     notices += unused(args)
     state = world.together(lambda: checkpoints.read_state_dict(args.model_path))
     method, plan, settings = world.on_root(lambda: prepare(args, state, dtype))
@@ -365,6 +371,7 @@ def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any]) ->
 
 
 def load(args: argparse.Namespace, state: dict, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
     model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
     # oneDNN's convolutions are some 10 % faster that way
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
