@@ -200,7 +200,7 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
     progress = job.Progress(100, 1, stream)
     for seconds, written, failed in ((10, 10, 0), (15, 15, 0), (2, 2, 0), (13, 12, 1), (60, 60, 0)):
         clock[0] += seconds
-        progress.add(written, failed)
+        progress.add([(written, failed)])
     assert stream.getvalue().splitlines() == [
         "first 10 in 10 s: about 1 min 30 s for the rest",
         "25/100 images, 1 images/s, 1 min 15 s left",
@@ -213,7 +213,7 @@ def test_the_estimate_counts_on_the_other_ranks():
     stream = io.StringIO()
     progress = job.Progress(80, 4, stream)
     progress._started -= 10
-    progress.add(10, 0)
+    progress.add([(10, 0)])
     assert stream.getvalue() == "first 10 in 10 s: about 10 s for the rest\n"
 
 

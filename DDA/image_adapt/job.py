@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -87,7 +88,7 @@ def make_plan(
         )
     done = images.saved_images(save_dir, cells)
     return plan_of(
-        listed, done, source=source, save_dir=save_dir, cells=cells, num_samples=num_samples, fixed_batch=fixed_batch,
+        listed, done, cells=cells, num_samples=num_samples, fixed_batch=fixed_batch, source=source, save_dir=save_dir,
         same_format=same_format, not_images=not_images,
     )  # fmt: skip
 
@@ -96,12 +97,13 @@ def plan_of(
     listed: Sequence[list[str]],
     done: Iterable[str],
     *,
+    cells: list[str],
     num_samples: int | None,
     fixed_batch: int | None,
     **rest: Any,
 ) -> Plan:
-    """The plan for the listed paths of each cell; ``done`` are keys, which may lie outside the plan."""
-    cells, left = rest["cells"], num_samples
+    """The plan for the listed paths of each cell; ``done`` are keys, which may lie outside the plan; ``rest`` is passed on."""
+    left = num_samples
     taken: list[list[str]] = []
     for paths in listed:  # cells are sorted, and so are the paths in them: these are the first by key
         taken.append(paths if left is None else paths[:left])
@@ -114,7 +116,8 @@ def plan_of(
         batches = [paths[i : i + fixed_batch] for paths in taken for i in range(0, len(paths), fixed_batch)]
         groups = [batch for batch in batches if any(images.key_of(path) not in done_here for path in batch)]
     planned = Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)})
-    return Plan(groups=groups, fixed_batches=fixed_batch is not None, planned=planned, done=done_here, **rest)
+    fixed = fixed_batch is not None
+    return Plan(cells=cells, groups=groups, fixed_batches=fixed, planned=planned, done=done_here, **rest)
 
 
 # ---------------------------------------------------------------------------------------------- settings on disk
@@ -153,22 +156,24 @@ def check_settings(save_dir: Path, settings: dict[str, Any]) -> None:
 
 
 def discard(plan: Plan, settings: dict[str, Any]) -> None:
-    """--overwrite: remove the planned images that are there, and the settings file where nothing else was made with it.
+    """--overwrite: remove the planned images that are there, and then the settings file where it says something else.
 
     Raises ValueError where images outside the plan would be left with other settings.
     """
+    saved = images.saved_images(plan.save_dir, ["."])
+    conflict = None
     try:
         check_settings(plan.save_dir, settings)
-    except ValueError as conflict:
-        others = images.saved_images(plan.save_dir, ["."]).keys() - plan.done
-        if others:
+    except ValueError as error:
+        conflict = error
+        if others := saved.keys() - plan.done:
             raise ValueError(
-                f"{conflict} of everything there: this plan leaves {len(others)} others, such as {min(others)}"
+                f"{error} of everything there: this plan leaves {len(others)} others, such as {min(others)}"
             ) from None
+    for key in plan.done:
+        (plan.save_dir / saved[key]).unlink()
+    if conflict:
         (plan.save_dir / SETTINGS).unlink(missing_ok=True)
-    for key, path in images.saved_images(plan.save_dir, plan.cells).items():
-        if key in plan.done:
-            (plan.save_dir / path).unlink()
 
 
 def write_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:
@@ -197,33 +202,35 @@ class Progress:
     """Lines on stderr: what is done of all ranks' work, images a second, time left. A terminal gets one line that moves."""
 
     def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
-        self.total, self.ranks, self.done, self.failed = total, ranks, 0, 0
+        self.total, self.done, self.failed = total, 0, 0
+        self._ranks = ranks
         self._stream = stream
         self._moving = stream.isatty()
         self._every = 0.5 if self._moving else 15.0
         self._started = self._shown = time.monotonic()
 
-    def add(self, written: int, failed: int) -> None:
-        """Count more images, and say so when it is time."""
-        first = self.done == 0 and written
-        self.done += written + failed
-        self.failed += failed
-        now = time.monotonic()
+    def add(self, reports: Sequence[tuple[int, int]]) -> None:
+        """Count the images and failures of each report, and say so when it is time."""
+        if not reports:
+            return
+        first = self.done == 0
+        self.done += sum(images + failed for images, failed in reports)
+        self.failed += sum(failed for _, failed in reports)
+        seconds = max(time.monotonic() - self._started, 1e-9)
         if first:
-            left = duration((now - self._started) * max(self.total / (self.done * self.ranks) - 1, 0))  # the others are as far
-            self._say(f"first {self.done} in {duration(now - self._started)}: about {left} for the rest", keep=True)
-        elif now - self._shown >= self._every or self.done == self.total:
-            rate = self.done / max(now - self._started, 1e-9)
-            left = (
-                f"{duration((self.total - self.done) / rate)} left"
-                if self.done < self.total
-                else f"in {duration(now - self._started)}"
-            )
-            failed_text = f", {self.failed} failed" if self.failed else ""
-            self._say(
-                f"{self.done}/{self.total} images{failed_text}, {rate:.3g} images/s, {left}", keep=self.done == self.total
-            )
-            self._shown = now
+            # ranks that have not reported yet are about as far as those that have
+            rate = self.done / seconds * max(1, self._ranks / len(reports))
+            left = duration(max(self.total / rate - seconds, 0))
+            self._say(f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True)
+        elif self.done == self.total:
+            self._say(f"{self._counts(seconds)}, in {duration(seconds)}", keep=True)
+        elif time.monotonic() - self._shown >= self._every:
+            self._say(f"{self._counts(seconds)}, {duration(seconds * (self.total / self.done - 1))} left", keep=False)
+            self._shown = time.monotonic()
+
+    def _counts(self, seconds: float) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done}/{self.total} images{failed}, {self.done / seconds:.3g} images/s"
 
     def _say(self, text: str, *, keep: bool) -> None:
         if self._moving:
@@ -253,6 +260,7 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     """
     progress = Progress(plan.todo, world.size) if world.rank == 0 else None
     failures: dict[str, str] = {}
+    ended = 0
 
     def fail(path: str, reason: str) -> None:
         if images.key_of(path) in plan.done:
@@ -265,31 +273,28 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     def show() -> int:
         """Take in what the ranks report; returns how many of them have ended."""
         reports = world.reports() if progress else []
-        for written, failed in filter(None, reports):
-            progress.add(written, failed)
+        if progress:
+            progress.add([report for report in reports if report is not None])
         return reports.count(None)
 
-    ended = 0
-    pool = ThreadPoolExecutor(threads, "images")
-    writer = _Writer(pool, limit=2 * batch_size, written=lambda count: world.report((count, 0)))
-    try:
-        try:
-            groups = plan.share(world.rank, world.size)
-            for paths, pixels in _batches(groups, plan.source, image_size, batch_size, pool, fail):
-                adapted = adapt_batch([images.key_of(path) for path in paths], pixels)
-                finite = np.isfinite(adapted).all(axis=(1, 2, 3))
-                for path, image, good in zip(paths, adapted, finite, strict=True):
-                    if images.key_of(path) in plan.done:
-                        continue  # a neighbour that its batch needs
-                    if good:
-                        writer.write(plan.target(path), image)
-                    else:
-                        fail(path, "the adapted image has values that are not finite")
-                ended += show()
-        finally:
-            writer.finish()  # also after an interruption: what is computed is kept
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ExitStack() as cleanup:
+        pool = ThreadPoolExecutor(threads, "images")
+        cleanup.callback(pool.shutdown, cancel_futures=True)
+        writer = _Writer(pool, limit=2 * batch_size)
+        cleanup.callback(writer.finish)  # also after an interruption: what is computed is kept
+        groups = plan.share(world.rank, world.size)
+        for paths, pixels in _batches(groups, plan.source, image_size, batch_size, pool, fail):
+            adapted = adapt_batch([images.key_of(path) for path in paths], pixels)
+            finite = np.isfinite(adapted).all(axis=(1, 2, 3))
+            # a neighbour that was done before is here for its batch only
+            new = [i for i, path in enumerate(paths) if images.key_of(path) not in plan.done]
+            for i in new:
+                if finite[i]:
+                    writer.write(plan.target(paths[i]), adapted[i])
+                else:
+                    fail(paths[i], "the adapted image has values that are not finite")
+            world.report((int(finite[new].sum()), 0))
+            ended += show()
     world.report(None)
     while progress and ended < world.size:
         ended += show()
@@ -306,7 +311,7 @@ def _batches(
     fail: Callable[[str, str], None],
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
-    paths = iter([(path, i) for i, group in enumerate(groups) for path in group])
+    paths = ((path, i) for i, group in enumerate(groups) for path in group)
     ahead: deque[tuple[str, int, Future]] = deque()
 
     def read_ahead() -> None:
@@ -346,24 +351,18 @@ def _decode(path: Path, image_size: int) -> np.ndarray | str:
 class _Writer:
     """Writes images in threads, with a bounded backlog; the first error comes out of the next call."""
 
-    def __init__(self, pool: ThreadPoolExecutor, *, limit: int, written: Callable[[int], None]):
-        self._pool, self._limit, self._written = pool, limit, written
+    def __init__(self, pool: ThreadPoolExecutor, *, limit: int):
+        self._pool, self._limit = pool, limit
         self._pending: deque[Future] = deque()
 
     def write(self, path: Path, image: np.ndarray) -> None:
         self._pending.append(self._pool.submit(_write, path, image))
-        self._drain(self._limit)
+        while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
+            self._pending.popleft().result()
 
     def finish(self) -> None:
-        self._drain(0)
-
-    def _drain(self, limit: int) -> None:
-        count = 0
-        while self._pending and (len(self._pending) > limit or self._pending[0].done()):
+        while self._pending:
             self._pending.popleft().result()
-            count += 1
-        if count:
-            self._written(count)
 
 
 def _write(path: Path, image: np.ndarray) -> None:
