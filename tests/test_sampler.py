@@ -55,7 +55,7 @@ def test_one_guided_step_equals_the_reference(rule):
     def close(actual, name):
         torch.testing.assert_close(actual, tensor(expected[name]), atol=ATOL[rule], rtol=0, msg=lambda m: f"{name}: {m}")
 
-    prediction, pull = gradient(x, factor=4, scale=1.0, norm_over="batch")(predict, x_t)
+    prediction, pull = gradient(x, factor=4, scale=1.0, norm_over="batch")(predict, x_t, 0.5)
     close(prediction.x0, "pred_xstart")
     close(-pull, "grad")
     sample = ddpm_step(diffusion, x_t, prediction, index, noise)
@@ -64,7 +64,7 @@ def test_one_guided_step_equals_the_reference(rule):
         close(prediction.log_variance, "log_variance")
         close(diffusion.posterior_mean(prediction.x0, x_t, index), "mean")
         close(sample, "sample_unguided")
-        _, pull = gradient(x, factor=4, scale=1.0)(predict, x_t)
+        _, pull = gradient(x, factor=4, scale=1.0)(predict, x_t, 0.5)
         close(-pull, "perimage_grad")
         close(sample + meta["scale"] * pull, "perimage_sample_guided")
 
@@ -112,7 +112,7 @@ def test_guidance_lowers_the_distance_to_the_low_frequencies_of_the_reference():
 def test_a_reference_that_is_met_exactly_has_no_pull_and_no_nan():
     x = torch.zeros(2, 3, 8, 8)
     diffusion = Diffusion(timestep_respacing="10", predict_xstart=True)
-    _, pull = gradient(x, factor=2, scale=6.0)(lambda x_t: diffusion.predict(lambda x, t: x * 0, x_t, 3), x)
+    _, pull = gradient(x, factor=2, scale=6.0)(lambda x_t: diffusion.predict(lambda x, t: x * 0, x_t, 3), x, 0.5)
     assert torch.equal(pull, torch.zeros_like(x))
 
 

@@ -10,6 +10,7 @@ Ho et al., "Denoising Diffusion Probabilistic Models" (arXiv:2006.11239); Nichol
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -126,15 +127,32 @@ class Diffusion:
         left_prev = 1 - self.alphas_cumprod_prev
         # q(x_{t-1} | x_t, x_0): DDPM, eq. 6 and 7
         self.posterior_variance = betas * left_prev / left
-        # the variance at index 0 is 0: its log takes the value of index 1
-        self.posterior_log_variance_clipped = np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
-        large = np.append(self.posterior_variance[1], betas[1:])
+        # the variance at index 0 is 0: its log takes the value of index 1 (of beta, in a process of one step)
+        second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
+        self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
+        large = np.append(second, betas[1:])
         self._fixed_log_variance = np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
         self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
         self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
 
     def __len__(self) -> int:
         return len(self.betas)
+
+    def first(self, count: int, steps: int | None = None) -> Diffusion:
+        """The process of ``steps`` of the indices 0..count-1, both ends among them, evenly spread; all of them by default.
+
+        Its last index has the same signal as index count-1 here. Raises ValueError where steps is not in 1..count.
+        """
+        steps = count if steps is None else steps
+        if not 1 <= steps <= count <= len(self):
+            raise ValueError(f"steps {steps} is outside 1..{count}, the indices from N-1 down to 0")
+        # one step alone goes from the last index straight to the clean image
+        kept = np.linspace(count - 1, 0, steps).round().astype(int)[::-1]
+        part = copy.copy(self)
+        part.timestep_map = [self.timestep_map[index] for index in kept]
+        signal = self.alphas_cumprod[kept]
+        part._make_tables(self.betas[:count] if steps == count else 1 - signal / np.append(1.0, signal[:-1]))
+        return part
 
     def q_sample(self, x0: torch.Tensor, index: int, noise: torch.Tensor) -> torch.Tensor:
         """x_t ~ q(x_t | x_0) after ``index + 1`` noising steps (DDPM, eq. 4). x0, noise: (B,3,H,W)."""
@@ -177,8 +195,12 @@ class Diffusion:
         return output, fraction * high + (1 - fraction) * low
 
 
-def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise) -> torch.Tensor:
-    """One ancestral step, x_{index-1} from x_index (DDPM, algorithm 2). At index 0 no noise is added."""
+# Step rules: x_{index-1} from x_index. ``last`` is the prediction of the step before, None at the first; at index 0 each rule
+# returns the clean image, without noise.
+
+
+def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None) -> torch.Tensor:
+    """One ancestral step (DDPM, algorithm 2)."""
     mean = diffusion.posterior_mean(prediction.x0, x_t, index)
     if index == 0:
         return mean
@@ -186,8 +208,28 @@ def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, i
     return mean + (half.exp() if isinstance(half, torch.Tensor) else math.exp(half)) * noise
 
 
-def ddim_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise) -> torch.Tensor:
-    """One deterministic step, x_{index-1} from x_index (DDIM, arXiv:2010.02502, eq. 12 with eta = 0); ``noise`` is not used."""
-    signal, signal_prev = float(diffusion.alphas_cumprod[index]), float(diffusion.alphas_cumprod_prev[index])
+def ddim_step(
+    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None, *, eta: float = 0.0
+) -> torch.Tensor:
+    """One step of DDIM (arXiv:2010.02502, eq. 12 and 16); eta 0 is deterministic, 1 as noisy as DDPM with small variances."""
+    signal, after = float(diffusion.alphas_cumprod[index]), float(diffusion.alphas_cumprod_prev[index])
+    if index == 0:
+        return prediction.x0
+    sigma = eta * math.sqrt((1 - after) / (1 - signal) * (1 - signal / after))
     eps = (x_t - math.sqrt(signal) * prediction.x0) / math.sqrt(1 - signal)
-    return math.sqrt(signal_prev) * prediction.x0 + math.sqrt(1 - signal_prev) * eps
+    x = math.sqrt(after) * prediction.x0 + math.sqrt(1 - after - sigma**2) * eps
+    return x + sigma * noise if sigma else x
+
+
+def dpmpp2m_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None) -> torch.Tensor:
+    """One step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); the first and the last are of order 1."""
+    if index == 0:
+        return prediction.x0
+    alpha, sigma = np.sqrt(diffusion.alphas_cumprod), np.sqrt(1 - diffusion.alphas_cumprod)
+    lam = np.log(alpha / sigma)
+    h = lam[index - 1] - lam[index]
+    x0 = prediction.x0
+    if last is not None and index > 1:  # the jump in log-SNR to index 0 is too long to extrapolate over
+        r = (lam[index] - lam[index + 1]) / h
+        x0 = x0 + (x0 - last.x0) / float(2 * r)
+    return float(sigma[index - 1] / sigma[index]) * x_t - float(alpha[index - 1] * np.expm1(-h)) * x0

@@ -1,7 +1,7 @@
 """Guidance: what pulls the reverse process towards the reference image.
 
-A guidance is called with the network as ``predict(x) -> Prediction`` and with x_t (B,3,H,W); it returns the prediction to
-step with and a correction (B,3,H,W) that is added to the step's result.
+A guidance is called with the network as ``predict(x) -> Prediction``, x_t (B,3,H,W) and the signal alpha_bar_t left in it; it
+returns the prediction to step with and a correction (B,3,H,W), or 0, that is added to the step's result.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 
 from DDA.image_adapt.diffusion import Prediction
-from DDA.image_adapt.low_pass import low_pass
+from DDA.image_adapt.low_pass import PROJECTIONS, low_pass
 
 Predict = Callable[[torch.Tensor], Prediction]
-Guidance = Callable[[Predict, torch.Tensor], tuple[Prediction, torch.Tensor]]
+Guidance = Callable[[Predict, torch.Tensor, float], tuple[Prediction, torch.Tensor | float]]
 
 
 def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: str = "image") -> Guidance:
@@ -28,7 +28,7 @@ def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: s
         raise ValueError(f'norm_over {norm_over!r} is unknown; use "image" or "batch"')
     wanted = low_pass(reference, factor)
 
-    def guide(predict: Predict, x_t: torch.Tensor) -> tuple[Prediction, torch.Tensor]:
+    def guide(predict: Predict, x_t: torch.Tensor, signal: float) -> tuple[Prediction, torch.Tensor]:
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
             x0, log_variance = predict(x_t)
@@ -41,3 +41,28 @@ def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: s
         return Prediction(x0.detach(), log_variance), -scale * slope
 
     return guide
+
+
+def projection(reference: torch.Tensor, *, factor: int, k: float, filter: str = "block", s_y: float | None = None) -> Guidance:
+    """Guidance without a gradient: x0' = x0_hat + k_t P(reference - x0_hat) for a low-pass projection P.
+
+    This is the update of DDNM (arXiv:2212.00490, eq. 13, k_t = 1), the proximal step of DiffPIR (arXiv:2305.08995) and pi-GDM
+    without its Jacobian. filter: one of PROJECTIONS. k in 0..1 is k_t; with s_y, the standard deviation of the noise in the
+    reference's low frequencies (images in [-1,1]), k_t = k r_t^2 / (r_t^2 + s_y^2) with r_t^2 = 1 - alpha_bar_t: strong early,
+    weak late. Images do not touch each other.
+    """
+    if filter not in PROJECTIONS:
+        raise ValueError(f"projection {filter!r} is unknown; use one of {', '.join(PROJECTIONS)}")
+    wanted = low_pass(reference, factor, filter)
+
+    def guide(predict: Predict, x_t: torch.Tensor, signal: float) -> tuple[Prediction, float]:
+        x0, log_variance = predict(x_t)
+        k_t = k if s_y is None else k * (1 - signal) / (1 - signal + s_y**2)
+        return Prediction(x0 + k_t * (wanted - low_pass(x0, factor, filter)), log_variance), 0.0
+
+    return guide
+
+
+def no_guidance(predict: Predict, x_t: torch.Tensor, signal: float) -> tuple[Prediction, float]:
+    """The prior alone."""
+    return predict(x_t), 0.0

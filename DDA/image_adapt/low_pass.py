@@ -1,26 +1,27 @@
-"""The published low-pass operator: cubic resize down by D and up again (DDA, after ILVR), written as one matrix.
+"""Linear low-pass operators, each written as one small matrix a side: ``M_H x M_W^T``.
 
-Both resizes are linear and separable, so the operator is ``M_H x M_W^T`` for one small matrix a side. The cubic kernel has
-a = -0.5 and spans 4 pixels, stretched by D when it shrinks. Its weights are normalised over all taps, those outside the image
-included, and these read zero: rows near the border sum to less than 1 and pull the border towards grey. The operator is not
-idempotent.
+``published``, the operator of DDA (after ILVR), resizes down by D and up again with a cubic kernel; it is not idempotent. The
+others are projections: applying one twice changes nothing, so that data consistency has a closed form. ``cubic`` projects on
+what the published operator's first half keeps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 
-def low_pass(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Low frequencies of x (B,C,H,W), same shape, computed in float32 or wider.
+def low_pass(x: torch.Tensor, factor: int, kind: str = "published") -> torch.Tensor:
+    """Low frequencies of x (B,C,H,W), same shape, computed in x's dtype.
 
-    factor: how far the image is shrunk, D in the paper; a whole number that divides H and W. Raises ValueError otherwise.
+    factor: how far the image is shrunk, D in the paper; a whole number that divides H and W. kind: one of FILTERS. Raises
+    ValueError otherwise.
     """
-    rows = _matrix(x.shape[-2], factor, x.device, x.dtype)
-    columns = _matrix(x.shape[-1], factor, x.device, x.dtype)
+    rows = _matrix(kind, x.shape[-2], factor, x.device, x.dtype)
+    columns = _matrix(kind, x.shape[-1], factor, x.device, x.dtype)
     return rows @ x @ columns.T
 
 
@@ -32,15 +33,61 @@ def check_factor(size: int, factor: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _matrix(size: int, factor: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _matrix(kind: str, size: int, factor: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     check_factor(size, factor)
-    small = size // factor
-    matrix = resize_matrix(small, size) @ resize_matrix(size, small)
-    return torch.from_numpy(matrix).to(device=device, dtype=dtype)
+    if kind not in FILTERS:
+        raise ValueError(f"low-pass filter {kind!r} is unknown; use one of {', '.join(FILTERS)}")
+    return torch.from_numpy(FILTERS[kind](size, size // factor)).to(device=device, dtype=dtype)
+
+
+# each makes the float64 matrix (size, size) of the operator that keeps about ``kept`` of ``size`` values a row
+
+
+def _published(size: int, kept: int) -> np.ndarray:
+    return resize_matrix(kept, size) @ resize_matrix(size, kept)
+
+
+def _block(size: int, kept: int) -> np.ndarray:
+    """The mean of each block of size/kept pixels."""
+    return np.kron(np.eye(kept), np.full((size // kept, size // kept), kept / size))
+
+
+def _dct(size: int, kept: int) -> np.ndarray:
+    """The lowest ``kept`` cosines (DCT-II): no wrap-around at the borders."""
+    k, i = np.arange(kept)[:, None], np.arange(size)
+    basis = np.cos(np.pi * k * (2 * i + 1) / (2 * size)) * np.sqrt(np.where(k == 0, 1, 2) / size)
+    return basis.T @ basis
+
+
+def _fft(size: int, kept: int) -> np.ndarray:
+    """The Fourier frequencies below kept/2, negative ones included."""
+    frequencies = np.arange(1, (kept + 1) // 2)[:, None, None]
+    distance = np.arange(size)[:, None] - np.arange(size)
+    return (1 + 2 * np.cos(2 * np.pi * frequencies * distance / size).sum(0)) / size
+
+
+def _cubic(size: int, kept: int) -> np.ndarray:
+    """The row space of the published shrinking: what it can tell apart (A^+ A for A the cubic resize)."""
+    down = resize_matrix(size, kept)
+    return np.linalg.pinv(down) @ down
+
+
+FILTERS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "published": _published,
+    "block": _block,
+    "dct": _dct,
+    "fft": _fft,
+    "cubic": _cubic,
+}
+PROJECTIONS = tuple(kind for kind in FILTERS if kind != "published")
 
 
 def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """The 1-D cubic resize as a float64 matrix (size_out, size_in), antialiased when it shrinks."""
+    """The 1-D cubic resize (Keys' kernel, a = -0.5) as a float64 matrix (size_out, size_in), antialiased when it shrinks.
+
+    The kernel spans 4 pixels, stretched when the image shrinks. Weights are normalised over all taps, those outside the image
+    included, and these read zero: rows near the border sum to less than 1 and pull the border towards grey.
+    """
     ratio = size_out / size_in
     shrink = min(ratio, 1.0)
     width = 4 / shrink
@@ -48,7 +95,7 @@ def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
     centre = np.arange(size_out) / ratio + (size_in - 1) / 2 - (size_out - 1) / (2 * ratio)
     first = np.ceil(centre - width / 2 - np.finfo(np.float32).eps).astype(int)
     taps = first[:, None] + np.arange(int(np.ceil(width)))
-    weights = _cubic((centre[:, None] - taps) * shrink)
+    weights = _keys((centre[:, None] - taps) * shrink)
     weights /= weights.sum(axis=1, keepdims=True)
     matrix = np.zeros((size_out, size_in))
     inside = (taps >= 0) & (taps < size_in)
@@ -56,7 +103,7 @@ def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
     return matrix
 
 
-def _cubic(u: np.ndarray) -> np.ndarray:
+def _keys(u: np.ndarray) -> np.ndarray:
     """Keys' kernel with a = -0.5."""
     u = np.abs(u)
     near = 1.5 * u**3 - 2.5 * u**2 + 1
