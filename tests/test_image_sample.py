@@ -193,6 +193,7 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--train", "perhaps"], ["--train", "'perhaps' is neither True nor False"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
         (["--device", "toaster"], ["--device toaster"]),
+        (["--device", "meta"], ["--device meta is unknown"]),
         (["--gallery", "look.jpg"], ["--gallery look.jpg", ".png"]),
         (["--base_samples", "/nowhere"], ["--base_samples /nowhere is not a folder"]),
         (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),

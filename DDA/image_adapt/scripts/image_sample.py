@@ -222,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
         help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)",
     )
     machine.add_argument("--dry_run", action="store_true", help="check everything, print the plan and stop")
-    return p  # fmt: skip
+    return p
 
 
 def _boolean(text: str) -> bool:
@@ -257,6 +257,8 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
         wanted = "cuda" if gpus else "cpu"
     try:
         device = torch.device(wanted)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError:
         raise ValueError(f"--device {wanted} is unknown; use auto, cpu, cuda or cuda:NUMBER") from None
     if device.type == "cuda":
