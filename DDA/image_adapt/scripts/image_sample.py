@@ -28,9 +28,9 @@ import torch
 from DDA import images, ranks
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
-from DDA.image_adapt.low_pass import check_factor
+from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
 from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, adapt, check_range
+from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, adapt, check_range
 from DDA.image_adapt.unet import UNet, cpu_computes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,8 +88,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name in ("batch_size", "num_samples"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
-    if args.use_ddim and args.behavior == "published":
-        raise ValueError("--use_ddim True goes with --behavior corrected: the published code ignored it")
+    if args.use_ddim and args.sampler not in (None, "ddim"):
+        raise ValueError(f"--use_ddim True contradicts --sampler {args.sampler}")
+    args.sampler = args.sampler or ("ddim" if args.use_ddim else "ddpm")
+    if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != ("gradient", "ddpm", None):
+        raise ValueError("--behavior published has gradient guidance and N steps of DDPM, nothing else")
     if args.base_samples.resolve() == args.save_dir.resolve():
         raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
     if args.gallery is not None:
@@ -159,7 +162,17 @@ def parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--scale", type=float, default=6.0, metavar="FLOAT", help="weight of the guidance (default: %(default)s)"
     )
-    method.add_argument("--guidance", choices=GUIDANCES, default="gradient", help="(default: %(default)s)")
+    method.add_argument(
+        "--guidance", choices=GUIDANCES, default="gradient", help="projection needs no gradient (default: %(default)s)"
+    )
+    method.add_argument("--projection", choices=PROJECTIONS, default="block", help="its low-pass filter (default: %(default)s)")
+    method.add_argument("--k", type=float, default=1.0, metavar="0..1", help="its strength (default: %(default)s)")
+    method.add_argument(
+        "--s_y", type=float, metavar="FLOAT", help="weaken it late, as for low frequencies with noise of this size"
+    )
+    method.add_argument("--sampler", choices=SAMPLERS, help="the step rule (default: ddpm)")
+    method.add_argument("--steps", type=int, metavar="INT", help="network calls from index N-1 down to 0 (default: N)")
+    method.add_argument("--eta", type=float, default=0.0, metavar="0..1", help="noise of the DDIM steps (default: %(default)s)")
     method.add_argument(
         "--behavior",
         choices=BEHAVIORS,
@@ -167,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
         help="published: one guidance norm over the batch and noising to index N, as the reference code (default: %(default)s)",
     )
     method.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's noise (default: %(default)s)")
-    method.add_argument("--use_ddim", type=_boolean, default=False, metavar="BOOL", help="DDIM steps instead of DDPM's")
+    method.add_argument("--use_ddim", type=_boolean, default=False, metavar="BOOL", help="the same as --sampler ddim")
     method.add_argument(
         "--clip_denoised",
         type=_boolean,
@@ -290,9 +303,8 @@ def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str
     settings = {
         "weights_sha256": checkpoints.sha256(args.model_path),
         **method,
-        **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "N", "D", "scale", "seed", "behavior",
-                                                  "guidance", "clip_denoised", "format")},
-        "sampler": "ddim" if args.use_ddim else "ddpm",
+        **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")},
+        **how(args),
         "dtype": dtype,
     }  # fmt: skip
     if args.behavior == "published":
@@ -300,6 +312,13 @@ def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str
     if not args.overwrite:
         job.check_settings(args.save_dir, settings)
     return method, plan, settings
+
+
+def how(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that decide how an image is adapted; those that the chosen guidance and sampler do not read are left out."""
+    read = {"gradient": ("D", "scale"), "projection": ("D", "projection", "k", "s_y"), "none": ()}[args.guidance]
+    names = ("N", "steps", "guidance", *read, "sampler", *(("eta",) if args.sampler == "ddim" else ()), "clip_denoised")
+    return {name: getattr(args, name) for name in names}
 
 
 def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
@@ -312,8 +331,12 @@ def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
         swapped = method["image_size"] % args.N == 0 and args.N < args.D <= len(process) if args.N > 0 else False
         hint = f". Are they swapped? The published README prints it so; use --D {args.N} --N {args.D}" if swapped else ""
         raise ValueError(f"--{error}{hint}") from None
-    if not (np.isfinite(args.scale) and args.scale >= 0):
-        raise ValueError(f"--scale {args.scale} must be a number of at least 0")
+    if not 1 <= (args.steps or args.N) <= args.N or args.steps == 0:
+        raise ValueError(f"--steps {args.steps} is outside 1..{args.N}, the indices that --N {args.N} gives")
+    for name, most in (("scale", np.inf), ("k", 1), ("eta", 1), ("s_y", np.inf)):
+        value = getattr(args, name)
+        if value is not None and not (np.isfinite(value) and 0 <= value <= most):
+            raise ValueError(f"--{name} {value} must be a number of at least 0" + (" and at most 1" if most == 1 else ""))
 
 
 def make_diffusion(args: argparse.Namespace, method: dict[str, Any]) -> Diffusion:
@@ -345,8 +368,11 @@ def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, n
         print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
     print(f"done        {len(plan.done):,}" + (", to be made anew" if args.overwrite and plan.done else ""))
     print(f"to do       {plan.total if args.overwrite else plan.todo:,} -> {plan.save_dir}")
-    print(f"steps       {args.N} of {args.timestep_respacing} ({settings['sampler']}, {settings['guidance']} guidance, "
-          f"D {args.D}, scale {args.scale:g}, {args.behavior}, seed {args.seed})")  # fmt: skip
+    chosen = ", ".join(
+        f"{name} {value}" for name, value in how(args).items() if name not in ("N", "steps") and value is not None
+    )
+    print(f"steps       {args.steps or args.N} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
+    print(f"method      {chosen}")
     print(f"prior       {args.model_path}: {method['image_size']} pixels, {method['noise_schedule']} schedule of "
           f"{method['diffusion_steps']}, sha256 {settings['weights_sha256'][:12]}")  # fmt: skip
     print(f"machine     {machine}, {settings['dtype']}, batch {args.batch_size}")
@@ -388,8 +414,9 @@ def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespa
         reference = torch.from_numpy(images.to_model(pixels)).to(device)
         try:
             adapted = adapt(
-                model, diffusion, reference, diffusion_range=args.N, factor=args.D, scale=args.scale, guidance=args.guidance,
-                sampler="ddim" if args.use_ddim else "ddpm", behavior=args.behavior, clip_denoised=args.clip_denoised,
+                model, diffusion, reference, diffusion_range=args.N, steps=args.steps, factor=args.D, scale=args.scale,
+                guidance=args.guidance, filter=args.projection, k=args.k, s_y=args.s_y, sampler=args.sampler, eta=args.eta,
+                behavior=args.behavior, clip_denoised=args.clip_denoised,
                 draw_noise=NoiseStreams(keys, seed=args.seed, shape=(3, size, size)),
             )  # fmt: skip
         except torch.OutOfMemoryError:
