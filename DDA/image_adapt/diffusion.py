@@ -126,9 +126,10 @@ class Diffusion:
         left_prev = 1 - self.alphas_cumprod_prev
         # q(x_{t-1} | x_t, x_0): DDPM, eq. 6 and 7
         self.posterior_variance = betas * left_prev / left
-        # the variance at index 0 is 0: its log takes the value of index 1
-        self.posterior_log_variance_clipped = np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
-        large = np.append(self.posterior_variance[1], betas[1:])
+        # the variance at index 0 is 0: its log takes the value of index 1 (of beta, in a process of one step)
+        second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
+        self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
+        large = np.append(second, betas[1:])
         self._fixed_log_variance = np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
         self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
         self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
