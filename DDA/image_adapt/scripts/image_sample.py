@@ -57,7 +57,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
         )
     notices += unused(args)
     state = world.together(lambda: checkpoints.read_state_dict(args.model_path))
-    method, plan, settings = world.on_root(lambda: prepare(args, state, dtype, notices))
+    method, plan, settings = world.on_root(lambda: prepare(args, state, dtype))
     if world.rank == 0:
         say_plan(args, plan, method, settings, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each", notices)
     if args.dry_run:
@@ -295,9 +295,7 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
     return name, []
 
 
-def prepare(
-    args: argparse.Namespace, state: dict, dtype: str, notices: list[str]
-) -> tuple[dict[str, Any], job.Plan, dict[str, Any]]:
+def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str, Any], job.Plan, dict[str, Any]]:
     """Check everything and list the images: the checkpoint's flags, the plan, and what the settings file will say."""
     method = checkpoints.resolve(args.model_path, state, {**vars(args), "channel_mult": args.channel_mult or None})
     checkpoints.check(args.model_path, state, method)
@@ -402,9 +400,9 @@ def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any], fa
         job.claim(plan.save_dir, settings)
         images.sweep_temporaries(plan.save_dir, plan.cells)
         job.begin_manifests(plan, facts)
-        classes = plan.source / "classes.txt"
-        if classes.is_file():
-            images.write_bytes(plan.save_dir / "classes.txt", classes.read_bytes())
+        theirs, ours = plan.source / "classes.txt", plan.save_dir / "classes.txt"
+        if theirs.is_file() and not (ours.is_file() and ours.read_bytes() == theirs.read_bytes()):
+            images.write_bytes(ours, theirs.read_bytes())
     except OSError as error:
         why = error.strerror or error
         raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
