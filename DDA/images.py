@@ -6,9 +6,13 @@ is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
+import platform
+import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 TEMPORARY = ".partial"  # the last suffix of a file that is being written
+SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
 LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
 SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
 
@@ -34,9 +39,10 @@ def find(path: str | Path) -> Path:
     root = Path(__file__).resolve().parents[1]
     homes = {"ckpt": root / "DDA", "dataset": root}
     first = path.parts[0] if path.parts else "."
-    if first in homes and not Path(first).exists() and Path.cwd().is_relative_to(root):
-        return homes[first] / path
-    return path
+    if first not in homes or not Path.cwd().is_relative_to(root) or path.exists():
+        return path
+    at_home = homes[first] / path
+    return path if Path(first).exists() and not at_home.exists() else at_home
 
 
 def cells(
@@ -61,14 +67,13 @@ def cells(
     if layout == "folder" and not corruptions:
         return ["."]
     found = _subfolders(root)
-    if leave_out is not None:
-        found = [name for name in found if not leave_out.resolve().is_relative_to((root / name).resolve())]
+    trees = [name for name in found if not _is_adapted(root / name, leave_out)]
     if not corruptions:
-        raise ValueError(f"--corruption is missing; {_listing(found, 'found')} in {root} (or: all)")
+        raise ValueError(f"--corruption is missing; {_listing(trees, 'found')} in {root} (or: all)")
     missing = sorted(set(corruptions) - set(found) - {"all"})
     if missing:
-        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(found, 'found')}")
-    chosen = found if "all" in corruptions else sorted(set(corruptions))
+        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees, 'found')}")
+    chosen = trees if "all" in corruptions else sorted(set(corruptions))
     if not chosen:
         raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
     if layout == "folder":
@@ -77,6 +82,11 @@ def cells(
         split = SPLITS[layout][0 if train else 1]
         return [_existing(root, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]
     return sorted(cell for name in chosen for cell in _severity_cells(root, name, severities))
+
+
+def _is_adapted(folder: Path, save_dir: Path | None) -> bool:
+    """Whether a folder is a tree of adapted images, this job's or an earlier one's, or holds this job's."""
+    return (folder / SETTINGS).is_file() or (save_dir is not None and save_dir.resolve().is_relative_to(folder.resolve()))
 
 
 def _severity_cells(root: Path, name: str, severities: Sequence[str]) -> list[str]:
@@ -116,10 +126,10 @@ def key_of(path: str) -> str:
 
 
 def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
-    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, and the files that are none.
+    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, and what is none of them.
 
-    Hidden files, JSON, ``classes.txt`` and temporaries are neither. ``leave_out`` is a folder that is not entered. Raises
-    ValueError where two files have one key.
+    Hidden files, JSON, ``classes.txt`` and temporaries are neither. Not entered are the folder ``leave_out`` and, named among
+    the others, folders of adapted images. Raises ValueError where two files have one key.
     """
     images: list[str] = []
     others: list[str] = []
@@ -131,32 +141,39 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
         elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != "classes.txt":
             others.append(prefix + path)
     images.sort(key=lambda path: (key_of(path), path))
-    for first, second in itertools.pairwise(images):
-        if key_of(first) == key_of(second):
-            raise ValueError(f"{root / first} and {root / second} would be one image; rename or remove one of them")
+    doubles = [(one, two) for one, two in itertools.pairwise(images) if key_of(one) == key_of(two)]
+    if doubles:
+        one, two = doubles[0]
+        more = f" (and {len(doubles) - 1} more such pairs)" if len(doubles) > 1 else ""
+        raise ValueError(f"{root / one} and {root / two} would be one image{more}; rename or remove one of them")
     return images, others
 
 
 def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
-    """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle."""
+    """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle.
+
+    A sub-folder of adapted images is not entered but returned, with a slash at its end.
+    """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        with os.scandir(os.path.join(folder, prefix)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
+        with os.scandir(os.path.join(folder, prefix)) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+        if prefix and any(entry.name == SETTINGS for entry in entries):
+            yield prefix
+            continue
+        for entry in entries:
+            if not entry.is_dir():
+                yield prefix + entry.name
+                continue
+            inside = above
+            if left_out is not None or entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                if real == left_out or real in above:
                     continue
-                if not entry.is_dir():
-                    yield prefix + entry.name
-                    continue
-                inside = above
-                if left_out is not None or entry.is_symlink():
-                    real = os.path.realpath(entry.path)
-                    if real == left_out or real in above:
-                        continue
-                    inside = above | {real}
-                stack.append((f"{prefix}{entry.name}/", inside))
+                inside = above | {real}
+            stack.append((f"{prefix}{entry.name}/", inside))
 
 
 def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
@@ -169,15 +186,40 @@ def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
 
 
 def sweep_temporaries(root: Path, cells: Iterable[str]) -> int:
-    """Remove what interrupted writers left in the given cells; returns how many files."""
+    """Remove what dead writers left at the root and in the given cells; returns how many files."""
     swept = 0
-    for cell in cells:
-        if (root / cell).is_dir():
-            for path in list(walk(root / cell)):
-                if path.endswith(TEMPORARY):
-                    (root / cell / path).unlink(missing_ok=True)
-                    swept += 1
+    for folder in [root, *(root / cell for cell in cells if (root / cell).is_dir())]:
+        paths = [entry.name for entry in os.scandir(folder)] if folder == root and "." not in cells else list(walk(folder))
+        for path in paths:
+            if path.endswith(TEMPORARY) and not _is_being_written(folder / path):
+                (folder / path).unlink(missing_ok=True)
+                swept += 1
     return swept
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether a temporary may belong to a living process: of this machine, or of another one within the last day."""
+    match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
+    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
+        return False
+    if match[1] != _host():
+        return True
+    try:
+        os.kill(int(match[2]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- pixels
@@ -191,10 +233,11 @@ def read_rgb(path: Path) -> Image.Image:
     with Image.open(path) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"animated: it has {image.n_frames} frames")
-        if image.mode.startswith("I") or image.mode == "F":
-            values = np.asarray(image)
-            if values.min() < 0 or values.max() > 65535 or image.mode == "F":
+        if image.mode[0] in "IF":
+            # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range of 32 bits
+            if image.mode == "F" or not (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")):
                 raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
+            values = np.asarray(image)
             return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
 
@@ -238,25 +281,31 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         raise
 
 
-def write_text(path: Path, text: str, *, exclusive: bool = False) -> None:
-    """Write a text file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it."""
+def write_bytes(path: Path, data: bytes, *, exclusive: bool = False) -> None:
+    """Write a file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it."""
     temporary = _temporary(path)
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if exclusive:
-            os.link(temporary, path)  # unlike a rename, it fails where the name is taken
-        else:
+        if not exclusive:
             os.replace(temporary, path)
+            return
+        try:
+            os.link(temporary, path)  # unlike a rename, it fails where the name is taken
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with open(path, "xb") as file:
+                file.write(data)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
-    """`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n", exclusive=exclusive)
+    """`write_bytes` of indented JSON."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), exclusive=exclusive)
 
 
 def read_json(path: Path) -> dict:
@@ -271,7 +320,11 @@ def read_json(path: Path) -> dict:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(uuid.uuid4().hex + TEMPORARY)
+    return path.with_name(f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{TEMPORARY}")
+
+
+def _host() -> str:
+    return platform.node()[:64]
 
 
 def contact_sheet(rows: dict[str, Sequence[np.ndarray]], captions: Sequence[str], *, side: int = 128) -> Image.Image:

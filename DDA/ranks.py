@@ -96,7 +96,8 @@ class World:
 
         OMP_NUM_THREADS has the last word (but torchrun sets it to 1 where the user did not).
         """
-        if "TORCHELASTIC_RUN_ID" not in os.environ and (wanted := _number("OMP_NUM_THREADS")):
+        wanted = _number("OMP_NUM_THREADS")
+        if wanted and not (wanted == 1 and "TORCHELASTIC_RUN_ID" in os.environ):
             return wanted
         cores = _usable_cores()
         here = platform.node()
@@ -169,6 +170,8 @@ class _TorchDistributed(World):
         self._store.set(f"report/{self.rank}/{self._told}", pickle.dumps(value))
 
     def reports(self) -> list:
+        if self._store.check(["aborted"]):
+            self._leave()
         for rank in range(self.size):
             while self._store.check([f"report/{rank}/{self._seen[rank] + 1}"]):
                 self._seen[rank] += 1
@@ -185,11 +188,18 @@ class _TorchDistributed(World):
             self._store.set(f"closed/{self.rank}", pickle.dumps(True))
 
     def abort(self) -> None:
+        self._store.set("aborted", b"")
+        self._leave()
+
+    def _leave(self) -> None:
         sys.stderr.flush()
-        os._exit(1)  # the launcher ends the others
+        time.sleep(0.5)  # for the others to learn of it, where the store is in this process
+        os._exit(1)
 
     def _wait(self, key: str) -> Any:
         while not self._store.check([key]):  # no time-out: another rank may compute for hours
+            if self._store.check(["aborted"]):
+                self._leave()
             time.sleep(0.05)
         return pickle.loads(self._store.get(key))
 
@@ -229,10 +239,11 @@ def _start_mpi(size: int) -> World:
     return world
 
 
-def run(main: Callable[[World], int], program: str) -> int:
+def run(main: Callable[[World], int], program: str, go_on: str) -> int:
     """Start the world, call ``main(world)`` and return the exit status, so that no process outlives a failure.
 
-    A `SharedError` is printed once and every rank returns 2. Whatever else fails on this rank ends the whole job.
+    program: name for messages. go_on: what the user does to go on after an interruption. A `SharedError` is printed once and
+    every rank returns 2. Whatever else fails on this rank ends the whole job.
     """
     try:
         world = start()
@@ -249,14 +260,15 @@ def run(main: Callable[[World], int], program: str) -> int:
     except SystemExit as stop:
         status = stop.code
     except KeyboardInterrupt:
-        print(f"{program}: interrupted{where}; run the same command again to go on", file=sys.stderr, flush=True)
+        print(f"{program}: interrupted{where}; {go_on}", file=sys.stderr, flush=True)
         world.abort()
         return 130
     except Exception as error:
         if not isinstance(error, OSError | ValueError):
             traceback.print_exc()
         print(f"{program}: error{where}: {error}", file=sys.stderr, flush=True)
-        print(f"{program}: what was written is complete; run the same command again to go on", file=sys.stderr, flush=True)
+        if isinstance(error, OSError):
+            print(f"{program}: what was written is complete; {go_on}", file=sys.stderr, flush=True)
         world.abort()
         return 1
     world.close()

@@ -60,8 +60,7 @@ def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, 
     others = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert others == {"settings.json", "classes.txt"} | {f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)}
     assert images.read_rgb(tmp_path / "look/gallery.png").size[0] > 8 * 128
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("manifest*")}
-    before |= {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     status, out, _ = call(*CELLS)
     assert status == 0 and "to do       0 " in out
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -129,7 +128,7 @@ def test_other_settings_into_one_folder_are_an_error_and_overwrite_makes_all_ane
         assert status == 2 and words in err, err
     assert call(*cell, "--batch_size", "2", "--device", "cpu", "--severity", "3")[0] == 0  # never a conflict
     status, _, err = call(*cell, "--seed", "9", "--overwrite")
-    assert status == 2 and "leaves 6 others" in err
+    assert status == 2 and "this plan leaves 6, such as" in err
     assert call(*cell, "--severity", "3", "5", "--seed", "9", "--overwrite")[0] == 0
     second = saved(tmp_path / "out")
     assert len(second) == 12 and not same(first, {key: second[key] for key in first})
@@ -199,6 +198,10 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),
         (["--behavior", "published", "--use_ddim", "True"], ["--use_ddim"]),
         (["--guidence", "gradient"], ["--guidence"]),
+        (["--timestep_respacing", "1"], ["--N 3 is outside 1..1"]),
+        (["--save_dir", "/dev/null"], ["--save_dir /dev/null cannot be a folder", "is a file"]),
+        (["--gallery", "/dev/null/x.png"], ["--gallery /dev/null cannot be a folder"]),
+        (["--class_cond", "True"], ["--class_cond True, but the file says False"]),
     ],
 )
 def test_wrong_input_is_refused_in_words_before_anything_is_written(call, tmp_path, flags, words):
@@ -211,9 +214,43 @@ def test_wrong_input_is_refused_in_words_before_anything_is_written(call, tmp_pa
 
 def test_a_gallery_inside_the_save_folder_and_equal_folders_are_refused(call, tree, tmp_path):
     status, _, err = call("--gallery", tmp_path / "out" / "g.png")
-    assert status == 2 and "holds adapted images only" in err
+    assert status == 2 and "lies in --save_dir, among the images" in err
+    status, _, err = call("--gallery", tree / "g.png")
+    assert status == 2 and "lies in --base_samples, among the images" in err
     status, _, err = call(save_dir=tree)
     assert status == 2 and "are the same folder" in err
+
+
+def test_a_prior_that_does_not_fit_is_refused_by_a_dry_run_and_costs_nothing_that_was_there(call, tmp_path, prior):
+    assert call("--severity", "3", *FOG[:-2])[0] == 0
+    state = tiny_unet().state_dict()
+    del state["middle_block.1.norm.weight"]
+    torch.save(state, tmp_path / "cut.pt")
+    shutil.copy(prior.with_suffix(".json"), tmp_path / "cut.json")
+    for flag in ("--dry_run", "--overwrite"):
+        status, _, err = call("--severity", "3", *FOG[:-2], flag, model_path=tmp_path / "cut.pt")
+        assert status == 2 and "the first is middle_block.1.norm.weight" in err
+    assert len(saved(tmp_path / "out")) == 6
+    shutil.copy(prior, tmp_path / "heads.pt")
+    text = prior.with_suffix(".json").read_text()
+    for heads, words in ("5", "num_heads 5 does not divide"), ('"2"', "says num_heads '2'; it must be int"):
+        (tmp_path / "heads.json").write_text(text.replace('"num_heads": 2', f'"num_heads": {heads}'))
+        status, _, err = call("--dry_run", model_path=tmp_path / "heads.pt", save_dir=tmp_path / "new")
+        assert status == 2 and words in err
+
+
+def test_an_earlier_save_folder_inside_the_source_is_no_source(call, tree):
+    assert call("--num_samples", "2", save_dir=tree / "fog" / "old")[0] == 0
+    status, out, _ = call(save_dir=tree / "new")
+    assert status == 0 and "24 of 24" in out and "1 other files are left alone: fog/old/" in out
+
+
+def test_another_source_with_the_same_keys_is_refused(call, tree, tmp_path):
+    call(*FOG)
+    shutil.copytree(tree / "snow", tmp_path / "other" / "fog")
+    status, _, err = call(*FOG, base_samples=tmp_path / "other")
+    assert status == 2 and "is not the image that its copy in" in err
+    assert call(*FOG, "--overwrite", base_samples=tmp_path / "other")[0] == 0
 
 
 def test_a_class_conditional_prior_is_refused(call, tmp_path, prior):
@@ -232,7 +269,7 @@ def test_an_empty_source_and_an_unwritable_target_are_refused(call, tmp_path):
     assert status == 2 and "no images in" in err
     (tmp_path / "file").write_text("")
     status, _, err = call(save_dir=tmp_path / "file" / "out")
-    assert status == 2 and "cannot be written: Not a directory; choose another" in err
+    assert status == 2 and "cannot be a folder" in err and "is a file" in err
     status, _, err = call(save_dir=tmp_path / ("n" * 300))
     assert status == 2 and "File name too long" in err
 
@@ -307,15 +344,13 @@ def test_wrong_input_under_mpiexec_is_said_once(prior, tree, tmp_path):
 
 def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior, tree, tmp_path):
     """A limit on the size of files stands for a full disk: the kernel refuses the write in the same way."""
-    limit = 700  # bytes: a 16 x 16 PNG of noise has more, the settings file is written before
 
     def small():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 
     out = tmp_path / "out"
-    shell([*command(prior, tree, out, *CELLS, "--num_samples", "1")])
     result = shell(command(prior, tree, out, *CELLS), preexec_fn=small)
-    assert result.returncode == 1 and "cannot write" in result.stderr and "make room" in result.stderr, result.stderr
+    assert result.returncode == 2 and "cannot be written: File too large; choose another or make room" in result.stderr
     assert "Traceback" not in result.stderr and not any(p.suffix == images.TEMPORARY for p in out.rglob("*"))
     assert shell(command(prior, tree, out, *CELLS)).returncode == 0
     assert len(saved(out)) == 24

@@ -1,5 +1,7 @@
 import json
 import os
+import platform
+import subprocess
 import warnings
 
 import numpy as np
@@ -146,8 +148,14 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "cell").mkdir()
     (tmp_path / "cell" / f"abc{images.TEMPORARY}").write_bytes(b"half")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    own, other = images._temporary(tmp_path / "x"), f"{platform.node()}-{dead.pid}-0123456789ab{images.TEMPORARY}"
+    own.write_bytes(b"being written")
+    (tmp_path / other).write_bytes(b"half")
     assert not images.TEMPORARY.endswith(images.SUFFIXES)
-    assert images.sweep_temporaries(tmp_path, ["cell", "absent"]) == 1
+    assert images.sweep_temporaries(tmp_path, ["cell", "absent"]) == 2
+    assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
 
 
@@ -157,6 +165,14 @@ def test_exclusive_json_is_written_once(tmp_path):
         images.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} == images.read_json(tmp_path / "x.json")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_exclusive_json_needs_no_links(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_exclusive_json_is_written_once(tmp_path)
 
 
 def test_damaged_json_is_named(tmp_path):
@@ -181,7 +197,7 @@ def test_published_paths_are_found_from_the_root_and_from_dda(tmp_path, monkeypa
     root = images.Path(images.__file__).parents[1]
     monkeypatch.chdir(root)
     assert images.find("ckpt/x.pt") == root / "DDA" / "ckpt/x.pt"
-    assert images.find("dataset/x") == images.Path("dataset/x")
+    assert images.find("dataset/x") in (images.Path("dataset/x"), root / "dataset/x")
     monkeypatch.chdir(root / "DDA")
     assert images.find("ckpt/x.pt") == images.Path("ckpt/x.pt")
     assert images.find("dataset/x") == root / "dataset/x"

@@ -1,5 +1,7 @@
 import io
+import os
 import queue
+import shutil
 import struct
 import threading
 import time
@@ -92,16 +94,19 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     packed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     (cat / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    (tmp_path / "out").mkdir()
+    job.begin_manifests(plan, {"note": 1})
+    assert images.read_json(tmp_path / "out/manifest.fog.3.json")["state"] == "running"
     failures, seen = run(plan, batch_size=4)
     assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png", "fog/3/cat/huge.png"}
     assert "10000000000 pixels" in failures["fog/3/cat/huge.png"]
     assert "empty" in failures["fog/3/cat/ü.png"] and "runcated" in failures["fog/3/cat/1.JPEG"]
     assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
     assert [len(batch) for batch in seen[0]] == [4]
-    assert job.write_manifests(plan, failures, {"note": 1}) == []
+    assert job.end_manifests(plan, failures, {"note": 2}) == []
     manifest = images.read_json(tmp_path / "out/manifest.fog.3.json")
-    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 1)
-    assert manifest["failures"] == failures
+    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 2)
+    assert manifest["failures"] == failures and manifest["state"] == "failures"
     assert job.make_plan(tree, tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
 
 
@@ -121,7 +126,56 @@ def test_a_key_that_is_neither_written_nor_failed_is_reported_as_lost(tree, tmp_
     plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
     run(plan)
     (tmp_path / "out/fog/3/dog/1.png").unlink()
-    assert job.write_manifests(plan, {}, {}) == ["fog/3/dog/1.JPEG"]
+    assert job.end_manifests(plan, {}, {}) == ["fog/3/dog/1.JPEG"]
+
+
+def test_failures_that_a_later_run_does_not_try_again_stay_in_the_manifest(tree, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("cat/1.JPEG", "dog/3.bmp"):
+        (tree / "fog/3" / name).write_bytes(b"")
+
+    def once(**settings):
+        plan = job.make_plan(tree, out, ["fog/3", "fog/5"], **settings)
+        job.begin_manifests(plan, {})
+        job.end_manifests(plan, run(plan)[0], {})
+        return images.read_json(out / "manifest.fog.3.json")
+
+    assert once()["failures"].keys() == {"fog/3/cat/1.JPEG", "fog/3/dog/3.bmp"}
+    shutil.copy(tree / "snow/3/cat/1.JPEG", tree / "fog/3/cat/1.JPEG")
+    later = once(num_samples=1)
+    assert later["failures"].keys() == {"fog/3/dog/3.bmp"} and later["images"] == 5
+    for path in out.glob("manifest*"):
+        path.unlink()
+    (out / "fog/3/cat/1.png").unlink()
+    once(num_samples=1)
+    assert [path.name for path in out.glob("manifest*")] == ["manifest.fog.3.json"]  # no manifest where nothing was planned
+
+
+def test_copies_of_other_pixels_under_the_same_keys_are_not_taken_for_done(tree, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    plan = job.make_plan(tree, out, ["fog/3"])
+    job.begin_manifests(plan, {})
+    run(plan)
+    job.check_source(job.make_plan(tree, out, ["fog/3"]))
+    shutil.copytree(tree / "snow/3", tree / "fog/3", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"is not the image that its copy in .*out was made from"):
+        job.check_source(job.make_plan(tree, out, ["fog/3"]))
+
+
+def test_copies_never_lie_among_their_sources(tree, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.symlink(tree / "fog", tmp_path / "out" / "fog")
+    with pytest.raises(ValueError, match="which is the same folder"):
+        job.make_plan(tree, tmp_path / "out", ["fog/3"])
+
+
+def test_published_batches_do_not_depend_on_num_samples(tree, tmp_path):
+    part = job.make_plan(tree, tmp_path / "out", ["fog/3"], num_samples=5, fixed_batch=4)
+    _, seen = run(part)
+    assert [len(batch) for batch in seen[0]] == [4, 2] and part.todo == 5
+    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -164,8 +218,15 @@ def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_pat
         job.claim(out, {"N": 6, "seed": 0})
     (out / job.SETTINGS).unlink()
     run(job.make_plan(tree, out, ["fog/3"]))
-    with pytest.raises(ValueError, match="holds images but no settings"):
-        job.claim(out, {"N": 5, "seed": 0})
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds images but no settings.*not made by this program"):
+            job.check_settings(out, {"N": 5, "seed": 0}, overwrite=overwrite)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        job.claim(tmp_path / "file", {})
+    job.claim(tmp_path / "new", {"N": 5})
+    with pytest.raises(ValueError, match="was begun with other settings"):
+        job.claim(tmp_path / "new", {"N": 6})
 
 
 def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, tmp_path):
@@ -173,10 +234,11 @@ def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, t
     job.claim(out, {"N": 5})
     run(job.make_plan(tree, out, ["fog/3", "snow/3"]))
     fog = job.make_plan(tree, out, ["fog/3"])
-    with pytest.raises(ValueError, match="leaves 6 others, such as snow/3/cat/1"):
+    with pytest.raises(ValueError, match="leaves 6, such as snow/3/cat/1"):
         job.discard(fog, {"N": 6})
     assert len(images.saved_images(out, ["."])) == 12
     job.discard(fog, {"N": 5})
+    assert not (tree / "fog").is_symlink() and len(images.list_images(tree)[0]) == 24
     assert images.saved_images(out, ["."]).keys() == images.saved_images(out, ["snow/3"]).keys()
     assert (out / job.SETTINGS).is_file()
     job.discard(job.make_plan(tree, out, ["fog/3", "snow/3"]), {"N": 6})
@@ -206,6 +268,18 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
         "25/100 images, 1 images/s, 1 min 15 s left",
         "40/100 images, 1 failed, 1 images/s, 1 min 0 s left",
         "100/100 images, 1 failed, 1 images/s, in 1 min 40 s",
+    ]
+
+
+def test_the_estimate_waits_for_an_image_and_the_last_line_always_comes():
+    stream = io.StringIO()
+    progress = job.Progress(4, 1, stream)
+    progress._started -= 10
+    for report in ((0, 1), (1, 0), (2, 0)):
+        progress.add([report])
+    assert stream.getvalue().splitlines() == [
+        "first 2 in 10 s: about 10 s for the rest",
+        "4/4 images, 1 failed, 0.4 images/s, in 10 s",
     ]
 
 

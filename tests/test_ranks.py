@@ -40,7 +40,7 @@ PROGRAM = """
         if "die" in sys.argv or "fail" in sys.argv:
             world.gather(None)
         return 0
-    sys.exit(ranks.run(main, "prog"))
+    sys.exit(ranks.run(main, "prog", "run it again"))
 """
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMP", "SLURM", "TORCHELASTIC"))}
 ENV["PYTHONPATH"] = str(Path(__file__).parents[1])

@@ -7,7 +7,6 @@ published networks, else it is an error that names the missing flag.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import zipfile
@@ -43,16 +42,9 @@ RECOGNISED = ("num_channels", "channel_mult", "num_res_blocks", "attention_resol
 # not told by them
 UNTOLD = ("image_size", "num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "diffusion_steps",
           "noise_schedule", "rescale_timesteps", "fixed_variance")  # fmt: skip
+KINDS = dict.fromkeys(UNTOLD, int) | dict(use_new_attention_order=bool, rescale_timesteps=bool, noise_schedule=str,
+                                              fixed_variance=str)  # fmt: skip
 DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -132,7 +124,7 @@ def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, A
     settings["channel_mult"] = ",".join(f"{mult:g}" for mult in told["channel_mult"])
     settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in levels)
     wrong = [
-        f"--{name} {given[name]}, but the file says {settings[name] or 'none'}"
+        f"--{name} {given[name]}, but the file says {'none' if settings[name] == '' else settings[name]}"
         for name in RECOGNISED
         if name in given and not _agree(name, given[name], settings[name], size)
     ]
@@ -151,6 +143,9 @@ def _agree(name: str, given: Any, told: Any, size: int) -> bool:
 
 def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     beside = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
+    for name, kind in KINDS.items():
+        if name in beside and type(beside[name]) is not kind:
+            raise ValueError(f"{path.with_suffix('.json')} says {name} {beside[name]!r}; it must be {kind.__name__}")
     wrong = [
         f"--{name} {given[name]}, but the .json says {beside[name]}"
         for name in UNTOLD
@@ -188,6 +183,13 @@ def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
     """The network with its weights, in eval mode and without parameter gradients. Raises ValueError for what does not fit."""
+    model = check(path, state, settings)
+    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
+    """The network without weights (on torch's meta device), after comparing all names and shapes; costs next to nothing."""
     unet_flags = {name: settings[name] for name in (*RECOGNISED, *UNTOLD) if name not in DIFFUSION}
     if settings["class_cond"]:
         unet_flags["num_classes"] = state["label_emb.weight"].shape[0]
@@ -202,5 +204,4 @@ def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
             f"{path} does not fit the network that it describes: {len(odd)} tensors differ, the first is {name} "
             f"(wanted {wanted.get(name, 'no such tensor')}, found {found.get(name, 'no such tensor')})"
         )
-    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    return model.eval().requires_grad_(False)
+    return model

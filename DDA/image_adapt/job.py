@@ -6,6 +6,7 @@ only state: a file under its final name is done. The job knows nothing of diffus
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from DDA import images
+from DDA.images import SETTINGS
 from DDA.ranks import World
 
-SETTINGS = "settings.json"
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 
@@ -32,7 +33,9 @@ class Plan:
     """What is to be done, the same on every rank.
 
     groups: lists of image paths relative to ``source``. With fixed_batches (published behaviour) a group is one batch whose
-    members never change; otherwise there is one group, and batches are filled from it. done: keys that are there already.
+    members never change; otherwise there is one group, and batches are filled from it. planned: images of each cell. done: keys
+    of the planned images that are there already. neighbours: keys that stand in groups for their batch's sake and are not
+    written: done before, or beyond ``num_samples``.
     """
 
     source: Path
@@ -40,8 +43,9 @@ class Plan:
     cells: list[str]
     groups: list[list[str]]
     fixed_batches: bool
-    planned: Counter  # images per cell
+    planned: Counter
     done: frozenset[str]
+    neighbours: frozenset[str]
     same_format: bool
     not_images: list[str]
 
@@ -53,6 +57,10 @@ class Plan:
     def todo(self) -> int:
         return self.total - len(self.done)
 
+    def work(self) -> Iterator[str]:
+        """The paths that are to be adapted and written."""
+        return (path for group in self.groups for path in group if images.key_of(path) not in self.neighbours)
+
     def share(self, rank: int, size: int) -> list[list[str]]:
         """The groups of one rank: every size-th group, or every size-th image of the only group."""
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
@@ -60,6 +68,11 @@ class Plan:
     def target(self, path: str) -> Path:
         """Where the adapted copy of an image goes."""
         return self.save_dir / (path if self.same_format else images.key_of(path) + ".png")
+
+    def cell_of(self, path: str) -> str:
+        """The cell of an image's path or key."""
+        depth = 0 if self.cells == ["."] else self.cells[0].count("/") + 1
+        return "/".join(path.split("/")[:depth]) or "."
 
 
 def make_plan(
@@ -74,18 +87,19 @@ def make_plan(
     """List the images of the cells, the first ``num_samples`` by key, and take off those that are done.
 
     fixed_batch: batches of that size whose members never change (published behaviour: neighbours matter). Raises ValueError
-    for an empty plan.
+    for an empty plan, and where the copies would lie among their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
     for cell in cells:
+        if os.path.realpath(source / cell) == os.path.realpath(save_dir / cell):
+            raise ValueError(f"the copies of {source / cell} would lie in {save_dir / cell}, which is the same folder")
         found, others = images.list_images(source, cell, leave_out=save_dir)
         listed.append(found)
         not_images += others
     if not any(listed):
-        raise ValueError(
-            f"no images in {', '.join(str(source / cell) for cell in cells)} (suffixes: {', '.join(images.SUFFIXES)})"
-        )
+        where = ", ".join(str(source / cell) for cell in cells)
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(images.SUFFIXES)})")
     done = images.saved_images(save_dir, cells)
     return plan_of(
         listed, done, cells=cells, num_samples=num_samples, fixed_batch=fixed_batch, source=source, save_dir=save_dir,
@@ -95,29 +109,33 @@ def make_plan(
 
 def plan_of(
     listed: Sequence[list[str]],
-    done: Iterable[str],
+    saved: Iterable[str],
     *,
     cells: list[str],
     num_samples: int | None,
     fixed_batch: int | None,
     **rest: Any,
 ) -> Plan:
-    """The plan for the listed paths of each cell; ``done`` are keys, which may lie outside the plan; ``rest`` is passed on."""
+    """The plan for the listed paths of each cell; ``saved`` are keys, which may lie outside it; ``rest`` is passed on."""
     left = num_samples
     taken: list[list[str]] = []
     for paths in listed:  # cells are sorted, and so are the paths in them: these are the first by key
         taken.append(paths if left is None else paths[:left])
         left = None if left is None else left - len(taken[-1])
-    done = set(done)
-    done_here = frozenset(key for paths in taken for path in paths if (key := images.key_of(path)) in done)
+    saved = set(saved)
+    done = frozenset(key for paths in taken for path in paths if (key := images.key_of(path)) in saved)
+    neighbours: frozenset[str] = frozenset()
     if fixed_batch is None:
-        groups = [[path for paths in taken for path in paths if images.key_of(path) not in done_here]]
+        groups = [[path for paths in taken for path in paths if images.key_of(path) not in done]]
     else:
-        batches = [paths[i : i + fixed_batch] for paths in taken for i in range(0, len(paths), fixed_batch)]
-        groups = [batch for batch in batches if any(images.key_of(path) not in done_here for path in batch)]
-    planned = Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)})
-    fixed = fixed_batch is not None
-    return Plan(cells=cells, groups=groups, fixed_batches=fixed, planned=planned, done=done_here, **rest)
+        wanted = {images.key_of(path) for paths in taken for path in paths} - done
+        batches = [paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch)]
+        groups = [batch for batch in batches if any(images.key_of(path) in wanted for path in batch)]
+        neighbours = frozenset(images.key_of(path) for group in groups for path in group) - wanted
+    return Plan(
+        cells=cells, groups=groups, fixed_batches=fixed_batch is not None, done=done, neighbours=neighbours,
+        planned=Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)}), **rest,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- settings on disk
@@ -126,72 +144,130 @@ def plan_of(
 def claim(save_dir: Path, settings: dict[str, Any]) -> None:
     """Write the settings file, or check that the one that is there says the same. Raises ValueError for a conflict."""
     check_settings(save_dir, settings)
-    try:
-        save_dir.mkdir(parents=True, exist_ok=True)
-        if not (save_dir / SETTINGS).is_file():
+    save_dir.mkdir(parents=True, exist_ok=True)
+    if not (save_dir / SETTINGS).is_file():
+        try:
             images.write_json(save_dir / SETTINGS, settings, exclusive=True)
-    except FileExistsError:
-        check_settings(save_dir, settings)  # another job was faster
-    except OSError as error:
-        raise OSError(f"--save_dir {save_dir} cannot be written: {error.strerror}; choose another or make room") from None
+        except FileExistsError:
+            check_settings(save_dir, settings)  # another job was faster
 
 
-def check_settings(save_dir: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError where ``save_dir`` holds images of other settings, naming each that differs."""
+def check_settings(save_dir: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Raise ValueError where ``save_dir`` holds images of other settings, naming each that differs.
+
+    overwrite: other settings are no error, but images that this job never made are.
+    """
+    if not save_dir.exists():
+        return
+    if not save_dir.is_dir():
+        raise ValueError(f"--save_dir {save_dir} is a file, not a folder")
     if (save_dir / SETTINGS).is_file():
-        theirs = images.read_json(save_dir / SETTINGS)
-        differ = [
-            f"{name} {theirs.get(name, 'absent')} there, {settings.get(name, 'absent')} here"
-            for name in {**settings, **theirs}
-            if theirs.get(name) != settings.get(name)
-        ]
-        if differ:
+        differ = _differences(images.read_json(save_dir / SETTINGS), settings)
+        if differ and not overwrite:
+            how = "holds images of" if images.saved_images(save_dir, ["."]) else "was begun with"
             raise ValueError(
-                f"--save_dir {save_dir} holds images of other settings: {'; '.join(differ)}. "
+                f"--save_dir {save_dir} {how} other settings: {'; '.join(differ)}. "
                 "Choose another --save_dir, or make them anew with --overwrite"
             )
-    elif save_dir.is_dir() and any(path.lower().endswith(images.SUFFIXES) for path in images.walk(save_dir)):
-        raise ValueError(f"--save_dir {save_dir} holds images but no {SETTINGS}, so nobody knows how they were made; "
-                         "choose another --save_dir")  # fmt: skip
+    elif any(path.lower().endswith(images.SUFFIXES) for path in images.walk(save_dir)):
+        raise ValueError(
+            f"--save_dir {save_dir} holds images but no {SETTINGS}: they were not made by this program; choose another folder"
+        )
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def check_discard(plan: Plan, settings: dict[str, Any]) -> None:
+    """--overwrite: raise ValueError where images outside the plan would be left with other settings."""
+    path = plan.save_dir / SETTINGS
+    differ = _differences(images.read_json(path), settings) if path.is_file() else []
+    others = images.saved_images(plan.save_dir, ["."]).keys() - plan.done if differ else ()
+    if others:
+        raise ValueError(
+            f"--save_dir {plan.save_dir} holds images of other settings: {'; '.join(differ)}. --overwrite must make all of "
+            f"them anew, but this plan leaves {len(others)}, such as {min(others)}"
+        )
 
 
 def discard(plan: Plan, settings: dict[str, Any]) -> None:
-    """--overwrite: remove the planned images that are there, and then the settings file where it says something else.
-
-    Raises ValueError where images outside the plan would be left with other settings.
-    """
-    saved = images.saved_images(plan.save_dir, ["."])
-    conflict = None
-    try:
-        check_settings(plan.save_dir, settings)
-    except ValueError as error:
-        conflict = error
-        if others := saved.keys() - plan.done:
-            raise ValueError(
-                f"{error} of everything there: this plan leaves {len(others)} others, such as {min(others)}"
-            ) from None
+    """--overwrite: remove the planned images that are there, and then the settings file where it says something else."""
+    check_discard(plan, settings)
+    saved = images.saved_images(plan.save_dir, plan.cells)
     for key in plan.done:
         (plan.save_dir / saved[key]).unlink()
-    if conflict:
-        (plan.save_dir / SETTINGS).unlink(missing_ok=True)
+    path = plan.save_dir / SETTINGS
+    if path.is_file() and _differences(images.read_json(path), settings):
+        path.unlink()
 
 
-def write_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:
-    """One JSON file beside the settings for each cell that had work to do; returns the paths that are lost.
+# ---------------------------------------------------------------------------------------------- manifests
 
-    Lost is an image that was to be adapted, is not there and is no known failure.
+
+def manifest_path(plan: Plan, cell: str) -> Path:
+    """A cell's manifest, beside the settings."""
+    return plan.save_dir / ("manifest.json" if cell == "." else f"manifest.{cell.replace('/', '.')}.json")
+
+
+def check_source(plan: Plan) -> None:
+    """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now.
+
+    Each manifest holds the SHA-256 of some source files of its cell.
     """
-    work = [path for group in plan.groups for path in group if images.key_of(path) not in plan.done]
-    saved = images.saved_images(plan.save_dir, plan.cells).keys()
     for cell in plan.cells:
-        prefix = "" if cell == "." else f"{cell}/"
-        path = plan.save_dir / ("manifest.json" if cell == "." else f"manifest.{cell.replace('/', '.')}.json")
-        if path.is_file() and not any(name.startswith(prefix) for name in work):
+        path = manifest_path(plan, cell)
+        known = images.read_json(path).get("source_sha256", {}) if path.is_file() else {}
+        for name, digest in known.items():
+            here = images.key_of(name) in plan.done and (plan.source / name).is_file()
+            if here and images.sha256(plan.source / name) != digest:
+                raise ValueError(
+                    f"{plan.source / name} is not the image that its copy in {plan.save_dir} was made from; choose another "
+                    "--save_dir for another source, or make the copies anew with --overwrite"
+                )
+
+
+def begin_manifests(plan: Plan, facts: dict[str, Any]) -> None:
+    """Write the manifest of each cell with work to do, so that an interrupted job's source is known."""
+    first: dict[str, list[str]] = {}
+    for name in plan.work():
+        first.setdefault(plan.cell_of(name), []).append(name)
+    for cell, names in first.items():
+        samples = [names[i * (len(names) - 1) // 7] for i in range(8)] if len(names) > 8 else names
+        path = manifest_path(plan, cell)
+        before = images.read_json(path) if path.is_file() else {}
+        readable = [name for name in samples if (plan.source / name).is_file()]
+        digests = {**before.get("source_sha256", {}), **{name: images.sha256(plan.source / name) for name in readable}}
+        images.write_json(path, {
+            "cell": cell, "state": "running", "planned": plan.planned[cell], "failures": before.get("failures", {}),
+            "source": str(plan.source.resolve()), "source_sha256": digests, **facts,
+        })  # fmt: skip
+
+
+def end_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:
+    """Complete the manifests of the cells that had work to do; returns the paths that are lost.
+
+    Lost is an image that was to be adapted, is not there and is no known failure. Failures of earlier runs that were not tried
+    again are kept.
+    """
+    saved = images.saved_images(plan.save_dir, plan.cells).keys()
+    there = Counter(plan.cell_of(key) for key in saved)
+    work = list(plan.work())
+    worked = {plan.cell_of(name) for name in work}
+    for cell in plan.cells:
+        path = manifest_path(plan, cell)
+        before = images.read_json(path) if path.is_file() else {}
+        if cell not in worked and before.get("state") != "running":  # running: stopped after its last image
             continue
-        failed = {name: reason for name, reason in failures.items() if name.startswith(prefix)}
-        there = sum(key.startswith(prefix) for key in saved)
-        counts = {"cell": cell, "planned": plan.planned[cell], "images": there, "failed": len(failed), "failures": failed}
-        images.write_json(path, {**counts, **facts})
+        failed = {name: why for name, why in before.get("failures", {}).items() if images.key_of(name) not in saved}
+        failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
+        state = "failures" if failed else "complete"
+        counts = {"state": state, "images": there[cell], "failed": len(failed), "failures": failed}
+        images.write_json(path, {**before, **counts, **facts})
     return [path for path in work if images.key_of(path) not in saved and path not in failures]
 
 
@@ -204,6 +280,7 @@ class Progress:
     def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
         self.total, self.done, self.failed = total, 0, 0
         self._ranks = ranks
+        self._estimated = False
         self._stream = stream
         self._moving = stream.isatty()
         self._every = 0.5 if self._moving else 15.0
@@ -213,15 +290,15 @@ class Progress:
         """Count the images and failures of each report, and say so when it is time."""
         if not reports:
             return
-        first = self.done == 0
-        self.done += sum(images + failed for images, failed in reports)
+        self.done += sum(written + failed for written, failed in reports)
         self.failed += sum(failed for _, failed in reports)
         seconds = max(time.monotonic() - self._started, 1e-9)
-        if first:
+        if not self._estimated and self.failed < self.done < self.total:
             # ranks that have not reported yet are about as far as those that have
             rate = self.done / seconds * max(1, self._ranks / len(reports))
             left = duration(max(self.total / rate - seconds, 0))
             self._say(f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True)
+            self._estimated = True
         elif self.done == self.total:
             self._say(f"{self._counts(seconds)}, in {duration(seconds)}", keep=True)
         elif time.monotonic() - self._shown >= self._every:
@@ -263,8 +340,8 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     ended = 0
 
     def fail(path: str, reason: str) -> None:
-        if images.key_of(path) in plan.done:
-            return  # an unreadable neighbour whose copy was made when it could be read
+        if images.key_of(path) in plan.neighbours:
+            return
         failures[path] = reason
         if len(failures) <= 20:
             print(f"failed: {plan.source / path}: {reason}", file=sys.stderr, flush=True)
@@ -286,14 +363,16 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
         for paths, pixels in _batches(groups, plan.source, image_size, batch_size, pool, fail):
             adapted = adapt_batch([images.key_of(path) for path in paths], pixels)
             finite = np.isfinite(adapted).all(axis=(1, 2, 3))
-            # a neighbour that was done before is here for its batch only
-            new = [i for i, path in enumerate(paths) if images.key_of(path) not in plan.done]
-            for i in new:
+            written = 0
+            for i, path in enumerate(paths):
+                if images.key_of(path) in plan.neighbours:
+                    continue
                 if finite[i]:
-                    writer.write(plan.target(paths[i]), adapted[i])
+                    writer.write(plan.target(path), adapted[i])
+                    written += 1
                 else:
-                    fail(paths[i], "the adapted image has values that are not finite")
-            world.report((int(finite[new].sum()), 0))
+                    fail(path, "the adapted image has values that are not finite")
+            world.report((written, 0))
             ended += show()
     world.report(None)
     while progress and ended < world.size:
@@ -342,7 +421,7 @@ def _decode(path: Path, image_size: int) -> np.ndarray | str:
         return images.fit_square(images.read_rgb(path), image_size)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
         if not path.exists():
-            return "it is gone"
+            return "it is a broken link" if path.is_symlink() else "it is gone"
         if path.stat().st_size == 0:
             return "it is empty (0 bytes)"
         return f"{error}".replace(f"{path}", path.name) or type(error).__name__

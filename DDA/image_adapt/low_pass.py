@@ -28,7 +28,7 @@ def low_pass(x: torch.Tensor, factor: int, kind: str = "published") -> torch.Ten
 def check_factor(size: int, factor: int) -> None:
     """Raise ValueError unless ``factor`` is a whole number of at least 1 that divides ``size``."""
     if factor < 1 or size % factor:
-        fitting = ", ".join(str(d) for d in range(1, size // 2 + 1) if size % d == 0)
+        fitting = ", ".join(str(d) for d in range(1, size + 1) if size % d == 0)
         raise ValueError(f"D {factor} does not divide the image size {size}; D may be {fitting}")
 
 

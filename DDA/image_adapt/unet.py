@@ -296,14 +296,19 @@ def create_unet(
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
         raise ValueError(f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult {channel_mult!r})")
-    for level in mult:
-        if int(level * num_channels) % 32:
-            raise ValueError(f"num_channels {num_channels} times {level:g} is not a multiple of 32, the number of norm groups")
+    downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
+    for level, width in enumerate(int(m * num_channels) for m in mult):
+        if width % 32:
+            raise ValueError(f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 norm groups")
+        parts = dict(num_heads=num_heads) if num_head_channels == -1 else dict(num_head_channels=num_head_channels)
+        for name, part in parts.items():
+            if (2**level in downsamplings or level == len(mult) - 1) and (part < 1 or width % part):
+                raise ValueError(f"{name} {part} does not divide the {width} channels of a level with attention")
     unet = UNet(
         channels=num_channels,
         channel_mult=mult,
         num_res_blocks=num_res_blocks,
-        attention_downsamplings=parse_attention_resolutions(attention_resolutions, image_size),
+        attention_downsamplings=downsamplings,
         out_channels=6 if learn_sigma else 3,
         num_classes=num_classes if class_cond else None,
         num_heads=num_heads,

@@ -11,7 +11,7 @@ Run the same command again to go on where it stopped. Without mpiexec it is one 
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import shlex
 import sys
 import time
@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     ranks.interrupt_on_sigterm()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    return ranks.run(lambda world: _main(world, argv), PROGRAM)
+    again = "without --overwrite " if "--overwrite" in (sys.argv if argv is None else argv) else ""
+    return ranks.run(lambda world: _main(world, argv), PROGRAM, f"run the same command again {again}to go on")
 
 
 def _main(world: ranks.World, argv: list[str] | None) -> int:
@@ -62,15 +63,17 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     if args.dry_run:
         return 0
 
-    plan = world.on_root(lambda: begin(args, plan, settings))
+    model = world.together(lambda: load(args, state, method, device, dtype)) if plan.todo or args.overwrite else None
     started = time.time()
+    facts = about(args, world, device)
+    plan = world.on_root(lambda: begin(args, plan, settings, facts))  # from here on something is written
     failures: dict[str, str] = {}
     if plan.todo:
-        model = world.together(lambda: load(args, state, method, device, dtype))
         adapt_batch = make_adapt_batch(model, method, args, device)
         failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=method["image_size"],
                            threads=min(8, 2 * torch.get_num_threads()))  # fmt: skip
-    return world.on_root(lambda: finish(args, plan, settings, failures, world, device, started))
+    facts["seconds"] = round(time.time() - started, 1)
+    return world.on_root(lambda: finish(args, plan, settings, failures, facts))
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -95,11 +98,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--behavior published has gradient guidance and N steps of DDPM, nothing else")
     if args.base_samples.resolve() == args.save_dir.resolve():
         raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
+    check_writable("save_dir", args.save_dir)
     if args.gallery is not None:
-        if args.gallery.resolve().is_relative_to(args.save_dir.resolve()):
-            raise ValueError(f"--gallery {args.gallery} lies in --save_dir, which holds adapted images only; put it elsewhere")
+        args.gallery = images.find(args.gallery)
+        for name in ("save_dir", "base_samples"):
+            if args.gallery.resolve().is_relative_to(getattr(args, name).resolve()):
+                raise ValueError(f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere")
         if args.gallery.suffix.lower() != ".png":
             raise ValueError(f"--gallery {args.gallery} must end in .png")
+        check_writable("gallery", args.gallery.parent)
     if args.format is None:
         args.format = "same" if args.behavior == "published" else "png"
     return args
@@ -247,7 +254,16 @@ def _boolean(text: str) -> bool:
 
 
 def _names(values: list[str]) -> list[str]:
-    return [name for value in values for name in re.split(r"[\s,]+", value) if name]
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Raise ValueError where ``folder`` cannot be made or written to."""
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"--{flag} {folder} cannot be a folder: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--{flag} {folder} cannot be written: no permission for {there}")
 
 
 def unused(args: argparse.Namespace) -> list[str]:
@@ -293,15 +309,16 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
 
 
 def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str, Any], job.Plan, dict[str, Any]]:
-    """Check all settings and list the images: the checkpoint's flags, the plan, and what the settings file will say."""
+    """Check everything and list the images: the checkpoint's flags, the plan, and what the settings file will say."""
     method = checkpoints.resolve(args.model_path, state, {**vars(args), "channel_mult": args.channel_mult or None})
+    checkpoints.check(args.model_path, state, method)
     if method["class_cond"]:
         raise ValueError(f"--model_path {args.model_path} is class-conditional and cannot adapt images whose class is unknown; "
                          "use an unconditional prior")  # fmt: skip
     check_numbers(args, method)
     plan = plan_images(args)
     settings = {
-        "weights_sha256": checkpoints.sha256(args.model_path),
+        "weights_sha256": images.sha256(args.model_path),
         **method,
         **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")},
         **how(args),
@@ -309,8 +326,11 @@ def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str
     }  # fmt: skip
     if args.behavior == "published":
         settings["batch_size"] = args.batch_size
-    if not args.overwrite:
-        job.check_settings(args.save_dir, settings)
+    job.check_settings(args.save_dir, settings, overwrite=args.overwrite)
+    if args.overwrite:
+        job.check_discard(plan, settings)
+    else:
+        job.check_source(plan)
     return method, plan, settings
 
 
@@ -328,7 +348,7 @@ def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
         check_factor(method["image_size"], args.D)
         check_range(process, args.N, args.behavior)
     except ValueError as error:
-        swapped = method["image_size"] % args.N == 0 and args.N < args.D <= len(process) if args.N > 0 else False
+        swapped = 0 < 5 * args.N <= args.D <= len(process) and method["image_size"] % args.N == 0
         hint = f". Are they swapped? The published README prints it so; use --D {args.N} --N {args.D}" if swapped else ""
         raise ValueError(f"--{error}{hint}") from None
     if not 1 <= (args.steps or args.N) <= args.N or args.steps == 0:
@@ -385,22 +405,42 @@ def _some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
-def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any]) -> job.Plan:
+def about(args: argparse.Namespace, world: ranks.World, device: torch.device) -> dict[str, Any]:
+    """What a manifest says of the run."""
+    return {
+        "versions": job.versions(),
+        "command": shlex.join(sys.argv),
+        "ranks": world.size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "batch_size": args.batch_size,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any], facts: dict[str, Any]) -> job.Plan:
     """Claim the save folder; with --overwrite, clear the planned images first. Returns the plan as it stands then."""
-    if args.overwrite:
-        job.discard(plan, settings)
-        plan = plan_images(args)
-    job.claim(plan.save_dir, settings)
-    images.sweep_temporaries(plan.save_dir, plan.cells)
-    classes = plan.source / "classes.txt"
-    if classes.is_file():
-        images.write_text(plan.save_dir / "classes.txt", classes.read_text(encoding="utf-8"))
+    try:
+        if args.overwrite:
+            job.discard(plan, settings)
+            plan = plan_images(args)
+        job.claim(plan.save_dir, settings)
+        images.sweep_temporaries(plan.save_dir, plan.cells)
+        job.begin_manifests(plan, facts)
+        theirs, ours = plan.source / "classes.txt", plan.save_dir / "classes.txt"
+        if theirs.is_file() and not (ours.is_file() and ours.read_bytes() == theirs.read_bytes()):
+            images.write_bytes(ours, theirs.read_bytes())
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
     return plan
 
 
 def load(args: argparse.Namespace, state: dict, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
-    model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
+    try:
+        model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
+    except torch.OutOfMemoryError:
+        raise ValueError(f"the network of --model_path {args.model_path} does not fit into the memory of {device}") from None
     # oneDNN's convolutions are some 10 % faster that way
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
@@ -429,28 +469,24 @@ def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespa
 # ---------------------------------------------------------------------------------------------- afterwards
 
 
-def finish(args, plan: job.Plan, settings, failures: dict[str, str], world: ranks.World, device, started: float) -> int:
-    """Write the manifests and the gallery, say what is there and what is not; returns the exit status."""
-    facts = {
-        "versions": job.versions(),
-        "command": shlex.join(sys.argv),
-        "ranks": world.size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "batch_size": args.batch_size,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 1),
-    }
-    lost = job.write_manifests(plan, failures, facts)
+def finish(args, plan: job.Plan, settings, failures: dict[str, str], facts: dict[str, Any]) -> int:
+    """Complete the manifests, say what is there and what is not, write the gallery; returns the exit status."""
+    lost = job.end_manifests(plan, failures, facts)
     print(f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}", flush=True)
-    if args.gallery is not None:
-        write_gallery(args.gallery, plan, settings["image_size"])
-        print(f"gallery     {args.gallery}", flush=True)
     for names, word in ((sorted(failures), "failed"), (lost, "are missing")):
         if names:
             said = f"{len(names)} of {plan.total} images {word}: {_some(names, 10)}"
             why = f"the reasons are in {plan.save_dir}/manifest*.json, and the same command tries them again"
             print(f"{PROGRAM}: {said}; {why}", file=sys.stderr, flush=True)
-    return 1 if failures or lost else 0
+    status = 1 if failures or lost else 0
+    if args.gallery is not None:
+        try:
+            write_gallery(args.gallery, plan, settings["image_size"])
+            print(f"gallery     {args.gallery}", flush=True)
+        except (OSError, ValueError) as error:
+            print(f"{PROGRAM}: no --gallery: {error}", file=sys.stderr, flush=True)
+            status = 1
+    return status
 
 
 def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) -> None:
@@ -461,13 +497,13 @@ def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) ->
     keys = sorted(saved.keys() & sources.keys())
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
     if not keys:
-        raise ValueError(f"--gallery: {plan.save_dir} holds no adapted image to show")
+        raise ValueError(f"{plan.save_dir} holds no adapted image to show")
     rows = {
         "degraded": [images.fit_square(images.read_rgb(plan.source / sources[key]), image_size) for key in keys],
         "adapted": [np.asarray(images.read_rgb(plan.save_dir / saved[key])) for key in keys],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.contact_sheet(rows, keys).save(path)
+    images.write_image(path, np.asarray(images.contact_sheet(rows, keys)))
 
 
 if __name__ == "__main__":
