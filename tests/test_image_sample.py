@@ -112,7 +112,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(call, tmp_path):
         "images      20 in 4 cell(s)",
         "done        0",
         "to do       20",
-        "3 of 10 (ddpm, gradient guidance, D 4, scale 6",
+        "3 from 3 of 10",
+        "guidance gradient, D 4, scale 6.0, sampler ddpm",
     ):
         assert words in out
 
@@ -152,6 +153,21 @@ def test_ddim_and_low_precision_run_and_differ_from_the_default(call, tmp_path):
     assert not same(trees["ddpm"], trees["ddim"])
     gap = np.stack([np.abs(trees["bf16"][key].astype(int) - trees["ddpm"][key]) for key in trees["ddpm"]])
     assert 0 < gap.mean() < 2
+
+
+def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads(call, tmp_path):
+    flags = [*FOG, "--guidance", "projection", "--projection", "dct", "--k", "0.5", "--sampler", "ddim", "--eta", "0.5"]
+    status, out, _ = call(*flags, "--steps", "2", "--scale", "3")
+    assert status == 0 and "2 from 3 of 10" in out
+    assert "--scale is ignored by --guidance projection" in out
+    recorded = images.read_json(tmp_path / "out/settings.json")
+    wanted = dict(guidance="projection", projection="dct", k=0.5, s_y=None, sampler="ddim", eta=0.5, steps=2, N=3, D=4)
+    assert {name: recorded[name] for name in wanted} == wanted and "scale" not in recorded
+    assert call(*flags, "--steps", "2")[0] == 0
+    status, _, err = call(*flags, "--steps", "3")
+    assert status == 2 and "steps 2 there, 3 here" in err
+    call(*FOG, "--guidance", "none", "--sampler", "dpmpp2m", save_dir=tmp_path / "none")
+    assert not same(saved(tmp_path / "out"), saved(tmp_path / "none"))
 
 
 def test_a_folder_of_any_shape_with_a_broken_file_adapts_the_rest_and_fails(call, tree, tmp_path):
@@ -196,9 +212,15 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--gallery", "look.jpg"], ["--gallery look.jpg", ".png"]),
         (["--base_samples", "/nowhere"], ["--base_samples /nowhere is not a folder"]),
         (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),
-        (["--behavior", "published", "--use_ddim", "True"], ["--use_ddim"]),
+        (["--behavior", "published", "--use_ddim", "True"], ["--behavior published has gradient guidance"]),
         (["--guidence", "gradient"], ["--guidence"]),
         (["--timestep_respacing", "1"], ["--N 3 is outside 1..1"]),
+        (["--steps", "4"], ["--steps 4 is outside 1..3"]),
+        (["--steps", "0"], ["--steps 0 is outside 1..3"]),
+        (["--k", "1.5"], ["--k 1.5 must be a number of at least 0 and at most 1"]),
+        (["--s_y", "-1"], ["--s_y -1.0"]),
+        (["--use_ddim", "True", "--sampler", "ddpm"], ["--use_ddim True contradicts --sampler ddpm"]),
+        (["--behavior", "published", "--steps", "2"], ["--behavior published has gradient guidance"]),
         (["--save_dir", "/dev/null"], ["--save_dir /dev/null cannot be a folder", "is a file"]),
         (["--gallery", "/dev/null/x.png"], ["--gallery /dev/null cannot be a folder"]),
         (["--class_cond", "True"], ["--class_cond True, but the file says False"]),

@@ -269,6 +269,9 @@ def check_writable(flag: str, folder: Path) -> None:
 def unused(args: argparse.Namespace) -> list[str]:
     """A notice for each flag that was given and changes nothing here."""
     notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
+    for name, default in (("scale", 6.0), ("projection", "block"), ("k", 1.0), ("s_y", None), ("eta", 0.0)):
+        if name not in how(args) and getattr(args, name) != default:
+            notices.append(f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}")
     if args.train is not None and args.dataset not in images.SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
@@ -338,7 +341,7 @@ def how(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that decide how an image is adapted; those that the chosen guidance and sampler do not read are left out."""
     read = {"gradient": ("D", "scale"), "projection": ("D", "projection", "k", "s_y"), "none": ()}[args.guidance]
     names = ("N", "steps", "guidance", *read, "sampler", *(("eta",) if args.sampler == "ddim" else ()), "clip_denoised")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in names} | {"steps": args.steps or args.N}
 
 
 def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
@@ -351,7 +354,7 @@ def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
         swapped = 0 < 5 * args.N <= args.D <= len(process) and method["image_size"] % args.N == 0
         hint = f". Are they swapped? The published README prints it so; use --D {args.N} --N {args.D}" if swapped else ""
         raise ValueError(f"--{error}{hint}") from None
-    if not 1 <= (args.steps or args.N) <= args.N or args.steps == 0:
+    if args.steps is not None and not 1 <= args.steps <= args.N:
         raise ValueError(f"--steps {args.steps} is outside 1..{args.N}, the indices that --N {args.N} gives")
     for name, most in (("scale", np.inf), ("k", 1), ("eta", 1), ("s_y", np.inf)):
         value = getattr(args, name)
