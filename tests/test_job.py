@@ -164,6 +164,24 @@ def test_copies_of_other_pixels_under_the_same_keys_are_not_taken_for_done(tree,
         job.check_source(job.make_plan(tree, out, ["fog/3"]))
 
 
+def test_what_is_made_anew_is_known_by_its_new_source_only(tree, tmp_path):
+    out = tmp_path / "out"
+    job.claim(out, {})
+    for name in "abcdefghij":
+        shutil.copy(tree / "fog/3/dog/2.PNG", tree / f"fog/3/dog/{name}.png")
+    for count in (3, None):  # two runs, so that samples of both are in the manifest
+        plan = job.make_plan(tree, out, ["fog/3"], num_samples=count)
+        job.begin_manifests(plan, {})
+        job.end_manifests(plan, run(plan)[0], {})
+    for path in (tree / "fog/3").rglob("*.*"):
+        images.write_image(path, np.full((20, 20, 3), 7, np.uint8))
+    job.discard(job.make_plan(tree, out, ["fog/3"]), {})
+    plan = job.make_plan(tree, out, ["fog/3"])
+    job.begin_manifests(plan, {})
+    job.end_manifests(plan, run(plan)[0], {})
+    job.check_source(job.make_plan(tree, out, ["fog/3"]))
+
+
 def test_copies_never_lie_among_their_sources(tree, tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink(tree / "fog", tmp_path / "out" / "fog")
@@ -271,24 +289,27 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
     ]
 
 
-def test_the_estimate_waits_for_an_image_and_the_last_line_always_comes():
+@pytest.mark.parametrize(
+    ("total", "ranks", "reports", "lines"),
+    [
+        # the estimate waits for an image, and the last line always comes
+        (
+            4,
+            1,
+            [(0, 1), (1, 0), (2, 0)],
+            ["first 2 in 10 s: about 10 s for the rest", "4/4 images, 1 failed, 0.4 images/s, in 10 s"],
+        ),
+        # it counts on the other ranks
+        (80, 4, [(10, 0)], ["first 10 in 10 s: about 10 s for the rest"]),
+    ],
+)
+def test_the_first_estimate(total, ranks, reports, lines):
     stream = io.StringIO()
-    progress = job.Progress(4, 1, stream)
+    progress = job.Progress(total, ranks, stream)
     progress._started -= 10
-    for report in ((0, 1), (1, 0), (2, 0)):
+    for report in reports:
         progress.add([report])
-    assert stream.getvalue().splitlines() == [
-        "first 2 in 10 s: about 10 s for the rest",
-        "4/4 images, 1 failed, 0.4 images/s, in 10 s",
-    ]
-
-
-def test_the_estimate_counts_on_the_other_ranks():
-    stream = io.StringIO()
-    progress = job.Progress(80, 4, stream)
-    progress._started -= 10
-    progress.add([(10, 0)])
-    assert stream.getvalue() == "first 10 in 10 s: about 10 s for the rest\n"
+    assert stream.getvalue().splitlines() == lines
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")])

@@ -223,8 +223,7 @@ def check_source(plan: Plan) -> None:
         path = manifest_path(plan, cell)
         known = images.read_json(path).get("source_sha256", {}) if path.is_file() else {}
         for name, digest in known.items():
-            here = images.key_of(name) in plan.done and (plan.source / name).is_file()
-            if here and images.sha256(plan.source / name) != digest:
+            if images.key_of(name) in plan.done and _digest(plan.source / name) not in (digest, None):
                 raise ValueError(
                     f"{plan.source / name} is not the image that its copy in {plan.save_dir} was made from; choose another "
                     "--save_dir for another source, or make the copies anew with --overwrite"
@@ -240,12 +239,21 @@ def begin_manifests(plan: Plan, facts: dict[str, Any]) -> None:
         samples = [names[i * (len(names) - 1) // 7] for i in range(8)] if len(names) > 8 else names
         path = manifest_path(plan, cell)
         before = images.read_json(path) if path.is_file() else {}
-        readable = [name for name in samples if (plan.source / name).is_file()]
-        digests = {**before.get("source_sha256", {}), **{name: images.sha256(plan.source / name) for name in readable}}
+        anew = set(names)  # what is made anew is no longer known by what it was made from before
+        digests = {name: digest for name, digest in before.get("source_sha256", {}).items() if name not in anew}
+        digests |= {name: digest for name in samples if (digest := _digest(plan.source / name)) is not None}
         images.write_json(path, {
             "cell": cell, "state": "running", "planned": plan.planned[cell], "failures": before.get("failures", {}),
             "source": str(plan.source.resolve()), "source_sha256": digests, **facts,
         })  # fmt: skip
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a source file; None where it cannot be read, which is a failure of that image alone."""
+    try:
+        return images.sha256(path)
+    except OSError:
+        return None
 
 
 def end_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:

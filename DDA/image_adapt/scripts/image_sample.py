@@ -307,7 +307,7 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
         return "float32", ["--use_fp16 True is float32 on a CPU"]
     name = args.dtype or ("float16" if args.use_fp16 else "float32")
     if device.type == "cpu" and not cpu_computes(DTYPES[name]):
-        return name, [f"this CPU has no {name} arithmetic: it is emulated, with the same result, and slower than float32"]
+        return name, [f"this CPU has no {name} arithmetic: it is emulated, with the same result, no faster than float32"]
     return name, []
 
 
@@ -444,7 +444,7 @@ def load(args: argparse.Namespace, state: dict, method: dict[str, Any], device: 
         model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
     except torch.OutOfMemoryError:
         raise ValueError(f"the network of --model_path {args.model_path} does not fit into the memory of {device}") from None
-    # oneDNN's convolutions are some 10 % faster that way
+    # the layout in which oneDNN convolves fastest
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
