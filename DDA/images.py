@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 TEMPORARY = ".partial"  # the last suffix of a file that is being written
+CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
 LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
 SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
@@ -138,7 +139,7 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
         suffix = os.path.splitext(path)[1].lower()
         if suffix in SUFFIXES:
             images.append(prefix + path)
-        elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != "classes.txt":
+        elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
     images.sort(key=lambda path: (key_of(path), path))
     doubles = [(one, two) for one, two in itertools.pairwise(images) if key_of(one) == key_of(two)]
@@ -213,6 +214,14 @@ def _is_being_written(path: Path) -> bool:
     return True
 
 
+def read_classes(root: Path) -> tuple[str, ...] | None:
+    """The class names in ``root``/classes.txt, one a line, in order; None where there is no such file."""
+    path = root / CLASSES
+    if not path.is_file():
+        return None
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
@@ -281,14 +290,18 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         raise
 
 
-def write_bytes(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """Write a file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it."""
+def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
+    """Write a file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it.
+
+    sync: wait until it is on the disk, which is slow for many files.
+    """
     temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         if not exclusive:
             os.replace(temporary, path)
             return

@@ -30,11 +30,15 @@ from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
 from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, adapt, check_range
+from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS, adapt, check_range
 from DDA.image_adapt.unet import UNet, cpu_computes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRAM = "image_sample.py"
+# flags that --speed sets, by their names in `adapt`, with what they are where it does not
+PRESET = {"diffusion_range": ("N", None), "factor": ("D", None), "guidance": ("guidance", None), "scale": ("scale", 6.0),
+          "filter": ("projection", "block"), "k": ("k", 1.0), "s_y": ("s_y", None), "sampler": ("sampler", None),
+          "steps": ("steps", None), "eta": ("eta", 0.0)}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,7 +97,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise ValueError(f"--{name} {value} must be at least 1")
     if args.use_ddim and args.sampler not in (None, "ddim"):
         raise ValueError(f"--use_ddim True contradicts --sampler {args.sampler}")
-    args.sampler = args.sampler or ("ddim" if args.use_ddim else "ddpm")
+    args.sampler = "ddim" if args.use_ddim else args.sampler
+    fill_in(args)
     if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != ("gradient", "ddpm", None):
         raise ValueError("--behavior published has gradient guidance and N steps of DDPM, nothing else")
     if args.base_samples.resolve() == args.save_dir.resolve():
@@ -110,6 +115,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.format is None:
         args.format = "same" if args.behavior == "published" else "png"
     return args
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Complete the flags that --speed sets; what was given stays, and is remembered in ``args.given``."""
+    speed = args.speed or "exact"
+    args.given = {flag for flag, _ in PRESET.values() if getattr(args, flag) is not None}
+    if args.speed and args.timestep_respacing != "100" and "N" not in args.given:
+        raise ValueError(
+            f"--speed {speed} counts in steps of --timestep_respacing 100; with {args.timestep_respacing} give --N too"
+        )
+    for name, (flag, default) in PRESET.items():
+        if flag not in args.given:
+            setattr(args, flag, SPEEDS[speed].get(name, default))
+    if "steps" not in args.given and args.steps is not None:
+        args.steps = min(args.steps, args.N)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,34 +172,19 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--overwrite", action="store_true", help="make the planned images anew")
 
     method = p.add_argument_group("method")
-    method.add_argument(
-        "--N",
-        type=int,
-        default=50,
-        metavar="INT",
-        help="reverse steps, in steps of --timestep_respacing (default: %(default)s)",
-    )
-    method.add_argument(
-        "--D",
-        type=int,
-        default=4,
-        metavar="INT",
-        help="low-pass factor: what survives shrinking by D is kept (default: %(default)s)",
-    )
-    method.add_argument(
-        "--scale", type=float, default=6.0, metavar="FLOAT", help="weight of the guidance (default: %(default)s)"
-    )
-    method.add_argument(
-        "--guidance", choices=GUIDANCES, default="gradient", help="projection needs no gradient (default: %(default)s)"
-    )
-    method.add_argument("--projection", choices=PROJECTIONS, default="block", help="its low-pass filter (default: %(default)s)")
-    method.add_argument("--k", type=float, default=1.0, metavar="0..1", help="its strength (default: %(default)s)")
-    method.add_argument(
-        "--s_y", type=float, metavar="FLOAT", help="weaken it late, as for low frequencies with noise of this size"
-    )
-    method.add_argument("--sampler", choices=SAMPLERS, help="the step rule (default: ddpm)")
-    method.add_argument("--steps", type=int, metavar="INT", help="network calls from index N-1 down to 0 (default: N)")
-    method.add_argument("--eta", type=float, default=0.0, metavar="0..1", help="noise of the DDIM steps (default: %(default)s)")
+    method.add_argument("--speed", choices=SPEEDS, help="a rung of the speed ladder: sets those of the next ten flags that are "
+                        "not given (default: exact)")  # fmt: skip
+    method.add_argument("--N", type=int, metavar="INT", help="reverse steps, in steps of --timestep_respacing (exact: 50)")
+    method.add_argument("--D", type=int, metavar="INT", help="low-pass factor: what survives shrinking by D is kept (exact: 4)")
+    method.add_argument("--guidance", choices=GUIDANCES, help="projection needs no gradient (exact: gradient)")
+    method.add_argument("--scale", type=float, metavar="FLOAT", help="weight of the gradient (exact: 6)")
+    method.add_argument("--projection", choices=PROJECTIONS, help="the low-pass filter of the projection (default: block)")
+    method.add_argument("--k", type=float, metavar="0..1", help="strength of the projection (default: 1)")
+    method.add_argument("--s_y", type=float, metavar="FLOAT",
+                        help="weaken it late, as for low frequencies with noise of this size")  # fmt: skip
+    method.add_argument("--sampler", choices=SAMPLERS, help="the step rule (exact: ddpm)")
+    method.add_argument("--steps", type=int, metavar="INT", help="network calls from index N-1 down to 0 (exact: N)")
+    method.add_argument("--eta", type=float, metavar="0..1", help="noise of the DDIM steps (default: 0)")
     method.add_argument(
         "--behavior",
         choices=BEHAVIORS,
@@ -269,9 +274,8 @@ def check_writable(flag: str, folder: Path) -> None:
 def unused(args: argparse.Namespace) -> list[str]:
     """A notice for each flag that was given and changes nothing here."""
     notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
-    for name, default in (("scale", 6.0), ("projection", "block"), ("k", 1.0), ("s_y", None), ("eta", 0.0)):
-        if name not in how(args) and getattr(args, name) != default:
-            notices.append(f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}")
+    notices += [f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
+                for _, (name, _) in PRESET.items() if name in args.given and name not in how(args)]  # fmt: skip
     if args.train is not None and args.dataset not in images.SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
@@ -457,8 +461,7 @@ def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespa
         reference = torch.from_numpy(images.to_model(pixels)).to(device)
         try:
             adapted = adapt(
-                model, diffusion, reference, diffusion_range=args.N, steps=args.steps, factor=args.D, scale=args.scale,
-                guidance=args.guidance, filter=args.projection, k=args.k, s_y=args.s_y, sampler=args.sampler, eta=args.eta,
+                model, diffusion, reference, **{name: getattr(args, flag) for name, (flag, _) in PRESET.items()},
                 behavior=args.behavior, clip_denoised=args.clip_denoised,
                 draw_noise=NoiseStreams(keys, seed=args.seed, shape=(3, size, size)),
             )  # fmt: skip

@@ -1,0 +1,369 @@
+"""Sources of images: a folder, or a data set in the files in which it is published, seen as a tree of named images.
+
+Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative paths that its images have in
+a tree, sorted by key; ``read(name)``, the image as RGB; ``encoded(name)``, the bytes of its file, or None where there are only
+pixels; ``digest(name)``, a SHA-256 of what is read; ``where(name)``, for messages. Nothing that a file says is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from DDA import images
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+           "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
+           "gaussian_blur", "spatter", "saturate")  # fmt: skip
+FORMATS = (
+    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder with labels.npy and one "
+    "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images"
+)
+
+
+class Folder:
+    """A folder of images. files: other names in the tree than on disk, name -> file."""
+
+    def __init__(self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None):
+        self.path = path
+        self.classes = images.read_classes(path) if classes is None else tuple(classes)
+        self._files = files
+        self._names: list[str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        if self._names is None:
+            self._names = images.list_images(self.path)[0] if self._files is None else _by_key(self._files)
+        return self._names
+
+    def where(self, name: str) -> Path:
+        return self.path / name if self._files is None else self._files[name]
+
+    def read(self, name: str) -> Image.Image:
+        return images.read_rgb(self.where(name))
+
+    def encoded(self, name: str) -> bytes:
+        return self.where(name).read_bytes()
+
+    def digest(self, name: str) -> str:
+        return images.sha256(self.where(name))
+
+
+class Arrays:
+    """Images in arrays, in parts that are folders of the tree."""
+
+    def __init__(self, path: Path, classes: Sequence[str] | None = None):
+        self.path = path
+        self.classes = None if classes is None else tuple(classes)
+        self._places: dict[str, tuple[_Rows | _Jpegs, int]] = {}
+
+    def add(self, folder: str, part: _Rows | _Jpegs, count: int, labels: np.ndarray | None) -> None:
+        """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>."""
+        if labels is not None:
+            if len(labels) != count:
+                raise ValueError(f"{self.path}: {folder} has {count} images and {len(labels)} labels")
+            if self.classes is None:
+                raise ValueError(f"{self.path}: {folder} has labels, but nothing tells the class names; give --classes")
+            if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+                raise ValueError(
+                    f"{self.path}: {folder} has the label {labels.max()}, but there are {len(self.classes)} classes"
+                )
+        prefix = f"{folder}/" if folder != "." else ""
+        for row in range(count):
+            name = f"{row:05}" if labels is None else f"{self.classes[int(labels[row])]}_{row:05}"
+            self._places[f"{prefix}{name}{part.suffix}"] = (part, row)
+
+    @property
+    def names(self) -> list[str]:
+        return _by_key(self._places)
+
+    def where(self, name: str) -> str:
+        return f"{self.path}: {name}"
+
+    def read(self, name: str) -> Image.Image:
+        part, row = self._places[name]
+        return part.read(row)
+
+    def encoded(self, name: str) -> bytes | None:
+        part, row = self._places[name]
+        return part.encoded(row)
+
+    def digest(self, name: str) -> str:
+        part, row = self._places[name]
+        return hashlib.sha256(part.encoded(row) or part.read(row).tobytes()).hexdigest()
+
+
+class _Rows:
+    """Pixels uint8 (N,H,W,3) or (N,H,W), loaded when the first is wanted."""
+
+    suffix = ".png"
+
+    def __init__(self, load: Callable[[], np.ndarray]):
+        self._load = load
+        self._pixels: np.ndarray | None = None
+
+    def read(self, row: int) -> Image.Image:
+        if self._pixels is None:
+            self._pixels = self._load()
+        return Image.fromarray(np.ascontiguousarray(self._pixels[row])).convert("RGB")
+
+    def encoded(self, row: int) -> None:
+        return None
+
+
+class _Jpegs:
+    """JPEG files end to end: file i is ``data[offsets[i]:offsets[i+1]]``."""
+
+    suffix = ".jpg"
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self._data, self._offsets = data, offsets
+
+    def read(self, row: int) -> Image.Image:
+        with Image.open(io.BytesIO(self.encoded(row))) as image:
+            return image.convert("RGB")
+
+    def encoded(self, row: int) -> bytes:
+        return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
+
+
+def open_source(path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None) -> Folder | Arrays:
+    """Recognise what lies at ``path``: one of FORMATS. classes: names for labels that come without.
+
+    Raises FileNotFoundError where there is nothing, ValueError for what is damaged, unknown or wants to execute code.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected {FORMATS}")
+    if path.is_dir():
+        for reader in (_cifar_python, _cifar_binary, _corruption_arrays):
+            source = reader(path, _folder_opener(path), classes)
+            if source is not None:
+                return source
+        return Folder(path, classes=classes)
+    if path.suffix == ".npz":
+        return _npz(path, classes)
+    if path.suffix == ".npy":
+        return _npy(path, classes)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        return _archive(path, classes)
+    raise ValueError(f"{path} is no source of images; expected {FORMATS}")
+
+
+# ---------------------------------------------------------------------------------------------- CIFAR-10 and CIFAR-100
+
+Opener = Callable[[str], "bytes | None"]  # the content of a file of a data set, None where it is absent
+
+
+def _folder_opener(path: Path) -> Opener:
+    return lambda name: (path / name).read_bytes() if (path / name).is_file() else None
+
+
+def _archive(path: Path, classes: Sequence[str] | None) -> Arrays:
+    """CIFAR as it is downloaded: read without unpacking it."""
+    try:
+        with tarfile.open(path) as archive:
+            members = {member.name.rsplit("/", 1)[-1]: member for member in archive.getmembers() if member.isfile()}
+            contents = {name: archive.extractfile(member).read() for name, member in members.items()
+                        if member.size < 1 << 28}  # fmt: skip
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); download it again") from None
+    for reader in (_cifar_python, _cifar_binary):
+        source = reader(path, contents.get, classes)
+        if source is not None:
+            return source
+    raise ValueError(f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the folder")
+
+
+_CIFAR_PARTS = {"data_batch_1": "train", "data_batch_2": "train", "data_batch_3": "train", "data_batch_4": "train",
+                "data_batch_5": "train", "test_batch": "test", "train": "train", "test": "test"}  # fmt: skip
+
+
+def _cifar_python(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
+    """cifar-10-batches-py (data_batch_1 … test_batch, batches.meta) or cifar-100-python (train, test, meta)."""
+    for meta, names, labels, parts in (
+        ("batches.meta", "label_names", "labels", [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]),
+        ("meta", "fine_label_names", "fine_labels", ["train", "test"]),
+    ):
+        if content(meta) is None:
+            continue
+        found = {part: unpickle(data, f"{path}: {part}") for part in parts if (data := content(part)) is not None}
+        known = [_text(name) for name in unpickle(content(meta), f"{path}: {meta}")[names]]
+        return _cifar(path, classes or known, {
+            part: (batch.get("data"), np.array(batch.get(labels, []))) for part, batch in found.items()
+        }, missing=[part for part in parts if part not in found])  # fmt: skip
+    return None
+
+
+def _cifar_binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
+    """cifar-10-batches-bin (records of 1 + 3072 bytes) or cifar-100-binary (coarse and fine label, 3072 bytes)."""
+    for meta, parts, head in (
+        ("batches.meta.txt", [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"], 1),
+        ("fine_label_names.txt", ["train", "test"], 2),
+    ):
+        if content(meta) is None:
+            continue
+        batches = {}
+        for part in parts:
+            data = content(f"{part}.bin")
+            if data is None:
+                continue
+            if not data or len(data) % (head + 3072):
+                raise ValueError(f"{path}: {part}.bin has {len(data)} bytes, no multiple of {head + 3072}; download it again")
+            records = np.frombuffer(data, np.uint8).reshape(-1, head + 3072)
+            batches[part] = (records[:, head:], records[:, head - 1])
+        known = content(meta).decode().split()
+        return _cifar(path, classes or known, batches, missing=[part for part in parts if part not in batches])
+    return None
+
+
+def _cifar(path: Path, classes: Sequence[str], batches: dict, *, missing: list[str]) -> Arrays:
+    """The layout of the published commands: clean/cifar_train and clean/cifar_test, rows counted over the batches."""
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; download it again")
+    source = Arrays(path, classes)
+    for split in ("train", "test"):
+        chosen = [batches[part] for part in batches if _CIFAR_PARTS[part] == split]
+        for data, _ in chosen:
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+                raise ValueError(f"{path} holds no CIFAR images of 3 x 32 x 32 bytes; download it again")
+        pixels = np.concatenate([data for data, _ in chosen]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = np.concatenate([labels for _, labels in chosen])
+        source.add(f"clean/cifar_{split}", _Rows(lambda pixels=pixels: pixels), len(pixels), labels)
+    return source
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes numpy arrays and nothing else: every other name that a pickle calls for is refused."""
+
+    def __init__(self, file: io.BytesIO, where: str):
+        super().__init__(file, encoding="bytes")
+        self._where = where
+
+    def find_class(self, module: str, name: str):
+        if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
+            return np.ndarray.__reduce__(np.empty(0))[0]
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        raise ValueError(f"{self._where} is no CIFAR file: it asks for {module}.{name}, which is refused")
+
+
+def unpickle(data: bytes, where: str) -> dict:
+    """A pickled dictionary of plain values and numpy arrays, keys as text. Raises ValueError for anything else."""
+    try:
+        value = _ArraysOnly(io.BytesIO(data), where).load()
+    except ValueError:
+        raise
+    except Exception as error:  # damaged pickles raise many types
+        raise ValueError(f"{where} is damaged ({error or type(error).__name__}); download it again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} holds no dictionary, as CIFAR files do")
+    return {_text(key): item for key, item in value.items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+
+def _corruption_arrays(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
+    """CIFAR-10-C, CIFAR-100-C: labels.npy and <corruption>.npy of equally many rows for each severity 1..5."""
+    found = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
+    if not found or not (path / "labels.npy").is_file():
+        return None
+    source = Arrays(path)
+    for file in found:
+        _add_corruption(source, file, _load_npy(path / "labels.npy"), classes)
+    return source
+
+
+def _npy(path: Path, classes: Sequence[str] | None) -> Arrays:
+    source = Arrays(path, classes)
+    labels = path.with_name("labels.npy")
+    if path.stem in CIFAR_C and labels.is_file():
+        _add_corruption(source, path, _load_npy(labels), classes)
+    else:
+        source.add(".", _Rows(lambda: _load_npy(path)), len(_images(_load_npy(path), f"{path}")), None)
+    return source
+
+
+def _add_corruption(source: Arrays, file: Path, labels: np.ndarray, classes: Sequence[str] | None) -> None:
+    rows = len(_images(_load_npy(file), f"{file}"))
+    if rows % 5 or len(labels) not in (rows, rows // 5):
+        raise ValueError(f"{file} has {rows} images and labels.npy {len(labels)} labels; expected 5 severities of equally many")
+    each = rows // 5
+    source.classes = source.classes or tuple(classes or _classes_of(labels, f"{file}"))
+    for severity in range(1, 6):
+        part = slice((severity - 1) * each, severity * each)
+        source.add(f"{file.stem}/{severity}", _Rows(lambda part=part: _load_npy(file)[part]), each, labels[:each])
+
+
+def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
+    """Arrays by their names: train_x and test_x with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg files."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            shapes = {name: data[name] for name in data.files if data[name].ndim < 4}
+            large = {name: data[name].shape for name in data.files if data[name].ndim >= 4}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no npz file of arrays ({error})") from None
+    labels = next((shapes[name] for name in ("labels", "train_y", "test_y", "y") if name in shapes), None)
+    if classes is None and labels is not None:
+        classes = [str(name) for name in shapes["classes"]] if "classes" in shapes else _classes_of(labels, f"{path}")
+    source = Arrays(path, classes)
+
+    def rows(name: str, index: int | None = None) -> _Rows:
+        def load() -> np.ndarray:
+            with np.load(path, allow_pickle=False) as data:
+                return _images(data[name] if index is None else data[name][index], f"{path}: {name}")
+
+        return _Rows(load)
+
+    if {"jpeg", "offsets"} <= shapes.keys():
+        source.add("clean/cifar_train", _Jpegs(shapes["jpeg"], shapes["offsets"]), len(shapes["offsets"]) - 1, labels)
+    for name, shape in large.items():
+        if len(shape) == 5:
+            for severity in range(shape[0]):
+                source.add(f"{name}/{severity + 1}", rows(name, severity), shape[1], labels)
+        elif name in ("train_x", "test_x"):
+            source.add(f"clean/cifar_{name[:-2]}", rows(name), shape[0], shapes.get(f"{name[:-2]}_y"))
+        else:
+            fits = labels is not None and len(labels) == shape[0]
+            source.add(f"{name}/0" if len(large) > 1 else ".", rows(name), shape[0], labels if fits else None)
+    if not source.names:
+        raise ValueError(f"{path} holds no images: its arrays are {', '.join(shapes)}")
+    return source
+
+
+def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
+    """The class names of labels that come without: those of CIFAR-10 where there are ten."""
+    if int(labels.max()) == 9:
+        return CIFAR10
+    raise ValueError(f"{where} has labels up to {labels.max()} but no class names; give --classes FILE, one name a line")
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    """Mapped, not read: CIFAR-10-C has 15 files of 150 MB."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no npy file of numbers ({error})") from None
+
+
+def _images(pixels: np.ndarray, where: str) -> np.ndarray:
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)):
+        raise ValueError(f"{where} is {pixels.dtype} {pixels.shape}, but images are uint8 (N,H,W,3) or (N,H,W)")
+    return pixels
+
+
+def _by_key(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=images.key_of)

@@ -1,0 +1,62 @@
+"""How far long work is, and how long it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+
+class Progress:
+    """Lines on stderr: what is done of all ranks' work, images a second, time left. A terminal gets one line that moves."""
+
+    def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
+        self.total, self.done, self.failed = total, 0, 0
+        self._ranks = ranks
+        self._estimated = False
+        self._stream = stream
+        self._moving = stream.isatty()
+        self._every = 0.5 if self._moving else 15.0
+        self._started = self._shown = time.monotonic()
+
+    def add(self, reports: Sequence[tuple[int, int]]) -> None:
+        """Count the images and failures of each report, and say so when it is time."""
+        if not reports:
+            return
+        self.done += sum(written + failed for written, failed in reports)
+        self.failed += sum(failed for _, failed in reports)
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        if not self._estimated and self.failed < self.done < self.total:
+            # ranks that have not reported yet are about as far as those that have
+            rate = self.done / seconds * max(1, self._ranks / len(reports))
+            left = duration(max(self.total / rate - seconds, 0))
+            self._say(f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True)
+            self._estimated = True
+        elif self.done == self.total:
+            self._say(f"{self._counts(seconds)}, in {duration(seconds)}", keep=True)
+        elif time.monotonic() - self._shown >= self._every:
+            self._say(f"{self._counts(seconds)}, {duration(seconds * (self.total / self.done - 1))} left", keep=False)
+            self._shown = time.monotonic()
+
+    def _counts(self, seconds: float) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done}/{self.total} images{failed}, {self.done / seconds:.3g} images/s"
+
+    def _say(self, text: str, *, keep: bool) -> None:
+        if self._moving:
+            self._stream.write(f"\r\x1b[K{text}" + ("\n" if keep else ""))
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """``9 s``, ``4 min 10 s``, ``3 h 05 min``, ``2 d 4 h``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"

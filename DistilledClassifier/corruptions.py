@@ -1,0 +1,416 @@
+"""The common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261) at any image size.
+
+`corrupt` takes uint8 (H,W,3) or (H,W). Each corruption is one function of values in [0,1], float (H,W,C) with C 1 or 3, its
+constants and a generator; `CONSTANTS` holds the published constants of severities 1..5. Lengths among them are in pixels and do
+not grow with the image. As published, results are truncated to 8 bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+DRAW_NOTHING = frozenset({
+    "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate",
+})  # fmt: skip
+
+
+def corrupt(
+    image: np.ndarray,
+    name: str,
+    severity: int,
+    *,
+    constants: str = "auto",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """A corrupted copy, uint8, of ``image``, uint8 (H,W,3) or (H,W), 8 pixels or more a side.
+
+    severity: 1..5. constants: "cifar", "imagenet", or "auto", which is CIFAR's where the shorter side has at most 64 pixels.
+    rng: what random corruptions draw from; DRAW_NOTHING lists those that need none. Raises ValueError for anything else.
+    """
+    if name not in CORRUPTIONS + EXTRA_CORRUPTIONS:
+        raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(CORRUPTIONS + EXTRA_CORRUPTIONS)}")
+    if (
+        image.dtype != np.uint8
+        or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
+        or min(image.shape[:2]) < 8
+    ):
+        raise ValueError(f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} {image.shape}")
+    if severity not in range(1, 6):
+        raise ValueError(f"severity {severity} is outside 1..5")
+    if constants == "auto":
+        constants = "cifar" if min(image.shape[:2]) <= 64 else "imagenet"
+    if constants not in CONSTANTS:
+        raise ValueError(f"constants {constants!r} are unknown; use auto, {', '.join(CONSTANTS)}")
+    if rng is None and name not in DRAW_NOTHING:
+        raise ValueError(f"{name} is random: it wants rng, a numpy Generator")
+    values = CONSTANTS[constants][name][severity - 1]
+    x = (image if image.ndim == 3 else image[..., None]) / 255.0
+    out = np.clip(_FUNCTIONS[name](x, values, rng, constants), 0, 1) * 255
+    # a hair is added, since a value that is a whole number in exact arithmetic must not lose 1 by rounding
+    out = (out + 1e-6).astype(np.uint8)
+    if image.ndim == 2:
+        return out[..., 0] if out.shape[2] == 1 else np.asarray(Image.fromarray(out).convert("L"))
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- noise
+
+
+def _gaussian_noise(x, c, rng, _):
+    return x + rng.normal(size=x.shape, scale=c)
+
+
+def _shot_noise(x, c, rng, _):
+    return rng.poisson(x * c) / c
+
+
+def _impulse_noise(x, c, rng, _):
+    """Each value becomes 0 or 1 with chance c."""
+    draw = rng.random(x.shape)
+    return np.where(draw < c, draw < c / 2, x)
+
+
+def _speckle_noise(x, c, rng, _):
+    return x + x * rng.normal(size=x.shape, scale=c)
+
+
+# ---------------------------------------------------------------------------------------------- blur
+
+
+def _gaussian_blur(x, c, _, __):
+    return _smooth(x, c)
+
+
+def _smooth(x: np.ndarray, sigma: float, **how) -> np.ndarray:
+    """Gaussian filter along the first two axes."""
+    return ndimage.gaussian_filter(x, (sigma, sigma) + (0,) * (x.ndim - 2), **{"mode": "nearest", "truncate": 4.0, **how})
+
+
+def _defocus_blur(x, c, _, __):
+    radius, alias_sigma = c
+    reach = 8 if radius <= 8 else int(radius)
+    axis = np.arange(-reach, reach + 1)
+    disk = (axis[:, None] ** 2 + axis**2 <= radius**2).astype(np.float32)
+    side = 3 if radius <= 8 else 5
+    kernel = cv2.GaussianBlur(disk / disk.sum(), (side, side), sigmaX=alias_sigma)
+    return np.stack([cv2.filter2D(x[..., i], -1, kernel) for i in range(x.shape[2])], axis=2)
+
+
+def _glass_blur(x, c, rng, _):
+    """Pixels change places with near ones, or rather are copied from them, as the published code does."""
+    sigma, reach, rounds = c[0], int(c[1]), int(c[2])
+    height, width, _ = x.shape
+    x = (_smooth(x, sigma) * 255 + 1e-6).astype(np.uint8)
+    rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
+    target = (rows[:, None] * width + columns).ravel()
+    place = np.arange(height * width).tolist()  # which pixel of x lies where; plain integers are fastest one by one
+    for _ in range(rounds):
+        dx, dy = rng_integers(rng, -reach, reach, (len(target), 2)).T
+        for to, source in zip(target.tolist(), (target + dy * width + dx).tolist(), strict=True):
+            place[to] = place[source]
+    return _smooth(x.reshape(height * width, -1)[place].reshape(x.shape) / 255, sigma)
+
+
+def rng_integers(rng, low: int, high: int, shape) -> np.ndarray:
+    """Of a Generator, or of numpy's older RandomState, with which the published images were drawn."""
+    return rng.integers(low, high, shape) if hasattr(rng, "integers") else rng.randint(low, high, shape)
+
+
+def _motion_blur(x, c, rng, _):
+    return _move(x, int(c[0]), c[1], rng.uniform(-45, 45))
+
+
+def _move(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
+    """ImageMagick's motion blur: the weighted mean of 2 radius + 1 pixels in one direction; borders repeat."""
+    steps = np.arange(2 * radius + 1)
+    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    right = np.ceil(steps * math.cos(math.radians(angle)) - 0.5).astype(int)
+    down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
+    rows, columns = np.arange(x.shape[0]), np.arange(x.shape[1])
+    out = np.zeros_like(x)
+    for weight, dy, dx in zip(weights, down, right, strict=True):
+        out += weight * x[np.clip(rows + dy, 0, len(rows) - 1)][:, np.clip(columns + dx, 0, len(columns) - 1)]
+    return out
+
+
+def _zoom_blur(x, c, _, __):
+    x = x.astype(np.float32)
+    return (x + sum(_zoom(x, factor) for factor in c)) / (len(c) + 1)
+
+
+def _zoom(x: np.ndarray, factor: float) -> np.ndarray:
+    """The middle of x (H,W,C), enlarged linearly to at least its size and cropped."""
+    height, width, _ = x.shape
+    tall, wide = math.ceil(height / factor), math.ceil(width / factor)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    x = ndimage.zoom(x[top : top + tall, left : left + wide], (factor, factor, 1), order=1)
+    top, left = (x.shape[0] - height) // 2, (x.shape[1] - width) // 2
+    return x[top : top + height, left : left + width]
+
+
+# ---------------------------------------------------------------------------------------------- weather
+
+
+def _snow(x, c, rng, _):
+    mean, deviation, zoom, threshold, radius, sigma, weight = c
+    flakes = rng.normal(size=x.shape[:2], loc=mean, scale=deviation)
+    flakes = _zoom(flakes[..., None], zoom)
+    flakes[flakes < threshold] = 0
+    flakes = _move(np.floor(np.clip(flakes, 0, 1) * 255) / 255, int(radius), sigma, rng.uniform(-135, -45))
+    flakes = np.round(flakes * 255) / 255
+    x = weight * x + (1 - weight) * np.maximum(x, _grey(x) * 1.5 + 0.5)
+    return x + flakes + np.rot90(flakes, k=2)
+
+
+def _grey(x: np.ndarray) -> np.ndarray:
+    """Luma of RGB (H,W,3) as (H,W,1)."""
+    return x if x.shape[2] == 1 else x @ np.array([[0.299], [0.587], [0.114]])
+
+
+def _frost(x, c, rng, constants):
+    """A piece of a photograph of frost is added; CIFAR's are a fifth as large."""
+    height, width, _ = x.shape
+    photo = _frost_photo(int(rng_integers(rng, 0, 5, None)), 0.2 if constants == "cifar" else 1.0, height, width)
+    top, left = (
+        int(rng_integers(rng, 0, max(1, have - want), None)) for have, want in zip(photo.shape, x.shape[:2], strict=False)
+    )
+    return c[0] * x + c[1] * photo[top : top + height, left : left + width]
+
+
+@lru_cache(maxsize=64)
+def _frost_photo(number: int, scale: float, height: int, width: int) -> np.ndarray:
+    """float (H,W,3) in [0,1], RGB, larger than (height, width): a photograph of the imagecorruptions package."""
+    package = importlib.util.find_spec("imagecorruptions")
+    if package is None:
+        raise ValueError(
+            "frost needs the photographs of the package imagecorruptions; install it: pip install imagecorruptions"
+        )
+    name = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")[number]
+    photo = cv2.imread(str(Path(package.origin).parent / "frost" / name))
+    scale = max(scale, (height + 1) / photo.shape[0], (width + 1) / photo.shape[1])
+    if scale != 1:
+        photo = cv2.resize(photo, (0, 0), fx=scale, fy=scale)
+    return photo[..., ::-1] / 255.0
+
+
+def _fog(x, c, rng, _):
+    weight, decay = c
+    size = 1 << (max(32, *x.shape[:2]) - 1).bit_length()
+    size = size if size <= 32 else max(size, 256)
+    peak = x.max()
+    x = x + weight * _plasma(size, decay, rng)[: x.shape[0], : x.shape[1], None]
+    return x * peak / (peak + weight)
+
+
+def _plasma(size: int, decay: float, rng) -> np.ndarray:
+    """A diamond-square fractal (size,size) in [0,1]; size is a power of two, and the map wraps around."""
+    heights = np.zeros((size, size))
+    step, wobble = size, 100.0
+
+    def mean_and_wobble(total: np.ndarray) -> np.ndarray:
+        return total / 4 + wobble * rng.uniform(-wobble, wobble, total.shape)
+
+    while step >= 2:
+        half = step // 2
+        corners = heights[::step, ::step]
+        total = corners + np.roll(corners, -1, axis=0)
+        heights[half::step, half::step] = mean_and_wobble(total + np.roll(total, -1, axis=1))
+        middles = heights[half::step, half::step]
+        beside = middles + np.roll(middles, 1, axis=0) + corners + np.roll(corners, -1, axis=1)
+        heights[::step, half::step] = mean_and_wobble(beside)
+        above = middles + np.roll(middles, 1, axis=1) + corners + np.roll(corners, -1, axis=0)
+        heights[half::step, ::step] = mean_and_wobble(above)
+        step, wobble = half, wobble / decay
+    heights -= heights.min()
+    return heights / heights.max()
+
+
+def _spatter(x, c, rng, _):
+    mean, deviation, sigma, threshold, strength, mud = c
+    x = x if x.shape[2] == 3 else np.repeat(x, 3, axis=2)
+    liquid = _smooth(rng.normal(size=x.shape[:2], loc=mean, scale=deviation), sigma)
+    liquid[liquid < threshold] = 0
+    if mud:
+        cover = _smooth((liquid > threshold).astype(np.float32), strength)
+        cover[cover < 0.8] = 0
+        cover = cover[..., None]
+        return x * (1 - cover) + cover * np.array([63, 42, 20]) / 255
+    liquid = (liquid * 255).astype(np.uint8)
+    distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
+    distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
+    distance = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))
+    drops = liquid * cv2.blur(distance, (3, 3)).astype(np.float32)
+    drops = drops / max(float(drops.max()), 1e-9) * strength
+    return x + drops[..., None] * np.array([175, 238, 238]) / 255
+
+
+# ---------------------------------------------------------------------------------------------- colours
+
+
+def _brightness(x, c, _, __):
+    """The value of HSV grows by c; hue and saturation stay."""
+    value = x.max(axis=2, keepdims=True)
+    grown = np.clip(value + c, 0, 1)
+    return np.where(value > 0, x * (grown / np.where(value > 0, value, 1)), grown)
+
+
+def _saturate(x, c, _, __):
+    """The saturation of HSV is multiplied and added to; colours without a hue take red's, 0."""
+    if x.shape[2] == 1:
+        return x if c[1] == 0 else _saturate(np.repeat(x, 3, axis=2), c, _, __)
+    value, least = x.max(axis=2, keepdims=True), x.min(axis=2, keepdims=True)
+    saturation = np.where(value > 0, (value - least) / np.where(value > 0, value, 1), 0)
+    wanted = np.clip(saturation * c[0] + c[1], 0, 1)
+    away = np.where(saturation > 0, (value - x) / np.where(saturation > 0, saturation, 1), value * np.array([0, 1, 1]))
+    return value - away * wanted
+
+
+def _contrast(x, c, _, __):
+    mean = x.mean(axis=(0, 1), keepdims=True)
+    return (x - mean) * c + mean
+
+
+# ---------------------------------------------------------------------------------------------- digital
+
+
+def _elastic_transform(x, c, rng, _):
+    alpha, sigma, shift = c
+    height, width, channels = x.shape
+    x = x.astype(np.float32)
+    middle, reach = np.float32([height, width]) // 2, min(height, width) // 3
+    corners = np.float32([middle + reach, [middle[0] + reach, middle[1] - reach], middle - reach])
+    moved = corners + rng.uniform(-shift, shift, size=corners.shape).astype(np.float32)
+    x = cv2.warpAffine(x, cv2.getAffineTransform(corners, moved), (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    dx, dy = (
+        (_smooth(rng.uniform(-1, 1, size=(height, width)), sigma, mode="reflect", truncate=3.0) * alpha).astype(np.float32)
+        for _ in range(2)
+    )
+    rows, columns = np.mgrid[:height, :width]
+    where = (rows + dy, columns + dx)
+    x = x.reshape(height, width, channels)  # OpenCV drops a single channel
+    return np.stack([ndimage.map_coordinates(x[..., i], where, order=1, mode="reflect") for i in range(channels)], axis=2)
+
+
+def _pixelate(x, c, _, __):
+    image = _image(x)
+    small = image.resize((max(1, int(image.width * c)), max(1, int(image.height * c))), Image.Resampling.BOX)
+    return _values(small.resize(image.size, Image.Resampling.BOX))
+
+
+def _jpeg_compression(x, c, _, __):
+    buffer = io.BytesIO()
+    _image(x).save(buffer, "JPEG", quality=int(c))
+    return _values(Image.open(buffer))
+
+
+def _image(x: np.ndarray) -> Image.Image:
+    pixels = np.rint(x * 255).astype(np.uint8)
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image) / 255.0
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "gaussian_noise": _gaussian_noise,
+    "shot_noise": _shot_noise,
+    "impulse_noise": _impulse_noise,
+    "speckle_noise": _speckle_noise,
+    "gaussian_blur": _gaussian_blur,
+    "defocus_blur": _defocus_blur,
+    "glass_blur": _glass_blur,
+    "motion_blur": _motion_blur,
+    "zoom_blur": _zoom_blur,
+    "snow": _snow,
+    "frost": _frost,
+    "fog": _fog,
+    "spatter": _spatter,
+    "brightness": _brightness,
+    "saturate": _saturate,
+    "contrast": _contrast,
+    "elastic_transform": _elastic_transform,
+    "pixelate": _pixelate,
+    "jpeg_compression": _jpeg_compression,
+}
+
+# ---------------------------------------------------------------------------------------------- published constants
+
+
+def _zooms(*ranges: tuple[float, float]) -> tuple[np.ndarray, ...]:
+    """Zoom factors from 1 up to an end in steps; whether the end is among them is decided by rounding, as published."""
+    return tuple(np.arange(1, end, step) for end, step in ranges)
+
+
+# severities 1..5. Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of values; defocus:
+# radius, sigma of its edge; glass: sigma, reach, rounds; motion: radius, sigma; snow: mean, deviation, zoom, threshold,
+# radius, sigma, weight of the image; frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma,
+# shift of three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud; saturate: factor, summand
+CONSTANTS: dict[str, dict[str, tuple]] = {
+    "cifar": {
+        "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+        "shot_noise": (500, 250, 100, 75, 50),
+        "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),
+        "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),
+        "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1),
+        "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        "zoom_blur": _zooms((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        "snow": ((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+                 (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
+        "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+        "spatter": ((0.62, 0.1, 0.7, 0.7, 0.5, 0), (0.65, 0.1, 0.8, 0.7, 0.5, 0), (0.65, 0.3, 1, 0.69, 0.5, 0),
+                    (0.65, 0.1, 0.7, 0.69, 0.6, 1), (0.65, 0.1, 0.5, 0.68, 0.6, 1)),
+        "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
+        "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+        "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+        "elastic_transform": ((0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)),
+        "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
+        "jpeg_compression": (80, 65, 58, 50, 40),
+    },
+    "imagenet": {
+        "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
+        "shot_noise": (60, 25, 12, 5, 3),
+        "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),
+        "speckle_noise": (0.15, 0.2, 0.35, 0.45, 0.6),
+        "gaussian_blur": (1, 2, 3, 4, 6),
+        "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        "zoom_blur": _zooms((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+        "snow": ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+                 (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
+        "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+        "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+        "spatter": ((0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
+                    (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1)),
+        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
+        "elastic_transform": ((488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88),
+                              (29.28, 2.44, 4.88)),
+        "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
+        "jpeg_compression": (25, 18, 15, 10, 7),
+    },
+}  # fmt: skip

@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""Make data: official data sets to trees, degraded, corrupted and sequence-degraded copies, checks and contact sheets.
+
+  make_data.py prepare  --base_samples cifar-10-python.tar.gz --save_dir dataset/cifar_10
+  make_data.py degrade  --base_samples dataset/cifar_10 --save_dir dataset/cifar_10 --type jpeg blur noise
+  make_data.py degrade  --base_samples dataset/cifar_10 --split cifar_train --save_dir dataset/known --type jpeg --level 20 40
+  make_data.py sequence --base_samples dataset/cifar_10 --split cifar_test --save_dir dataset/cifar_10_seq
+  make_data.py corrupt  --base_samples dataset/cifar_10 --split cifar_test --save_dir dataset/CIFAR-10-C --severity all
+  make_data.py verify   --save_dir dataset/cifar_10
+  make_data.py sheet    --base_samples photos --type blur --out blur.png
+
+Run a command again to go on where it stopped. --base_samples is a folder of images or a data set as it is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from DDA import images, ranks
+from DDA.datasets import Arrays, Folder, open_source
+from DistilledClassifier import trees
+from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
+from DistilledClassifier.trees import Recipe, Task
+
+PROGRAM = "make_data.py"
+SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns 0 when everything is there and right, 1 where images failed or are wrong, 2 for wrong input."""
+    ranks.interrupt_on_sigterm()
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = p.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str, *, writes: bool = True) -> argparse.ArgumentParser:
+        c = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        c.set_defaults(run=run)
+        if name != "verify":
+            c.add_argument(
+                "--base_samples", type=Path, required=True, metavar="PATH", help="a folder of images or a data set's files"
+            )
+            c.add_argument("--split", metavar="NAME", help="only this part of it, such as cifar_test, train, val")
+            c.add_argument(
+                "--num_samples", type=int, metavar="INT", help="at most so many images, spread evenly (default: all)"
+            )
+        c.add_argument(
+            "--classes", type=Path, metavar="FILE", help="class names, one a line, where the data set does not tell them"
+        )
+        c.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
+        c.add_argument("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
+        if writes:
+            c.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
+            c.add_argument(
+                "--workers", type=int, default=os.cpu_count(), metavar="INT", help="processes (default: %(default)s)"
+            )
+            c.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's stream (default: %(default)s)")
+        return c
+
+    command("prepare", prepare, "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).")
+    c = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
+    c.add_argument(
+        "--type", nargs="+", required=True, choices=(*DEGRADATIONS, "combined"), help="combined: one of them by chance"
+    )
+    c.add_argument("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
+                   "test: the papers' five, as severities 1..5")  # fmt: skip
+    c.add_argument("--behavior", choices=BEHAVIORS, default=BEHAVIORS[0], help="published: the quirks of the reference code")
+    c = command("sequence", sequence, "Copies with blur, then noise, then JPEG, in <name>/0/.")
+    c.add_argument(
+        "--name", nargs="+", choices=SEQUENCE_NAMES, default=list(SEQUENCES), help="(default: the three as documented)"
+    )
+    c = command("corrupt", corrupt, "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.")
+    c.add_argument(
+        "--corruption", nargs="+", default=["all"], metavar="NAME", help="all: the 15; extra: the other 4 (default: all)"
+    )
+    c.add_argument("--severity", nargs="+", default=["all"], metavar="1..5", help="(default: all)")
+    c.add_argument("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="auto: CIFAR's up to 64 pixels")
+    c.add_argument(
+        "--format", choices=("png", "npy"), default="png", help="npy: <corruption>.npy and labels.npy of equal sizes"
+    )
+    c = command("verify", verify, "Count and check a tree: missing, extra, damaged and mislabelled images.", writes=False)
+    c.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to check")
+    c.add_argument(
+        "--base_samples", type=Path, metavar="PATH", help="clean images that every cell without a manifest must have"
+    )
+    c.add_argument("--split", metavar="NAME", help="of the clean images")
+    c = command("sheet", sheet, "One picture of a degradation at all its levels on a few images.", writes=False)
+    c.add_argument("--type", required=True, metavar="NAME", help="a degradation, a sequence or a corruption")
+    c.add_argument("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="of a corruption")
+    c.add_argument("--out", type=Path, required=True, metavar="PNG")
+    c.add_argument("--seed", type=int, default=0, metavar="INT")
+    return p
+
+
+# ---------------------------------------------------------------------------------------------- commands that write
+
+
+def prepare(args: argparse.Namespace) -> int:
+    source, names = choose(args)
+    tasks = []
+    for name in names:
+        folder, rest = _place(name)
+        tasks.append(Task(Recipe(folder, "copy"), name, f"{folder}/{rest}"))
+    return _write(args, source, tasks)
+
+
+def degrade(args: argparse.Namespace) -> int:
+    source, names = choose(args)
+    tasks = []
+    for kind in args.type:
+        if not args.level:
+            recipe = Recipe(kind, "degrade", kind, None, args.behavior)
+            tasks += [Task(recipe, name, f"{kind}/{_png(_inside_clean(name))}") for name in names]
+            continue
+        for folder, level in _levels(kind, args.level):
+            recipe = Recipe(f"{kind}/{folder}", "degrade", kind, level, args.behavior)
+            tasks += [Task(recipe, name, f"{kind}/{folder}/{_png(_inside_split(name))}") for name in names]
+    return _write(args, source, tasks)
+
+
+def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
+    """Folder and level of each --level. Raises ValueError for what is none."""
+    if kind == "combined":
+        raise ValueError("--level does not go with --type combined, which draws degradation and level")
+    if levels == ["test"]:
+        return [(str(severity), level) for severity, level in enumerate(TEST_LEVELS[kind], start=1)]
+    try:
+        numbers = [float(level) for level in levels]
+        for number in numbers:
+            by_name(kind)(np.zeros((8, 8, 3), np.uint8), number, np.random.default_rng(0))
+    except ValueError as error:
+        raise ValueError(f"--level {' '.join(levels)}: {error}") from None
+    return [(f"{number:g}", number) for number in numbers]
+
+
+def sequence(args: argparse.Namespace) -> int:
+    source, names = choose(args)
+    return _write(args, source, [
+        Task(Recipe(f"{kind}/0", "sequence", kind), name, f"{kind}/0/{_png(_inside_split(name))}")
+        for kind in args.name for name in names
+    ])  # fmt: skip
+
+
+def corrupt(args: argparse.Namespace) -> int:
+    from DistilledClassifier.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+
+    groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
+    chosen = list(dict.fromkeys(name for given in args.corruption for name in groups.get(given, (given,))))
+    unknown = [name for name in chosen if name not in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)]
+    if unknown:
+        raise ValueError(
+            f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join((*CORRUPTIONS, *EXTRA_CORRUPTIONS))}"
+        )
+    severities = ["1", "2", "3", "4", "5"] if "all" in args.severity else sorted(set(args.severity))
+    if not set(severities) <= set("12345"):
+        raise ValueError(f"--severity {' '.join(args.severity)} must be 1..5 or all")
+    source, names = choose(args)
+    status = _write(args, source, [
+        Task(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), name,
+             f"{kind}/{severity}/{_png(_inside_split(name))}")
+        for kind in chosen for severity in severities for name in names
+    ])  # fmt: skip
+    if status == 0 and args.format == "npy":
+        _write_arrays(args.save_dir, chosen, severities)
+    return status
+
+
+def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequence[str]) -> None:
+    """The official form beside the tree: rows in the order of their names' numbers, severities one after the other."""
+    classes = images.read_classes(save_dir) or ()
+    labels: list[int] = []
+    for kind in corruptions:
+        pixels, labels = [], []
+        for severity in severities:
+            names = images.list_images(save_dir, f"{kind}/{severity}")[0]
+            parsed = {name: trees.parse(name, classes) for name in names}
+            for name in sorted(names, key=lambda name: (parsed[name][1], name)):
+                if parsed[name][2] is None:
+                    raise ValueError(
+                        f"--format npy needs labels, but {name} has none of the classes in {save_dir / images.CLASSES}"
+                    )
+                pixels.append(np.asarray(images.read_rgb(save_dir / name)))
+                labels.append(classes.index(parsed[name][2]))
+        if len({image.shape for image in pixels}) > 1:
+            raise ValueError(f"--format npy needs images of one size, but those of {save_dir / kind} differ")
+        np.save(save_dir / f"{kind}.npy", np.stack(pixels))
+    np.save(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
+
+
+def choose(args: argparse.Namespace) -> tuple[Folder | Arrays, list[str]]:
+    """The source and the names of its images that are wanted. Raises ValueError where there are none."""
+    source = open_source(*_reopen(args))
+    names = source.names
+    if args.run is not prepare and any(name.startswith("clean/") for name in names):
+        names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
+    if args.split:
+        names = [name for name in names if args.split in _inside_clean(name).split("/")[:1]]
+    if args.list is not None:
+        wanted = {Path(line).stem for line in args.list.read_text(encoding="utf-8").split()}
+        names = [name for name in names if Path(name).stem in wanted]
+        if len(names) < len(wanted):
+            raise ValueError(f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}")
+    if not names:
+        raise ValueError(
+            f"--base_samples {args.base_samples} has no images" + (f" in --split {args.split}" if args.split else "")
+        )
+    if args.num_samples is not None:
+        if args.num_samples < 1:
+            raise ValueError(f"--num_samples {args.num_samples} must be at least 1")
+        count = min(args.num_samples, len(names))
+        names = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
+    return source, names
+
+
+def _reopen(args: argparse.Namespace) -> tuple:
+    classes = None
+    if args.classes is not None:
+        classes = [line.strip() for line in args.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return args.base_samples, classes, args.labels
+
+
+def _inside_clean(name: str) -> str:
+    return name.removeprefix("clean/")
+
+
+def _inside_split(name: str) -> str:
+    """A name without the folder of its split: what a cell <corruption>/<severity> holds."""
+    first, _, rest = _inside_clean(name).partition("/")
+    return rest if rest and first in SPLITS else _inside_clean(name)
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The folder of the tree that gets a manifest of its own, and the rest of an image's name."""
+    parts = name.split("/")
+    if len(parts) > 2 and parts[1].isdigit():  # <corruption>/<severity>
+        return "/".join(parts[:2]), "/".join(parts[2:])
+    parts = _inside_clean(name).split("/")
+    if len(parts) > 1 and parts[0] in SPLITS:
+        return f"clean/{parts[0]}", "/".join(parts[1:])
+    return "clean", "/".join(parts)
+
+
+def _png(name: str) -> str:
+    return f"{images.key_of(name)}.png"
+
+
+def _write(args: argparse.Namespace, source: Folder | Arrays, tasks: list[Task]) -> int:
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers} must be at least 1")
+    print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)
+    failures = trees.write(source, _reopen(args), tasks, args.save_dir, seed=args.seed, workers=args.workers)
+    for target, why in list(failures.items())[:10]:
+        print(f"failed: {target}: {why}", file=sys.stderr)
+    if failures:
+        print(f"{PROGRAM}: {len(failures)} of {len(tasks)} images failed; the reasons are in {args.save_dir}/made*.json, and "
+              "the same command tries them again", file=sys.stderr, flush=True)  # fmt: skip
+        return 1
+    print(f"{len(tasks):,} of {len(tasks):,} images are in {args.save_dir}", flush=True)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- commands that look
+
+
+def verify(args: argparse.Namespace) -> int:
+    expected: list[str] = []
+    if args.base_samples is not None:
+        args.num_samples = None
+        expected = [_inside_split(name) for name in choose(args)[1]]
+    counts, wrong = trees.verify(args.save_dir, expected)
+    for cell, count in sorted(counts.items()):
+        print(f"{cell:40} {count:8,}")
+    for name, why in sorted(wrong.items()):
+        print(f"{name}: {why}", file=sys.stderr)
+    print(f"{sum(counts.values()):,} images in {len(counts)} folders, {len(wrong)} faults", flush=True)
+    return 1 if wrong else 0
+
+
+def sheet(args: argparse.Namespace) -> int:
+    from DistilledClassifier.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+
+    args.num_samples = args.num_samples or 6
+    source, names = choose(args)
+    first, last = (1, 5)
+    if args.type in DEGRADATIONS:
+        recipes = {f"{level:g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0]) for level in TEST_LEVELS[args.type]}
+    elif args.type in SEQUENCE_NAMES:
+        recipes = {name: Recipe("", "sequence", name) for name in SEQUENCE_NAMES}
+    elif args.type in (*CORRUPTIONS, *EXTRA_CORRUPTIONS):
+        recipes = {f"{args.type} {s}": Recipe("", "corrupt", args.type, s, args.constants) for s in range(first, last + 1)}
+    else:
+        known = ", ".join((*DEGRADATIONS, *SEQUENCE_NAMES, *CORRUPTIONS, *EXTRA_CORRUPTIONS))
+        raise ValueError(f"--type {args.type} is unknown; use one of {known}")
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out {args.out} must end in .png")
+    clean = [np.asarray(source.read(name)) for name in names]
+    rows = {"clean": clean}
+    for title, recipe in recipes.items():
+        rows[title] = [recipe.apply(image, trees.generator(args.seed, name)) for name, image in zip(names, clean, strict=True)]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    images.write_image(args.out, np.asarray(images.contact_sheet(rows, names)))
+    print(f"sheet       {args.out}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""Accuracy against cost: adapt labelled images with several settings and score them with a classifier.
+
+  scripts/ladder.py --model_path prior.pt --classifier resnet56.th --base_samples cifar10c_open.npz --dataset cifar10c \\
+      --corruption gaussian_noise pixelate --severity 3 5 --out ladder --ranks 2 --setting exact balanced fast one-shot
+  scripts/ladder.py … --setting exact "n20: --speed fast --N 20 --k 0.8"
+
+A setting is a rung of image_sample.py's --speed, or "name: flags" of image_sample.py. The first is the baseline of the paired
+intervals. OUT gets a tree for each setting, ladder.json, ladder.md and ladder.png; finished trees are used again.
+
+Views: adapted, the classifier on the adapted images; self-ensemble, the mean of its probabilities on the degraded and on the
+adapted image (DDA). Intervals are 95 % normal intervals of the mean; an image that occurs under several corruptions counts as
+one observation, the mean over them. Network calls are counted and images/s are measured on --timing_images of the images,
+the settings taking turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+
+from DDA import images
+from DDA.image_adapt import checkpoints
+from DDA.image_adapt.sampler import SPEEDS
+from DDA.image_adapt.scripts import image_sample
+from DistilledClassifier import classifiers, make_data, trees
+
+PROGRAM = "ladder.py"
+VIEWS = ("adapted", "self-ensemble")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
+    args = parser().parse_args(argv)
+    try:
+        settings = dict(_setting(text) for text in args.setting)
+        source = tree_of(args)
+        classifier = classifiers.load(args.classifier)
+        for name, flags in settings.items():
+            job = adapt_command(args, source, name, flags)
+            print(f"{PROGRAM}: {name}: {shlex.join(job)}", flush=True)
+            if status := subprocess.run(job, check=False).returncode:
+                print(f"{PROGRAM}: {name} failed; run the same command again to go on", file=sys.stderr)
+                return status
+        keys, rows = score(args, source, settings, classifier)
+        cost = measure(args, source, settings)
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    cells = sorted({_cell(key) for key in keys})
+    result = {
+        "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
+        "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
+        "cells": cells,
+        "threads": torch.get_num_threads(),
+        "timing_images": args.timing_images,
+        "rows": [{**row, **cost.get(row["setting"], {})} for row in rows],
+    }
+    images.write_json(args.out / "ladder.json", result)
+    (args.out / "ladder.md").write_text(table(result), encoding="utf-8")
+    if cost:
+        chart(result, args.out / "ladder.png")
+    print(table(result))
+    print(f"written     {args.out}/ladder.json, .md" + (", .png" if cost else ""))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
+    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
+    p.add_argument(
+        "--base_samples", type=Path, required=True, metavar="PATH", help="labelled tree, or npz/npy files of a data set"
+    )
+    p.add_argument("--dataset", choices=images.LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
+    p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME")
+    p.add_argument("--severity", nargs="+", default=["all"], metavar="1..5")
+    p.add_argument("--setting", nargs="+", default=list(SPEEDS), metavar="SETTING", help="(default: the four rungs)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument(
+        "--ranks", type=int, default=1, metavar="INT", help="run the jobs under mpiexec -n INT (default: %(default)s)"
+    )
+    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
+    p.add_argument("--timing_images", type=int, default=16, metavar="INT", help="0: measure no time (default: %(default)s)")
+    return p
+
+
+def _setting(text: str) -> tuple[str, list[str]]:
+    name, colon, flags = text.partition(":")
+    if colon:
+        return name.strip(), shlex.split(flags)
+    if name not in SPEEDS:
+        raise ValueError(f'--setting {name} is no rung ({", ".join(SPEEDS)}); write other settings as "name: flags"')
+    return name, ["--speed", name]
+
+
+def tree_of(args: argparse.Namespace) -> Path:
+    """The labelled tree; files of a data set are written out first."""
+    if args.base_samples.is_dir() and images.list_images(args.base_samples)[0]:
+        return args.base_samples
+    tree = args.out / "source"
+    if make_data.main(["prepare", "--base_samples", str(args.base_samples), "--save_dir", str(tree)]):
+        raise ValueError(f"--base_samples {args.base_samples} could not be written to {tree}")
+    return tree
+
+
+def adapt_command(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:
+    launcher = ["mpiexec", "-n", str(args.ranks)] if args.ranks > 1 else []
+    return [*launcher, sys.executable, image_sample.__file__, *adapt_flags(args, source, name, flags)]
+
+
+def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:
+    return ["--model_path", str(args.model_path), "--base_samples", str(source), "--dataset", args.dataset, "--corruption",
+            *args.corruption, "--severity", *args.severity, "--batch_size", str(args.batch_size), "--save_dir",
+            str(args.out / name), *flags]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- accuracy
+
+
+def score(args, source: Path, settings: dict, classifier: classifiers.Classifier) -> tuple[list[str], list[dict]]:
+    """The keys that were scored and one row for the source and each setting."""
+    cells = images.cells(source, args.dataset, args.corruption, args.severity, train=True)
+    paths = {images.key_of(path): path for cell in cells for path in images.list_images(source, cell)[0]}
+    keys = sorted(paths)
+    classes = images.read_classes(source) or ()
+    labels = [trees.parse(paths[key], classes)[2] for key in keys]
+    if None in labels:
+        raise ValueError(
+            f"{source / paths[keys[labels.index(None)]]} has none of the classes in {source / images.CLASSES} in its name"
+        )
+    truth = torch.tensor([classes.index(label) for label in labels])
+    groups = np.unique([key[len(_cell(key)) + 1 :] for key in keys], return_inverse=True)[1]
+
+    def view(root: Path) -> torch.Tensor:
+        saved = images.saved_images(root, cells) if root != source else paths
+        return classifier.scores(np.stack([np.asarray(images.read_rgb(root / saved[key])) for key in keys]))
+
+    degraded = view(source)
+    rows = [{"setting": "source", "adapted": _statistics(degraded.argmax(1) == truth, None, groups)}]
+    baseline: dict[str, torch.Tensor] = {}
+    for name, flags in settings.items():
+        adapted = view(args.out / name)
+        right = {"adapted": adapted.argmax(1) == truth,
+                 "self-ensemble": (degraded.softmax(1) + adapted.softmax(1)).argmax(1) == truth}  # fmt: skip
+        baseline = baseline or right
+        rows.append({"setting": name, "flags": shlex.join(flags),
+                     **{v: _statistics(right[v], baseline[v], groups) for v in VIEWS}})  # fmt: skip
+    return keys, rows
+
+
+def _cell(key: str) -> str:
+    return "/".join(key.split("/")[:2])
+
+
+def _statistics(right: torch.Tensor, baseline: torch.Tensor | None, groups: np.ndarray) -> dict:
+    """Accuracy in per cent, and the difference from the baseline with its paired interval."""
+    right = right.numpy().astype(float) * 100
+    mean, half = _interval(right, groups)
+    found = {"accuracy": mean, "interval": half}
+    if baseline is not None:
+        found["difference"], found["difference_interval"] = _interval(right - baseline.numpy().astype(float) * 100, groups)
+    return found
+
+
+def _interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Mean and half the 95 % interval; values of one group count as one observation, weighted by their number."""
+    sizes = np.bincount(groups)
+    gaps = np.bincount(groups, values - values.mean())  # sums within groups
+    error = np.sqrt((gaps**2).sum() / (len(sizes) - 1) * len(sizes)) / sizes.sum() if len(sizes) > 1 else np.inf
+    return float(values.mean()), float(1.96 * error)
+
+
+# ---------------------------------------------------------------------------------------------- cost
+
+
+def measure(args, source: Path, settings: dict, rounds: int = 3) -> dict[str, dict]:
+    """Network calls, forward and backward, and images a second of each setting, on the same images in turns."""
+    if not args.timing_images:
+        return {}
+    jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
+    cells = images.cells(source, args.dataset, args.corruption, args.severity, train=True)
+    paths = [path for cell in cells for path in images.list_images(source, cell)[0]]
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.timing_images, len(paths))).astype(int)]
+    seconds = defaultdict(list)
+    for turn in range(rounds):
+        for name, job in jobs.items():
+            seconds[name].append(job.run(source, paths))
+            print(f"{PROGRAM}: timing {name}, round {turn + 1} of {rounds}: {seconds[name][-1]:.1f} s", flush=True)
+    fastest = {name: min(times) for name, times in seconds.items()}
+    first = fastest[next(iter(jobs))]
+    return {name: {"forward": job.forward, "backward": job.backward, "images_per_second": len(paths) / fastest[name],
+                   "speedup": first / fastest[name]} for name, job in jobs.items()}  # fmt: skip
+
+
+class _Timed:
+    """The function that a job would call with these flags, with its network's calls counted; nothing is written."""
+
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        device = image_sample.pick_device(args.device, 0)
+        dtype, _ = image_sample.pick_dtype(args, device)
+        state = checkpoints.read_state_dict(args.model_path)
+        self._method = checkpoints.resolve(args.model_path, state, vars(args))
+        self._model = image_sample.load(args, state, self._method, device, dtype)
+        self._adapt = image_sample.make_adapt_batch(self._model, self._method, args, device)
+        self._model.register_forward_hook(self._count)
+        self.forward = self.backward = 0
+
+    def _count(self, module, inputs, output: torch.Tensor) -> None:
+        self.forward += 1
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+
+    def _count_backward(self, gradient: torch.Tensor) -> None:
+        self.backward += 1
+
+    def run(self, source: Path, paths: list[str]) -> float:
+        """Seconds for the images, in batches; the counts are those of one batch."""
+        size = self._method["image_size"]
+        pixels = np.stack([images.fit_square(images.read_rgb(source / path), size) for path in paths])
+        begun = time.perf_counter()
+        for i in range(0, len(paths), self._args.batch_size):
+            self.forward = self.backward = 0
+            part = slice(i, i + self._args.batch_size)
+            self._adapt([images.key_of(path) for path in paths[part]], pixels[part])
+        return time.perf_counter() - begun
+
+
+# ---------------------------------------------------------------------------------------------- what people look at
+
+
+def table(result: dict) -> str:
+    """Markdown."""
+    rows = result["rows"]
+    base = rows[1]["setting"]
+    lines = [f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.", "",
+             f"| setting | calls | adapted % | minus {base} | self-ensemble % | minus {base} | images/s | times {base} |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        cells = [row["setting"]]
+        calls = row.get("forward")
+        cells.append("" if calls is None else f"{calls}" + (f" (+{row['backward']} backward)" if row["backward"] else ""))
+        for view in VIEWS:
+            found = row.get(view)
+            cells.append("" if found is None else f"{found['accuracy']:.1f} ± {found['interval']:.1f}")
+            gap = (found or {}).get("difference")
+            cells.append("" if gap is None or row["setting"] == base else f"{gap:+.1f} ± {found['difference_interval']:.1f}")
+        cells += [f"{row['images_per_second']:.2f}", f"{row['speedup']:.1f}"] if "speedup" in row else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def chart(result: dict, path: Path) -> None:
+    """Accuracy of both views against the time an image takes, relative to the baseline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = result["rows"][1:]
+    base = result["rows"][1]["setting"]
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    source = result["rows"][0]["adapted"]["accuracy"]
+    axes.axhline(source, color="dimgray", linestyle="--", linewidth=1)
+    axes.text(1, source, " source, not adapted", va="bottom", ha="right", color="dimgray", transform=axes.get_yaxis_transform())
+    for view, marker, color in zip(VIEWS, "os", ("tab:blue", "tab:orange"), strict=True):
+        points = sorted((1 / row["speedup"], row[view]["accuracy"], row[view]["interval"], row) for row in rows)
+        x, y, error, _ = zip(*points, strict=True)
+        axes.errorbar(x, y, yerr=error, marker=marker, color=color, capsize=3, linewidth=1.2, label=view)
+    for row in rows:
+        top = max(row[view]["accuracy"] + row[view]["interval"] for view in VIEWS)
+        calls = f"{row['forward']}" + (f"+{row['backward']}" if row["backward"] else "")
+        axes.annotate(f"{row['setting']}\n{calls} calls", (1 / row["speedup"], top), xytext=(0, 4), textcoords="offset points",
+                      ha="center", fontsize=8)  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.18)
+    axes.set_xlabel(f"time an image, {base} = 1")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(result["protocol"], fontsize=9)
+    axes.legend(loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
