@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from PIL import Image
 
 from DDA import images
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
+SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
 CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
            "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
            "gaussian_blur", "spatter", "saturate")  # fmt: skip
@@ -27,6 +30,7 @@ FORMATS = (
     "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder with labels.npy and one "
     "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images"
 )
+CLASS_LISTS = ("cifar10", "cifar100", "imagenet")  # built in, in the order of their labels
 
 
 class Folder:
@@ -43,6 +47,21 @@ class Folder:
         if self._names is None:
             self._names = images.list_images(self.path)[0] if self._files is None else _by_key(self._files)
         return self._names
+
+    def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+        """The images below a folder of the tree, and what is none (see `images.list_images`)."""
+        return images.list_images(self.path, cell, leave_out=leave_out)
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder."""
+        with os.scandir(self.path / folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+    def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
+        """Whether a folder is a tree of adapted images, or holds the tree ``save_dir`` of them."""
+        place = self.path / folder
+        within = save_dir is not None and save_dir.resolve().is_relative_to(place.resolve())
+        return within or (place / images.SETTINGS).is_file()
 
     def where(self, name: str) -> Path:
         return self.path / name if self._files is None else self._files[name]
@@ -84,6 +103,17 @@ class Arrays:
     @property
     def names(self) -> list[str]:
         return _by_key(self._places)
+
+    def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+        return [name for name in self.names if cell == "." or name.startswith(f"{cell}/")], []
+
+    def folders(self, folder: str) -> list[str]:
+        prefix = "" if folder == "." else f"{folder}/"
+        inside = {name[len(prefix) :] for name in self._places if name.startswith(prefix)}
+        return sorted({name.split("/")[0] for name in inside if "/" in name})
+
+    def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
+        return False
 
     def where(self, name: str) -> str:
         return f"{self.path}: {name}"
@@ -135,7 +165,18 @@ class _Jpegs:
         return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
 
 
-def open_source(path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None) -> Folder | Arrays:
+Source = Folder | Arrays
+
+
+def class_list(name: str | Path) -> tuple[str, ...]:
+    """The class names of a built-in list, or of a file with one a line. Raises FileNotFoundError for neither."""
+    path = Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}")
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Source:
     """Recognise what lies at ``path``: one of FORMATS. classes: names for labels that come without.
 
     Raises FileNotFoundError where there is nothing, ValueError for what is damaged, unknown or wants to execute code.
@@ -156,6 +197,82 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None, labels: 
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         return _archive(path, classes)
     raise ValueError(f"{path} is no source of images; expected {FORMATS}")
+
+
+def open_official(path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None) -> Source:
+    """`open_source`, and ImageNet and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours.
+
+    A folder with classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
+    """
+    path = Path(path)
+    if path.is_dir() and images.read_classes(path) is None:
+        source = _tiny_imagenet(path) or _imagenet(path, classes, labels)
+        if source is not None:
+            return source
+    return open_source(path, classes)
+
+
+# ---------------------------------------------------------------------------------------------- cells
+
+
+def cells(
+    source: Source,
+    layout: str,
+    corruptions: Sequence[str],
+    severities: Sequence[str],
+    *,
+    train: bool,
+    leave_out: Path | None = None,
+) -> list[str]:
+    """The cells of a tree as POSIX paths relative to its root, in sorted order; ``.`` is the whole tree.
+
+    corruptions: names, or ``all``; severities: numbers as text, or ``all``, or none for the default (5, and 0 for sequences).
+    train chooses the split of layouts that have one; ``leave_out`` is a folder that holds no cell. Raises FileNotFoundError for
+    what is not there, listing what is.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"--dataset {layout} is unknown; use one of {', '.join(LAYOUTS)}")
+    if layout == "folder" and not corruptions:
+        return ["."]
+    root = source.path
+    found = source.folders(".")
+    trees = [name for name in found if not source.is_adapted(name, leave_out)]
+    if not corruptions:
+        raise ValueError(f"--corruption is missing; {_listing(trees, 'found')} in {root} (or: all)")
+    missing = sorted(set(corruptions) - set(found) - {"all"})
+    if missing:
+        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees, 'found')}")
+    chosen = trees if "all" in corruptions else sorted(set(corruptions))
+    if not chosen:
+        raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
+    if layout == "folder":
+        return chosen
+    if layout in SPLITS:
+        split = SPLITS[layout][0 if train else 1]
+        return [_existing(source, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]
+    return sorted(cell for name in chosen for cell in _severity_cells(source, name, severities))
+
+
+def _severity_cells(source: Source, name: str, severities: Sequence[str]) -> list[str]:
+    if "all" in severities:
+        found = source.folders(name)
+        if not found:
+            raise FileNotFoundError(f"--severity all: {source.path / name} holds no severity folders")
+        return [f"{name}/{severity}" for severity in found]
+    wanted = severities or ["0" if "_seq" in name else "5"]
+    return [_existing(source, f"{name}/{severity}", f"--severity {severity} is wanted") for severity in sorted(set(wanted))]
+
+
+def _existing(source: Source, cell: str, why: str) -> str:
+    parent, _, name = cell.rpartition("/")
+    if name not in source.folders(parent):
+        found = _listing(source.folders(parent), "found")
+        raise FileNotFoundError(f"{why}, but {source.path / cell} does not exist; {found} in {source.path / parent}")
+    return cell
+
+
+def _listing(names: Sequence[str], word: str) -> str:
+    return f"{word}: {', '.join(names)}" if names else f"nothing {word}"
 
 
 # ---------------------------------------------------------------------------------------------- CIFAR-10 and CIFAR-100
@@ -253,6 +370,8 @@ class _ArraysOnly(pickle.Unpickler):
             return np.ndarray.__reduce__(np.empty(0))[0]
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return lambda text, _: text.encode("latin1")
         raise ValueError(f"{self._where} is no CIFAR file: it asks for {module}.{name}, which is refused")
 
 
@@ -271,6 +390,113 @@ def unpickle(data: bytes, where: str) -> dict:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# ---------------------------------------------------------------------------------------------- ImageNet and Tiny-ImageNet
+
+
+def _tiny_imagenet(path: Path) -> Folder | None:
+    """wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt; its test images have no labels."""
+    annotations = path / "val" / "val_annotations.txt"
+    if not (path / "wnids.txt").is_file() or not annotations.is_file():
+        return None
+    files = {}
+    for file in (path / "train").glob("*/images/*"):
+        files[f"clean/train/{file.parts[-3]}/{file.name}"] = file
+    for line in annotations.read_text(encoding="utf-8").splitlines():
+        name, label = line.split("\t")[:2]
+        files[f"clean/val/{label}/{name}"] = path / "val" / "images" / name
+    return _labelled(path, files, class_list(path / "wnids.txt"))
+
+
+def _imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> Folder | None:
+    """ImageNet as it is unpacked: train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone.
+
+    Also a val folder that is sorted into classes already; and ImageNet-C, where the folders of the corruptions may lie in those
+    of their groups (noise, blur, weather, digital, extra).
+    """
+    flat = [file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))]
+    folders = _wnid_folders(path / "train" if flat else path)
+    if not flat and not folders:
+        return None
+    classes = classes or class_list("imagenet")
+    files = {}
+    if flat:
+        if labels is None:
+            raise ValueError(
+                f"{flat[0].parent} is not sorted into classes: give --labels, the official list (dataset/README.md)"
+            )
+        wnids = _val_labels(labels, classes)
+        unknown = [file.name for file in flat if file.stem not in wnids]
+        if unknown:
+            raise ValueError(f"--labels {labels} has no label of {unknown[0]} (nor of {len(unknown) - 1} others)")
+        files = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
+    for folder in folders:
+        above = folder.relative_to(path).parts[:-1]
+        is_cell = len(above) > 1 and above[-1].isdigit()  # [<group>/]<corruption>/<severity>
+        prefix = "/".join(above[-2:] if is_cell else ("clean", *(part for part in above if part != "clean")))
+        files.update((f"{prefix}/{folder.name}/{file.name}", file) for file in folder.iterdir())
+    return _labelled(path, files, classes)
+
+
+def _wnid_folders(path: Path) -> list[Path]:
+    """The folders named as ImageNet's classes, at the first level below ``path`` that has any, at most the fourth."""
+    for level in range(4):
+        found = [folder for folder in path.glob("/".join(["*"] * level + ["n[0-9]*"])) if _is_wnid(folder)]
+        if found:
+            return sorted(found)
+    return []
+
+
+def _is_wnid(folder: Path) -> bool:
+    return len(folder.name) == 9 and folder.name[1:].isdigit() and folder.is_dir()
+
+
+def _labelled(path: Path, files: dict[str, Path], classes: Sequence[str]) -> Folder:
+    """A folder whose files' classes must all be known."""
+    files = {name: file for name, file in files.items() if file.suffix.lower() in images.SUFFIXES}
+    unknown = sorted({name.split("/")[-2] for name in files} - set(classes))
+    if unknown:
+        raise ValueError(
+            f"{path} has the class {unknown[0]}, which is none of the {len(classes)} of its data set; give --classes"
+        )
+    return Folder(path, files, classes)
+
+
+def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
+    """File name without suffix to class, for ImageNet's 50,000 validation images.
+
+    Known lists: Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>" (Caffe's val.txt); one class a line,
+    in the order of the files; the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
+    """
+    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if lines and lines[0][0] == "ImageId":
+        lines = lines[1:]
+    if all(len(line) > 1 for line in lines):
+        found = {Path(line[0]).stem: line[1] for line in lines}
+        if all(label.isdigit() for label in found.values()):
+            found = {name: classes[int(label)] for name, label in found.items()}
+    else:
+        order = [line[0] for line in lines]
+        if all(label.isdigit() for label in order):
+            order = [_development_kit(path)[int(label)] for label in order]
+        found = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
+    unknown = set(found.values()) - set(classes)
+    if unknown:
+        raise ValueError(f"--labels {path} has the class {min(unknown)}, which is none of the {len(classes)} of the data set")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _development_kit(path: Path) -> dict[int, str]:
+    """The development kit's own numbers of the classes, which are not the usual ones."""
+    meta = next((place / "meta.mat" for place in (path.parent, path.parent.parent) if (place / "meta.mat").is_file()), None)
+    if meta is None:
+        raise ValueError(f"--labels {path} holds the development kit's own numbers: put its meta.mat beside it")
+    from scipy.io import loadmat
+
+    synsets = loadmat(meta, squeeze_me=True)["synsets"]
+    return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
 
 
 # ---------------------------------------------------------------------------------------------- arrays
@@ -345,9 +571,10 @@ def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
 
 
 def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """The class names of labels that come without: those of CIFAR-10 where there are ten."""
-    if int(labels.max()) == 9:
-        return CIFAR10
+    """The class names of labels that come without: CIFAR-10's where there are 10, CIFAR-100's where there are 100."""
+    for name, count in (("cifar10", 10), ("cifar100", 100)):
+        if int(labels.max()) == count - 1:
+            return class_list(name)
     raise ValueError(f"{where} has labels up to {labels.max()} but no class names; give --classes FILE, one name a line")
 
 

@@ -24,8 +24,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", "
 TEMPORARY = ".partial"  # the last suffix of a file that is being written
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
-LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
-SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
 
 # ---------------------------------------------------------------------------------------------- where things are
 
@@ -44,78 +42,6 @@ def find(path: str | Path) -> Path:
         return path
     at_home = homes[first] / path
     return path if Path(first).exists() and not at_home.exists() else at_home
-
-
-def cells(
-    root: Path,
-    layout: str,
-    corruptions: Sequence[str],
-    severities: Sequence[str],
-    *,
-    train: bool,
-    leave_out: Path | None = None,
-) -> list[str]:
-    """The cells of a tree as POSIX paths relative to ``root``, in sorted order; ``.`` is the whole tree.
-
-    corruptions: names, or ``all``; severities: numbers as text, or ``all``, or none for the default (5, and 0 for sequences).
-    train chooses the split of layouts that have one; ``leave_out`` is a folder that holds no cell. Raises FileNotFoundError for
-    what is not there, listing what is.
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f"--dataset {layout} is unknown; use one of {', '.join(LAYOUTS)}")
-    if not root.is_dir():
-        raise FileNotFoundError(f"--base_samples {root} is not a folder")
-    if layout == "folder" and not corruptions:
-        return ["."]
-    found = _subfolders(root)
-    trees = [name for name in found if not _is_adapted(root / name, leave_out)]
-    if not corruptions:
-        raise ValueError(f"--corruption is missing; {_listing(trees, 'found')} in {root} (or: all)")
-    missing = sorted(set(corruptions) - set(found) - {"all"})
-    if missing:
-        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees, 'found')}")
-    chosen = trees if "all" in corruptions else sorted(set(corruptions))
-    if not chosen:
-        raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
-    if layout == "folder":
-        return chosen
-    if layout in SPLITS:
-        split = SPLITS[layout][0 if train else 1]
-        return [_existing(root, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]
-    return sorted(cell for name in chosen for cell in _severity_cells(root, name, severities))
-
-
-def _is_adapted(folder: Path, save_dir: Path | None) -> bool:
-    """Whether a folder is a tree of adapted images, this job's or an earlier one's, or holds this job's."""
-    return (folder / SETTINGS).is_file() or (save_dir is not None and save_dir.resolve().is_relative_to(folder.resolve()))
-
-
-def _severity_cells(root: Path, name: str, severities: Sequence[str]) -> list[str]:
-    if "all" in severities:
-        found = _subfolders(root / name)
-        if not found:
-            raise FileNotFoundError(f"--severity all: {root / name} holds no severity folders")
-        return [f"{name}/{severity}" for severity in found]
-    wanted = severities or ["0" if "_seq" in name else "5"]
-    return [_existing(root, f"{name}/{severity}", f"--severity {severity} is wanted") for severity in sorted(set(wanted))]
-
-
-def _existing(root: Path, cell: str, why: str) -> str:
-    if not (root / cell).is_dir():
-        parent = (root / cell).parent
-        raise FileNotFoundError(
-            f"{why}, but {root / cell} does not exist; {_listing(_subfolders(parent), 'found')} in {parent}"
-        )
-    return cell
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _listing(names: Sequence[str], word: str) -> str:
-    return f"{word}: {', '.join(names)}" if names else f"nothing {word}"
 
 
 # ---------------------------------------------------------------------------------------------- what is there
@@ -220,6 +146,11 @@ def read_classes(root: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def write_classes(root: Path, classes: Iterable[str]) -> None:
+    """Write ``root``/classes.txt."""
+    write_bytes(root / CLASSES, "".join(f"{name}\n" for name in classes).encode())
 
 
 def sha256(path: Path) -> str:

@@ -26,7 +26,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 
 from DDA import images, ranks
-from DDA.datasets import Arrays, Folder, open_source
+from DDA.datasets import CLASS_LISTS, Source, class_list, open_official
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
 from DistilledClassifier.trees import Recipe, Task
@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
                 "--num_samples", type=int, metavar="INT", help="at most so many images, spread evenly (default: all)"
             )
         c.add_argument(
-            "--classes", type=Path, metavar="FILE", help="class names, one a line, where the data set does not tell them"
+            "--classes",
+            metavar="FILE",
+            help=f"class names, one a line, or one of {', '.join(CLASS_LISTS)}; where the data do not tell",
         )
         c.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
         c.add_argument("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
@@ -210,9 +212,9 @@ def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequen
     np.save(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
 
 
-def choose(args: argparse.Namespace) -> tuple[Folder | Arrays, list[str]]:
+def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     """The source and the names of its images that are wanted. Raises ValueError where there are none."""
-    source = open_source(*_reopen(args))
+    source = open_official(*_reopen(args))
     names = source.names
     if args.run is not prepare and any(name.startswith("clean/") for name in names):
         names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
@@ -236,9 +238,7 @@ def choose(args: argparse.Namespace) -> tuple[Folder | Arrays, list[str]]:
 
 
 def _reopen(args: argparse.Namespace) -> tuple:
-    classes = None
-    if args.classes is not None:
-        classes = [line.strip() for line in args.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    classes = None if args.classes is None else class_list(args.classes)
     return args.base_samples, classes, args.labels
 
 
@@ -267,7 +267,7 @@ def _png(name: str) -> str:
     return f"{images.key_of(name)}.png"
 
 
-def _write(args: argparse.Namespace, source: Folder | Arrays, tasks: list[Task]) -> int:
+def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)

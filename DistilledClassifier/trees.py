@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from DDA import images
-from DDA.datasets import Arrays, Folder, open_source
+from DDA.datasets import Folder, Source, open_official
 from DDA.progress import Progress
 from DistilledClassifier import degradations
 
@@ -79,7 +79,7 @@ class Task:
 
 
 def write(
-    source: Folder | Arrays,
+    source: Source,
     reopen: tuple,
     tasks: Sequence[Task],
     save_dir: Path,
@@ -89,7 +89,7 @@ def write(
 ) -> dict[str, str]:
     """Write the tasks' images that are not there yet; returns the failures, target to reason.
 
-    reopen: arguments of `datasets.open_source`, with which every process opens the source. Raises ValueError where a folder
+    reopen: arguments of `datasets.open_official`, with which every process opens the source. Raises ValueError where a folder
     holds images that were made in another way, or that were not made here.
     """
     folders = {recipe.folder: list(group) for recipe, group in itertools.groupby(tasks, key=lambda task: task.recipe)}
@@ -99,7 +99,7 @@ def write(
     save_dir.mkdir(parents=True, exist_ok=True)
     images.sweep_temporaries(save_dir, folders)
     if source.classes:
-        images.write_bytes(save_dir / images.CLASSES, "".join(f"{name}\n" for name in source.classes).encode())
+        images.write_classes(save_dir, source.classes)
     todo = {folder: [task for task in group if images.key_of(task.target) not in saved[folder]]
             for folder, group in folders.items()}  # fmt: skip
     for folder, group in folders.items():
@@ -136,7 +136,7 @@ def _settings(recipe: Recipe, seed: int) -> dict[str, Any]:
     return {**asdict(recipe), "seed": seed}
 
 
-def _claim(save_dir: Path, group: list[Task], source: Folder | Arrays, seed: int, saved: dict[str, str]) -> None:
+def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: dict[str, str]) -> None:
     """Raise ValueError where the folder is not this run's to fill."""
     folder = group[0].recipe.folder
     if (save_dir / images.SETTINGS).is_file():
@@ -151,10 +151,9 @@ def _claim(save_dir: Path, group: list[Task], source: Folder | Arrays, seed: int
     manifest = images.read_json(path)
     theirs, ours = manifest.get("settings", {}), _settings(group[0].recipe, seed)
     differ = [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
-    known = manifest.get("source_sha256", {})
-    changed = [
-        name for name, digest in known.items() if name in {task.name for task in group} and source.digest(name) != digest
-    ]
+    done = {task.name for task in group if images.key_of(task.target) in saved}
+    samples = manifest.get("source_sha256", {})
+    changed = [name for name, digest in samples.items() if name in done and source.digest(name) != digest]
     if changed:
         differ.append(f"another source ({source.where(changed[0])} has changed)")
     if differ and saved:
@@ -171,7 +170,7 @@ def _state(save_dir: Path, folder: str) -> str | None:
 def _write_manifest(
     save_dir: Path,
     group: list[Task],
-    source: Folder | Arrays,
+    source: Source,
     seed: int,
     digests: dict[str, str],
     failures: dict[str, str],
@@ -186,7 +185,8 @@ def _write_manifest(
         name, level = recipe.draw(generator(seed, images.key_of(task.target)))
         digest = digests.get(task.target) or images.sha256(save_dir / task.target)
         made[task.target] = {"sha256": digest} if recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
-    samples = {group[i * (len(group) - 1) // 7].name for i in range(8)}
+    whole = [task.name for task in group if task.target not in failed]
+    samples = {whole[i * (len(whole) - 1) // 7] for i in range(8)} if whole else set()
     images.write_json(manifest_path(save_dir, recipe.folder), {
         "folder": recipe.folder, "state": "failures" if failed else state, "settings": _settings(recipe, seed),
         "source": str(source.path.resolve()), "source_sha256": {name: source.digest(name) for name in sorted(samples)},
@@ -233,12 +233,12 @@ class _Pool:
             yield from waiting.popleft().result()
 
 
-_here: tuple[Folder | Arrays, Path, int]  # what a process works with
+_here: tuple[Source, Path, int]  # what a process works with
 
 
 def _open(reopen: tuple, save_dir: Path, seed: int) -> None:
     global _here  # noqa: PLW0603 - one source a process, opened once
-    _here = (open_source(*reopen), save_dir, seed)
+    _here = (open_official(*reopen), save_dir, seed)
 
 
 def _start_worker(reopen: tuple, save_dir: Path, seed: int, parent: int) -> None:
@@ -335,25 +335,30 @@ def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
 
 
 def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
-    """The names that cells without a manifest should have: of the expected images, else of all that any of them has."""
-    parsed = {name: parse(name, classes) for name in there}
-    votes: dict[tuple, Counter] = {}
-    if expected:
-        for name in expected:
-            votes[parse(name, classes)[1:2]] = Counter([name])
-    else:
-        for name, (cell, own, _) in parsed.items():
-            votes.setdefault((own,), Counter())[name[len(cell) + 1 :] if cell != "." else name] += 1
-    rest = {vote.most_common(1)[0][0] for vote in votes.values()}
-    return {f"{cell}/{name}" if cell != "." else name for cell in {cell for cell, _, _ in parsed.values()} for name in rest}
+    """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
+    cells: dict[str, set[str]] = {}
+    for name in there:
+        cell = parse(name, classes)[0]
+        cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
+    rest = set(expected)
+    if not rest:
+        own = {name: parse(name, classes)[1] for names in cells.values() for name in names}
+        if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
+            own = {name: name for name in own}  # classes share names: a class cannot be told from another
+        votes: dict[str, Counter] = {}
+        for name in itertools.chain.from_iterable(cells.values()):
+            votes.setdefault(own[name], Counter())[name] += 1
+        rest = {vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)}
+    return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
 
 
 def _compare(there: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
     """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
-    missing = {parse(name, classes)[:2]: name for name in wanted - there}
-    extra = {parse(name, classes)[:2]: name for name in there - wanted}
-    wrong = {name: "missing" for identity, name in missing.items() if identity not in extra}
-    for identity, name in extra.items():
-        why = f"mislabelled: it should be {missing[identity]}" if identity in missing else "extra: nothing like it is expected"
-        wrong[name] = why
-    return wrong
+    missing: dict[tuple, list[str]] = {}
+    for name in sorted(wanted - there):
+        missing.setdefault(parse(name, classes)[:2], []).append(name)
+    wrong = {}
+    for name in sorted(there - wanted):
+        others = missing.get(parse(name, classes)[:2])
+        wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
+    return wrong | {name: "missing" for names in missing.values() for name in names}

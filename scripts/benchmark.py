@@ -24,6 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from DDA.datasets import Folder
 from DDA.image_adapt import job
 
 
@@ -47,8 +48,8 @@ def plan(args: argparse.Namespace) -> None:
     listed = [sorted(f"{cell}/n{i % 1000:08}/ILSVRC2012_val_{i:08}.JPEG" for i in range(each)) for cell in cells]
     done = (path[:-5] for paths in listed for path in paths[::10])
     middle = time.perf_counter()
-    made = job.plan_of(listed, done, num_samples=None, fixed_batch=None, source=Path("a"), save_dir=Path("b"), cells=cells,
-                       same_format=False, not_images=[])  # fmt: skip
+    made = job.plan_of(listed, done, num_samples=None, fixed_batch=None, source=Folder(Path("a")), save_dir=Path("b"),
+                       cells=cells, same_format=False, not_images=[])  # fmt: skip
     shares = [made.share(rank, 8) for rank in range(8)]
     end = time.perf_counter()
     sizes = [sum(map(len, share)) for share in shares]

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
-from DDA import images
+from DDA import datasets, images
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--base_samples", type=Path, required=True, metavar="PATH", help="labelled tree, or npz/npy files of a data set"
     )
-    p.add_argument("--dataset", choices=images.LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
+    p.add_argument("--dataset", choices=datasets.LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
     p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME")
     p.add_argument("--severity", nargs="+", default=["all"], metavar="1..5")
     p.add_argument("--setting", nargs="+", default=list(SPEEDS), metavar="SETTING", help="(default: the four rungs)")
@@ -134,7 +134,7 @@ def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[s
 
 def score(args, source: Path, settings: dict, classifier: classifiers.Classifier) -> tuple[list[str], list[dict]]:
     """The keys that were scored and one row for the source and each setting."""
-    cells = images.cells(source, args.dataset, args.corruption, args.severity, train=True)
+    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
     paths = {images.key_of(path): path for cell in cells for path in images.list_images(source, cell)[0]}
     keys = sorted(paths)
     classes = images.read_classes(source) or ()
@@ -193,7 +193,7 @@ def measure(args, source: Path, settings: dict, rounds: int = 3) -> dict[str, di
     if not args.timing_images:
         return {}
     jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
-    cells = images.cells(source, args.dataset, args.corruption, args.severity, train=True)
+    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
     paths = [path for cell in cells for path in images.list_images(source, cell)[0]]
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.timing_images, len(paths))).astype(int)]
     seconds = defaultdict(list)

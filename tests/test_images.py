@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import images
+from DDA import datasets, images
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -60,16 +60,16 @@ def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
     ],
 )
 def test_cells_of_each_layout(tree, layout, corruptions, severities, expected):
-    assert images.cells(tree, layout, corruptions, severities, train=True) == expected
+    assert datasets.cells(datasets.Folder(tree), layout, corruptions, severities, train=True) == expected
 
 
 def test_splits_and_sequences_have_their_own_folders(tmp_path):
     for name in ("jpeg/train", "jpeg/val", "jpeg/cifar_test", "weak_seq/0"):
         (tmp_path / name).mkdir(parents=True)
-    assert images.cells(tmp_path, "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
-    assert images.cells(tmp_path, "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
-    assert images.cells(tmp_path, "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
-    assert images.cells(tmp_path, "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
+    assert datasets.cells(datasets.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
+    assert datasets.cells(datasets.Folder(tmp_path), "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
+    assert datasets.cells(datasets.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
+    assert datasets.cells(datasets.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_splits_and_sequences_have_their_own_folders(tmp_path):
 )
 def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(tree, layout, corruptions, severities, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        images.cells(tree, layout, corruptions, severities, train=True)
+        datasets.cells(datasets.Folder(tree), layout, corruptions, severities, train=True)
 
 
 def test_every_kind_of_file_is_read_as_rgb(tmp_path):

@@ -1,10 +1,8 @@
-import io
 import os
 import queue
 import shutil
 import struct
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from DDA import images
+from DDA.datasets import Folder
 from DDA.image_adapt import job
 from DDA.ranks import World
 
@@ -61,7 +60,7 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch_size):
-    plan = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
     failures, seen = run(plan, size, batch_size=batch_size)
     assert failures == {} and plan.total == plan.todo == 18
     keys = [key for rank in seen for batch in rank for key in batch]
@@ -69,18 +68,18 @@ def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch
     for rank in seen:
         assert all(len(batch) == batch_size for batch in rank[:-1])
     assert sum(len(batch) for batch in seen[0]) - 18 / size < 1
-    again = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
+    again = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
     assert again.todo == 0 and run(again, size)[1] == [[]] * size
 
 
 def test_images_lie_under_their_keys_as_png_or_in_the_source_format(tree, tmp_path):
-    run(job.make_plan(tree, tmp_path / "png", ["fog/3"]))
+    run(job.make_plan(Folder(tree), tmp_path / "png", ["fog/3"]))
     assert sorted(path.name for path in (tmp_path / "png").rglob("*.*")) == sorted(
         ["1.png", "a b.png", "ü.png", "1.png", "2.png", "3.png"]
     )
     written = np.asarray(images.read_rgb(tmp_path / "png/fog/3/cat/a b.png"))
     np.testing.assert_array_equal(written, 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/a b.png"), 16))
-    run(job.make_plan(tree, tmp_path / "same", ["fog/3"], same_format=True))
+    run(job.make_plan(Folder(tree), tmp_path / "same", ["fog/3"], same_format=True))
     assert images.saved_images(tmp_path / "same", ["fog/3"])["fog/3/dog/1"] == "fog/3/dog/1.JPEG"
     assert images.read_rgb(tmp_path / "same/fog/3/dog/3.bmp").size == (16, 16)
 
@@ -93,7 +92,7 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT"]
     packed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     (cat / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     (tmp_path / "out").mkdir()
     job.begin_manifests(plan, {"note": 1})
     assert images.read_json(tmp_path / "out/manifest.fog.3.json")["state"] == "running"
@@ -107,7 +106,7 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     manifest = images.read_json(tmp_path / "out/manifest.fog.3.json")
     assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 2)
     assert manifest["failures"] == failures and manifest["state"] == "failures"
-    assert job.make_plan(tree, tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
+    assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
 
 
 def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_path):
@@ -116,14 +115,14 @@ def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_pa
         result[[key.endswith("dog/2") for key in keys], 0, 0, 0] = np.nan
         return result
 
-    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     failures, _ = run(plan, adapt_batch=poison)
     assert list(failures) == ["fog/3/dog/2.PNG"] and "not finite" in failures["fog/3/dog/2.PNG"]
     assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
 
 
 def test_a_key_that_is_neither_written_nor_failed_is_reported_as_lost(tree, tmp_path):
-    plan = job.make_plan(tree, tmp_path / "out", ["fog/3"])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     run(plan)
     (tmp_path / "out/fog/3/dog/1.png").unlink()
     assert job.end_manifests(plan, {}, {}) == ["fog/3/dog/1.JPEG"]
@@ -136,7 +135,7 @@ def test_failures_that_a_later_run_does_not_try_again_stay_in_the_manifest(tree,
         (tree / "fog/3" / name).write_bytes(b"")
 
     def once(**settings):
-        plan = job.make_plan(tree, out, ["fog/3", "fog/5"], **settings)
+        plan = job.make_plan(Folder(tree), out, ["fog/3", "fog/5"], **settings)
         job.begin_manifests(plan, {})
         job.end_manifests(plan, run(plan)[0], {})
         return images.read_json(out / "manifest.fog.3.json")
@@ -155,13 +154,13 @@ def test_failures_that_a_later_run_does_not_try_again_stay_in_the_manifest(tree,
 def test_copies_of_other_pixels_under_the_same_keys_are_not_taken_for_done(tree, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    plan = job.make_plan(tree, out, ["fog/3"])
+    plan = job.make_plan(Folder(tree), out, ["fog/3"])
     job.begin_manifests(plan, {})
     run(plan)
-    job.check_source(job.make_plan(tree, out, ["fog/3"]))
+    job.check_source(job.make_plan(Folder(tree), out, ["fog/3"]))
     shutil.copytree(tree / "snow/3", tree / "fog/3", dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"is not the image that its copy in .*out was made from"):
-        job.check_source(job.make_plan(tree, out, ["fog/3"]))
+        job.check_source(job.make_plan(Folder(tree), out, ["fog/3"]))
 
 
 def test_what_is_made_anew_is_known_by_its_new_source_only(tree, tmp_path):
@@ -170,27 +169,27 @@ def test_what_is_made_anew_is_known_by_its_new_source_only(tree, tmp_path):
     for name in "abcdefghij":
         shutil.copy(tree / "fog/3/dog/2.PNG", tree / f"fog/3/dog/{name}.png")
     for count in (3, None):  # two runs, so that samples of both are in the manifest
-        plan = job.make_plan(tree, out, ["fog/3"], num_samples=count)
+        plan = job.make_plan(Folder(tree), out, ["fog/3"], num_samples=count)
         job.begin_manifests(plan, {})
         job.end_manifests(plan, run(plan)[0], {})
     for path in (tree / "fog/3").rglob("*.*"):
         images.write_image(path, np.full((20, 20, 3), 7, np.uint8))
-    job.discard(job.make_plan(tree, out, ["fog/3"]), {})
-    plan = job.make_plan(tree, out, ["fog/3"])
+    job.discard(job.make_plan(Folder(tree), out, ["fog/3"]), {})
+    plan = job.make_plan(Folder(tree), out, ["fog/3"])
     job.begin_manifests(plan, {})
     job.end_manifests(plan, run(plan)[0], {})
-    job.check_source(job.make_plan(tree, out, ["fog/3"]))
+    job.check_source(job.make_plan(Folder(tree), out, ["fog/3"]))
 
 
 def test_copies_never_lie_among_their_sources(tree, tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink(tree / "fog", tmp_path / "out" / "fog")
     with pytest.raises(ValueError, match="which is the same folder"):
-        job.make_plan(tree, tmp_path / "out", ["fog/3"])
+        job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
 
 
 def test_published_batches_do_not_depend_on_num_samples(tree, tmp_path):
-    part = job.make_plan(tree, tmp_path / "out", ["fog/3"], num_samples=5, fixed_batch=4)
+    part = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"], num_samples=5, fixed_batch=4)
     _, seen = run(part)
     assert [len(batch) for batch in seen[0]] == [4, 2] and part.todo == 5
     assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
@@ -199,7 +198,7 @@ def test_published_batches_do_not_depend_on_num_samples(tree, tmp_path):
 @pytest.mark.parametrize("size", [1, 2])
 def test_published_batches_never_change_their_members(tree, tmp_path, size):
     cells = ["fog/3", "snow/3"]
-    whole = job.make_plan(tree, tmp_path / "out", cells, fixed_batch=4)
+    whole = job.make_plan(Folder(tree), tmp_path / "out", cells, fixed_batch=4)
     _, seen = run(whole, size)
     batches = sorted(batch for rank in seen for batch in rank)
     assert [len(batch) for batch in batches] == [4, 2, 4, 2]  # cells are not mixed
@@ -207,7 +206,7 @@ def test_published_batches_never_change_their_members(tree, tmp_path, size):
     kept = tmp_path / "out/fog/3/cat/1.png"
     missing.unlink()
     before = kept.stat().st_mtime_ns
-    plan = job.make_plan(tree, tmp_path / "out", cells, fixed_batch=4)
+    plan = job.make_plan(Folder(tree), tmp_path / "out", cells, fixed_batch=4)
     assert plan.todo == 1
     _, seen = run(plan, size)
     assert [batch for rank in seen for batch in rank] == [batches[0]] and "fog/3/cat/a b" in batches[0]
@@ -215,17 +214,17 @@ def test_published_batches_never_change_their_members(tree, tmp_path, size):
 
 
 def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
-    first = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"], num_samples=8)
+    first = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=8)
     assert [images.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
     run(first)
-    assert job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
+    assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
     assert first.planned == {"fog/3": 6, "fog/5": 2}
 
 
 def test_an_empty_source_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no images in .*empty.*\.png"):
-        job.make_plan(tmp_path / "empty", tmp_path / "out", ["."])
+        job.make_plan(Folder(tmp_path / "empty"), tmp_path / "out", ["."])
 
 
 def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_path):
@@ -235,7 +234,7 @@ def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_pat
     with pytest.raises(ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"):
         job.claim(out, {"N": 6, "seed": 0})
     (out / job.SETTINGS).unlink()
-    run(job.make_plan(tree, out, ["fog/3"]))
+    run(job.make_plan(Folder(tree), out, ["fog/3"]))
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="holds images but no settings.*not made by this program"):
             job.check_settings(out, {"N": 5, "seed": 0}, overwrite=overwrite)
@@ -250,8 +249,8 @@ def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_pat
 def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, tmp_path):
     out = tmp_path / "out"
     job.claim(out, {"N": 5})
-    run(job.make_plan(tree, out, ["fog/3", "snow/3"]))
-    fog = job.make_plan(tree, out, ["fog/3"])
+    run(job.make_plan(Folder(tree), out, ["fog/3", "snow/3"]))
+    fog = job.make_plan(Folder(tree), out, ["fog/3"])
     with pytest.raises(ValueError, match="leaves 6, such as snow/3/cat/1"):
         job.discard(fog, {"N": 6})
     assert len(images.saved_images(out, ["."])) == 12
@@ -259,59 +258,15 @@ def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, t
     assert not (tree / "fog").is_symlink() and len(images.list_images(tree)[0]) == 24
     assert images.saved_images(out, ["."]).keys() == images.saved_images(out, ["snow/3"]).keys()
     assert (out / job.SETTINGS).is_file()
-    job.discard(job.make_plan(tree, out, ["fog/3", "snow/3"]), {"N": 6})
+    job.discard(job.make_plan(Folder(tree), out, ["fog/3", "snow/3"]), {"N": 6})
     assert not images.saved_images(out, ["."]) and not (out / job.SETTINGS).exists()
 
 
 def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree, tmp_path):
-    plan = job.make_plan(tree, tmp_path / "out", ["fog/3", "fog/5"])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"])
     (tmp_path / "out/fog").mkdir(parents=True)
     (tmp_path / "out/fog/5").write_text("a file where a folder should be")
     with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another --save_dir"):
         run(plan, batch_size=1)
     assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 6
     assert not any(path.name.endswith(images.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
-
-
-def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    stream = io.StringIO()
-    progress = job.Progress(100, 1, stream)
-    for seconds, written, failed in ((10, 10, 0), (15, 15, 0), (2, 2, 0), (13, 12, 1), (60, 60, 0)):
-        clock[0] += seconds
-        progress.add([(written, failed)])
-    assert stream.getvalue().splitlines() == [
-        "first 10 in 10 s: about 1 min 30 s for the rest",
-        "25/100 images, 1 images/s, 1 min 15 s left",
-        "40/100 images, 1 failed, 1 images/s, 1 min 0 s left",
-        "100/100 images, 1 failed, 1 images/s, in 1 min 40 s",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("total", "ranks", "reports", "lines"),
-    [
-        # the estimate waits for an image, and the last line always comes
-        (
-            4,
-            1,
-            [(0, 1), (1, 0), (2, 0)],
-            ["first 2 in 10 s: about 10 s for the rest", "4/4 images, 1 failed, 0.4 images/s, in 10 s"],
-        ),
-        # it counts on the other ranks
-        (80, 4, [(10, 0)], ["first 10 in 10 s: about 10 s for the rest"]),
-    ],
-)
-def test_the_first_estimate(total, ranks, reports, lines):
-    stream = io.StringIO()
-    progress = job.Progress(total, ranks, stream)
-    progress._started -= 10
-    for report in reports:
-        progress.add([report])
-    assert stream.getvalue().splitlines() == lines
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")])
-def test_durations_read_well(seconds, text):
-    assert job.duration(seconds) == text

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from DDA import images
+from DDA.datasets import Source
 from DDA.images import SETTINGS
 from DDA.progress import Progress
 from DDA.ranks import World
@@ -39,7 +40,7 @@ class Plan:
     written: done before, or beyond ``num_samples``.
     """
 
-    source: Path
+    source: Source
     save_dir: Path
     cells: list[str]
     groups: list[list[str]]
@@ -77,7 +78,7 @@ class Plan:
 
 
 def make_plan(
-    source: Path,
+    source: Source,
     save_dir: Path,
     cells: Sequence[str],
     *,
@@ -93,13 +94,13 @@ def make_plan(
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
     for cell in cells:
-        if os.path.realpath(source / cell) == os.path.realpath(save_dir / cell):
-            raise ValueError(f"the copies of {source / cell} would lie in {save_dir / cell}, which is the same folder")
-        found, others = images.list_images(source, cell, leave_out=save_dir)
+        if os.path.realpath(source.path / cell) == os.path.realpath(save_dir / cell):
+            raise ValueError(f"the copies of {source.path / cell} would lie in {save_dir / cell}, which is the same folder")
+        found, others = source.list(cell, leave_out=save_dir)
         listed.append(found)
         not_images += others
     if not any(listed):
-        where = ", ".join(str(source / cell) for cell in cells)
+        where = ", ".join(str(source.path / cell) for cell in cells)
         raise ValueError(f"no images in {where} (suffixes: {', '.join(images.SUFFIXES)})")
     done = images.saved_images(save_dir, cells)
     return plan_of(
@@ -224,10 +225,10 @@ def check_source(plan: Plan) -> None:
         path = manifest_path(plan, cell)
         known = images.read_json(path).get("source_sha256", {}) if path.is_file() else {}
         for name, digest in known.items():
-            if images.key_of(name) in plan.done and _digest(plan.source / name) not in (digest, None):
+            if images.key_of(name) in plan.done and _digest(plan.source, name) not in (digest, None):
                 raise ValueError(
-                    f"{plan.source / name} is not the image that its copy in {plan.save_dir} was made from; choose another "
-                    "--save_dir for another source, or make the copies anew with --overwrite"
+                    f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
+                    "another --save_dir for another source, or make the copies anew with --overwrite"
                 )
 
 
@@ -242,18 +243,18 @@ def begin_manifests(plan: Plan, facts: dict[str, Any]) -> None:
         before = images.read_json(path) if path.is_file() else {}
         anew = set(names)  # what is made anew is no longer known by what it was made from before
         digests = {name: digest for name, digest in before.get("source_sha256", {}).items() if name not in anew}
-        digests |= {name: digest for name in samples if (digest := _digest(plan.source / name)) is not None}
+        digests |= {name: digest for name in samples if (digest := _digest(plan.source, name)) is not None}
         images.write_json(path, {
             "cell": cell, "state": "running", "planned": plan.planned[cell], "failures": before.get("failures", {}),
-            "source": str(plan.source.resolve()), "source_sha256": digests, **facts,
+            "source": str(plan.source.path.resolve()), "source_sha256": digests, **facts,
         })  # fmt: skip
 
 
-def _digest(path: Path) -> str | None:
-    """SHA-256 of a source file; None where it cannot be read, which is a failure of that image alone."""
+def _digest(source: Source, name: str) -> str | None:
+    """SHA-256 of a source image; None where it cannot be read, which is a failure of that image alone."""
     try:
-        return images.sha256(path)
-    except OSError:
+        return source.digest(name)
+    except (OSError, KeyError):
         return None
 
 
@@ -298,7 +299,7 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
             return
         failures[path] = reason
         if len(failures) <= 20:
-            print(f"failed: {plan.source / path}: {reason}", file=sys.stderr, flush=True)
+            print(f"failed: {plan.source.where(path)}: {reason}", file=sys.stderr, flush=True)
         world.report((0, 1))
 
     def show() -> int:
@@ -337,7 +338,7 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
 
 def _batches(
     groups: Sequence[list[str]],
-    source: Path,
+    source: Source,
     image_size: int,
     batch_size: int,
     pool: ThreadPoolExecutor,
@@ -349,7 +350,7 @@ def _batches(
 
     def read_ahead() -> None:
         while len(ahead) < 3 * batch_size and (item := next(paths, None)) is not None:
-            ahead.append((*item, pool.submit(_decode, source / item[0], image_size)))
+            ahead.append((*item, pool.submit(_decode, source, item[0], image_size)))
 
     names: list[str] = []
     pixels: list[np.ndarray] = []
@@ -369,11 +370,12 @@ def _batches(
             names, pixels = [], []
 
 
-def _decode(path: Path, image_size: int) -> np.ndarray | str:
+def _decode(source: Source, name: str, image_size: int) -> np.ndarray | str:
     """uint8 (S,S,3), or the reason why there is none."""
     try:
-        return images.fit_square(images.read_rgb(path), image_size)
+        return images.fit_square(source.read(name), image_size)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
+        path = Path(source.where(name))
         if not path.exists():
             return "it is a broken link" if path.is_symlink() else "it is gone"
         if path.stat().st_size == 0:

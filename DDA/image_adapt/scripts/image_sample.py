@@ -25,7 +25,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import images, ranks
+from DDA import datasets, images, ranks
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
@@ -137,11 +137,12 @@ def parser() -> argparse.ArgumentParser:
         PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     data = p.add_argument_group("images")
-    data.add_argument("--base_samples", type=Path, required=True, metavar="DIR", help="tree of degraded images")
+    data.add_argument("--base_samples", type=Path, required=True, metavar="PATH", help="tree of degraded images, or the "
+                      "files of a data set: CIFAR-10-C as .npy, an .npy or .npz of images (dataset/README.md)")  # fmt: skip
     data.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
     data.add_argument(
         "--dataset",
-        choices=images.LAYOUTS,
+        choices=datasets.LAYOUTS,
         default="folder",
         help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
         "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
@@ -276,7 +277,7 @@ def unused(args: argparse.Namespace) -> list[str]:
     notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
     notices += [f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
                 for _, (name, _) in PRESET.items() if name in args.given and name not in how(args)]  # fmt: skip
-    if args.train is not None and args.dataset not in images.SPLITS:
+    if args.train is not None and args.dataset not in datasets.SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
         notices.append(f"--severity is ignored: --dataset {args.dataset} has no severities")
@@ -380,15 +381,16 @@ def make_diffusion(args: argparse.Namespace, method: dict[str, Any]) -> Diffusio
 
 def plan_images(args: argparse.Namespace) -> job.Plan:
     train = True if args.train is None else args.train
-    cells = images.cells(args.base_samples, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
+    source = datasets.open_source(args.base_samples)
+    cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
     fixed_batch = args.batch_size if args.behavior == "published" else None
-    return job.make_plan(args.base_samples, args.save_dir, cells, num_samples=args.num_samples, fixed_batch=fixed_batch,
+    return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, fixed_batch=fixed_batch,
                          same_format=args.format == "same")  # fmt: skip
 
 
 def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, notices: list[str]) -> None:
     """Print what will be done."""
-    print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source}: {_some(plan.cells)}")
+    print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}")
     if args.num_samples is not None:
         print(f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key")
     if plan.not_images:
@@ -433,9 +435,8 @@ def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any], fa
         job.claim(plan.save_dir, settings)
         images.sweep_temporaries(plan.save_dir, plan.cells)
         job.begin_manifests(plan, facts)
-        theirs, ours = plan.source / "classes.txt", plan.save_dir / "classes.txt"
-        if theirs.is_file() and not (ours.is_file() and ours.read_bytes() == theirs.read_bytes()):
-            images.write_bytes(ours, theirs.read_bytes())
+        if plan.source.classes and images.read_classes(plan.save_dir) != plan.source.classes:
+            images.write_classes(plan.save_dir, plan.source.classes)
     except OSError as error:
         why = error.strerror or error
         raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
@@ -499,13 +500,13 @@ def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) ->
     """Degraded and adapted images side by side, spread evenly over the adapted images of the plan."""
     saved = images.saved_images(plan.save_dir, plan.cells)
     sources = {images.key_of(name): name for cell in plan.cells
-               for name in images.list_images(plan.source, cell, leave_out=plan.save_dir)[0]}  # fmt: skip
+               for name in plan.source.list(cell, leave_out=plan.save_dir)[0]}  # fmt: skip
     keys = sorted(saved.keys() & sources.keys())
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
     if not keys:
         raise ValueError(f"{plan.save_dir} holds no adapted image to show")
     rows = {
-        "degraded": [images.fit_square(images.read_rgb(plan.source / sources[key]), image_size) for key in keys],
+        "degraded": [images.fit_square(plan.source.read(sources[key]), image_size) for key in keys],
         "adapted": [np.asarray(images.read_rgb(plan.save_dir / saved[key])) for key in keys],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
