@@ -49,7 +49,10 @@ def noise(image: np.ndarray, level: float | None, rng: np.random.Generator, beha
         return image.copy()
     if behavior == "published":
         return _to_uint8(image + rng.normal(0.0, level, image.shape), behavior)
-    return _to_uint8(image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(level), behavior)
+    values = rng.standard_normal(image.shape, dtype=np.float32)
+    values *= np.float32(level)
+    values += image
+    return _to_uint8(values, behavior)
 
 
 def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected") -> np.ndarray:
@@ -62,10 +65,11 @@ def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator,
         return image.copy()
     if behavior == "published":
         return salt_over_pepper(image, level, rng, salt=1)
-    draw = rng.random(image.shape, dtype=np.float32)
-    out = np.where(draw < level / 200, np.uint8(0), image)
-    out[draw >= 1 - level / 200] = 255
-    return out
+    draw = rng.integers(0, 1 << 16, image.shape, dtype=np.uint16)
+    share = round(level / 200 * (1 << 16))
+    kept = np.multiply(draw >= share, 255, dtype=np.uint8)
+    salt = np.multiply(draw >= (1 << 16) - share, 255, dtype=np.uint8)
+    return image & kept | salt
 
 
 def salt_over_pepper(image: np.ndarray, level: float, rng: np.random.Generator, *, salt: int) -> np.ndarray:

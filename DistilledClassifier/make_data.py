@@ -306,7 +306,7 @@ def sheet(args: argparse.Namespace) -> int:
     source, names = choose(args)
     first, last = (1, 5)
     if args.type in DEGRADATIONS:
-        recipes = {f"{level:g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0]) for level in TEST_LEVELS[args.type]}
+        recipes = {f"{args.type} {level:.3g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0]) for level in TEST_LEVELS[args.type]}
     elif args.type in SEQUENCE_NAMES:
         recipes = {name: Recipe("", "sequence", name) for name in SEQUENCE_NAMES}
     elif args.type in (*CORRUPTIONS, *EXTRA_CORRUPTIONS):

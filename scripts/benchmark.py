@@ -4,6 +4,7 @@
 scripts/benchmark.py plan                           plan and shard 1,000,000 made-up keys: seconds and peak memory
 scripts/benchmark.py memory --model_path PRIOR      peak memory of a job of 200 and of one of 2,000 images (N = 2)
 scripts/benchmark.py overhead --model_path PRIOR    seconds of the whole job over those of the network alone (N = 5)
+scripts/benchmark.py data                           known degradations over the library calls under them; glass blur
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from DDA.image_adapt import job
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("plan", "memory", "overhead"))
+    p.add_argument("what", choices=("plan", "memory", "overhead", "data"))
     p.add_argument("--model_path", type=Path, help="a prior for 32 pixels")
     p.add_argument("--count", type=int, default=1_000_000, help="keys to plan (default: %(default)s)")
     args = p.parse_args(argv)
-    if args.what != "plan" and args.model_path is None:
+    if args.what in ("memory", "overhead") and args.model_path is None:
         p.error(f"{args.what} needs --model_path")
-    {"plan": plan, "memory": memory, "overhead": overhead}[args.what](args)
+    {"plan": plan, "memory": memory, "overhead": overhead, "data": data}[args.what](args)
     return 0
 
 
@@ -89,6 +90,53 @@ def overhead(args: argparse.Namespace) -> None:
         bare.append(time.perf_counter() - begun)
     whole = [run_job(args.model_path, count, "--N", "5", "--batch_size", str(batch))[0] for _ in range(3)]
     print(f"whole job over the bare sampler: {np.median(whole) / np.median(bare):.3f} (medians of 3, {count} images)")
+
+
+def data(args: argparse.Namespace) -> None:
+    """Processor time: the least of 9 rounds in which our function and the library's call take turns."""
+    import io
+
+    from scipy import ndimage
+
+    from DistilledClassifier.corruptions import corrupt
+    from DistilledClassifier.degradations import DEGRADATIONS
+
+    rng = np.random.default_rng(0)
+
+    def pillow(x: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(x).save(buffer, "JPEG", quality=30)
+        return np.array(Image.open(buffer))
+
+    under = {
+        "jpeg": (30, "Pillow's save and load", pillow),
+        "blur": (2, "scipy's gaussian_filter",
+                 lambda x: ndimage.gaussian_filter(x, (2, 2, 0), mode="nearest", truncate=3.0, output=np.float32)),
+        "noise": (25, "numpy's standard_normal", lambda x: rng.standard_normal(x.shape, dtype=np.float32)),
+        "saltpepper": (10, "numpy's random", lambda x: rng.random(x.shape, dtype=np.float32)),
+    }  # fmt: skip
+
+    def seconds(call, x: np.ndarray) -> float:
+        begun = time.process_time()
+        for _ in range(20 * (224 // len(x)) ** 2):
+            call(x)
+        return time.process_time() - begun
+
+    for size in (32, 224):
+        small = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
+        x = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+        for name, (level, library, call) in under.items():
+            rounds = [(seconds(lambda x, f=DEGRADATIONS[name], v=level: f(x, v, rng), x), seconds(call, x)) for _ in range(9)]
+            ours, theirs = (min(column) for column in zip(*rounds, strict=True))
+            print(f"{size} pixels, {name}: {ours / theirs:.2f} times {library}")
+    times = [_processor_seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng)) for _ in range(5)]
+    print(f"224 pixels, glass_blur, severity 4: {min(times):.3f} s of one core an image")
+
+
+def _processor_seconds(call) -> float:
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
 
 
 def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:

@@ -11,7 +11,7 @@ from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.guidance import projection
 from DDA.image_adapt.low_pass import FILTERS, PROJECTIONS, low_pass, resize_matrix
 from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.sampler import SAMPLERS, adapt
+from DDA.image_adapt.sampler import SAMPLERS, SPEEDS, adapt
 
 MEAN, DEVIATION = 0.3, 0.4
 
@@ -154,3 +154,24 @@ def test_settings_out_of_range_are_refused_by_name(settings, words):
     diffusion = Diffusion(timestep_respacing="10")
     with pytest.raises(ValueError, match=words):
         run(diffusion, Gaussian(diffusion), gaussian_images(1), **settings)
+
+
+@pytest.mark.parametrize(
+    ("speed", "forward", "backward"), [("exact", 50, 50), ("balanced", 20, 0), ("fast", 8, 0), ("one-shot", 1, 0)]
+)
+def test_each_rung_of_the_ladder_calls_the_network_so_often(speed, forward, backward):
+    calls = {"forward": 0, "backward": 0}
+    model = tiny_unet(learn_sigma=False)
+
+    def counted(x, t):
+        calls["forward"] += 1
+        out = model(x, t)
+        if out.requires_grad:
+            out.register_hook(lambda _: calls.update(backward=calls["backward"] + 1))
+        return out
+
+    reference = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise = NoiseStreams(["a", "b"], seed=0, shape=(3, 16, 16))
+    out = adapt(counted, Diffusion(timestep_respacing="100"), reference, **SPEEDS[speed], draw_noise=noise)
+    assert calls == {"forward": forward, "backward": backward}
+    assert out.shape == reference.shape and torch.isfinite(out).all()

@@ -17,7 +17,7 @@ from helpers import ROOT, processes_of, tiny_unet
 from DDA import images
 from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.sampler import SPEEDS, adapt
 from DDA.image_adapt.scripts.image_sample import main
 
 FAST = ["--timestep_respacing", "10", "--N", "3", "--D", "4"]
@@ -168,6 +168,52 @@ def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads
     assert status == 2 and "steps 2 there, 3 here" in err
     call(*FOG, "--guidance", "none", "--sampler", "dpmpp2m", save_dir=tmp_path / "none")
     assert not same(saved(tmp_path / "out"), saved(tmp_path / "none"))
+
+
+def test_a_rung_is_recorded_by_its_settings_and_single_flags_override_it(call, tmp_path):
+    few = ["--dataset", "imagenetc", "--corruption", "fog", "--num_samples", "2"]
+    assert call(*few, "--speed", "fast", "--k", "0.3", "--N", "6", fast=[])[0] == 0
+    settings = images.read_json(tmp_path / "out" / "settings.json")
+    rung = SPEEDS["fast"]
+    expected = {"N": 6, "steps": min(6, rung["steps"]), "D": rung["factor"], "guidance": "projection", "k": 0.3}
+    assert settings.items() >= expected.items() and "speed" not in settings and "scale" not in settings
+    # the same settings by single flags are the same images
+    flags = ["--guidance", "projection", "--sampler", rung["sampler"], "--eta", rung["eta"], "--N", "6", "--D", rung["factor"]]
+    status, out, _ = call(*few, *flags, "--k", "0.3", "--steps", expected["steps"], fast=[])
+    assert status == 0 and "to do       0" in out
+    for speed in ("exact", "balanced", "one-shot"):
+        status, _, err = call(*few, "--speed", speed, "--dry_run", fast=[])
+        assert status == 2 and "holds images of other settings" in err
+    status, _, err = call(*few, "--speed", "fast", "--timestep_respacing", "10", save_dir=tmp_path / "b", fast=[])
+    assert status == 2 and "--speed fast counts in steps of --timestep_respacing 100; with 10 give --N too" in err
+    status, out, _ = call(*few, "--speed", "fast", "--scale", "3", "--dry_run", save_dir=tmp_path / "b", fast=[])
+    assert status == 0 and "--scale is ignored by --guidance projection" in out
+
+
+def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    (tmp_path / "C").mkdir()
+    np.save(tmp_path / "C/fog.npy", pixels)
+    np.save(tmp_path / "C/labels.npy", np.array([0, 9] * 5))
+    for row, image in enumerate(pixels):
+        path = tmp_path / f"tree/fog/{row // 2 + 1}/{('airplane', 'truck')[row % 2]}_{row % 2:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(path, image)
+    cells = ["--dataset", "cifar10c", "--corruption", "fog", "--severity", "2", "5"]
+    for name, source in (("file", "C/fog.npy"), ("folder", "C"), ("tree", "tree")):
+        status, out, _ = call(
+            *cells, "--gallery", tmp_path / "look.png", base_samples=tmp_path / source, save_dir=tmp_path / name
+        )
+        assert status == 0 and "4 of 4 adapted images" in out
+    assert same(saved(tmp_path / "file"), saved(tmp_path / "tree")) and same(
+        saved(tmp_path / "folder"), saved(tmp_path / "tree")
+    )
+    assert images.read_classes(tmp_path / "file")[9] == "truck"
+    np.save(tmp_path / "C/fog.npy", 255 - pixels)
+    status, _, err = call(*cells, base_samples=tmp_path / "C/fog.npy", save_dir=tmp_path / "file")
+    assert status == 2 and "is not the image that its copy" in err
+    status, _, err = call("--dataset", "cifar10c", "--corruption", "snow", base_samples=tmp_path / "C", save_dir=tmp_path / "x")
+    assert status == 2 and "--corruption snow is not in" in err and "found: fog" in err
 
 
 def test_a_folder_of_any_shape_with_a_broken_file_adapts_the_rest_and_fails(call, tree, tmp_path):

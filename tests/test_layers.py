@@ -13,6 +13,8 @@ STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 # module: what it may import beside the standard library
 MAY_IMPORT = {
     "DDA/images.py": {"numpy", "PIL"},
+    "DDA/datasets.py": {"numpy", "PIL", "scipy", "DDA", "DDA.images"},
+    "DDA/progress.py": set(),
     "DDA/ranks.py": {"mpi4py", "torch"},
     "DDA/image_adapt/diffusion.py": PURE,
     "DDA/image_adapt/low_pass.py": PURE,
@@ -20,7 +22,19 @@ MAY_IMPORT = {
     "DDA/image_adapt/unet.py": PURE,
     "DDA/image_adapt/guidance.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.low_pass"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
-    "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.images", "DDA.ranks"},
+    "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.datasets", "DDA.images", "DDA.progress", "DDA.ranks"},
+    "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy"},
+    "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2"},
+    "DistilledClassifier/trees.py": {
+        "numpy",
+        "DDA",
+        "DDA.datasets",
+        "DDA.images",
+        "DDA.progress",
+        "DistilledClassifier",
+        "DistilledClassifier.degradations",
+        "DistilledClassifier.corruptions",
+    },
 }
 NO_FILES = ("argparse", "os", "pathlib", "mpi4py", "io", "json")
 SOURCES = sorted(

@@ -1,0 +1,112 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, SHARED, needs_shared
+from PIL import Image
+
+from DDA import images
+from DistilledClassifier import classifiers
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import ladder
+
+
+@pytest.fixture
+def small(tmp_path, prior):
+    """A labelled tree of two cells and a classifier with random weights; returns the flags that name them."""
+    rng = np.random.default_rng(0)
+    for cell in ("fog/1", "snow/1"):
+        (tmp_path / "tree" / cell).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
+    images.write_classes(tmp_path / "tree", ("cat", "dog"))
+    torch.manual_seed(0)
+    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, tmp_path / "net.pt")
+    flags = [
+        "--model_path",
+        prior,
+        "--classifier",
+        tmp_path / "net.pt",
+        "--base_samples",
+        tmp_path / "tree",
+        "--out",
+        tmp_path / "out",
+    ]
+    return [*map(str, flags), "--timing_images", "2"]
+
+
+def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_path, capsys):
+    settings = ["slow: --N 4 --D 4", "quick: --speed fast --N 4 --D 4 --steps 2"]
+    assert ladder.main([*small, "--setting", *settings]) == 0
+    result = images.read_json(tmp_path / "out/ladder.json")
+    source, slow, quick = result["rows"]
+    assert (slow["forward"], slow["backward"], quick["forward"], quick["backward"]) == (4, 4, 2, 0)
+    assert slow["adapted"]["difference"] == slow["adapted"]["difference_interval"] == 0 and slow["speedup"] == 1
+    assert "8 images in 2 cells" in result["protocol"] and result["cells"] == ["fog/1", "snow/1"]
+    classifier = classifiers.load(tmp_path / "net.pt")
+    for row, folder in ((source, "tree"), (quick, "out/quick")):
+        paths = images.list_images(tmp_path / folder)[0]
+        scores = classifier.scores(np.stack([np.asarray(images.read_rgb(tmp_path / folder / path)) for path in paths]))
+        labels = torch.tensor(["dog" in path for path in paths]).long()
+        assert row["adapted"]["accuracy"] == pytest.approx(100 * float((scores.argmax(1) == labels).double().mean()))
+    with Image.open(tmp_path / "out/ladder.png") as chart:
+        assert chart.width > 400
+    table = (tmp_path / "out/ladder.md").read_text()
+    assert "| slow | 4 (+4 backward) |" in table and "| quick | 2 |" in table
+    assert table in capsys.readouterr().out
+
+
+def test_intervals_treat_one_image_under_several_corruptions_as_one_observation():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=400)
+    mean, half = ladder._interval(values, np.arange(400))
+    assert mean == pytest.approx(values.mean()) and half == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-6)
+    mean, fourfold = ladder._interval(np.tile(values, 4), np.tile(np.arange(400), 4))
+    assert mean == pytest.approx(values.mean()) and fourfold == pytest.approx(half, rel=1e-6)  # copies tell nothing new
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--setting", "quickest"], "--setting quickest is no rung"),
+        (["--classifier", "nowhere.pt"], "nowhere.pt is not a file"),
+        (["--base_samples", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_named(small, capfd, flags, words):
+    assert ladder.main([*small, *flags]) == 2
+    assert words in capfd.readouterr().err
+
+
+def test_an_image_without_a_class_is_named(small, tmp_path, capfd):
+    (tmp_path / "tree/fog/1/cat_00000.png").rename(tmp_path / "tree/fog/1/cow_00000.png")
+    assert ladder.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
+    assert "cow_00000.png has none of the classes" in capfd.readouterr().err
+
+
+@needs_shared
+@pytest.mark.parametrize(("depth", "weights", "accuracy"), [(20, "resnet20-12fca82f", 0.916), (56, "resnet56-4bfd9763", 0.927)])
+def test_the_published_classifiers_score_what_is_published(depth, weights, accuracy):
+    classifier = classifiers.load(SHARED / "ckpt" / f"{weights}.th")
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in classifier.model.modules()) == depth - 1
+    with np.load(SHARED / "data" / "cifar10_lossless.npz") as data:
+        right = classifier.scores(data["test_x"]).argmax(1) == torch.from_numpy(data["test_y"]).long()
+    assert right.double().mean() == pytest.approx(accuracy, abs=0.001)
+
+
+def test_what_is_no_classifier_is_named(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a.pt is no checkpoint of tensors"):
+        classifiers.load(tmp_path / "a.pt")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "b.pt")
+    with pytest.raises(ValueError, match=r"b.pt is no checkpoint of a CIFAR ResNet"):
+        classifiers.load(tmp_path / "b.pt")
+    state = classifiers.CifarResNet(8).state_dict() | {"conv1.weight": torch.zeros(3, 3, 3, 3)}
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"c.pt does not fit a CIFAR ResNet-8"):
+        classifiers.load(tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="depths are 6 n"):
+        classifiers.CifarResNet(18)
