@@ -7,6 +7,7 @@ is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -245,6 +246,13 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
                 file.write(data)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """`write_bytes` of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
 
 
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:

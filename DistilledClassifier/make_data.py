@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 if __name__ == "__main__":  # also from a checkout that is not installed
@@ -44,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr, flush=True)
         return 130
+    except BrokenProcessPool:
+        print(f"{PROGRAM}: a worker process died (out of memory?); run the same command again to go on, with fewer --workers",
+              file=sys.stderr, flush=True)  # fmt: skip
+        return 1
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -179,6 +184,8 @@ def corrupt(args: argparse.Namespace) -> int:
     severities = ["1", "2", "3", "4", "5"] if "all" in args.severity else sorted(set(args.severity))
     if not set(severities) <= set("12345"):
         raise ValueError(f"--severity {' '.join(args.severity)} must be 1..5 or all")
+    if args.format == "npy" and len(severities) < 5:
+        raise ValueError("--format npy holds all five severities; leave --severity out")
     source, names = choose(args)
     status = _write(args, source, [
         Task(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), name,
@@ -208,8 +215,8 @@ def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequen
                 labels.append(classes.index(parsed[name][2]))
         if len({image.shape for image in pixels}) > 1:
             raise ValueError(f"--format npy needs images of one size, but those of {save_dir / kind} differ")
-        np.save(save_dir / f"{kind}.npy", np.stack(pixels))
-    np.save(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
+        images.write_array(save_dir / f"{kind}.npy", np.stack(pixels))
+    images.write_array(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
 
 
 def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
@@ -271,6 +278,8 @@ def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)
+    if source.classes is None:
+        print(f"note        nothing tells the class names, so {args.save_dir} gets no {images.CLASSES}; --classes FILE would")
     failures = trees.write(source, _reopen(args), tasks, args.save_dir, seed=args.seed, workers=args.workers)
     for target, why in list(failures.items())[:10]:
         print(f"failed: {target}: {why}", file=sys.stderr)
@@ -306,7 +315,10 @@ def sheet(args: argparse.Namespace) -> int:
     source, names = choose(args)
     first, last = (1, 5)
     if args.type in DEGRADATIONS:
-        recipes = {f"{args.type} {level:.3g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0]) for level in TEST_LEVELS[args.type]}
+        recipes = {
+            f"{args.type} {level:.3g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0])
+            for level in TEST_LEVELS[args.type]
+        }
     elif args.type in SEQUENCE_NAMES:
         recipes = {name: Recipe("", "sequence", name) for name in SEQUENCE_NAMES}
     elif args.type in (*CORRUPTIONS, *EXTRA_CORRUPTIONS):

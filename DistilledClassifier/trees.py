@@ -92,7 +92,9 @@ def write(
     reopen: arguments of `datasets.open_official`, with which every process opens the source. Raises ValueError where a folder
     holds images that were made in another way, or that were not made here.
     """
-    folders = {recipe.folder: list(group) for recipe, group in itertools.groupby(tasks, key=lambda task: task.recipe)}
+    folders: dict[str, list[Task]] = {}
+    for task in tasks:
+        folders.setdefault(task.recipe.folder, []).append(task)
     saved = {folder: images.saved_images(save_dir, [folder]) for folder in folders}
     for folder, group in folders.items():
         _claim(save_dir, group, source, seed, saved[folder])
@@ -176,9 +178,11 @@ def _write_manifest(
     failures: dict[str, str],
     state: str,
 ) -> None:
-    recipe = group[0].recipe
+    recipe, path = group[0].recipe, manifest_path(save_dir, group[0].recipe.folder)
     failed = {task.target: failures[task.target] for task in group if task.target in failures}
-    made = {}
+    before = images.read_json(path)["images"] if path.is_file() else {}
+    planned = {task.target for task in group}  # an earlier run may have made others, of another --num_samples or --list
+    made = {target: entry for target, entry in before.items() if target not in planned and (save_dir / target).is_file()}
     for task in group if state != "running" else []:
         if task.target in failed:
             continue
@@ -187,10 +191,10 @@ def _write_manifest(
         made[task.target] = {"sha256": digest} if recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
     whole = [task.name for task in group if task.target not in failed]
     samples = {whole[i * (len(whole) - 1) // 7] for i in range(8)} if whole else set()
-    images.write_json(manifest_path(save_dir, recipe.folder), {
+    images.write_json(path, {
         "folder": recipe.folder, "state": "failures" if failed else state, "settings": _settings(recipe, seed),
         "source": str(source.path.resolve()), "source_sha256": {name: source.digest(name) for name in sorted(samples)},
-        "planned": len(group), "failures": failed, "images": made,
+        "failures": failed, "images": made,
     })  # fmt: skip
 
 

@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
 def _setting(text: str) -> tuple[str, list[str]]:
     name, colon, flags = text.partition(":")
     if colon:
+        if not name.strip() or "/" in name:
+            raise ValueError(f'--setting "{text}" has no name that can be a folder; write "name: flags"')
         return name.strip(), shlex.split(flags)
     if name not in SPEEDS:
         raise ValueError(f'--setting {name} is no rung ({", ".join(SPEEDS)}); write other settings as "name: flags"')

@@ -320,6 +320,10 @@ def test_prepare_links_image_files_and_writes_pixels_as_png(clean, tmp_path):
     run("verify", "--save_dir", tmp_path / "pixels")
     run("prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "few", "--num_samples", 3)
     assert len(Folder(tmp_path / "few").names) == 3
+    run(
+        "prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "few", "--num_samples", 5
+    )  # some of them again
+    run("verify", "--save_dir", tmp_path / "few")
 
 
 def test_a_list_chooses_images_by_name(clean, tmp_path, capsys):
@@ -364,6 +368,7 @@ def test_the_sheet_shows_all_levels(clean, tmp_path, kind):
         (["degrade", "--type", "combined", "--level", "5"], "does not go with --type combined"),
         (["corrupt", "--corruption", "rain"], "--corruption rain is unknown"),
         (["corrupt", "--severity", "9"], "--severity 9 must be 1..5"),
+        (["corrupt", "--severity", "5", "--format", "npy"], "--format npy holds all five severities"),
         (["degrade", "--type", "jpeg", "--split", "val"], "has no images in --split val"),
         (["degrade", "--type", "jpeg", "--num_samples", "0"], "--num_samples 0"),
         (["prepare", "--workers", "0"], "--workers 0"),
@@ -389,5 +394,5 @@ def test_verify_and_sheet_name_wrong_input(clean, tmp_path, capsys):
 
 def test_manifests_are_plain_json(made):
     manifest = json.loads((made / "made.fog.3.json").read_text())
-    assert manifest["settings"]["name"] == "fog" and manifest["planned"] == 6
+    assert manifest["settings"]["name"] == "fog" and manifest["state"] == "complete"
     assert set(manifest["images"]) == set(images.list_images(made, "fog/3")[0])
