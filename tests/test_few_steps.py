@@ -157,7 +157,7 @@ def test_settings_out_of_range_are_refused_by_name(settings, words):
 
 
 @pytest.mark.parametrize(
-    ("speed", "forward", "backward"), [("exact", 50, 50), ("balanced", 20, 0), ("fast", 8, 0), ("one-shot", 1, 0)]
+    ("speed", "forward", "backward"), [("exact", 50, 50), ("balanced", 16, 0), ("fast", 8, 0), ("one-shot", 1, 0)]
 )
 def test_each_rung_of_the_ladder_calls_the_network_so_often(speed, forward, backward):
     calls = {"forward": 0, "backward": 0}

@@ -19,9 +19,9 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp2m")
 # copies (JPEG, blur, noise) of training images
 SPEEDS: dict[str, dict[str, Any]] = {
     "exact": dict(diffusion_range=50, factor=4, guidance="gradient", scale=6.0, sampler="ddpm"),
-    "balanced": dict(diffusion_range=20, factor=4, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=20),
-    "fast": dict(diffusion_range=20, factor=4, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=8),
-    "one-shot": dict(diffusion_range=12, factor=2, guidance="projection", k=0.5, sampler="ddim", steps=1),
+    "balanced": dict(diffusion_range=16, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=1.0, steps=16),
+    "fast": dict(diffusion_range=12, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=8),
+    "one-shot": dict(diffusion_range=8, factor=2, guidance="projection", k=0.75, sampler="ddim", steps=1),
 }
 
 
