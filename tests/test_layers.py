@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "DDA/image_adapt/noise.py": PURE,
     "DDA/image_adapt/unet.py": PURE,
     "DDA/image_adapt/guidance.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.low_pass"},
+    "DDA/image_adapt/training.py": PURE | {"DDA.image_adapt.diffusion"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.datasets", "DDA.images", "DDA.progress", "DDA.ranks"},
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy"},

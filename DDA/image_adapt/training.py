@@ -1,7 +1,7 @@
 """Training a prior: the losses of DDPM and of improved DDPM, and the loop.
 
-Everything random in a step (which images, which times, which noise, which flips) is drawn for the whole batch from the seed and
-the step's number, and each rank takes its part of it: a run that was interrupted, or that has more ranks, follows the same path.
+Everything random in a step (which images, times, noise and flips) is drawn for the whole batch from the seed and the step's
+number, and each rank takes its part of it: a run that was interrupted, or that has more ranks, follows the same path.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from DDA.image_adapt.diffusion import Diffusion
 def training_losses(
     model: nn.Module, diffusion: Diffusion, x0: torch.Tensor, index: torch.Tensor, noise: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``loss`` to minimise, with learned variances ``vb``.
+    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned variances, ``loss`` to minimise.
 
-    x0, noise: (B,3,H,W); index: (B,) of the full process. With learn_sigma this is the hybrid loss of improved DDPM (eq. 16):
+    x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of improved DDPM (eq. 16):
     ``vb`` in bits a dimension trains the variances alone and is weighted with steps/1000, as their code does.
     """
     tables = _tables(diffusion, x0.device)
@@ -69,7 +70,7 @@ def _bound(diffusion, tables, x0, x_t, index, output, fraction) -> torch.Tensor:
 
 
 def _log_likelihood_of_levels(x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
-    """log P of the grey level at x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
+    """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
     gap, scale = x - mean, (-log_deviation).exp()
     upper = torch.special.ndtr((gap + 1 / 255) * scale)
     lower = torch.special.ndtr((gap - 1 / 255) * scale)
@@ -158,8 +159,8 @@ def train(
 ) -> None:
     """Train until the budget is spent or ``after_step`` returns True.
 
-    load(indices) gives the images (b,3,H,W) in [-1,1] of those of ``count``, on the network's device. network: ``state.model`` or
-    its wrapper that averages gradients over ranks; agree: the mean of a number over ranks. Raises FloatingPointError for a loss
+    load(indices) gives images (b,3,H,W) in [-1,1], of ``count`` in all, on the network's device. network: ``state.model``, or
+    what wraps it to average gradients over ranks; agree: the mean of a number over ranks. Raises FloatingPointError for a loss
     that is not finite.
     """
     network = network or state.model
@@ -212,12 +213,17 @@ def _seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+
+
 def _draw(recipe: Recipe, step: int, count: int, times: int) -> dict[str, np.ndarray]:
     """Rows, times and flips of a step's whole batch. Each epoch is a permutation; a batch may span two of them."""
     places = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
     rows = np.empty(recipe.batch_size, dtype=np.int64)
     for epoch in np.unique(places // count):
-        order = np.random.default_rng([recipe.seed, 1, int(epoch)]).permutation(count)
+        order = _order(recipe.seed, int(epoch), count)
         rows[places // count == epoch] = order[places[places // count == epoch] % count]
     rng = np.random.default_rng([recipe.seed, 2, step])
     return {"rows": rows, "index": rng.integers(0, times, recipe.batch_size), "flips": rng.random(recipe.batch_size) < 0.5}
