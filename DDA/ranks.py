@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -90,6 +91,25 @@ class World:
         if leave is not None:
             raise SystemExit(leave)
         return outcome
+
+    def process_group(self, device_type: str) -> None:
+        """Start torch's process group of all ranks: nccl between GPUs, else gloo."""
+        import torch.distributed
+
+        def free_address() -> str:
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                port = probe.getsockname()[1]
+            several = len({host for host, _ in hosts}) > 1
+            return f"tcp://{socket.getfqdn() if several else '127.0.0.1'}:{port}"
+
+        hosts = self.gather((platform.node(), self.rank))
+        torch.distributed.init_process_group(
+            "nccl" if device_type == "cuda" else "gloo",
+            init_method=self.on_root(free_address),
+            rank=self.rank,
+            world_size=self.size,
+        )
 
     def cpu_threads(self) -> int:
         """This process's share of the CPU cores: those it may use, divided among the processes that share them.

@@ -154,13 +154,13 @@ def train(
     rank: int = 0,
     ranks: int = 1,
     network: nn.Module | None = None,
-    agree: Callable[[float], float] = lambda value: value,
+    agree: Callable[[list[float]], list[float]] = lambda values: values,
     after_step: Callable[[State], bool] = lambda state: False,
 ) -> None:
     """Train until the budget is spent or ``after_step`` returns True.
 
     load(indices) gives images (b,3,H,W) in [-1,1], of ``count`` in all, on the network's device. network: ``state.model``, or
-    what wraps it to average gradients over ranks; agree: the mean of a number over ranks. Raises FloatingPointError for a loss
+    what wraps it to average gradients over ranks; agree: means of numbers over ranks. Raises FloatingPointError for a loss
     that is not finite.
     """
     network = network or state.model
@@ -192,7 +192,7 @@ def train(
             loss = losses["loss"].mean() / recipe.accumulate
             loss.backward()
             total += float(losses["mse"].mean().detach()) / recipe.accumulate
-        total = agree(total)
+        total, seconds = agree([total, time.perf_counter() - begun])
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss at step {state.step} is {total}")
         if recipe.clip_norm:
@@ -204,7 +204,7 @@ def train(
             torch._foreach_lerp_(averaged, fresh, 1 - decay)
         state.step += 1
         state.losses.append(total)
-        state.seconds += time.perf_counter() - begun
+        state.seconds += seconds
         if after_step(state):
             return
 

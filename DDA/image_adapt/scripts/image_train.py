@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+"""Train a prior: a DDPM on a folder of images, or on a data set's files.
+
+  image_train.py --base_samples photos --save_dir prior --image_size 64 --minutes 60
+  mpiexec -n 2 image_train.py --base_samples cifar-10-python.tar.gz --cell clean/cifar_train --save_dir prior \\
+      --num_channels 128 --channel_mult 1,2,2 --steps 100000
+  torchrun --nproc_per_node 8 DDA/image_adapt/scripts/image_train.py …
+
+SAVE_DIR gets ema.pt with ema.json beside it, which image_sample.py takes as --model_path; samples.png, loss.png and loss.csv;
+and resume.pt, from which the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+import numpy as np
+import torch
+from torch import nn
+
+from DDA import datasets, images, ranks
+from DDA.image_adapt import training
+from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
+from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.scripts.image_sample import check_writable, pick_device
+from DDA.image_adapt.unet import UNet, cpu_computes, create_unet
+from DDA.progress import duration
+
+PROGRAM = "image_train.py"
+ARCHITECTURE = ("image_size", "num_channels", "num_res_blocks", "channel_mult", "attention_resolutions", "num_heads",
+                "num_head_channels", "num_heads_upsample", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
+                "dropout", "learn_sigma")  # fmt: skip
+PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
+BUDGET = ("steps", "minutes")
+RECIPE = (
+    "batch_size",
+    "accumulate",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "anneal",
+    "anneal_steps",
+    "clip_norm",
+    "ema",
+    "flip",
+    "seed",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; returns 0 when the budget is spent, 130 when it was interrupted, 1 or 2 for errors."""
+    return ranks.run(lambda world: _main(world, argv), PROGRAM, "run the same command again to go on")
+
+
+def _main(world: ranks.World, argv: list[str] | None) -> int:
+    args = world.on_root(lambda: parse(argv, world.size))
+    torch.set_num_threads(world.cpu_threads())
+    device = world.together(lambda: pick_device(args.device, world.local_rank))
+    data = world.together(lambda: Images(args, device))
+    flags = {name: getattr(args, name) for name in (*ARCHITECTURE, *PROCESS)} | {"image_size": data.size, "class_cond": False}
+    torch.manual_seed(args.seed)
+    model = world.together(lambda: make_model(flags, device))
+    recipe = training.Recipe(**{name: getattr(args, name) for name in (*BUDGET, *RECIPE)}, autocast=autocast(args, device))
+    state = training.start(model, recipe)
+    settings = {**flags, **{name: getattr(args, name) for name in RECIPE}, "images": data.count, "source": data.digest}
+    world.together(lambda: resume(args.save_dir, state, settings, device))
+    run = _Run(world, args, state, recipe, settings, flags, device)
+    if world.rank == 0:
+        say_plan(args, data, model, state, recipe, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
+        args.save_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        training.train(
+            state, make_diffusion(flags), data.load, data.count, recipe, rank=world.rank, ranks=world.size,
+            network=run.network, agree=run.agree, after_step=run.after_step,
+        )  # fmt: skip
+    except FloatingPointError as error:
+        raise ranks.SharedError(
+            f"{error}: lower --lr or raise --warmup and start anew in another --save_dir; the same command goes on from the "
+            "last saved step"
+        ) from None
+    run.save(samples=True)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    if world.rank == 0:
+        print(f"done        {state.step:,} steps; the prior is {args.save_dir / 'ema.pt'}", flush=True)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
+    """The checked command line. Raises ValueError for values that cannot be meant."""
+    args = parser().parse_args(argv)
+    args.base_samples, args.save_dir = images.find(args.base_samples), images.find(args.save_dir)
+    if args.steps is None and args.minutes is None:
+        raise ValueError("give a budget: --steps INT or --minutes FLOAT")
+    for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "diffusion_steps", "save_minutes"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name} {value} must be above 0")
+    if not 0 <= args.ema < 1:
+        raise ValueError(f"--ema {args.ema} is outside 0..1")
+    if args.batch_size % (ranks_ * args.accumulate):
+        raise ValueError(
+            f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate {args.accumulate} parts; "
+            f"use a multiple of {ranks_ * args.accumulate}"
+        )
+    check_writable("save_dir", args.save_dir)
+    return args
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    boolean = argparse.BooleanOptionalAction
+    data = p.add_argument_group("images")
+    data.add_argument(
+        "--base_samples", type=Path, required=True, metavar="PATH", help="folder of images, or a data set's files"
+    )
+    data.add_argument("--cell", default=".", metavar="FOLDER", help="only this folder of it, such as clean/cifar_train")
+    data.add_argument("--flip", action=boolean, default=False, help="mirror half of the images (default: no)")
+    data.add_argument("--save_dir", type=Path, required=True, metavar="DIR")
+    unet = p.add_argument_group("network", "As in guided-diffusion.")
+    unet.add_argument("--image_size", type=int, metavar="INT", help="(default: that of the images, where it is one)")
+    for name, default in (("num_channels", 64), ("num_res_blocks", 2), ("num_heads", 4), ("num_head_channels", -1),
+                          ("num_heads_upsample", -1)):  # fmt: skip
+        unet.add_argument(f"--{name}", type=int, default=default, metavar="INT", help="(default: %(default)s)")
+    unet.add_argument("--channel_mult", default="1,2,2", metavar="1,2,2", help="(default: %(default)s)")
+    unet.add_argument("--attention_resolutions", default="8", metavar="16,8", help="(default: %(default)s)")
+    unet.add_argument("--dropout", type=float, default=0.0, metavar="FLOAT", help="(default: %(default)s)")
+    for name, default in (("use_scale_shift_norm", True), ("resblock_updown", False), ("use_new_attention_order", False),
+                          ("learn_sigma", False)):  # fmt: skip
+        unet.add_argument(f"--{name}", action=boolean, default=default, help="(default: %(default)s)")
+    process = p.add_argument_group("process")
+    process.add_argument("--diffusion_steps", type=int, default=1000, metavar="INT", help="(default: %(default)s)")
+    process.add_argument("--noise_schedule", choices=NOISE_SCHEDULES, default="linear", help="(default: %(default)s)")
+    process.add_argument("--rescale_timesteps", action=boolean, default=False, help="(default: %(default)s)")
+    process.add_argument("--fixed_variance", choices=FIXED_VARIANCES, default="small", help="of samples, without --learn_sigma "
+                         "(default: %(default)s)")  # fmt: skip
+    recipe = p.add_argument_group("training")
+    recipe.add_argument("--steps", type=int, metavar="INT", help="the budget in steps")
+    recipe.add_argument("--minutes", type=float, metavar="FLOAT", help="the budget in minutes; whichever ends first")
+    recipe.add_argument(
+        "--batch_size", type=int, default=64, metavar="INT", help="of a step, over all ranks (default: %(default)s)"
+    )
+    recipe.add_argument(
+        "--accumulate", type=int, default=1, metavar="INT", help="parts of a rank's batch (default: %(default)s)"
+    )
+    recipe.add_argument("--lr", type=float, default=4e-4, metavar="FLOAT", help="(default: %(default)s)")
+    recipe.add_argument("--weight_decay", type=float, default=0.0, metavar="FLOAT", help="(default: %(default)s)")
+    recipe.add_argument(
+        "--warmup", type=int, default=200, metavar="INT", help="steps of rising learning rate (default: %(default)s)"
+    )
+    recipe.add_argument("--anneal", action=boolean, default=True, help="lower the learning rate linearly to 0 (default: yes)")
+    recipe.add_argument("--anneal_steps", type=int, metavar="INT", help="as if over so many steps (default: over the budget)")
+    recipe.add_argument(
+        "--clip_norm", type=float, default=1.0, metavar="FLOAT", help="of the gradient; 0: not (default: %(default)s)"
+    )
+    recipe.add_argument(
+        "--ema", type=float, default=0.9999, metavar="FLOAT", help="decay of the average (default: %(default)s)"
+    )
+    recipe.add_argument("--seed", type=int, default=0, metavar="INT")
+    machine = p.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
+    machine.add_argument("--bf16", action=boolean, help="compute in bfloat16 (default: where the device is fast at it)")
+    machine.add_argument(
+        "--save_minutes", type=float, default=2.0, metavar="FLOAT", help="between saved states (default: %(default)s)"
+    )
+    machine.add_argument(
+        "--cache_gib", type=float, default=8.0, metavar="FLOAT", help="decoded images kept in memory (default: %(default)s)"
+    )
+    return p
+
+
+def autocast(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes(torch.bfloat16)
+    return torch.bfloat16 if (fast if args.bf16 is None else args.bf16) else None
+
+
+# ---------------------------------------------------------------------------------------------- data and network
+
+
+class Images:
+    """The training images, decoded once where memory allows. Raises ValueError for what cannot be trained on."""
+
+    def __init__(self, args: argparse.Namespace, device: torch.device):
+        self._source = datasets.open_source(args.base_samples)
+        self._names = self._source.list(args.cell)[0]
+        self._device = device
+        if not self._names:
+            raise ValueError(
+                f"--base_samples {args.base_samples} has no images" + (f" in --cell {args.cell}" if args.cell != "." else "")
+            )
+        self._pool = ThreadPoolExecutor(8, "images")
+        self.count = len(self._names)
+        self.size = args.image_size or self._own_size()
+        self.digest = self._source.digest(self._names[0])
+        self._pixels = None
+        if self.count * self.size**2 * 3 <= args.cache_gib * 2**30:
+            self._pixels = self._decode(range(self.count))
+        else:
+            self._decode(range(0, self.count, max(1, self.count // 64)))  # a sample of them is checked
+
+    def _own_size(self) -> int:
+        sizes = {self._source.read(self._names[i]).size for i in range(0, self.count, max(1, self.count // 64))}
+        if len(sizes) > 1 or len(set(min(sizes))) > 1:
+            shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
+            raise ValueError(
+                f"the images are of several sizes or not square ({shown}): give --image_size, and they are resized and cropped"
+            )
+        return min(sizes)[0]
+
+    def _decode(self, rows) -> np.ndarray:
+        def read(row: int) -> np.ndarray | str:
+            name = self._names[row]
+            try:
+                image = self._source.read(name)
+            except Exception as error:  # PIL and its plugins raise many types for damaged files
+                return f"{self._source.where(name)}: {error}"
+            if min(image.size) < self.size:
+                return f"{self._source.where(name)} is {image.width}x{image.height}, smaller than --image_size {self.size}"
+            return images.fit_square(image, self.size)
+
+        found = list(self._pool.map(read, rows))
+        wrong = [outcome for outcome in found if isinstance(outcome, str)]
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} of {len(found)} images cannot be used; remove them or choose another size: "
+                + "; ".join(wrong[:3])
+            )
+        return np.stack(found)
+
+    def load(self, rows: np.ndarray) -> torch.Tensor:
+        pixels = self._decode(rows.tolist()) if self._pixels is None else self._pixels[rows]
+        return torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def make_model(flags: dict[str, Any], device: torch.device) -> UNet:
+    model = create_unet(**{name: flags[name] for name in (*ARCHITECTURE, "class_cond")}).to(device)
+    return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
+
+
+def make_diffusion(flags: dict[str, Any], respacing: str = "") -> Diffusion:
+    return Diffusion(
+        steps=flags["diffusion_steps"], noise_schedule=flags["noise_schedule"], timestep_respacing=respacing,
+        learn_sigma=flags["learn_sigma"], fixed_variance=flags["fixed_variance"], rescale_timesteps=flags["rescale_timesteps"],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what is saved
+
+
+def resume(save_dir: Path, state: training.State, settings: dict[str, Any], device: torch.device) -> None:
+    """Go on from the state that is there. Raises ValueError where it is another run's, or damaged."""
+    path = save_dir / "resume.pt"
+    if not path.is_file():
+        if save_dir.is_dir() and any(save_dir.iterdir()):
+            raise ValueError(f"--save_dir {save_dir} holds other files and no resume.pt; choose another folder")
+        return
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # torch reports damaged files through many types
+        raise ValueError(f"{path} is damaged; remove {save_dir} to start anew") from None
+    theirs = saved.pop("settings")
+    differ = [f"{name} {theirs.get(name)} there, {value} here" for name, value in settings.items() if theirs.get(name) != value]
+    if differ:
+        raise ValueError(f"--save_dir {save_dir} is a run with other settings: {'; '.join(differ)}. Choose another --save_dir")
+    state.load(saved)
+
+
+class _Run:
+    """What happens between the steps: progress, saving, stopping; and what the ranks tell each other."""
+
+    def __init__(self, world, args, state, recipe, settings, flags, device):
+        self._world, self._args, self._state, self._recipe = world, args, state, recipe
+        self._settings, self._flags, self._device = settings, flags, device
+        self.network: nn.Module = state.model
+        self.interrupted = False
+        self._asked = False
+        self._began = self._saved = self._said = self._sampled = time.monotonic()
+        self._first = (state.step, state.seconds)
+        if world.size > 1:
+            world.process_group(device.type)
+            self.network = nn.parallel.DistributedDataParallel(state.model)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True  # the step is finished first, so that the saved state is whole
+
+    def agree(self, values: list[float]) -> list[float]:
+        if self._world.size == 1:
+            return values
+        mean = torch.tensor(values, dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(mean)
+        return (mean / self._world.size).tolist()
+
+    def after_step(self, state: training.State) -> bool:
+        now = time.monotonic()
+        self.interrupted, due = (
+            value > 0 for value in self.agree([self._asked, now - self._saved > 60 * self._args.save_minutes])
+        )
+        if self._world.rank == 0 and now - self._said > 15:
+            self._said = now
+            self._say()
+        if due:
+            self.save(samples=now - self._sampled > 600)
+        return self.interrupted
+
+    def _say(self) -> None:
+        state, (first, before) = self._state, self._first
+        rate = (state.step - first) * self._recipe.batch_size / (state.seconds - before)
+        spent = training.progress(self._recipe, state)
+        left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
+        print(
+            f"step {state.step:,}, loss {np.mean(state.losses[-100:]):.4f}, {rate:.3g} images/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def save(self, *, samples: bool) -> None:
+        """Everything in the save folder, by rank 0, each file whole."""
+        if self._world.rank == 0:
+            state, folder = self._state, self._args.save_dir
+            try:
+                write_tensors(folder / "resume.pt", {**state.as_dict(), "settings": self._settings})
+                write_tensors(folder / "ema.pt", {name: value.contiguous() for name, value in state.ema.state_dict().items()})
+                images.write_json(folder / "ema.json", self._flags)
+                lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(state.losses, start=1)]
+                images.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
+                draw_losses(folder / "loss.png", state.losses)
+                if samples:
+                    images.write_image(folder / "samples.png", draw_samples(state.ema, self._flags, self._device))
+                    self._sampled = time.monotonic()
+            except OSError as error:
+                raise OSError(f"cannot write to --save_dir {folder}: {error.strerror or error}; make room") from error
+        self._saved = time.monotonic()
+
+
+def write_tensors(path: Path, value: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    images.write_bytes(path, buffer.getvalue())
+
+
+def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
+    """Images from noise alone by 50 steps of DDIM, as a sheet: uint8 (H,W,3)."""
+    size = flags["image_size"]
+    diffusion = make_diffusion(flags, "50")
+    streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
+    blank = torch.zeros(count, 3, size, size, device=device)
+    drawn = adapt(model, diffusion, blank, diffusion_range=50, factor=1, guidance="none", sampler="ddim", draw_noise=streams)
+    pixels = images.to_pixels(drawn.cpu().numpy())
+    rows = {f"{4 * i + 1}-{4 * i + 4}": list(pixels[4 * i : 4 * i + 4]) for i in range(count // 4)}
+    return np.asarray(images.contact_sheet(rows, [""] * 4))
+
+
+def draw_losses(path: Path, losses: list[float]) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        return  # loss.csv has the numbers
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(range(1, len(losses) + 1), losses, color="lightsteelblue", linewidth=0.6, label="each step")
+    width = max(1, min(100, len(losses) // 10))
+    smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
+    axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
+    axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
+    axes.legend()
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, dpi=120, format="png")
+        images.write_bytes(path, buffer.getvalue())
+    plt.close(figure)
+
+
+def say_plan(args, data: Images, model: UNet, state: training.State, recipe: training.Recipe, machine: str) -> None:
+    budget = " or ".join(f"{value:,g} {name}" for name in BUDGET if (value := getattr(args, name)))
+    print(f"images      {data.count:,} of {args.base_samples}, {data.size} x {data.size}")
+    print(f"network     {sum(p.numel() for p in model.parameters()):,} parameters")
+    print(f"training    {budget} of {recipe.batch_size} images" + (f", from step {state.step:,}" if state.step else ""))
+    print(f"machine     {machine}, {'bfloat16' if recipe.autocast else 'float32'}")
+    print(f"to          {args.save_dir}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

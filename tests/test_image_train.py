@@ -1,0 +1,144 @@
+"""The training command, with a tiny network, and its priors in the adaptation job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from PIL import Image
+
+from DDA import images
+from DDA.image_adapt.scripts import image_sample
+from DDA.image_adapt.scripts.image_train import main
+
+SCRIPT = ROOT / "DDA" / "image_adapt" / "scripts" / "image_train.py"
+TINY = ["--image_size", "16", "--num_channels", "32", "--channel_mult", "1,1", "--num_res_blocks", "1", "--num_heads", "2",
+        "--batch_size", "4", "--warmup", "2", "--lr", "1e-3", "--ema", "0.9", "--no-bf16"]  # fmt: skip
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(10):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((16, 16), Image.Resampling.BICUBIC).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def flags(photos, out, *more):
+    return ["--base_samples", str(photos), "--save_dir", str(out), *TINY, *map(str, more)]
+
+
+def losses(out):
+    return np.loadtxt(out / "loss.csv", delimiter=",", skiprows=1)[:, 1]
+
+
+def tensors(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp_path, capsys):
+    out = tmp_path / "prior"
+    assert main(flags(photos, out, "--steps", 4, "--learn_sigma", "--flip")) == 0
+    assert {path.name for path in out.iterdir()} == {"ema.pt", "ema.json", "resume.pt", "loss.csv", "loss.png", "samples.png"}
+    assert len(losses(out)) == 4
+    with Image.open(out / "samples.png") as samples, Image.open(out / "loss.png") as curve:
+        assert min(*samples.size, *curve.size) > 200
+    job = ["--model_path", out / "ema.pt", "--base_samples", photos, "--save_dir", tmp_path / "out", "--speed", "one-shot"]
+    assert image_sample.main([*map(str, job)]) == 0
+    assert "10 of 10 adapted images" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_ends_with_bitwise_the_same_weights(photos, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(flags(photos, whole, "--steps", 40)) == 0
+    command = [sys.executable, SCRIPT, *flags(photos, broken, "--steps", 40, "--save_minutes", 0.001)]
+    process = subprocess.Popen([*map(str, command)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 120
+    while not (broken / "resume.pt").exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "run the same command again to go on" in said
+    assert 0 < tensors(broken / "resume.pt")["step"] < 40
+    assert subprocess.run([*map(str, command)], env=ENV, capture_output=True, check=False).returncode == 0
+    np.testing.assert_array_equal(losses(whole), losses(broken))
+    for name in ("ema.pt", "resume.pt"):
+        one, two = tensors(whole / name), tensors(broken / name)
+        one, two = (one.get("model", one), two.get("model", two))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("launcher", [["mpiexec", "-n", "2", sys.executable], ["torchrun", "--nproc_per_node", "2"]])
+def test_two_ranks_follow_the_loss_of_one(photos, tmp_path, launcher):
+    assert main(flags(photos, tmp_path / "one", "--steps", 20)) == 0
+    command = [*launcher, str(SCRIPT), *flags(photos, tmp_path / "two", "--steps", 20)]
+    result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-4)
+
+
+def test_minutes_are_a_budget_too(photos, tmp_path):
+    assert main(flags(photos, tmp_path / "out", "--minutes", 0.01)) == 0
+    assert 0.6 <= tensors(tmp_path / "out/resume.pt")["seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "give a budget"),
+        (["--steps", 0], "--steps 0 must be above 0"),
+        (["--steps", 2, "--batch_size", 3, "--accumulate", 2], "--batch_size 3 cannot be shared"),
+        (["--steps", 2, "--cell", "nowhere"], "nowhere"),
+        (["--steps", 2, "--image_size", 32], "is 16x16, smaller than --image_size 32"),
+        (["--steps", 2, "--num_channels", 33], "num_channels 33"),
+        (["--steps", 2, "--ema", 1.5], "--ema 1.5"),
+    ],
+)
+def test_wrong_input_is_named(photos, tmp_path, capsys, more, words):
+    assert main(flags(photos, tmp_path / "out", *more)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_sizes_and_broken_images_are_named(photos, tmp_path, capsys):
+    command = ["--base_samples", str(photos), "--save_dir", str(tmp_path / "out"), *TINY[2:], "--steps", "1"]
+    Image.new("RGB", (20, 30)).save(photos / "large.png")
+    assert main(command) == 2
+    assert "several sizes or not square (16x16, 20x30): give --image_size" in capsys.readouterr().err
+    (photos / "large.png").write_bytes(b"")
+    assert main([*command, "--image_size", "16"]) == 2
+    assert "1 of 11 images cannot be used" in capsys.readouterr().err
+
+
+def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_path, capsys):
+    assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
+    assert main(flags(photos, tmp_path / "out", "--steps", 2, "--lr", 0.5)) == 2
+    assert "is a run with other settings: lr 0.001 there, 0.5 here" in capsys.readouterr().err
+    assert main(flags(photos, tmp_path / "out", "--steps", 2)) == 0  # a larger budget goes on
+    assert len(losses(tmp_path / "out")) == 2
+    (tmp_path / "out/resume.pt").write_bytes(b"x")
+    assert main(flags(photos, tmp_path / "out", "--steps", 3)) == 2
+    assert "resume.pt is damaged" in capsys.readouterr().err
+    assert main(flags(photos, photos, "--steps", 3)) == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_says_what_to_do(photos, tmp_path, capsys):
+    assert main(flags(photos, tmp_path / "out", "--steps", 60, "--lr", 1e9, "--clip_norm", 0)) == 2
+    assert "lower --lr or raise --warmup" in capsys.readouterr().err
+
+
+def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
+    assert main(flags(photos, tmp_path / "out", "--steps", 1, "--noise_schedule", "cosine")) == 0
+    told = images.read_json(tmp_path / "out/ema.json")
+    assert told["noise_schedule"] == "cosine" and told["image_size"] == 16 and told["num_heads"] == 2
