@@ -173,7 +173,20 @@ def class_list(name: str | Path) -> tuple[str, ...]:
     path = Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}")
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(read_lines(path, "--classes"))
+
+
+def read_lines(path: Path, flag: str) -> list[str]:
+    """The lines of a text file that are not empty. Raises FileNotFoundError, and ValueError where there are none or no text."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag} {path} is not a file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{flag} {path} is no text file") from None
+    if not lines:
+        raise ValueError(f"{flag} {path} is empty")
+    return lines
 
 
 def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Source:
@@ -429,7 +442,7 @@ def _imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) ->
         wnids = _val_labels(labels, classes)
         unknown = [file.name for file in flat if file.stem not in wnids]
         if unknown:
-            raise ValueError(f"--labels {labels} has no label of {unknown[0]} (nor of {len(unknown) - 1} others)")
+            raise ValueError(f"--labels {labels} has no label of {len(unknown)} images, such as {unknown[0]}")
         files = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
     for folder in folders:
         above = folder.relative_to(path).parts[:-1]
@@ -469,12 +482,15 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     Known lists: Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>" (Caffe's val.txt); one class a line,
     in the order of the files; the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
     """
-    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.replace(",", " ").split() for line in read_lines(path, "--labels")]
     if lines and lines[0][0] == "ImageId":
         lines = lines[1:]
     if all(len(line) > 1 for line in lines):
         found = {Path(line[0]).stem: line[1] for line in lines}
         if all(label.isdigit() for label in found.values()):
+            largest = max(map(int, found.values()))
+            if largest >= len(classes):
+                raise ValueError(f"--labels {path} has the label {largest}, but labels are 0..{len(classes) - 1}")
             found = {name: classes[int(label)] for name, label in found.items()}
     else:
         order = [line[0] for line in lines]
@@ -505,8 +521,10 @@ def _development_kit(path: Path) -> dict[int, str]:
 def _corruption_arrays(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
     """CIFAR-10-C, CIFAR-100-C: labels.npy and <corruption>.npy of equally many rows for each severity 1..5."""
     found = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
-    if not found or not (path / "labels.npy").is_file():
+    if not found:
         return None
+    if not (path / "labels.npy").is_file():
+        raise ValueError(f"{path} holds {found[0].name}, but labels.npy is missing; download it too")
     source = Arrays(path)
     for file in found:
         _add_corruption(source, file, _load_npy(path / "labels.npy"), classes)

@@ -52,8 +52,8 @@ def corrupt(
         or min(image.shape[:2]) < 8
     ):
         raise ValueError(f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} {image.shape}")
-    if severity not in range(1, 6):
-        raise ValueError(f"severity {severity} is outside 1..5")
+    if not isinstance(severity, (int, np.integer)) or severity not in range(1, 6):
+        raise ValueError(f"severity {severity!r} is outside 1..5, the whole numbers")
     if constants == "auto":
         constants = "cifar" if min(image.shape[:2]) <= 64 else "imagenet"
     if constants not in CONSTANTS:

@@ -44,7 +44,7 @@ def blur(image: np.ndarray, level: float | None, rng: np.random.Generator | None
 
 def noise(image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected") -> np.ndarray:
     """White Gaussian noise of standard deviation ``level`` in grey levels, 0 or more; channels are independent."""
-    level = _check("noise", image, level, 0, math.inf, behavior)
+    level = _check("noise", image, level, 0, math.inf, behavior, rng, draws=True)
     if not level:
         return image.copy()
     if behavior == "published":
@@ -60,7 +60,7 @@ def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator,
 
     As published, two masks of half the level each are drawn, salt over pepper, and salt is 1.
     """
-    level = _check("saltpepper", image, level, 0, 100, behavior)
+    level = _check("saltpepper", image, level, 0, 100, behavior, rng, draws=True)
     if not level:
         return image.copy()
     if behavior == "published":
@@ -130,13 +130,29 @@ def by_name(name: str, behavior: str = "corrected") -> Callable[[np.ndarray, flo
     return partial(DEGRADATIONS[name], behavior=behavior)
 
 
-def _check(name: str, image: np.ndarray, level: float | None, least: float, most: float, behavior: str) -> float | None:
+def _check(
+    name: str,
+    image: np.ndarray,
+    level: float | None,
+    least: float,
+    most: float,
+    behavior: str,
+    rng=None,
+    *,
+    draws: bool = False,
+) -> float | None:
     if behavior not in BEHAVIORS:
         raise ValueError(f"behavior {behavior!r} is unknown; use one of {', '.join(BEHAVIORS)}")
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{name} wants a uint8 array of shape (H,W,3) or (H,W), not {type(image).__name__}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
         raise ValueError(f"{name} wants a uint8 image of shape (H,W,3) or (H,W), not {image.dtype} {image.shape}")
-    if level is not None and not least <= level <= most:
-        raise ValueError(f"{name} level {level} is outside {least}..{most}")
+    if level is None:
+        return None
+    if not isinstance(level, (int, float, np.number)) or not least <= level <= most or math.isinf(level):
+        raise ValueError(f"{name} level {level!r} is outside {least}..{most}")
+    if draws and rng is None:
+        raise ValueError(f"{name} is random: it wants rng, a numpy Generator")
     return level
 
 

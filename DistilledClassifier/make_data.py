@@ -27,7 +27,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 
 from DDA import images, ranks
-from DDA.datasets import CLASS_LISTS, Source, class_list, open_official
+from DDA.datasets import CLASS_LISTS, Source, class_list, open_official, read_lines
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
 from DistilledClassifier.trees import Recipe, Task
@@ -159,7 +159,7 @@ def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
         for number in numbers:
             by_name(kind)(np.zeros((8, 8, 3), np.uint8), number, np.random.default_rng(0))
     except ValueError as error:
-        raise ValueError(f"--level {' '.join(levels)}: {error}") from None
+        raise ValueError(f"--level {' '.join(levels)}: {error}; levels are numbers, or the one word test") from None
     return [(f"{number:g}", number) for number in numbers]
 
 
@@ -187,6 +187,8 @@ def corrupt(args: argparse.Namespace) -> int:
     if args.format == "npy" and len(severities) < 5:
         raise ValueError("--format npy holds all five severities; leave --severity out")
     source, names = choose(args)
+    if args.format == "npy" and (not source.classes or any(trees.parse(name, source.classes)[2] is None for name in names)):
+        raise ValueError(f"--format npy needs labels, but nothing tells those of {args.base_samples}; give --classes")
     status = _write(args, source, [
         Task(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), name,
              f"{kind}/{severity}/{_png(_inside_split(name))}")
@@ -207,10 +209,6 @@ def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequen
             names = images.list_images(save_dir, f"{kind}/{severity}")[0]
             parsed = {name: trees.parse(name, classes) for name in names}
             for name in sorted(names, key=lambda name: (parsed[name][1], name)):
-                if parsed[name][2] is None:
-                    raise ValueError(
-                        f"--format npy needs labels, but {name} has none of the classes in {save_dir / images.CLASSES}"
-                    )
                 pixels.append(np.asarray(images.read_rgb(save_dir / name)))
                 labels.append(classes.index(parsed[name][2]))
         if len({image.shape for image in pixels}) > 1:
@@ -225,10 +223,11 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     names = source.names
     if args.run is not prepare and any(name.startswith("clean/") for name in names):
         names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
+    names = _originals(args, source, names)
     if args.split:
         names = [name for name in names if args.split in _inside_clean(name).split("/")[:1]]
     if args.list is not None:
-        wanted = {Path(line).stem for line in args.list.read_text(encoding="utf-8").split()}
+        wanted = {Path(line).stem for line in read_lines(args.list, "--list")}
         names = [name for name in names if Path(name).stem in wanted]
         if len(names) < len(wanted):
             raise ValueError(f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}")
@@ -242,6 +241,23 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
         count = min(args.num_samples, len(names))
         names = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
     return source, names
+
+
+def _originals(args: argparse.Namespace, source: Source, names: list[str]) -> list[str]:
+    """Without what was made here from others: copies may lie beside their sources."""
+    made = [] if args.run is prepare or not args.base_samples.is_dir() else [
+        f"{manifest['folder']}/" for path in args.base_samples.glob("made*.json")
+        if (manifest := trees.read_manifest(path))["settings"].get("kind") != "copy"
+    ]  # fmt: skip
+    inside = args.save_dir.resolve() if "save_dir" in args else None
+    if inside and inside != args.base_samples.resolve() and inside.is_relative_to(args.base_samples.resolve()):
+        made.append(f"{inside.relative_to(args.base_samples.resolve()).as_posix()}/")
+    names = [name for name in names if not name.startswith(tuple(made))]
+    if args.classes is not None:
+        odd = [name for name in names if trees.parse(name, source.classes)[2] is None]
+        if odd:
+            raise ValueError(f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)")
+    return names
 
 
 def _reopen(args: argparse.Namespace) -> tuple:
@@ -299,7 +315,11 @@ def verify(args: argparse.Namespace) -> int:
     if args.base_samples is not None:
         args.num_samples = None
         expected = [_inside_split(name) for name in choose(args)[1]]
+        if images.read_classes(args.save_dir) is None:
+            raise ValueError(f"--base_samples compares images by their classes, but {args.save_dir} has no {images.CLASSES}")
     counts, wrong = trees.verify(args.save_dir, expected)
+    if images.read_classes(args.save_dir) is None:
+        print(f"note        {args.save_dir} has no {images.CLASSES}: classes were not checked")
     for cell, count in sorted(counts.items()):
         print(f"{cell:40} {count:8,}")
     for name, why in sorted(wrong.items()):

@@ -134,6 +134,14 @@ def manifest_path(save_dir: Path, folder: str) -> Path:
     return save_dir / ("made.json" if folder in ("", ".") else f"made.{folder.replace('/', '.')}.json")
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest. Raises ValueError where it is damaged."""
+    manifest = images.read_json(path)
+    if not {"folder", "state", "settings", "images", "failures", "source_sha256"} <= manifest.keys():
+        raise ValueError(f"{path} is no manifest of this program; remove it or put it right")
+    return manifest
+
+
 def _settings(recipe: Recipe, seed: int) -> dict[str, Any]:
     return {**asdict(recipe), "seed": seed}
 
@@ -146,11 +154,11 @@ def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: 
     path = manifest_path(save_dir, folder)
     if not path.is_file():
         if saved:
-            raise ValueError(
-                f"{save_dir / folder} holds images that were not made here ({path.name} is missing); choose another --save_dir"
-            )
+            others = sorted(save_dir.glob(f"{path.stem}.*.json"))
+            why = f"were made in another way ({others[0].name})" if others else f"were not made here ({path.name} is missing)"
+            raise ValueError(f"{save_dir / folder} holds images that {why}; choose another --save_dir")
         return
-    manifest = images.read_json(path)
+    manifest = read_manifest(path)
     theirs, ours = manifest.get("settings", {}), _settings(group[0].recipe, seed)
     differ = [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
     done = {task.name for task in group if images.key_of(task.target) in saved}
@@ -166,7 +174,7 @@ def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: 
 
 def _state(save_dir: Path, folder: str) -> str | None:
     path = manifest_path(save_dir, folder)
-    return images.read_json(path).get("state") if path.is_file() else None
+    return read_manifest(path)["state"] if path.is_file() else None
 
 
 def _write_manifest(
@@ -180,11 +188,14 @@ def _write_manifest(
 ) -> None:
     recipe, path = group[0].recipe, manifest_path(save_dir, group[0].recipe.folder)
     failed = {task.target: failures[task.target] for task in group if task.target in failures}
-    before = images.read_json(path)["images"] if path.is_file() else {}
+    before = read_manifest(path)["images"] if path.is_file() else {}
     planned = {task.target for task in group}  # an earlier run may have made others, of another --num_samples or --list
     made = {target: entry for target, entry in before.items() if target not in planned and (save_dir / target).is_file()}
-    for task in group if state != "running" else []:
-        if task.target in failed:
+    for task in group:
+        if task.target in failed or (state == "running" and task.target not in before):
+            continue
+        if task.target in before and task.target not in digests:  # made by an earlier run, whatever lies there now
+            made[task.target] = before[task.target]
             continue
         name, level = recipe.draw(generator(seed, images.key_of(task.target)))
         digest = digests.get(task.target) or images.sha256(save_dir / task.target)
@@ -212,6 +223,10 @@ class _Pool:
     def __enter__(self) -> _Pool:
         if self._workers > 1:
             self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), _start_worker, (*self._args, os.getpid()))
+            ours = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes that start now inherit: the parent stops them
+            self._pool.submit(int)
+            signal.signal(signal.SIGINT, ours)
         else:
             _open(*self._args)
         return self
@@ -246,7 +261,6 @@ def _open(reopen: tuple, save_dir: Path, seed: int) -> None:
 
 
 def _start_worker(reopen: tuple, save_dir: Path, seed: int, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def end_with_parent() -> None:
@@ -270,10 +284,12 @@ def _make(task: Task) -> tuple[str, str | None, str | None]:
     try:
         image = source.read(task.name)  # also of copies: what cannot be read is not passed on
         data = source.encoded(task.name) if task.recipe.kind == "copy" else None
-    except Exception as error:  # PIL and its plugins raise many types for damaged files
-        return task.target, None, f"{error}" or type(error).__name__
+        if data is None:
+            pixels = task.recipe.apply(np.asarray(image), generator(seed, images.key_of(task.target)))
+    except Exception as error:  # PIL and its plugins raise many types for damaged files, a recipe refuses tiny images
+        return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
     if data is None:
-        images.write_image(path, task.recipe.apply(np.asarray(image), generator(seed, images.key_of(task.target))))
+        images.write_image(path, pixels)
     elif not (isinstance(source, Folder) and _link(source.where(task.name), path)):
         images.write_bytes(path, data, sync=False)
     return task.target, images.sha256(path), None
@@ -302,19 +318,28 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
         raise FileNotFoundError(f"--save_dir {save_dir} is not a folder")
     classes = images.read_classes(save_dir) or ()
     names, others = images.list_images(save_dir)
-    wrong = dict.fromkeys(others, "no image")
+    if not names:
+        raise ValueError(f"--save_dir {save_dir} holds no images")
+    wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
-    folders = []
+    folders: list[str] = []
+    unfinished: list[str] = []
     for path in sorted(save_dir.glob("made*.json")):
-        manifest = images.read_json(path)
+        manifest = read_manifest(path)
         folders.append("" if manifest["folder"] == "." else manifest["folder"])
         made.update((name, entry["sha256"]) for name, entry in manifest["images"].items())
         wrong.update((name, f"failed when it was made: {why}") for name, why in manifest["failures"].items())
         if manifest["state"] == "running":
             wrong[path.name] = "the run that made this folder did not end; run it again"
-    covered = {name for name in names if any(not folder or name.startswith(f"{folder}/") for folder in folders)}
-    wrong |= _compare(covered, set(made), classes)
-    wrong |= _compare(set(names) - covered, _wanted(set(names) - covered, expected, classes), classes)
+            unfinished.append(folders.pop())
+
+    def below(names: Iterable[str], folders: list[str]) -> set[str]:
+        return {name for name in names if any(not folder or name.startswith(f"{folder}/") for folder in folders)}
+
+    covered, open_ = below(names, folders), below(names, unfinished)
+    wrong |= _compare(covered, below(made, folders), classes)
+    rest = set(names) - covered - open_
+    wrong |= _compare(rest, _wanted(rest, expected, classes), classes)
     for name in names:
         try:
             images.read_rgb(save_dir / name)

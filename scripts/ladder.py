@@ -38,22 +38,25 @@ from DistilledClassifier import classifiers, make_data, trees
 
 PROGRAM = "ladder.py"
 VIEWS = ("adapted", "self-ensemble")
+OURS = ("--model_path", "--base_samples", "--save_dir", "--dataset", "--corruption", "--severity", "--train", "--num_samples",
+        "--batch_size", "--gallery", "--overwrite", "--dry_run", "--format")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
     args = parser().parse_args(argv)
     try:
-        settings = dict(_setting(text) for text in args.setting)
-        source = tree_of(args)
+        settings = read_settings(args.setting)
         classifier = classifiers.load(args.classifier)
+        source = tree_of(args)
+        labelled = read_labels(args, source)
         for name, flags in settings.items():
             job = adapt_command(args, source, name, flags)
             print(f"{PROGRAM}: {name}: {shlex.join(job)}", flush=True)
             if status := subprocess.run(job, check=False).returncode:
                 print(f"{PROGRAM}: {name} failed; run the same command again to go on", file=sys.stderr)
                 return status
-        keys, rows = score(args, source, settings, classifier)
+        keys, rows = score(args, source, settings, classifier, *labelled)
         cost = measure(args, source, settings)
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -99,6 +102,19 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def read_settings(texts: list[str]) -> dict[str, list[str]]:
+    """Name to flags of image_sample.py. Raises ValueError for a double name and for the ladder's own flags."""
+    settings: dict[str, list[str]] = {}
+    for name, flags in map(_setting, texts):
+        if name in settings:
+            raise ValueError(f"--setting {name} is there twice; give each setting a name of its own")
+        ours = [flag for flag in flags if flag.split("=")[0] in OURS]
+        if ours:
+            raise ValueError(f"--setting {name}: {ours[0]} is not for one setting alone; give it to {PROGRAM}, or not")
+        settings[name] = flags
+    return settings
+
+
 def _setting(text: str) -> tuple[str, list[str]]:
     name, colon, flags = text.partition(":")
     if colon:
@@ -134,18 +150,26 @@ def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[s
 # ---------------------------------------------------------------------------------------------- accuracy
 
 
-def score(args, source: Path, settings: dict, classifier: classifiers.Classifier) -> tuple[list[str], list[dict]]:
-    """The keys that were scored and one row for the source and each setting."""
+def read_labels(args, source: Path) -> tuple[list[str], dict[str, str], torch.Tensor]:
+    """The cells, key to path of their images, labels in the order of the keys. Raises ValueError where a label is missing."""
     cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
     paths = {images.key_of(path): path for cell in cells for path in images.list_images(source, cell)[0]}
-    keys = sorted(paths)
-    classes = images.read_classes(source) or ()
-    labels = [trees.parse(paths[key], classes)[2] for key in keys]
+    classes = images.read_classes(source)
+    if classes is None:
+        raise ValueError(f"{source} has no {images.CLASSES}, which tells the classes of its images")
+    labels = [trees.parse(paths[key], classes)[2] for key in sorted(paths)]
     if None in labels:
-        raise ValueError(
-            f"{source / paths[keys[labels.index(None)]]} has none of the classes in {source / images.CLASSES} in its name"
-        )
-    truth = torch.tensor([classes.index(label) for label in labels])
+        odd = source / paths[sorted(paths)[labels.index(None)]]
+        raise ValueError(f"{odd} has none of the classes in {source / images.CLASSES} in its name")
+    return cells, paths, torch.tensor([classes.index(label) for label in labels])
+
+
+def score(
+    args, source: Path, settings: dict, classifier: classifiers.Classifier, cells: list[str], paths: dict[str, str],
+    truth: torch.Tensor,
+) -> tuple[list[str], list[dict]]:  # fmt: skip
+    """The keys that were scored and one row for the source and each setting."""
+    keys = sorted(paths)
     groups = np.unique([key[len(_cell(key)) + 1 :] for key in keys], return_inverse=True)[1]
 
     def view(root: Path) -> torch.Tensor:
@@ -279,7 +303,8 @@ def chart(result: dict, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     source = result["rows"][0]["adapted"]["accuracy"]
     axes.axhline(source, color="dimgray", linestyle="--", linewidth=1)
-    axes.text(1, source, " source, not adapted", va="bottom", ha="right", color="dimgray", transform=axes.get_yaxis_transform())
+    axes.text(0.45, source, "source, not adapted", va="bottom", ha="center", color="dimgray", fontsize=8,
+              transform=axes.get_yaxis_transform())  # fmt: skip
     for view, marker, color in zip(VIEWS, "os", ("tab:blue", "tab:orange"), strict=True):
         points = sorted((1 / row["speedup"], row[view]["accuracy"], row[view]["interval"], row) for row in rows)
         x, y, error, _ = zip(*points, strict=True)
@@ -287,10 +312,12 @@ def chart(result: dict, path: Path) -> None:
     for row in rows:
         top = max(row[view]["accuracy"] + row[view]["interval"] for view in VIEWS)
         calls = f"{row['forward']}" + (f"+{row['backward']}" if row["backward"] else "")
-        axes.annotate(f"{row['setting']}\n{calls} calls", (1 / row["speedup"], top), xytext=(0, 4), textcoords="offset points",
-                      ha="center", fontsize=8)  # fmt: skip
+        label = f"{row['setting']}\n{calls} call{'s' * (calls != '1')}"
+        axes.annotate(label, (1 / row["speedup"], top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.18)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 112))
     axes.set_xlabel(f"time an image, {base} = 1")
     axes.set_ylabel("accuracy, %")
     axes.set_title(result["protocol"], fontsize=9)

@@ -123,6 +123,7 @@ def test_a_large_glass_blur_takes_less_than_a_quarter_of_a_second():
         (dict(name="rain"), "corruption 'rain' is unknown"),
         (dict(severity=0), "severity 0 is outside 1..5"),
         (dict(severity=6), "severity 6 is outside 1..5"),
+        (dict(severity=3.0), "severity 3.0 is outside 1..5, the whole numbers"),
         (dict(constants="coco"), "constants 'coco' are unknown"),
         (dict(image=np.zeros((7, 20, 3), np.uint8)), "at least 8 pixels a side"),
         (dict(image=np.zeros((20, 20, 3))), "wants uint8"),

@@ -250,6 +250,21 @@ def test_a_flat_imagenet_val_folder_is_labelled_by_any_official_list(tmp_path, t
         datasets.open_official(tmp_path / "imagenet")
 
 
+def test_labels_out_of_range_are_named(tmp_path):
+    jpeg_at(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
+    (tmp_path / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 1000\n")
+    with pytest.raises(ValueError, match=r"has the label 1000, but labels are 0..999"):
+        datasets.open_official(tmp_path / "val", labels=tmp_path / "val.txt")
+    with pytest.raises(FileNotFoundError, match="--labels .*nowhere is not a file"):
+        datasets.open_official(tmp_path / "val", labels=tmp_path / "nowhere")
+
+
+def test_cifar_10_c_without_its_labels_is_named(tmp_path):
+    np.save(tmp_path / "fog.npy", PIXELS)
+    with pytest.raises(ValueError, match=r"fog.npy, but labels.npy is missing"):
+        datasets.open_source(tmp_path)
+
+
 def test_the_development_kits_numbers_need_its_table(tmp_path):
     jpeg_at(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
     (tmp_path / "truth.txt").write_text("490\n")

@@ -98,10 +98,11 @@ def test_minutes_are_a_budget_too(photos, tmp_path):
         ([], "give a budget"),
         (["--steps", 0], "--steps 0 must be above 0"),
         (["--steps", 2, "--batch_size", 3, "--accumulate", 2], "--batch_size 3 cannot be shared"),
-        (["--steps", 2, "--cell", "nowhere"], "nowhere"),
+        (["--steps", 2, "--cell", "nowhere"], "--cell nowhere is no folder"),
         (["--steps", 2, "--image_size", 32], "is 16x16, smaller than --image_size 32"),
         (["--steps", 2, "--num_channels", 33], "num_channels 33"),
         (["--steps", 2, "--ema", 1.5], "--ema 1.5"),
+        (["--steps", 2, "--attention_resolutions", 5], "--attention_resolutions 5 is no size of the network's levels: 16, 8"),
     ],
 )
 def test_wrong_input_is_named(photos, tmp_path, capsys, more, words):

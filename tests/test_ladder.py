@@ -72,6 +72,9 @@ def test_intervals_treat_one_image_under_several_corruptions_as_one_observation(
     ("flags", "words"),
     [
         (["--setting", "quickest"], "--setting quickest is no rung"),
+        (["--setting", "a: --N 2", "a: --N 3"], "--setting a is there twice"),
+        (["--setting", "a: --num_samples 2"], "--setting a: --num_samples is not for one setting alone"),
+        (["--setting", "a/b: --N 2"], "has no name that can be a folder"),
         (["--classifier", "nowhere.pt"], "nowhere.pt is not a file"),
         (["--base_samples", "nowhere"], "nowhere"),
     ],

@@ -212,7 +212,11 @@ def test_broken_images_are_named_counted_and_tried_again(clean, tmp_path, capsys
     command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "blur"]
     run(*command, "--workers", 2, status=1)
     said = capsys.readouterr().err
-    assert "failed: blur/cifar_test/dog_00001.png" in said and "1 of 12 images failed" in said
+    assert (
+        "failed: blur/cifar_test/dog_00001.png" in said
+        and "clean/cifar_test/dog_00001.png: " in said
+        and "1 of 12 images failed" in said
+    )
     assert list(images.read_json(tmp_path / "out/made.blur.json")["failures"]) == ["blur/cifar_test/dog_00001.png"]
     run("verify", "--save_dir", tmp_path / "out", status=1)
     assert "dog_00001.png: failed when it was made" in capsys.readouterr().err
@@ -301,6 +305,7 @@ def test_the_official_arrays_are_the_tree(clean, tmp_path):
     for row in range(6):
         image = np.asarray(images.read_rgb(clean / f"clean/cifar_test/{CLASSES[row % 2]}_{row:05}.png"))
         np.testing.assert_array_equal(array[12 + row], corrupt(image, "contrast", 3))
+    run("verify", "--save_dir", tmp_path / "C")
     source = open_source(tmp_path / "C", CLASSES)
     for name in source.names:
         np.testing.assert_array_equal(source.read(name), images.read_rgb(tmp_path / "C" / name))
@@ -386,6 +391,9 @@ def test_wrong_input_is_named(clean, tmp_path, capsys, command, words):
 def test_verify_and_sheet_name_wrong_input(clean, tmp_path, capsys):
     run("verify", "--save_dir", tmp_path / "nothing", status=2)
     assert "is not a folder" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    run("verify", "--save_dir", tmp_path / "nothing", status=2)
+    assert "holds no images" in capsys.readouterr().err
     run("sheet", "--base_samples", clean, "--type", "rain", "--out", tmp_path / "a.png", status=2)
     assert "--type rain is unknown" in capsys.readouterr().err
     run("sheet", "--base_samples", clean, "--type", "jpeg", "--out", tmp_path / "a.jpg", status=2)
@@ -396,3 +404,94 @@ def test_manifests_are_plain_json(made):
     manifest = json.loads((made / "made.fog.3.json").read_text())
     assert manifest["settings"]["name"] == "fog" and manifest["state"] == "complete"
     assert set(manifest["images"]) == set(images.list_images(made, "fog/3")[0])
+
+
+def test_copies_beside_their_sources_are_no_sources(tmp_path):
+    """degrade into the folder of the sources, and into a folder in it, without a clean folder."""
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(tmp_path / f"photos/cat/{i}.png")
+    for target in ("photos", "photos/copies"):
+        for _ in range(2):
+            run(
+                "degrade",
+                "--base_samples",
+                tmp_path / "photos",
+                "--save_dir",
+                tmp_path / target,
+                "--type",
+                "jpeg",
+                "--workers",
+                1,
+            )
+        run("degrade", "--base_samples", tmp_path / "photos", "--save_dir", tmp_path / target, "--type", "blur", "--workers", 1)
+    assert len(images.list_images(tmp_path / "photos")[0]) == 3 + 2 * 6
+    assert not (tmp_path / "photos/blur/jpeg").exists()
+
+
+def test_an_image_that_a_recipe_refuses_is_a_failure_of_its_own(clean, tmp_path, capsys):
+    Image.new("RGB", (4, 4)).save(clean / "clean/cifar_test/cat_00099.png")
+    command = [
+        "corrupt",
+        "--base_samples",
+        clean,
+        "--split",
+        "cifar_test",
+        "--save_dir",
+        tmp_path / "out",
+        "--corruption",
+        "fog",
+    ]
+    run(*command, "--severity", "1", "--workers", 1, status=1)
+    said = capsys.readouterr().err
+    assert "clean/cifar_test/cat_00099.png: fog wants" in said and "1 of 7 images failed" in said
+
+
+def test_an_altered_file_stays_altered_after_the_next_run(clean, tmp_path, capsys):
+    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "noise", "--workers", 1]
+    run(*command)
+    Image.new("RGB", (32, 32)).save(tmp_path / "out/noise/cifar_test/cat_00000.png")
+    (tmp_path / "out/noise/cifar_test/dog_00001.png").unlink()
+    run(*command)
+    run("verify", "--save_dir", tmp_path / "out", status=1)
+    assert "noise/cifar_test/cat_00000.png: altered" in capsys.readouterr().err
+
+
+def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
+    manifest = json.loads((made / "made.fog.3.json").read_text())
+    (made / "made.fog.3.json").write_text(json.dumps({**manifest, "state": "running", "images": {}}))
+    run("verify", "--save_dir", made, status=1)
+    assert capsys.readouterr().err == "made.fog.3.json: the run that made this folder did not end; run it again\n"
+    (made / "made.fog.3.json").write_text("{}")
+    run("verify", "--save_dir", made, status=2)
+    assert "is no manifest of this program" in capsys.readouterr().err
+
+
+def test_classes_that_do_not_fit_are_refused(clean, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("cow\nbird\n")
+    command = [
+        "prepare",
+        "--base_samples",
+        clean / "clean" / "cifar_test",
+        "--save_dir",
+        tmp_path / "out",
+        "--classes",
+        tmp_path / "classes.txt",
+    ]
+    run(*command, status=2)
+    assert "has no class of cat_00000.png" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    for content, words in ((b"", "is empty"), (b"\xff\xfe", "is no text file")):
+        (tmp_path / "classes.txt").write_bytes(content)
+        run(*command, status=2)
+        assert words in capsys.readouterr().err
+    (tmp_path / "bare").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "bare/1.png")
+    run("corrupt", "--base_samples", tmp_path / "bare", "--save_dir", tmp_path / "npy", "--format", "npy", status=2)
+    assert "--format npy needs labels" in capsys.readouterr().err and not (tmp_path / "npy").exists()
+
+
+def test_fixed_levels_and_drawn_ones_do_not_share_a_folder(clean, tmp_path, capsys):
+    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "jpeg", "--workers", 1]
+    run(*command, "--split", "cifar_test", "--level", "test")
+    run(*command, status=2)
+    assert "were made in another way (made.jpeg.1.json)" in capsys.readouterr().err

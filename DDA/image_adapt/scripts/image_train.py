@@ -69,6 +69,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     data = world.together(lambda: Images(args, device))
     flags = {name: getattr(args, name) for name in (*ARCHITECTURE, *PROCESS)} | {"image_size": data.size, "class_cond": False}
+    world.together(lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size))
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
     recipe = training.Recipe(**{name: getattr(args, name) for name in (*BUDGET, *RECIPE)}, autocast=autocast(args, device))
@@ -93,7 +94,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     if run.interrupted:
         raise KeyboardInterrupt
     if world.rank == 0:
-        print(f"done        {state.step:,} steps; the prior is {args.save_dir / 'ema.pt'}", flush=True)
+        print(f"done        {state.step:,} steps in all; the prior is {args.save_dir / 'ema.pt'}", flush=True)
     return 0
 
 
@@ -119,6 +120,14 @@ def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
         )
     check_writable("save_dir", args.save_dir)
     return args
+
+
+def check_attention(attention_resolutions: str, channel_mult: str, image_size: int) -> None:
+    """Raise ValueError for a size that no level of the network has: it would get no attention."""
+    sizes = [image_size // 2**level for level in range(len(channel_mult.split(",")))]
+    odd = [part for part in attention_resolutions.split(",") if part.strip() and int(part) not in sizes]
+    if odd:
+        raise ValueError(f"--attention_resolutions {odd[0]} is no size of the network's levels: {', '.join(map(str, sizes))}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -198,6 +207,8 @@ class Images:
 
     def __init__(self, args: argparse.Namespace, device: torch.device):
         self._source = datasets.open_source(args.base_samples)
+        if args.cell != "." and args.base_samples.is_dir() and not (args.base_samples / args.cell).is_dir():
+            raise ValueError(f"--cell {args.cell} is no folder of --base_samples {args.base_samples}")
         self._names = self._source.list(args.cell)[0]
         self._device = device
         if not self._names:
