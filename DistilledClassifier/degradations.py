@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import cv2
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -51,8 +52,7 @@ def noise(image: np.ndarray, level: float | None, rng: np.random.Generator, beha
         return _to_uint8(image + rng.normal(0.0, level, image.shape), behavior)
     values = rng.standard_normal(image.shape, dtype=np.float32)
     values *= np.float32(level)
-    values += image
-    return _to_uint8(values, behavior)
+    return cv2.add(image, values, dtype=cv2.CV_8U).reshape(image.shape)  # rounded and clipped in one go
 
 
 def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected") -> np.ndarray:
@@ -65,10 +65,10 @@ def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator,
         return image.copy()
     if behavior == "published":
         return salt_over_pepper(image, level, rng, salt=1)
-    draw = rng.integers(0, 1 << 16, image.shape, dtype=np.uint16)
+    draw = rng.bit_generator.random_raw(-(-image.size // 4)).view(np.uint16)[: image.size].reshape(image.shape)
     share = round(level / 200 * (1 << 16))
-    kept = np.multiply(draw >= share, 255, dtype=np.uint8)
-    salt = np.multiply(draw >= (1 << 16) - share, 255, dtype=np.uint8)
+    kept = -(draw >= share).view(np.uint8)  # 255 where it holds, else 0
+    salt = -(draw >= (1 << 16) - share).view(np.uint8)
     return image & kept | salt
 
 

@@ -77,6 +77,14 @@ def test_salt_is_white_and_pepper_black_in_equal_shares_of_the_level():
     assert not np.array_equal(out[..., 0] == 100, out[..., 1] == 100)  # channels are independent
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (9, 7, 3), (1, 5, 3), (5, 1, 3)])
+def test_noise_is_the_rounded_and_clipped_sum(shape):
+    image = rng().integers(0, 256, shape, dtype=np.uint8)
+    draws = rng(1).standard_normal(shape, dtype=np.float32) * np.float32(40)
+    expected = np.clip(np.rint(image + draws), 0, 255)
+    np.testing.assert_array_equal(by_name("noise")(image, 40, rng(1)), expected)
+
+
 def test_noise_has_the_stated_deviation_and_no_bias():
     grey = np.full((200, 200, 3), 128, np.uint8)
     gap = by_name("noise")(grey, 20, rng()) - 128.0

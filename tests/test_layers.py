@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "DDA/image_adapt/training.py": PURE | {"DDA.image_adapt.diffusion"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.datasets", "DDA.images", "DDA.progress", "DDA.ranks"},
-    "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy"},
+    "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/trees.py": {
         "numpy",
