@@ -196,7 +196,7 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Sourc
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected {FORMATS}")
+        raise FileNotFoundError(f"--base_samples {path} does not exist; expected {FORMATS}")
     if path.is_dir():
         for reader in (_cifar_python, _cifar_binary, _corruption_arrays):
             source = reader(path, _folder_opener(path), classes)
@@ -209,7 +209,7 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Sourc
         return _npy(path, classes)
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         return _archive(path, classes)
-    raise ValueError(f"{path} is no source of images; expected {FORMATS}")
+    raise ValueError(f"--base_samples {path} is no source of images; expected {FORMATS}")
 
 
 def open_official(path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None) -> Source:

@@ -154,6 +154,8 @@ class _Mpi(World):
         return super().reports()
 
     def abort(self) -> None:
+        sys.stderr.flush()
+        time.sleep(0.5)  # for the launcher to pass on what this process has said
         self._comm.Abort(1)
 
 

@@ -200,13 +200,13 @@ def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, image)
     cells = ["--dataset", "cifar10c", "--corruption", "fog", "--severity", "2", "5"]
-    for name, source in (("file", "C/fog.npy"), ("folder", "C"), ("tree", "tree")):
-        status, out, _ = call(
+    for name, source in (("file", "C/fog.npy"), ("folder", "C"), ("plain", "tree")):
+        status, out, err = call(
             *cells, "--gallery", tmp_path / "look.png", base_samples=tmp_path / source, save_dir=tmp_path / name
         )
-        assert status == 0 and "4 of 4 adapted images" in out
-    assert same(saved(tmp_path / "file"), saved(tmp_path / "tree")) and same(
-        saved(tmp_path / "folder"), saved(tmp_path / "tree")
+        assert status == 0 and "4 of 4 adapted images" in out, err
+    assert same(saved(tmp_path / "file"), saved(tmp_path / "plain")) and same(
+        saved(tmp_path / "folder"), saved(tmp_path / "plain")
     )
     assert images.read_classes(tmp_path / "file")[9] == "truck"
     np.save(tmp_path / "C/fog.npy", 255 - pixels)
@@ -256,7 +256,7 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--device", "toaster"], ["--device toaster"]),
         (["--device", "meta"], ["--device meta is unknown"]),
         (["--gallery", "look.jpg"], ["--gallery look.jpg", ".png"]),
-        (["--base_samples", "/nowhere"], ["--base_samples /nowhere is not a folder"]),
+        (["--base_samples", "/nowhere"], ["--base_samples /nowhere does not exist"]),
         (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),
         (["--behavior", "published", "--use_ddim", "True"], ["--behavior published has gradient guidance"]),
         (["--guidence", "gradient"], ["--guidence"]),
