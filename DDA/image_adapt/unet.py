@@ -7,6 +7,7 @@ DDPM" (arXiv:2102.09672). The module tree follows from the names in those files;
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -67,11 +68,17 @@ class Conv2d(_SameEverywhere, nn.Conv2d):
 
 @lru_cache
 def cpu_computes(dtype: torch.dtype) -> bool:
-    """Whether this CPU convolves in ``dtype`` itself."""
+    """Whether this CPU has instructions that convolve in ``dtype``.
+
+    oneDNN accepts bfloat16 on any CPU with AVX-512, but without the instructions it is several times slower than float32.
+    """
     if dtype == torch.float32:
         return True
-    probe = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
-    return bool(getattr(torch.ops.mkldnn, probe)())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    told = [getattr(torch.cpu, probe, None) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    has_instructions = platform.machine() not in ("x86_64", "AMD64") or None in told or any(probe() for probe in told)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and has_instructions
 
 
 class Downsample(nn.Module):
