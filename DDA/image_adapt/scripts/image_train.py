@@ -301,7 +301,7 @@ class _Run:
         self.network: nn.Module = state.model
         self.interrupted = False
         self._asked = False
-        self._began = self._saved = self._said = self._sampled = time.monotonic()
+        self._saved = self._said = self._sampled = self._drawn = time.monotonic()
         self._first = (state.step, state.seconds)
         if world.size > 1:
             world.process_group(device.type)
@@ -354,7 +354,9 @@ class _Run:
                 images.write_json(folder / "ema.json", self._flags)
                 lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(state.losses, start=1)]
                 images.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
-                draw_losses(folder / "loss.png", state.losses)
+                if samples or time.monotonic() - self._drawn > 60:
+                    draw_losses(folder / "loss.png", state.losses)
+                    self._drawn = time.monotonic()
                 if samples:
                     images.write_image(folder / "samples.png", draw_samples(state.ema, self._flags, self._device))
                     self._sampled = time.monotonic()
