@@ -313,10 +313,6 @@ def _archive(path: Path, classes: Sequence[str] | None) -> Arrays:
     raise ValueError(f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the folder")
 
 
-_CIFAR_PARTS = {"data_batch_1": "train", "data_batch_2": "train", "data_batch_3": "train", "data_batch_4": "train",
-                "data_batch_5": "train", "test_batch": "test", "train": "train", "test": "test"}  # fmt: skip
-
-
 def _cifar_python(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
     """cifar-10-batches-py (data_batch_1 … test_batch, batches.meta) or cifar-100-python (train, test, meta)."""
     for meta, names, labels, parts in (
@@ -361,7 +357,7 @@ def _cifar(path: Path, classes: Sequence[str], batches: dict, *, missing: list[s
         raise ValueError(f"{path} lacks {', '.join(missing)}; download it again")
     source = Arrays(path, classes)
     for split in ("train", "test"):
-        chosen = [batches[part] for part in batches if _CIFAR_PARTS[part] == split]
+        chosen = [batches[part] for part in batches if ("test" in part) == (split == "test")]
         for data, _ in chosen:
             if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
                 raise ValueError(f"{path} holds no CIFAR images of 3 x 32 x 32 bytes; download it again")

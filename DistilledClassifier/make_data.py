@@ -223,7 +223,11 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     names = source.names
     if args.run is not prepare and any(name.startswith("clean/") for name in names):
         names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
-    names = _originals(args, source, names)
+    names = _originals(args, names)
+    if args.classes is not None:
+        odd = [name for name in names if trees.parse(name, source.classes)[2] is None]
+        if odd:
+            raise ValueError(f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)")
     if args.split:
         names = [name for name in names if args.split in _inside_clean(name).split("/")[:1]]
     if args.list is not None:
@@ -243,7 +247,7 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     return source, names
 
 
-def _originals(args: argparse.Namespace, source: Source, names: list[str]) -> list[str]:
+def _originals(args: argparse.Namespace, names: list[str]) -> list[str]:
     """Without what was made here from others: copies may lie beside their sources."""
     made = [] if args.run is prepare or not args.base_samples.is_dir() else [
         f"{manifest['folder']}/" for path in args.base_samples.glob("made*.json")
@@ -252,12 +256,7 @@ def _originals(args: argparse.Namespace, source: Source, names: list[str]) -> li
     inside = args.save_dir.resolve() if "save_dir" in args else None
     if inside and inside != args.base_samples.resolve() and inside.is_relative_to(args.base_samples.resolve()):
         made.append(f"{inside.relative_to(args.base_samples.resolve()).as_posix()}/")
-    names = [name for name in names if not name.startswith(tuple(made))]
-    if args.classes is not None:
-        odd = [name for name in names if trees.parse(name, source.classes)[2] is None]
-        if odd:
-            raise ValueError(f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)")
-    return names
+    return [name for name in names if not name.startswith(tuple(made))]
 
 
 def _reopen(args: argparse.Namespace) -> tuple:

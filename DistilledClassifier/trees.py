@@ -66,7 +66,9 @@ class Recipe:
 
 def generator(seed: int, key: str) -> np.random.Generator:
     """The random stream of one image: of the seed and its key in the tree, and of nothing else."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:16], "little"))
+    return np.random.default_rng(
+        int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogateescape")).digest()[:16], "little")
+    )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{PROGRAM}: {name} failed; run the same command again to go on", file=sys.stderr)
                 return status
         keys, rows = score(args, source, settings, classifier, *labelled)
-        cost = measure(args, source, settings)
+        cost = measure(args, source, settings, [labelled[1][key] for key in keys])
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -214,13 +214,11 @@ def _interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------- cost
 
 
-def measure(args, source: Path, settings: dict, rounds: int = 3) -> dict[str, dict]:
+def measure(args, source: Path, settings: dict, paths: list[str], rounds: int = 3) -> dict[str, dict]:
     """Network calls, forward and backward, and images a second of each setting, on the same images in turns."""
     if not args.timing_images:
         return {}
     jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
-    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
-    paths = [path for cell in cells for path in images.list_images(source, cell)[0]]
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.timing_images, len(paths))).astype(int)]
     seconds = defaultdict(list)
     for turn in range(rounds):

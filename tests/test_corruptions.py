@@ -41,8 +41,6 @@ def test_cifar_10_c_is_reproduced(name):
     draws = None
     if corruption.startswith("seeded_"):
         corruption = corruption.removeprefix("seeded_")
-        if corruption == "frost":
-            pytest.importorskip("cv2")
         draws = np.random.RandomState(META["seed"] + 10 * SEEDED.index(corruption) + int(severity))
     agree(corrupt(SMALL[f"{image}/x"], corruption, int(severity), rng=draws), SMALL[name])
 
@@ -114,7 +112,7 @@ def test_motion_blur_spreads_a_point_along_a_line_and_keeps_its_light():
 def test_a_large_glass_blur_takes_less_than_a_quarter_of_a_second():
     begun = time.process_time()
     corrupt(LARGE["x"], "glass_blur", 4, rng=rng())
-    assert time.process_time() - begun < 1.0  # measured 0.06 s: the limit of the test allows for a busy machine
+    assert time.process_time() - begun < 0.25  # scripts/benchmark.py data measures it
 
 
 @pytest.mark.parametrize(

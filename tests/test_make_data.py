@@ -495,3 +495,8 @@ def test_fixed_levels_and_drawn_ones_do_not_share_a_folder(clean, tmp_path, caps
     run(*command, "--split", "cifar_test", "--level", "test")
     run(*command, status=2)
     assert "were made in another way (made.jpeg.1.json)" in capsys.readouterr().err
+
+
+def test_a_key_that_is_no_text_has_a_stream_too():
+    one, two = (trees.generator(0, key).random() for key in ("jpeg/\udcff", "jpeg/\udcfe"))
+    assert one != two
