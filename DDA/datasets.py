@@ -21,16 +21,17 @@ from PIL import Image
 
 from DDA import images
 
-LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "folder")
-SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test")}
+LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "digits", "folder")
+SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test"), "digits": ("train", "test")}
+DIGITS = "digits"  # a source by its name: it comes with scikit-learn
 CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
            "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
            "gaussian_blur", "spatter", "saturate")  # fmt: skip
 FORMATS = (
     "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder with labels.npy and one "
-    "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images"
+    "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images; the word digits"
 )
-CLASS_LISTS = ("cifar10", "cifar100", "imagenet")  # built in, in the order of their labels
+CLASS_LISTS = ("cifar10", "cifar100", "imagenet", "digits")  # built in, in the order of their labels
 
 
 class Folder:
@@ -195,6 +196,8 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Sourc
     Raises FileNotFoundError where there is nothing, ValueError for what is damaged, unknown or wants to execute code.
     """
     path = Path(path)
+    if str(path) == DIGITS and not path.exists():
+        return _digits(classes)
     if not path.exists():
         raise FileNotFoundError(f"--base_samples {path} does not exist; expected {FORMATS}")
     if path.is_dir():
@@ -590,6 +593,26 @@ def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
         if int(labels.max()) == count - 1:
             return class_list(name)
     raise ValueError(f"{where} has labels up to {labels.max()} but no class names; give --classes FILE, one name a line")
+
+
+def _digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -> Arrays:
+    """The 1,797 handwritten digits of the UCI repository (Alpaydin & Kaynak) that scikit-learn carries, at 16 pixels.
+
+    They come as 8x8 counts of ink, 0..16; the last 360 are the test split.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ValueError("--base_samples digits needs scikit-learn: pip install scikit-learn") from None
+
+    digits = load_digits()
+    ink = (digits.images * (255 / 16)).round().astype(np.uint8)
+    pixels = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in ink])
+    source = Arrays(Path(DIGITS), classes or class_list(DIGITS))
+    train, test = slice(len(pixels) - held_out), slice(len(pixels) - held_out, None)
+    for split, part in (("train", train), ("test", test)):
+        source.add(f"clean/{split}", _Rows(lambda part=part: pixels[part]), len(pixels[part]), digits.target[part])
+    return source
 
 
 def _load_npy(path: Path) -> np.ndarray:

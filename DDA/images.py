@@ -15,8 +15,9 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -248,11 +249,16 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
         temporary.unlink(missing_ok=True)
 
 
+def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """`write_bytes` of what ``write`` puts into a file, such as ``lambda file: np.save(file, array)``."""
+    buffer = io.BytesIO()
+    write(buffer)
+    write_bytes(path, buffer.getvalue())
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """`write_bytes` of an .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_bytes(path, buffer.getvalue())
+    write_with(path, lambda file: np.save(file, array))
 
 
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
@@ -279,10 +285,17 @@ def _host() -> str:
     return platform.node()[:64]
 
 
-def contact_sheet(rows: dict[str, Sequence[np.ndarray]], captions: Sequence[str], *, side: int = 128) -> Image.Image:
+def contact_sheet(
+    rows: dict[str, Sequence[np.ndarray]],
+    captions: Sequence[str],
+    *,
+    side: int = 128,
+    frames: dict[str, Sequence[str]] | None = None,
+) -> Image.Image:
     """Images in a grid, enlarged without blur: one row per view, named at its left; one column per image, named at its foot.
 
-    rows: title to uint8 (H,W,3) images, one for each caption. side: pixels of the longer side of an image in the sheet.
+    rows: title to uint8 (H,W,3) images, one for each caption. side: pixels of the longer side of an image in the sheet. frames:
+    title to the colours of frames around its images.
     """
     font = ImageFont.load_default(12)
     gap, foot = 6, 16
@@ -293,7 +306,10 @@ def contact_sheet(rows: dict[str, Sequence[np.ndarray]], captions: Sequence[str]
         top = gap + i * (side + gap)
         draw.text((gap, top + side // 2), title, fill="black", font=font, anchor="lm")
         for j, pixels in enumerate(row):
-            sheet.paste(_enlarged(pixels, side), (head + j * (side + gap), top))
+            left, shown = head + j * (side + gap), _enlarged(pixels, side)
+            if frames:
+                draw.rectangle((left - 2, top - 2, left + shown.width + 1, top + shown.height + 1), fill=frames[title][j])
+            sheet.paste(shown, (left, top))
     for j, caption in enumerate(captions):
         place = (head + j * (side + gap), sheet.height - foot)
         draw.text(place, _shortened(caption, font, side), fill="dimgray", font=font)

@@ -356,13 +356,35 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
 
 
 def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
-    """The cell (two folders), the image's own name and its class, from <cell>/<class>/<image> or <cell>/<class>_<index>."""
+    """The cell (two folders), the image's own name and its class, from <cell>/<class>/<image> or <cell>/<class>_<index>.
+
+    Raises ValueError where both tell a class and not the same: classes called 1, 2, 3 are mistaken for severities.
+    """
     *folders, file = name.split("/")
     stem = images.key_of(file)
     label, _, index = stem.rpartition("_")
     if folders and folders[-1] in classes:
+        if label in classes and label != folders[-1]:
+            raise ValueError(f"{name} may be of the class {folders[-1]} or {label}; give the classes other names")
         return "/".join(folders[:-1]) or ".", stem, folders[-1]
     return "/".join(folders) or ".", index if label in classes else stem, label if label in classes else None
+
+
+def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarray]:
+    """Key to path of the images in some cells of a tree, by key, and their labels (N,), indices of its classes.txt.
+
+    Raises ValueError where a class is not told.
+    """
+    paths = {images.key_of(path): path for cell in cells for path in images.list_images(root, cell)[0]}
+    paths = {key: paths[key] for key in sorted(paths)}
+    classes = images.read_classes(root)
+    if classes is None:
+        raise ValueError(f"{root} has no {images.CLASSES}, which tells the classes of its images")
+    labels = [parse(path, classes)[2] for path in paths.values()]
+    if None in labels:
+        odd = root / list(paths.values())[labels.index(None)]
+        raise ValueError(f"{odd} has none of the classes in {root / images.CLASSES} in its name")
+    return paths, np.array([classes.index(label) for label in labels])
 
 
 def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:

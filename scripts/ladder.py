@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = read_settings(args.setting)
         classifier = classifiers.load(args.classifier)
         source = tree_of(args)
-        labelled = read_labels(args, source)
+        cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
+        labelled = cells, *trees.labelled(source, cells)
         for name, flags in settings.items():
             job = adapt_command(args, source, name, flags)
             print(f"{PROGRAM}: {name}: {shlex.join(job)}", flush=True)
@@ -148,20 +149,6 @@ def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[s
 
 
 # ---------------------------------------------------------------------------------------------- accuracy
-
-
-def read_labels(args, source: Path) -> tuple[list[str], dict[str, str], torch.Tensor]:
-    """The cells, key to path of their images, labels in the order of the keys. Raises ValueError where a label is missing."""
-    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
-    paths = {images.key_of(path): path for cell in cells for path in images.list_images(source, cell)[0]}
-    classes = images.read_classes(source)
-    if classes is None:
-        raise ValueError(f"{source} has no {images.CLASSES}, which tells the classes of its images")
-    labels = [trees.parse(paths[key], classes)[2] for key in sorted(paths)]
-    if None in labels:
-        odd = source / paths[sorted(paths)[labels.index(None)]]
-        raise ValueError(f"{odd} has none of the classes in {source / images.CLASSES} in its name")
-    return cells, paths, torch.tensor([classes.index(label) for label in labels])
 
 
 def score(

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHARED, needs_shared
+from helpers import ROOT
 from PIL import Image
 
 from DDA import images
@@ -88,28 +88,3 @@ def test_an_image_without_a_class_is_named(small, tmp_path, capfd):
     (tmp_path / "tree/fog/1/cat_00000.png").rename(tmp_path / "tree/fog/1/cow_00000.png")
     assert ladder.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
     assert "cow_00000.png has none of the classes" in capfd.readouterr().err
-
-
-@needs_shared
-@pytest.mark.parametrize(("depth", "weights", "accuracy"), [(20, "resnet20-12fca82f", 0.916), (56, "resnet56-4bfd9763", 0.927)])
-def test_the_published_classifiers_score_what_is_published(depth, weights, accuracy):
-    classifier = classifiers.load(SHARED / "ckpt" / f"{weights}.th")
-    assert sum(isinstance(module, torch.nn.Conv2d) for module in classifier.model.modules()) == depth - 1
-    with np.load(SHARED / "data" / "cifar10_lossless.npz") as data:
-        right = classifier.scores(data["test_x"]).argmax(1) == torch.from_numpy(data["test_y"]).long()
-    assert right.double().mean() == pytest.approx(accuracy, abs=0.001)
-
-
-def test_what_is_no_classifier_is_named(tmp_path):
-    (tmp_path / "a.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"a.pt is no checkpoint of tensors"):
-        classifiers.load(tmp_path / "a.pt")
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "b.pt")
-    with pytest.raises(ValueError, match=r"b.pt is no checkpoint of a CIFAR ResNet"):
-        classifiers.load(tmp_path / "b.pt")
-    state = classifiers.CifarResNet(8).state_dict() | {"conv1.weight": torch.zeros(3, 3, 3, 3)}
-    torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=r"c.pt does not fit a CIFAR ResNet-8"):
-        classifiers.load(tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="depths are 6 n"):
-        classifiers.CifarResNet(18)

@@ -13,7 +13,6 @@ and resume.pt, from which the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import io
 import signal
 import sys
 import time
@@ -349,8 +348,10 @@ class _Run:
         if self._world.rank == 0:
             state, folder = self._state, self._args.save_dir
             try:
-                write_tensors(folder / "resume.pt", {**state.as_dict(), "settings": self._settings})
-                write_tensors(folder / "ema.pt", {name: value.contiguous() for name, value in state.ema.state_dict().items()})
+                weights = {name: value.contiguous() for name, value in state.ema.state_dict().items()}
+                saved = {**state.as_dict(), "settings": self._settings}
+                images.write_with(folder / "resume.pt", lambda file: torch.save(saved, file))
+                images.write_with(folder / "ema.pt", lambda file: torch.save(weights, file))
                 images.write_json(folder / "ema.json", self._flags)
                 lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(state.losses, start=1)]
                 images.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
@@ -363,12 +364,6 @@ class _Run:
             except OSError as error:
                 raise OSError(f"cannot write to --save_dir {folder}: {error.strerror or error}; make room") from error
         self._saved = time.monotonic()
-
-
-def write_tensors(path: Path, value: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    images.write_bytes(path, buffer.getvalue())
 
 
 def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
@@ -398,9 +393,7 @@ def draw_losses(path: Path, losses: list[float]) -> None:
     axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
     axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
     axes.legend()
-    with io.BytesIO() as buffer:
-        figure.savefig(buffer, dpi=120, format="png")
-        images.write_bytes(path, buffer.getvalue())
+    images.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     plt.close(figure)
 
 

@@ -1,0 +1,410 @@
+#!/usr/bin/env python3
+"""Train a classifier of one view: a clean one, or a teacher of one known degradation.
+
+  train.py -c configs/ind/CIFAR10/ResNet18/clean.yaml
+  train.py -c configs/ind/CIFAR10/ResNet18/deg.yaml --dt jpeg
+  train.py -c configs/ind/CIFAR10/timm/resnet26/adapt.yaml --dt noise --set train.epochs=20 data.root=dataset/mine
+  torchrun --nproc_per_node 8 train.py …
+
+It writes SAVE_DIR/<degradation>/<kind>/<name>/train/<time>/: model_best.pth, model_last.pth, config.yaml, losses.csv,
+epochs.csv, TensorBoard's events, and resume.pt, from which the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+
+from DDA import images, ranks
+from DDA.datasets import class_list
+from DDA.progress import duration
+from DistilledClassifier import classifiers, data, trainer
+from DistilledClassifier import config as configs
+from DistilledClassifier.config import Config
+from DistilledClassifier.degradations import DEGRADATIONS
+from DistilledClassifier.trainer import Ranks, State
+
+RESUME, BEST, LAST = "resume.pt", "model_best.pth", "model_last.pth"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train one degradation; returns 0 when the budget is spent, 130 when it was interrupted, 1 or 2 for errors."""
+    return run(argv, "train.py", "ind", __doc__)
+
+
+def run(argv: list[str] | None, program: str, kind: str, about: str) -> int:
+    return ranks.run(lambda world: _main(world, argv, program, kind, about), program, "run the same command again to go on")
+
+
+def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, about: str) -> int:
+    args = world.on_root(lambda: parser(program, kind, about).parse_args(argv))
+    torch.set_num_threads(world.cpu_threads())
+    device = world.together(lambda: pick_device(args.device, world.local_rank))
+    config = world.together(lambda: read_config(args, kind, world.size, device))
+    torch.manual_seed(config.train.seed)
+    state = world.together(lambda: start(config, args, device))
+    teachers = world.together(lambda: load_teachers(config, args.save_dir, device))
+    found = world.together(lambda: data.views(config, "train"))
+    held_out = world.together(lambda: data.views(config, "val"))
+    world.together(lambda: check_sizes(config, found))
+    folder = world.on_root(lambda: run_folder(args, config))
+    world.together(lambda: resume(folder, state, config, device))
+    if world.size > 1:
+        world.process_group(device.type)
+    job = _Job(world, args, config, folder, state, Ranks(world.rank, world.size, device), program)
+    if world.rank == 0:
+        job.say_plan(found, held_out, teachers)
+    try:
+        finished = trainer.train(
+            state, config, found, held_out, teachers, ranks=job.ranks, workers=args.workers,
+            after_step=job.after_step, after_epoch=job.after_epoch,
+        )  # fmt: skip
+    except FloatingPointError as error:
+        raise ranks.SharedError(
+            f"{error}: lower --lr, or set train.warmup=200 or train.clip_norm=1, and start anew with --new; the same command "
+            "goes on from the last saved step"
+        ) from None
+    finally:
+        if world.size > 1:
+            torch.distributed.destroy_process_group()
+    job.save()
+    if not finished:
+        raise KeyboardInterrupt
+    if world.rank == 0:
+        job.say_end()
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
+    p.add_argument("-r", "--resume", type=Path, metavar="FILE", help="go on with the run that this checkpoint belongs to")
+    p.add_argument(
+        "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
+    )
+    p.add_argument("--lr", "--learning_rate", type=float, dest="lr", metavar="FLOAT")
+    p.add_argument("--bs", type=int, metavar="INT", help="batch size of each degradation, over all processes")
+    of = f"one of {', '.join(DEGRADATIONS)}" if kind == "ind" else "combined_deg, or degradations separated by commas"
+    p.add_argument("--dt", "--deg_type", dest="dt", metavar="NAME", help=of)
+    p.add_argument("--rs", "--random_seed", type=int, dest="rs", metavar="INT")
+    p.add_argument("--init", metavar="FILE", help="weights to start from, of any origin")
+    p.add_argument("--epochs", type=float, metavar="FLOAT", help="the budget in epochs")
+    p.add_argument("--minutes", type=float, metavar="FLOAT", help="the budget in minutes; whichever ends first")
+    p.add_argument("--save_dir", type=images.find, default=images.find("saved"), metavar="DIR", help="(default: saved)")
+    p.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="any entry of the config, such as data.root=photos"
+    )
+    p.add_argument("--new", action="store_true", help="start a new run where there is one already")
+    p.add_argument("--workers", type=int, default=2, metavar="INT", help="processes that prepare images (default: %(default)s)")
+    p.add_argument(
+        "--save_minutes", type=float, default=2.0, metavar="FLOAT", help="between saved states (default: %(default)s)"
+    )
+    return p
+
+
+def read_config(args: argparse.Namespace, kind: str, size: int, device: torch.device) -> Config:
+    """The config with what the command line changes. Raises ValueError, FileNotFoundError."""
+    changes = _assignments(args.set)
+    given = {"optimizer.lr": args.lr, "train.batch_size": args.bs, "train.seed": args.rs, "train.epochs": args.epochs,
+             "train.minutes": args.minutes, "init": args.init}  # fmt: skip
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if args.dt is not None and args.dt != "combined_deg":
+        changes["known"] = args.dt.split(",")
+    config = configs.load(args.config, changes)
+    if config.kind not in ("", kind):
+        raise ValueError(f"-c {args.config} is a config of {'train.py' if config.kind == 'ind' else 'train_all_deg.py'}")
+    if kind == "ind" and config.view != "clean" and args.dt is None and "known" not in config.raw:
+        raise ValueError(f"--dt is missing: which known degradation? One of {', '.join(DEGRADATIONS)}")
+    if kind == "ind" and (len(config.known) > 1 or config.teachers):
+        raise ValueError("train.py trains one degradation and no student; use train_all_deg.py")
+    if config.view == "clean" and config.known != ("clean",):
+        if args.dt is not None:
+            raise ValueError(f"--dt {args.dt} does not go with a config of clean images")
+        raise ValueError("known: a config of clean images has no degradations")
+    if config.train.batch_size % size:
+        raise ValueError(f"--bs {config.train.batch_size} cannot be shared by {size} processes; use a multiple of {size}")
+    if args.workers < 0:
+        raise ValueError(f"--workers {args.workers} must be 0 or more")
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+    raw = config.raw
+    raw.setdefault("train", {})["amp"] = bool(config.train.amp and fast)
+    return configs.check(raw)
+
+
+def _cpu_has_bf16() -> bool:
+    told = [getattr(torch.cpu, probe, None) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(probe is not None and probe() for probe in told)
+
+
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {text} is not NAME=VALUE, such as train.epochs=20")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text}: {value} is no value") from None
+    return found
+
+
+def pick_device(text: str, local_rank: int) -> torch.device:
+    """The device of this process. Raises ValueError for one that is not there."""
+    if text == "cpu" or (text == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    indices = list(range(torch.cuda.device_count())) if text == "auto" else text.removeprefix("cuda").strip(":").split(",")
+    if not torch.cuda.is_available():
+        raise ValueError(f"-d {text}: there is no GPU that torch can use; leave -d out")
+    try:
+        index = int(indices[local_rank % len(indices)])
+        torch.cuda.get_device_properties(index)
+    except (ValueError, AssertionError, RuntimeError):
+        raise ValueError(
+            f"-d {text} is neither auto, cpu nor numbers of the {torch.cuda.device_count()} GPUs, such as 0,1"
+        ) from None
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+# ---------------------------------------------------------------------------------------------- stages find each other
+
+
+def stage_folder(save_dir: Path, kind: str, degradation: str, name: str) -> Path:
+    """Where the runs of a stage lie: <degradation>/<kind>/<name>/train."""
+    return save_dir / degradation / kind / name / "train"
+
+
+def latest_best(save_dir: Path, kind: str, degradation: str, name: str) -> Path | None:
+    """The best weights of the latest finished run of a stage."""
+    runs = sorted(stage_folder(save_dir, kind, degradation, name).glob(f"*/{BEST}"))
+    finished = [path for path in runs if (path.parent / "finished").is_file()]
+    return (finished or [None])[-1]
+
+
+def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> Path:
+    """The best weights of another stage of this experiment. Raises FileNotFoundError that names the command to run."""
+    name = f"{config.dataset}_{config.backbone.replace('/', '-')}_{stage}"
+    found = latest_best(save_dir, "ind", degradation, name)
+    if found is None:
+        dt = "" if degradation == "clean" else f" --dt {degradation}"
+        raise FileNotFoundError(
+            f"the stage {stage} of {degradation} is missing: {stage_folder(save_dir, 'ind', degradation, name)} has no "
+            f"finished run. Run first: train.py -c configs/ind/{config.dataset}/{config.backbone}/{stage}.yaml{dt}"
+        )
+    return found
+
+
+def start(config: Config, args: argparse.Namespace, device: torch.device) -> State:
+    """The network with the weights that ``init`` names."""
+    network = classifiers.build(config.classifier)
+    init = config.init
+    if init == "pretrained":
+        if config.pretrained is None and not config.classifier.get("pretrained"):
+            raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
+        init = config.pretrained
+    elif init in ("clean", "deg", "adapt"):
+        init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], args.save_dir)
+    if init:
+        left = classifiers.initialise(network, images.find(init))
+        print(f"init        {init}" + (f" (not {', '.join(left)}: another number of classes)" if left else ""), flush=True)
+    return State(network.to(device), configs.make_optimizer(config, network.parameters()))
+
+
+def load_teachers(config: Config, save_dir: Path, device: torch.device) -> list[classifiers.Classifier]:
+    """One for each known degradation, frozen."""
+    found = []
+    for name in config.known if config.teachers else ():
+        path = _stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir)
+        teacher = classifiers.load(path)
+        if len(teacher.classes) != len(class_list(config.data.classes)):
+            raise ValueError(f"the teacher {path} has {len(teacher.classes)} classes, but {config.data.classes} has "
+                             f"{len(class_list(config.data.classes))}; train it anew")  # fmt: skip
+        teacher.network.to(device)
+        found.append(teacher)
+    return found
+
+
+def check_sizes(config: Config, found: list[data.View]) -> None:
+    small = min(found, key=lambda view: len(view.examples))
+    if len(small.examples) < config.train.batch_size:
+        raise ValueError(
+            f"{small.name} has {len(small.examples)} training images, fewer than --bs {config.train.batch_size}; lower it"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def run_folder(args: argparse.Namespace, config: Config) -> Path:
+    """The folder of the latest run with this very config, or a new one."""
+    degradation = config.known[0] if len(config.known) == 1 else "combined_deg"
+    above = stage_folder(args.save_dir, config.kind or "own", degradation, config.name)
+    if args.resume is not None:
+        if not (args.resume.parent / RESUME).is_file():
+            raise FileNotFoundError(f"-r {args.resume}: there is no {RESUME} beside it to go on from")
+        return args.resume.parent
+    runs = sorted(path.parent for path in above.glob("*/config.yaml"))
+    if runs and not args.new and configs.read_yaml(runs[-1] / "config.yaml") == config.raw:
+        return runs[-1]
+    folder = above / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+    folder.mkdir(parents=True)
+    import yaml
+
+    images.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
+    return folder
+
+
+def resume(folder: Path, state: State, config: Config, device: torch.device) -> None:
+    """Go on from the state that is there. Raises ValueError where it is damaged, or of another config."""
+    path = folder / RESUME
+    if not path.is_file():
+        return
+    content = classifiers.read(path)
+    if content.get("config") != config.raw:
+        theirs = content.get("config", {})
+        differ = sorted(name for name in {*theirs, *config.raw} if theirs.get(name) != config.raw.get(name))
+        raise ValueError(f"{folder} is a run with other settings ({', '.join(differ)}); leave -r out to start a new one")
+    try:
+        state.load(content)
+    except (KeyError, ValueError, RuntimeError):
+        raise ValueError(f"{path} is damaged; remove {folder} to start anew") from None
+
+
+class _Job:
+    """What happens between the steps: progress, saving, stopping."""
+
+    def __init__(self, world, args, config: Config, folder: Path, state: State, ranks_: Ranks, program: str):
+        self._world, self._args, self._config, self._folder, self._state = world, args, config, folder, state
+        self.ranks, self._program = ranks_, program
+        self._asked = False
+        self._saved = self._said = time.monotonic()
+        self._first = (state.step, state.seconds)
+        self._per_epoch = 0
+        self._events = _events(folder, state.step) if world.rank == 0 else None
+        self._told = len(state.losses)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True  # the step is finished first, so that the saved state is whole
+
+    def after_step(self, state: State) -> bool:
+        if self._world.size > 1 and state.step % trainer.LOOK_EVERY:
+            return False  # ranks agree about stopping from time to time, not at each step
+        now = time.monotonic()
+        due = now - self._saved > 60 * self._args.save_minutes
+        if self._world.size > 1:
+            asked, due = (value > 0 for value in self.ranks.total([self._asked, due]))
+        else:
+            asked = self._asked
+        if self._world.rank == 0 and now - self._said > 15 and state.losses:
+            self._said = now
+            self._say()
+        if due and not asked:
+            self.save()
+        return asked
+
+    def after_epoch(self, state: State, is_best: bool) -> None:
+        if self._world.rank != 0:
+            return
+        row = state.epochs[-1]
+        each = (
+            ", ".join(f"{name} {row[f'{name}_top1']:.1f}" for name in self._config.known) if len(self._config.known) > 1 else ""
+        )
+        print(f"epoch {row['epoch']:.4g}: validation top-1 {row['top1']:.2f} %" + (f" ({each})" if each else "")
+              + (", the best" if is_best else ""), file=sys.stderr, flush=True)  # fmt: skip
+        for name in (LAST, BEST) if is_best else (LAST,):
+            self._guarded(lambda name=name: classifiers.save(
+                self._folder / name, state.network, self._config.raw, class_list(self._config.data.classes),
+                epoch=row["epoch"], metrics=row,
+            ))  # fmt: skip
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(f"validation/{name}", value, state.step)
+
+    def _say(self) -> None:
+        state, (first, before) = self._state, self._first
+        if state.step == first:
+            return
+        per = self._config.train.batch_size * len(self._config.known)
+        rate = (state.step - first) * per / max(state.seconds - before, 1e-9)
+        spent = trainer.progress(self._config, self._per_epoch, state)
+        left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
+        loss = np.mean([row["loss"] for row in state.losses[-50:]])
+        print(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}", file=sys.stderr, flush=True)
+
+    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list) -> None:
+        config = self._config
+        self._per_epoch = min(len(view.examples) for view in found) // config.train.batch_size
+        parameters = sum(p.numel() for p in self._state.network.parameters())
+        print(f"images      {', '.join(f'{view.name} {len(view.examples):,}' for view in found)}; held out "
+              f"{', '.join(f'{len(view.examples):,}' for view in held_out)}: {config.view}")  # fmt: skip
+        print(f"classifier  {config.backbone or config.classifier['type']}, {parameters:,} parameters")
+        if teachers:
+            print("teachers    " + "\n            ".join(str(teacher.path) for teacher in teachers))
+        budget = [f"{value:g} {name}" for name in ("epochs", "steps", "minutes") if (value := getattr(config.train, name))]
+        print(f"training    {' or '.join(budget)}, {len(found)} x {config.train.batch_size} images a step"
+              + (f", from step {self._state.step:,}" if self._state.step else ""))  # fmt: skip
+        print(f"machine     {self.ranks.size} x {self.ranks.device.type}, {torch.get_num_threads()} threads each, "
+              f"{'bfloat16' if config.train.amp else 'float32'}")  # fmt: skip
+        print(f"to          {self._folder}", flush=True)
+
+    def say_end(self) -> None:
+        self._guarded(lambda: images.write_bytes(self._folder / "finished", b""))
+        print(f"done        best validation top-1 {self._state.best:.2f} %: {self._folder / BEST}", flush=True)
+
+    def save(self) -> None:
+        """The state and the logs, by rank 0, each file whole."""
+        self._saved = time.monotonic()
+        if self._world.rank != 0:
+            return
+        content = {**self._state.as_dict(), "config": self._config.raw}
+        self._guarded(lambda: images.write_with(self._folder / RESUME, lambda file: torch.save(content, file)))
+        self._guarded(lambda: images.write_bytes(self._folder / "losses.csv", trainer.as_csv(self._state.losses)))
+        self._guarded(lambda: images.write_bytes(self._folder / "epochs.csv", trainer.as_csv(self._state.epochs, "epoch")))
+        if self._events is not None:
+            for step in range(self._told, len(self._state.losses)):
+                for name, value in self._state.losses[step].items():
+                    self._events.add_scalar(f"training/{name}", value, step + 1)
+            self._told = len(self._state.losses)
+            self._events.flush()
+
+    def _guarded(self, write) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise OSError(f"cannot write to {self._folder}: {error.strerror or error}; make room") from error
+
+
+def _events(folder: Path, step: int):
+    """TensorBoard's writer, where it is installed; the CSV files have the same numbers."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

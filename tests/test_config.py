@@ -1,0 +1,147 @@
+"""Every shipped config against what it is for; wrong entries are named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from DDA.datasets import class_list
+from DistilledClassifier import classifiers
+from DistilledClassifier.config import CONFIGS, check, compose, learning_rate, load, make_optimizer
+
+BACKBONES = {"CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
+             "digits": ("ResNet20", "ResNet56", "timm/resnet18"),
+             "Imagenet": ("ResNet50", "convnextT", "swinT", "timm/resnet18")}  # fmt: skip
+STAGES = {"ind": ("clean", "deg", "adapt"), "deg_all": ("deg_all", "degDistill", "adaptDistill")}
+EXPERIMENTS = [
+    f"configs/{kind}/{dataset}/{backbone}/{stage}.yaml"
+    for kind, stages in STAGES.items()
+    for dataset, backbones in BACKBONES.items()
+    for backbone in backbones
+    for stage in stages
+]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS)
+def test_every_experiment_is_whole(path):
+    config = load(Path(path), {"known": ["jpeg"]} if path.endswith(("deg.yaml", "adapt.yaml")) else {})
+    make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+    assert learning_rate(config, 0.999, 10**6) <= config.optimizer["lr"]
+    assert config.kind in path and config.dataset in path and config.backbone in path and config.stage in path
+    assert bool(config.teachers) == ("Distill" in path) and (config.view == "adapted") == ("adapt" in path)
+
+
+@pytest.mark.parametrize("path", sorted({path for path in EXPERIMENTS if path.endswith("clean.yaml")}))
+def test_every_backbone_builds_with_the_classes_of_its_data(path):
+    pytest.importorskip("mmcls")
+    pytest.importorskip("timm")
+    config = load(Path(path))
+    network = classifiers.build({**config.classifier, **({"pretrained": False} if "timm" in path else {})})
+    assert list(network.model.parameters())[-1].shape[0] == len(class_list(config.data.classes))
+
+
+def test_every_file_is_used_and_holds_only_what_is_its_own():
+    used = set()
+    for path in EXPERIMENTS:
+        _, kind, dataset, *backbone, stage = path.removesuffix(".yaml").split("/")
+        name = "timm" if backbone[0] == "timm" else backbone[0]
+        used |= {f"data/{dataset}", f"{kind}/{stage}", f"{kind}/{dataset}", f"{kind}/{dataset}/{stage}"}
+        used |= {f"backbones/{domain}/{name}" for domain in ("small", "large")}
+    there = {file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")}
+    assert there <= used
+
+
+def test_the_published_settings_are_those_of_the_papers():
+    def settings(path):
+        config = load(Path(path), {"known": ["jpeg"]} if path.endswith("deg.yaml") else {})
+        return config.optimizer, config.schedule, config.train.epochs, config.train.batch_size, config.loss
+
+    ce = {"cross_entropy": 1}
+    assert settings("configs/ind/CIFAR10/ResNet18/deg.yaml") == (
+        {"type": "RAdam", "lr": 1e-3, "weight_decay": 1e-4},
+        {"type": "multistep", "milestones": [30, 70, 90], "gamma": 0.2}, 100, 128, ce)  # fmt: skip
+    assert settings("configs/ind/CIFAR10/ResNet18/clean.yaml") == (
+        {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+        {"type": "multistep", "milestones": [100, 150], "gamma": 0.1}, 200, 128, ce)  # fmt: skip
+    sgd, steps = (
+        {"type": "SGD", "lr": 1e-3, "weight_decay": 1e-4},
+        {"type": "multistep", "milestones": [15, 30, 45], "gamma": 0.1},
+    )
+    assert settings("configs/ind/Imagenet/swinT/deg.yaml") == (sgd, steps, 50, 128, ce)
+    for dataset, backbone, batch, degraded, adapted in (
+        ("CIFAR10", "ResNet18", 128, 150, 200),
+        ("Imagenet", "swinT", 64, 50, 10),
+    ):
+        for stage, weight in (("degDistill", degraded), ("adaptDistill", adapted)):
+            loss = {"cross_entropy": 1, "cosine_inheritance": weight}
+            assert settings(f"configs/deg_all/{dataset}/{backbone}/{stage}.yaml") == (sgd, steps, 50, batch, loss)
+
+
+def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("base: configs/ind/CIFAR10/ResNet20/clean.yaml\ndata: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n")
+    config = load(own, {"train.epochs": 3})
+    assert (config.name, config.data.root, config.data.val, config.train.epochs) == ("mine", "photos", "cifar_test", 3)
+    assert config.optimizer == {"type": "AdamW", "lr": 0.01}  # another type replaces the whole
+    assert compose(own)["classifier"]["depth"] == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trian": {}}, "trian is unknown; did you mean train?"),
+        ({"train.epoch": 3}, "train.epoch is unknown; did you mean epochs?"),
+        ({"train.epochs": None}, "give a budget"),
+        ({"train.batch_size": -1}, "train.batch_size: -1"),
+        ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
+        ({"optimizer.momentum": 0.9, "optimizer.type": "AdamW"}, "AdamW does not take these settings"),
+        ({"optimizer.lr": "fast"}, "optimizer.lr: 'fast'"),
+        ({"schedule": {"type": "step"}}, "schedule.type: 'step' is unknown"),
+        ({"schedule": {"type": "cosine", "gamma": 1}}, "cosine takes no settings, not gamma"),
+        ({"known": ["jpeg", "fog"]}, "known: 'fog' is unknown; use one of clean, jpeg, blur, noise, saltpepper"),
+        ({"known": ["jpeg", "jpeg"]}, "must name each degradation once"),
+        ({"loss": {"cosine": 1}}, "loss: 'cosine' is unknown"),
+        ({"loss": {"cosine_inheritance": 1}}, "go together"),
+        ({"view": "blurred"}, "view: 'blurred'"),
+        ({"data.adapted": None, "view": "adapted"}, "needs data.adapted"),
+        ({"classifier.num_classes": 7}, "num_classes 7, but data.classes cifar10 has 10 classes"),
+        ({"preprocess.mean": [1, 2]}, "preprocess mean"),
+        ({"data.classes": "cifar11"}, "--classes cifar11 is neither"),
+        ({"data": 3}, "data: 3 has no entries"),
+    ],
+)
+def test_a_wrong_entry_is_named(changes, words):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load(Path("configs/ind/CIFAR10/ResNet20/clean.yaml"), changes)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("configs/ind/CIFAR11/ResNet20/clean.yaml", "configs/data has no CIFAR11; there are CIFAR10, Imagenet, digits"),
+        ("configs/ind/CIFAR10/ResNet21/clean.yaml", "configs/backbones/small has no ResNet21; there are ResNet18"),
+        ("configs/ind/CIFAR10/ResNet20/dirty.yaml", "configs/ind has no dirty; there are CIFAR10, Imagenet, adapt, clean, deg"),
+        ("nowhere.yaml", "-c nowhere.yaml does not exist"),
+    ],
+)
+def test_a_config_that_is_not_there_is_named_with_those_that_are(path, words):
+    with pytest.raises(FileNotFoundError) as error:
+        load(Path(path))
+    assert words in str(error.value)
+
+
+def test_what_is_no_yaml_of_entries_is_refused(tmp_path):
+    for text, words in (("a: [", "is no YAML"), ("- 1", "holds no entries"), ("a: !!python/object:os.system {}", "is no YAML")):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load(tmp_path / "x.yaml")
+
+
+def test_schedules_follow_the_share_of_the_budget():
+    config = load(Path("configs/ind/CIFAR10/ResNet20/clean.yaml"), {"train.warmup": 10})
+    rates = [learning_rate(config, epoch / 200, 10**6) for epoch in (0, 99.9, 100, 149.9, 150)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    assert learning_rate(config, 0, 4) == pytest.approx(0.05)
+    cosine = check({**config.raw, "schedule": {"type": "cosine"}})
+    assert [learning_rate(cosine, share, 99) for share in (0, 0.5, 1)] == pytest.approx([0.1, 0.05, 0])

@@ -1,0 +1,306 @@
+"""The trainers' commands with tiny networks: what they write, how they go on, how stages find each other, what they refuse."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from PIL import Image
+
+from DDA import images
+from DistilledClassifier import classifiers, config, data, make_data, train, train_all_deg, trainer
+from DistilledClassifier.data import Steps
+
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
+CLASSES = ("red", "green", "blue")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """90 training and 31 held-out images of three classes that a small network can tell apart."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 90), ("val", 31)):
+        folder = tmp_path / "tree" / "clean" / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 150, (8, 8, 3), dtype=np.uint8)
+            pixels[..., i % 3] += 60
+            Image.fromarray(pixels).save(folder / f"{CLASSES[i % 3]}_{i:05}.png")
+    images.write_classes(tmp_path / "tree", CLASSES)
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    return tmp_path / "tree"
+
+
+def write_config(tmp_path, name, kind="ind", stage="clean", **entries):
+    """A config of one's own; stages of it find each other as data set ``own``, backbone ``Tiny``."""
+    import yaml
+
+    content = {
+        "name": f"own_Tiny_{stage}", "kind": kind, "dataset": "own", "backbone": "Tiny", "stage": stage,
+        "data": {"root": str(tmp_path / "tree"), "adapted": str(tmp_path / "adapted"), "train": "train", "val": "val",
+                 "classes": str(tmp_path / "classes.txt")},
+        "classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 3},
+        "preprocess": {"size": 8, "mean": [0.3] * 3, "std": [0.2] * 3}, "augment": {"crop": 1, "flip": True},
+        "view": "clean", "made": "fly", "loss": {"cross_entropy": 1}, "train": {"epochs": 3, "batch_size": 30},
+        "optimizer": {"type": "AdamW", "lr": 0.01}, "schedule": {"type": "cosine"},
+    }  # fmt: skip
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**content, **entries}))
+    return path
+
+
+def flags(tmp_path, path, *more):
+    return ["-c", str(path), "--save_dir", str(tmp_path / "saved"), "--workers", "0", *map(str, more)]
+
+
+def only_run(tmp_path, where="clean/ind/own_Tiny_clean"):
+    (folder,) = (tmp_path / "saved" / where / "train").iterdir()
+    return folder
+
+
+def losses(folder):
+    return np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1)[:, 1]
+
+
+def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_nothing(tree, tmp_path, capsys):
+    command = flags(tmp_path, write_config(tmp_path, "clean"), "--workers", "1")
+    assert train.main(command) == 0
+    folder = only_run(tmp_path)
+    assert {"model_best.pth", "model_last.pth", "resume.pt", "config.yaml", "losses.csv", "epochs.csv", "finished"} <= {
+        path.name for path in folder.iterdir()}  # fmt: skip
+    assert len(losses(folder)) == 9 and len((folder / "epochs.csv").read_text().splitlines()) == 4
+    best = classifiers.load(folder / "model_best.pth")
+    assert best.classes == CLASSES
+    names = images.list_images(tree, "clean/val")[0]
+    scores = best.scores([np.asarray(images.read_rgb(tree / name)) for name in names])
+    right = np.mean([CLASSES[i] in name for i, name in zip(scores.argmax(1), names, strict=True)])
+    told = classifiers.read(folder / "model_best.pth")["metrics"]
+    assert told["top1"] == pytest.approx(100 * right) and told["clean_top1"] == told["top1"] and told["top5"] == 100
+    written = {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")}
+    capsys.readouterr()
+    assert train.main(command) == 0
+    assert only_run(tmp_path) == folder and {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")} == written
+    assert f"{folder / 'model_best.pth'}" in capsys.readouterr().out
+    assert train.main([*command, "--new"]) == 0
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
+    path = write_config(tmp_path, "clean", train={"epochs": 20, "batch_size": 30})
+    (tmp_path / "a").mkdir()
+    command = [sys.executable, "-m", "DistilledClassifier.train", *flags(tmp_path, path, "--save_minutes", "0.002")]
+    assert subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    whole = only_run(tmp_path)
+    whole = whole.rename(tmp_path / "whole")
+    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not list((tmp_path / "saved").rglob("resume.pt")) and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    broken = only_run(tmp_path)
+    assert process.returncode == 130 and "run the same command again to go on" in said
+    assert 0 < classifiers.read(broken / "resume.pt")["step"] < 60 and not (broken / "finished").exists()
+    assert subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    np.testing.assert_array_equal(losses(broken), losses(whole))
+    for name in ("model_best.pth", "model_last.pth"):
+        one, two = classifiers.read(broken / name)["state_dict"], classifiers.read(whole / name)["state_dict"]
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_ranks_follow_the_loss_of_one(tree, tmp_path):
+    """On a network without BatchNorm; the validation of 31 images over two ranks counts each once."""
+    pytest.importorskip("timm")
+    path = write_config(tmp_path, "clean", classifier={"type": "timm", "name": "test_convnext", "num_classes": 3},
+                        preprocess={"size": 32, "mean": [0.3] * 3, "std": [0.2] * 3}, augment={},
+                        train={"steps": 20, "batch_size": 6}, optimizer={"type": "AdamW", "lr": 1e-3})  # fmt: skip
+    assert train.main(flags(tmp_path, path)) == 0
+    one = only_run(tmp_path).rename(tmp_path / "one")
+    command = ["torchrun", "--nproc_per_node", "2", str(ROOT / "DistilledClassifier" / "train.py"), *flags(tmp_path, path)]
+    result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    two = only_run(tmp_path)
+    assert len(losses(one)) == 20
+    np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
+    epochs = [np.loadtxt(folder / "epochs.csv", delimiter=",", skiprows=1, ndmin=2) for folder in (one, two)]
+    np.testing.assert_allclose(epochs[0], epochs[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def stages(tree, tmp_path):
+    """Configs of the four stages of one experiment."""
+    distil = {"cross_entropy": 1, "cosine_inheritance": 2}
+    return {
+        "clean": write_config(tmp_path, "clean"),
+        "deg": write_config(tmp_path, "deg", stage="deg", view="degraded", init="clean"),
+        "adapt": write_config(tmp_path, "adapt", stage="adapt", view="adapted", made="trees", init="clean"),
+        "degDistill": write_config(tmp_path, "degDistill", "deg_all", "degDistill", view="degraded", init="clean",
+                                   known=["clean", "blur", "noise"], teachers="deg", loss=distil,
+                                   train={"epochs": 1, "batch_size": 30}),
+    }  # fmt: skip
+
+
+def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    assert train.main(flags(tmp_path, stages["deg"], "--dt", "blur")) == 0
+    assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 2
+    assert "the stage deg of noise is missing" in (said := capsys.readouterr().err)
+    assert "Run first: train.py -c configs/ind/own/Tiny/deg.yaml --dt noise" in said
+    assert train.main(flags(tmp_path, stages["deg"], "--dt", "noise")) == 0
+    teacher = only_run(tmp_path, "blur/ind/own_Tiny_deg") / "model_best.pth"
+    before = teacher.read_bytes()
+    assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 0
+    assert teacher.read_bytes() == before
+    said = capsys.readouterr().out
+    assert f"init        {only_run(tmp_path)}/model_best.pth" in said and str(teacher) in said
+    student = only_run(tmp_path, "combined_deg/deg_all/own_Tiny_degDistill")
+    header, first = (student / "losses.csv").read_text().splitlines()[:2]
+    assert header == "step,loss,cross_entropy,cosine_inheritance"
+    _, loss, ce, cos = map(float, first.split(","))
+    assert loss == pytest.approx(ce + 2 * cos, rel=1e-4) and cos > 0
+    assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(student / "model_best.pth")["metrics"].keys()
+
+
+def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    experiment = config.load(stages["degDistill"], {"known": ["clean"]})
+    (teacher,) = train.load_teachers(experiment, tmp_path / "saved", torch.device("cpu"))
+    before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
+    network = classifiers.build(experiment.classifier)
+    state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
+    found = data.views(experiment, "train"), data.views(experiment, "val")
+    assert trainer.train(state, experiment, *found, [teacher])
+    assert not teacher.network.training and state.step == 3
+    assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
+
+
+def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(stages, tree, tmp_path):
+    fly = data.views(config.load(stages["deg"], {"known": ["noise", "jpeg"]}), "val")
+    for kind in ("noise", "jpeg"):
+        assert (
+            make_data.main(["degrade", "--base_samples", str(tree), "--save_dir", str(tree), "--type", kind, "--workers", "1"])
+            == 0
+        )
+    stored = data.views(config.load(stages["deg"], {"known": ["noise", "jpeg"], "made": "trees"}), "val")
+    for one, two in zip(fly, stored, strict=True):
+        assert one.examples.labels.tolist() == two.examples.labels.tolist()
+        for row in range(31):
+            np.testing.assert_array_equal(one.fixed(row), two.fixed(row))
+            np.testing.assert_array_equal(one.fixed(row), one.fixed(row))
+
+
+def test_ranks_share_a_batch_and_epochs_are_permutations(stages):
+    experiment = config.load(stages["deg"], {"known": ["clean", "noise"]})
+    found = data.views(experiment, "train")
+
+    def steps(rank, ranks):
+        return Steps(found, experiment.augment, experiment.preprocess, 30, 0, rank, ranks)
+
+    whole, halves = steps(0, 1)[4], [steps(rank, 2)[4] for rank in range(2)]
+    for i in range(2):  # pixels, labels: one group of each view
+        together = torch.cat([torch.cat([half[i].chunk(2)[view] for half in halves]) for view in range(2)])
+        assert torch.equal(together, whole[i])
+    labels = torch.cat([steps(0, 1)[step][1][:30] for step in range(3)])
+    assert labels.bincount().tolist() == [30, 30, 30]
+    assert not torch.equal(steps(0, 1)[0][0], steps(0, 1)[3][0])
+    loaded = list(steps(0, 1).loader(3, 6, 2))
+    assert all(torch.equal(batch[0], steps(0, 1)[3 + i][0]) for i, batch in enumerate(loaded))
+
+
+def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
+    path = write_config(
+        tmp_path, "clean", optimizer={"type": "SGD", "lr": 1e-9}, train={"epochs": 50, "batch_size": 30, "early_stop": 2}
+    )
+    assert train.main(flags(tmp_path, path)) == 0
+    assert len((only_run(tmp_path) / "epochs.csv").read_text().splitlines()) - 1 == 3
+    assert (
+        train.main(
+            flags(
+                tmp_path,
+                path,
+                "--minutes",
+                "0.01",
+                "--set",
+                "train.epochs=null",
+                "train.early_stop=0",
+                "schedule={type: cosine}",
+            )
+        )
+        == 0
+    )
+    run = sorted((tmp_path / "saved/clean/ind/own_Tiny_clean/train").iterdir())[-1]
+    assert 0.6 <= classifiers.read(run / "resume.pt")["seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "words"),
+    [
+        ("deg", [], "--dt is missing"),
+        ("clean", ["--dt", "jpeg"], "--dt jpeg does not go with a config of clean images"),
+        ("deg", ["--dt", "fog"], "known: 'fog' is unknown"),
+        ("deg", ["--dt", "jpeg"], "the stage clean of clean is missing"),
+        ("degDistill", [], "is a config of train_all_deg.py"),
+        ("clean", ["--bs", "500"], "clean has 90 training images, fewer than --bs 500"),
+        ("clean", ["--set", "train.epochs"], "--set train.epochs is not NAME=VALUE"),
+        ("clean", ["--set", "data.train=nowhere"], "there are no images in"),
+        ("clean", ["--set", "data.root=nowhere"], "data.root: nowhere does not exist; make_data.py prepare"),
+        ("clean", ["--set", "data.classes=cifar10"], "num_classes 3, but data.classes cifar10 has 10 classes"),
+        (
+            "clean",
+            ["--set", "data.classes=cifar10", "classifier.num_classes=10"],
+            "has 3 classes (red, green, blue, …), but the config has 10",
+        ),
+        ("adapt", ["--dt", "jpeg", "--init", ""], "data.adapted: "),
+        ("clean", ["--init", "nowhere.pth"], "nowhere.pth is not a file"),
+        ("clean", ["-d", "7"], "-d 7: there is no GPU"),
+        ("clean", ["-r", "nowhere/model_best.pth"], "there is no resume.pt beside it"),
+        ("clean", ["--lr", "1e30", "--epochs", "30"], "lower --lr, or set train.warmup=200"),
+    ],
+)
+def test_wrong_input_is_named(stages, tmp_path, capsys, stage, more, words):
+    if words.startswith("-d") and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert train.main(flags(tmp_path, stages[stage], *more)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_empty_adapted_tree_says_which_command_makes_it(stages, tmp_path, capsys):
+    (tmp_path / "adapted" / "jpeg").mkdir(parents=True)
+    assert train.main(flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")) == 2
+    assert "adapt the copies first: image_sample.py … --corruption jpeg" in capsys.readouterr().err
+
+
+def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, capsys):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
+    assert train.main(flags(tmp_path, stages["clean"])) == 2
+    assert "resume.pt is no checkpoint of tensors" in capsys.readouterr().err
+    broken = next((tree / "clean/train").iterdir())
+    broken.write_bytes(b"x")
+    assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2
+    assert f"{broken} cannot be read" in capsys.readouterr().err
+
+
+def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):
+    from DistilledClassifier import degradations
+
+    monkeypatch.setitem(degradations.DEGRADATIONS, "invert", lambda image, level, rng, behavior="corrected": 255 - image)
+    monkeypatch.setitem(degradations.TRAINING_LEVELS, "invert", (0, 1, 1))
+    experiment = config.load(stages["deg"], {"known": ["invert"]})
+    (view,) = data.views(experiment, "train")
+    np.testing.assert_array_equal(view.fixed(0), 255 - view.examples.read(0))
+
+
+def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monkeypatch):
+    from DistilledClassifier import losses as loss_module
+
+    monkeypatch.setitem(loss_module.SUPERVISED, "confidence", lambda student, labels: student.logits.square().mean())
+    assert train.main(flags(tmp_path, stages["clean"], "--set", "loss={cross_entropy: 1, confidence: 0.1}")) == 0
+    assert (only_run(tmp_path) / "losses.csv").read_text().startswith("step,loss,cross_entropy,confidence\n")
