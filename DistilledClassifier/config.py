@@ -34,14 +34,19 @@ SCHEDULES = {"constant": (), "cosine": (), "multistep": ("milestones", "gamma")}
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images are. root: a tree, or a data set as it is downloaded; adapted: the tree of adapted copies of it;
-    train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly."""
+    """Where the images are.
+
+    root: a tree, or a data set as it is downloaded; adapted: the tree of adapted copies of it; corrupted, sequences: the trees
+    for testing; train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly.
+    """
 
     root: str
     train: str
     val: str
     classes: str
     adapted: str | None = None
+    corrupted: str | None = None
+    sequences: str | None = None
     at_most: int | None = None
 
 

@@ -1,5 +1,6 @@
 """The training command, with a tiny network, and its priors in the adaptation job."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -137,6 +138,15 @@ def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_
 def test_a_loss_that_is_not_finite_says_what_to_do(photos, tmp_path, capsys):
     assert main(flags(photos, tmp_path / "out", "--steps", 60, "--lr", 1e9, "--clip_norm", 0)) == 2
     assert "lower --lr or raise --warmup" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(images, "write_bytes", full)
+    assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 1
+    assert f"cannot write to --save_dir {tmp_path / 'out'}: No space left on device; make room" in capsys.readouterr().err
 
 
 def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):

@@ -1,5 +1,6 @@
 """The trainers' commands with tiny networks: what they write, how they go on, how stages find each other, what they refuse."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -286,6 +287,15 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     broken.write_bytes(b"x")
     assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2
     assert f"{broken} cannot be read" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(images, "write_with", full)
+    assert train.main(flags(tmp_path, stages["clean"])) == 1
+    assert "No space left on device; make room" in capsys.readouterr().err
 
 
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):

@@ -89,6 +89,9 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
             f"{error}: lower --lr or raise --warmup and start anew in another --save_dir; the same command goes on from the "
             "last saved step"
         ) from None
+    finally:
+        if world.size > 1:
+            torch.distributed.destroy_process_group()
     run.save(samples=True)
     if run.interrupted:
         raise KeyboardInterrupt

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Accuracy of one classifier on corrupted images, corruption by corruption and severity by severity.
+
+  test_corrupt.py -c configs/deg_all/CIFAR10/ResNet18/degDistill.yaml -r model_best.pth
+  test_corrupt.py -c configs/deg_all/CIFAR10/ResNet18/degDistill.yaml -r model_best.pth --ct sequence --dd dataset/cifar_10_seq
+  test_corrupt.py -c configs/ind/CIFAR10/ResNet20/clean.yaml -r resnet20.th --dd cifar10c.npz --sev 3,5 --out eval
+
+-r is a checkpoint of this project, or weights of any origin that fit the config's classifier. --dd is a tree
+<corruption>/<severity>/…, or a data set's files. OUT gets corrupt.json and corrupt.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+
+from DDA import datasets, images
+from DDA.datasets import class_list
+from DDA.progress import Progress
+from DistilledClassifier import classifiers, config
+from DistilledClassifier.classifiers import Classifier
+from DistilledClassifier.data import Examples
+from DistilledClassifier.degradations import SEQUENCES
+from DistilledClassifier.train import pick_device
+
+PROGRAM = "test_corrupt.py"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, or 2 for wrong input."""
+    args = parser().parse_args(argv)
+    try:
+        if args.dl is not None:
+            print(f"{PROGRAM}: note: --dl {args.dl} changes nothing; what lies at --dd is recognised", file=sys.stderr)
+        experiment = config.load(args.config)
+        classifier = load(args.resume, experiment)
+        classifier.network.to(pick_device(args.device, 0))
+        result = evaluate(classifier, experiment, args)
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    text = table(result)
+    print(f"{result['protocol']}\n\n{text}", flush=True)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        images.write_json(args.out / "corrupt.json", result)
+        images.write_bytes(args.out / "corrupt.md", f"{result['protocol']}\n\n{text}".encode())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
+    p.add_argument("-r", "--resume", type=Path, required=True, metavar="FILE", help="the classifier")
+    p.add_argument(
+        "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
+    )
+    p.add_argument("--bs", type=int, default=128, metavar="INT", help="batch size (default: %(default)s)")
+    p.add_argument("--ct", choices=("single", "sequence"), default="single", help="common corruptions, or the sequences")
+    p.add_argument("--sev", default="all", metavar="1,2,3,4,5", help="severities (default: those that are there)")
+    p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME", help="(default: those that are there)")
+    p.add_argument("--dd", type=images.find, metavar="PATH", help="corrupted images (default: data.corrupted, data.sequences)")
+    p.add_argument("--dl", metavar="LOADER", help="accepted, and changes nothing: layouts are recognised")
+    p.add_argument("--out", type=Path, metavar="DIR", help="also write the table there")
+    return p
+
+
+def load(path: Path, experiment: config.Config) -> Classifier:
+    """A checkpoint that tells its classifier; other weights into the config's."""
+    if {"state_dict", "config", "classes", "preprocess"} <= classifiers.read(path).keys():
+        return classifiers.load(path)
+    network = classifiers.build(
+        {**experiment.classifier, **({"pretrained": False} if "pretrained" in experiment.classifier else {})}
+    )
+    left = classifiers.initialise(network, path)
+    if left:
+        raise ValueError(f"-r {path} has another number of classes ({left[0]}) than {experiment.data.classes}")
+    return Classifier(network.eval().requires_grad_(False), experiment.preprocess, path=path)
+
+
+def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.Namespace) -> dict:
+    """Top-1 in per cent of each corruption and severity, with the number of images."""
+    classes = classifier.classes or class_list(experiment.data.classes)
+    default = experiment.data.corrupted if args.ct == "single" else experiment.data.sequences
+    if args.dd is None and default is None:
+        raise ValueError("--dd is missing: where are the corrupted images?")
+    root = args.dd or images.find(default)
+    if not root.exists():
+        how = "corrupt" if args.ct == "single" else "sequence"
+        raise FileNotFoundError(f"--dd {root} does not exist; make_data.py {how} makes such a tree (dataset/README.md)")
+    source = datasets.open_source(root, None if root.is_dir() else classes)
+    severities = args.sev.split(",") if args.ct == "single" else ["0"]
+    wanted = args.corruption
+    if args.ct == "sequence" and wanted == ["all"]:
+        wanted = [name for name in source.folders(".") if name in SEQUENCES]
+    cells = datasets.cells(source, "imagenetc", wanted, severities, train=True)
+    cells = [cell for cell in cells if cell.split("/")[0] != "clean"]
+    top1: dict[str, dict[str, float]] = {}
+    counts: dict[str, int] = {}
+    progress = Progress(len(cells), unit="cells")
+    for cell in cells:
+        examples = Examples(source, cell, classes)
+        right = 0
+        for first in range(0, len(examples), args.bs):
+            rows = range(first, min(first + args.bs, len(examples)))
+            scores = classifier.scores([examples.read(row) for row in rows], args.bs)
+            right += int((scores.argmax(1) == torch.from_numpy(examples.labels[list(rows)])).sum())
+        corruption, severity = cell.split("/")
+        top1.setdefault(corruption, {})[severity] = 100 * right / len(examples)
+        counts[cell] = len(examples)
+        progress.add([(1, 0)])
+    return {
+        "protocol": f"top-1 in %, {sum(counts.values())} images in {len(cells)} cells of {root}, classifier {args.resume}",
+        "top1": top1,
+        "counts": counts,
+        "mean": float(np.mean([value for row in top1.values() for value in row.values()])),
+    }
+
+
+def table(result: dict) -> str:
+    """Markdown: a line a corruption, a column a severity."""
+    severities = sorted({severity for row in result["top1"].values() for severity in row})
+    lines = [f"| corruption | {' | '.join(severities)} | mean |", "|---" * (len(severities) + 2) + "|"]
+    for corruption, row in result["top1"].items():
+        cells = [f"{row[severity]:.1f}" if severity in row else "" for severity in severities]
+        lines.append(f"| {corruption} | {' | '.join(cells)} | {np.mean(list(row.values())):.1f} |")
+    lines.append(f"| **mean of all cells** |{' |' * len(severities)} {result['mean']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
