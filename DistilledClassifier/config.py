@@ -37,7 +37,8 @@ class Data:
     """Where the images are.
 
     root: a tree, or a data set as it is downloaded; adapted: the tree of adapted copies of it; corrupted, sequences: the trees
-    for testing; train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly.
+    for testing; train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly;
+    held_out: validate on so many training images, spread evenly and not trained on, instead of val.
     """
 
     root: str
@@ -48,6 +49,7 @@ class Data:
     corrupted: str | None = None
     sequences: str | None = None
     at_most: int | None = None
+    held_out: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Config:
     """A checked config. view: clean, degraded or adapted copies; made: degraded copies are made on the ``fly`` or read from
     ``trees``; known: the degradations; init: where the weights come from (a stage such as ``clean``, a file, ``pretrained``,
     or nothing); pretrained: the file that this means; teachers: the stage whose classifiers teach, one for each of known, or
-    nothing."""
+    nothing; source: a file that takes the place of the stage ``clean``."""
 
     name: str
     kind: str
@@ -102,6 +104,7 @@ class Config:
     schedule: dict[str, Any]
     init: str | None = None
     teachers: str | None = None
+    source: str | None = None
     pretrained: str | None = None
     domain: str = ""
     raw: dict[str, Any] = field(default_factory=dict)  # as it was composed, plain values
@@ -141,16 +144,10 @@ def compose(path: Path) -> dict[str, Any]:
         own = read_yaml(file)
         base = own.pop("base", None)
         merged = {"kind": "", "dataset": "", "backbone": "", "stage": file.stem} if base is None else compose(Path(base))
-        return _merge(merged, {"name": file.stem} | own)
+        return _merge(merged, own if base is not None else {"name": file.stem} | own)
     kind, dataset, backbone, stage = parts
     data = read_yaml(_part("data", f"{dataset}.yaml"))
-    merged = {
-        "kind": kind,
-        "dataset": dataset,
-        "backbone": backbone,
-        "stage": stage,
-        "name": f"{dataset}_{backbone.replace('/', '-')}_{stage}",
-    }
+    merged = {"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}
     merged = _merge(merged, data)
     domain = data.get("domain", "")
     if backbone.startswith("timm/"):
@@ -220,6 +217,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     for name, kind in (("data", Data), ("preprocess", Preprocess), ("augment", Augment), ("train", Recipe)):
         entries[name] = _section(name, kind, entries.get(name, {}))
     entries.setdefault("known", ["clean"])
+    entries.setdefault("name", stage_name(entries, entries.get("stage", "")))
     config = _section("", Config, {**entries, "raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])})
     _one_of("view", config.view, ("clean", "degraded", "adapted"))
     _one_of("made", config.made, ("fly", "trees"))
@@ -249,6 +247,11 @@ def check(raw: Mapping[str, Any]) -> Config:
     if told is not None and told != len(classes):
         raise ValueError(f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes")
     return config
+
+
+def stage_name(entries: Mapping[str, Any], stage: str) -> str:
+    """What the runs of a stage of an experiment are called: another ``dataset`` or ``backbone`` keeps them apart."""
+    return f"{entries.get('dataset')}_{str(entries.get('backbone')).replace('/', '-')}_{stage}"
 
 
 def _section(name: str, kind: type, entries: Any):

@@ -6,7 +6,7 @@ a run that was interrupted, or has more processes, sees the same images. Validat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,12 +29,11 @@ CACHE = 4 << 30  # bytes of decoded images that are kept
 class Examples:
     """The labelled images of a folder of a source. ``keys`` are relative to the folder; ``labels`` (N,)."""
 
-    def __init__(self, source: Source, folder: str, classes: Sequence[str], at_most: int | None = None):
+    def __init__(self, source: Source, folder: str, classes: Sequence[str], choose: Callable = lambda names: names):
         names = source.list(folder)[0] if _has(source, folder) else []
         if not names:
             raise ValueError(f"there are no images in {source.path}/{folder}")
-        if at_most is not None and at_most < len(names):
-            names = [names[i] for i in np.linspace(0, len(names) - 1, at_most).round().astype(int)]
+        names = choose(names)
         self._source, self.names, self.classes = source, names, tuple(classes)
         self.keys = [images.key_of(name)[len(folder) + 1 :] for name in names]
         if source.classes and tuple(source.classes) != self.classes:
@@ -109,22 +108,34 @@ def views(config: Config, split: str) -> list[View]:
     except FileNotFoundError:
         how = "image_sample.py makes it" if adapted else "make_data.py prepare makes it (dataset/README.md)"
         raise ValueError(f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}") from None
-    folder = getattr(config.data, split)
-    at_most = config.data.at_most if split == "train" else None
+    held_out = config.data.held_out
+    folder = config.data.train if held_out else getattr(config.data, split)
+
+    def choose(names: list[str]) -> list[str]:
+        if held_out:
+            kept = set(_spread(names, held_out))
+            names = [name for name in names if (name in kept) == (split == "val")]
+        return _spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
+
     clean: Examples | None = None
     found = []
     for name in config.known:
         on_disk = adapted or (config.view == "degraded" and config.made == "trees" and name != "clean")
         try:
             if on_disk:
-                examples, recipe = Examples(source, f"{name}/{folder}", classes, at_most), None
+                examples, recipe = Examples(source, f"{name}/{folder}", classes, choose), None
             else:
-                clean = clean or Examples(source, f"clean/{folder}", classes, at_most)
+                clean = clean or Examples(source, f"clean/{folder}", classes, choose)
                 examples, recipe = clean, None if name == "clean" else trees.Recipe("", "degrade", name, None, "corrected")
         except ValueError as error:
             raise ValueError(f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}") from None
         found.append(View(name, examples, folder, config.train.seed, recipe))
     return found
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """So many of them, evenly spread; all where there are fewer."""
+    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
 
 
 def _hint(config: Config, name: str, on_disk: bool) -> str:

@@ -106,7 +106,8 @@ def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.N
     if args.ct == "sequence" and wanted == ["all"]:
         wanted = [name for name in source.folders(".") if name in SEQUENCES]
     cells = datasets.cells(source, "imagenetc", wanted, severities, train=True)
-    cells = [cell for cell in cells if cell.split("/")[0] != "clean"]
+    if wanted == ["all"]:
+        cells = [cell for cell in cells if cell.split("/")[0] != "clean"]
     top1: dict[str, dict[str, float]] = {}
     counts: dict[str, int] = {}
     progress = Progress(len(cells), unit="cells")

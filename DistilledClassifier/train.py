@@ -202,7 +202,9 @@ def latest_best(save_dir: Path, kind: str, degradation: str, name: str) -> Path 
 
 def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> Path:
     """The best weights of another stage of this experiment. Raises FileNotFoundError that names the command to run."""
-    name = f"{config.dataset}_{config.backbone.replace('/', '-')}_{stage}"
+    if stage == "clean" and config.source:
+        return images.find(config.source)
+    name = configs.stage_name(config.raw, stage)
     found = latest_best(save_dir, "ind", degradation, name)
     if found is None:
         dt = "" if degradation == "clean" else f" --dt {degradation}"
@@ -235,7 +237,7 @@ def load_teachers(config: Config, save_dir: Path, device: torch.device) -> list[
     for name in config.known if config.teachers else ():
         path = _stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir)
         teacher = classifiers.load(path)
-        if len(teacher.classes) != len(class_list(config.data.classes)):
+        if teacher.classes and len(teacher.classes) != len(class_list(config.data.classes)):
             raise ValueError(f"the teacher {path} has {len(teacher.classes)} classes, but {config.data.classes} has "
                              f"{len(class_list(config.data.classes))}; train it anew")  # fmt: skip
         teacher.network.to(device)

@@ -5,6 +5,7 @@ scripts/benchmark.py plan                           plan and shard 1,000,000 mad
 scripts/benchmark.py memory --model_path PRIOR      peak memory of a job of 200 and of one of 2,000 images (N = 2)
 scripts/benchmark.py overhead --model_path PRIOR    seconds of the whole job over those of the network alone (N = 5)
 scripts/benchmark.py data                           known degradations over the library calls under them; glass blur
+scripts/benchmark.py train                          share of a training step that is not spent waiting for degraded images
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from DDA.image_adapt import job
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("plan", "memory", "overhead", "data"))
+    p.add_argument("what", choices=("plan", "memory", "overhead", "data", "train"))
     p.add_argument("--model_path", type=Path, help="a prior for 32 pixels")
     p.add_argument("--count", type=int, default=1_000_000, help="keys to plan (default: %(default)s)")
     args = p.parse_args(argv)
     if args.what in ("memory", "overhead") and args.model_path is None:
         p.error(f"{args.what} needs --model_path")
-    {"plan": plan, "memory": memory, "overhead": overhead, "data": data}[args.what](args)
+    {"plan": plan, "memory": memory, "overhead": overhead, "data": data, "train": train}[args.what](args)
     return 0
 
 
@@ -131,6 +132,27 @@ def data(args: argparse.Namespace) -> None:
             print(f"{size} pixels, {name}: {ours / theirs:.2f} times {library}")
     times = [_processor_seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng)) for _ in range(5)]
     print(f"224 pixels, glass_blur, severity 4: {min(times):.3f} s of one core an image")
+
+
+def train(args: argparse.Namespace) -> None:
+    """ResNet-20, 3 x 128 images of 32 pixels a step, degraded on the fly by 2 workers."""
+    from DistilledClassifier import classifiers
+    from DistilledClassifier.train_all_deg import main as train_all_deg
+
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for split, count in (("train", 1280), ("val", 10)):
+            (Path(folder) / "tree" / "clean" / split).mkdir(parents=True)
+            for i in range(count):
+                pixels = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32))
+                pixels.save(Path(folder) / "tree" / "clean" / split / f"cat_{i:05}.png")
+        changes = [f"data.root={folder}/tree", "data.train=train", "data.val=val", "init=null", "train.steps=60"]
+        flags = ["-c", "configs/deg_all/CIFAR10/ResNet20/deg_all.yaml", "--save_dir", folder, "--workers", "2", "--bs", "128"]
+        if train_all_deg([*flags, "--set", *changes]):
+            raise RuntimeError("the training failed")
+        (state,) = Path(folder).rglob("resume.pt")
+        told = classifiers.read(state)
+    print(f"{1 - told['waited'] / told['seconds']:.3f} of {told['step']} steps' time was not spent waiting for images")
 
 
 def _processor_seconds(call) -> float:

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""What adaptation does for a classifier: accuracy on degraded images and on their adapted copies, cell by cell.
+"""What adaptation and distillation do: accuracy on degraded images and on their adapted copies, cell by cell.
 
   scripts/compare.py --classifier model_best.pth --degraded dataset/CIFAR-10-C --adapted generated/cifar10c --out look
 
 DEGRADED holds labelled images as <corruption>/<severity>/…; ADAPTED their copies under the same keys. OUT gets compare.md,
-compare.json and gallery.png. self-ensemble: the mean of the classifier's probabilities on both views (DDA). Intervals are 95 %
-normal intervals of the paired difference.
+compare.json and gallery.png. gain: of the last column over the first, with the 95 % normal interval of the paired difference.
 """
 
 from __future__ import annotations
@@ -24,16 +23,23 @@ from DDA.datasets import Folder, cells
 from DistilledClassifier import classifiers, trees
 
 PROGRAM = "compare.py"
-VIEWS = ("degraded", "adapted", "self-ensemble")
+COLUMNS = {
+    "degraded": "the classifier on degraded images",
+    "adapted": "the classifier on adapted copies",
+    "self-ensemble": "the mean of its probabilities on both (DDA)",
+    "degraded student": "the first student on degraded images",
+    "adapted student": "the second student on adapted copies",
+    "sum": "the sum of the students' logits (DiffAUD)",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
     args = parser().parse_args(argv)
     try:
-        classifier = classifiers.load(args.classifier)
+        networks = [classifiers.load(path) for path in (args.classifier, *(args.students or ()))]
         found = cells(Folder(args.degraded), "imagenetc", ["all"], ["all"], train=True)
-        compared = {cell: compare(args, cell, classifier) for cell in found}
+        compared = {cell: compare(args, cell, networks) for cell in found}
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -51,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
+    p.add_argument("--students", type=Path, nargs=2, metavar="FILE", help="checkpoints of the two distilled students")
     p.add_argument("--degraded", type=Path, required=True, metavar="TREE")
     p.add_argument("--adapted", type=Path, required=True, metavar="TREE")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -58,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def compare(args: argparse.Namespace, cell: str, classifier: classifiers.Classifier) -> tuple[dict, dict]:
+def compare(args: argparse.Namespace, cell: str, networks: list[classifiers.Classifier]) -> tuple[dict, dict]:
     """The accuracies of a cell in per cent, and what the gallery shows of it. Raises ValueError where copies are missing."""
     paths, labels = trees.labelled(args.degraded, [cell])
     copies = images.saved_images(args.adapted, [cell])
@@ -69,11 +76,17 @@ def compare(args: argparse.Namespace, cell: str, classifier: classifiers.Classif
             "adaptation again"
         )
     pixels = {"degraded": _read(args.degraded, paths.values()), "adapted": _read(args.adapted, [copies[key] for key in paths])}
-    scores = {view: classifier.scores(images_) for view, images_ in pixels.items()}
+    source, *students = networks
+    scores = {view: source.scores(pixels[view]) for view in pixels}
     scores["self-ensemble"] = scores["degraded"].softmax(1) + scores["adapted"].softmax(1)
-    right = {view: (score.argmax(1) == torch.from_numpy(labels)).numpy() for view, score in scores.items()}
-    row = {"count": len(labels), **{view: float(100 * right[view].mean()) for view in VIEWS}}
-    gain = 100.0 * right["adapted"] - 100.0 * right["degraded"]
+    for student, view in zip(students, pixels, strict=False):
+        scores[f"{view} student"] = student.scores(pixels[view])
+    if students:
+        scores["sum"] = scores["degraded student"] + scores["adapted student"]
+    right = {column: (score.argmax(1) == torch.from_numpy(labels)).numpy() for column, score in scores.items()}
+    row = {"count": len(labels), **{column: float(100 * hits.mean()) for column, hits in right.items()}}
+    last = "sum" if students else "adapted"
+    gain = 100.0 * right[last] - 100.0 * right["degraded"]
     row["gain"], row["interval"] = (
         float(gain.mean()),
         float(1.96 * gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
@@ -91,16 +104,17 @@ def _read(root: Path, paths) -> list[np.ndarray]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown: a line a cell, and their mean."""
-    lines = ["| corruption | N | degraded % | adapted % | gain | self-ensemble % |", "|---|---|---|---|---|---|"]
+    """Markdown: a line a cell, and their mean; then what the columns are."""
+    columns = [column for column in COLUMNS if column in next(iter(rows.values()))]
+    lines = [f"| corruption | N | {' | '.join(columns)} | gain |", "|---" * (len(columns) + 3) + "|"]
     for cell, row in rows.items():
-        lines.append(f"| {cell} | {row['count']} | {row['degraded']:.1f} | {row['adapted']:.1f} | {row['gain']:+.1f} ± "
-                     f"{row['interval']:.1f} | {row['self-ensemble']:.1f} |")  # fmt: skip
-    mean = {name: np.mean([row[name] for row in rows.values()]) for name in (*VIEWS, "gain")}
+        values = [f"{row[column]:.1f}" for column in columns]
+        lines.append(f"| {cell} | {row['count']} | {' | '.join(values)} | {row['gain']:+.1f} ± {row['interval']:.1f} |")
+    means = [f"{np.mean([row[column] for row in rows.values()]):.1f}" for column in columns]
+    gain = np.mean([row["gain"] for row in rows.values()])
     count = sum(row["count"] for row in rows.values())
-    lines.append(f"| **mean** | {count} | {mean['degraded']:.1f} | {mean['adapted']:.1f} | "
-                 f"{mean['gain']:+.1f} | {mean['self-ensemble']:.1f} |")  # fmt: skip
-    return "\n".join(lines) + "\n"
+    lines.append(f"| **mean** | {count} | {' | '.join(means)} | {gain:+.1f} |")
+    return "\n".join(lines) + "\n\n" + "\n".join(f"* {column}: {COLUMNS[column]}" for column in columns) + "\n"
 
 
 def gallery(looks: dict[str, dict]) -> np.ndarray:

@@ -81,7 +81,8 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text("base: configs/ind/CIFAR10/ResNet20/clean.yaml\ndata: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n")
     config = load(own, {"train.epochs": 3})
-    assert (config.name, config.data.root, config.data.val, config.train.epochs) == ("mine", "photos", "cifar_test", 3)
+    assert (config.name, config.data.root, config.train.epochs) == ("CIFAR10_ResNet20_clean", "photos", 3)
+    assert load(own, {"dataset": "mine"}).name == "mine_ResNet20_clean" and load(own, {"name": "x"}).name == "x"
     assert config.optimizer == {"type": "AdamW", "lr": 0.01}  # another type replaces the whole
     assert compose(own)["classifier"]["depth"] == 20
 

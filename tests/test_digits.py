@@ -78,10 +78,23 @@ def test_the_comparison_counts_both_views(views, tmp_path, capsys):
     cells = images.read_json(tmp_path / "out/compare.json")["cells"]
     assert set(cells) == {"noise/1", "fog/2"}
     assert all((row["count"], row["degraded"], row["adapted"], row["gain"]) == (3, 0, 100, 100) for row in cells.values())
-    assert "| **mean** | 6 | 0.0 | 100.0 | +100.0 |" in capsys.readouterr().out
+    assert "| **mean** | 6 | 0.0 | 100.0 |" in capsys.readouterr().out
     with Image.open(tmp_path / "out/gallery.png") as gallery:
         colours = {colour for _, colour in gallery.convert("RGB").getcolors(1 << 20)}
     assert {(220, 20, 60), (46, 139, 87)} <= colours  # wrong and right
+
+
+def test_students_see_their_own_view_and_their_logits_are_summed(views, tmp_path, capsys):
+    other = classifiers.read(tmp_path / "net.pth")
+    other["state_dict"]["linear.bias"] += torch.tensor([0.0, 1e4])  # sure of bright, whatever it sees
+    torch.save(other, tmp_path / "sure.pth")
+    assert compare.main([*map(str, views), "--students", str(tmp_path / "sure.pth"), str(tmp_path / "net.pth")]) == 0
+    row = images.read_json(tmp_path / "out/compare.json")["cells"]["fog/2"]
+    assert (row["degraded student"], row["adapted student"], row["sum"], row["gain"]) == (100, 100, 100, 100)
+    assert compare.main([*map(str, views), "--students", str(tmp_path / "net.pth"), str(tmp_path / "sure.pth")]) == 0
+    row = images.read_json(tmp_path / "out/compare.json")["cells"]["fog/2"]
+    assert (row["degraded student"], row["adapted student"], row["sum"]) == (0, 100, 100)
+    assert "| corruption | N | degraded | adapted | self-ensemble | degraded student |" in capsys.readouterr().out
 
 
 def test_a_missing_copy_is_named(views, tmp_path, capsys):

@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "DDA/image_adapt/training.py": PURE | {"DDA.image_adapt.diffusion"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.datasets", "DDA.images", "DDA.progress", "DDA.ranks"},
+    "DDA/model_adapt/ensemble.py": PURE,
+    "DDA/model_adapt/metrics.py": {"numpy"},
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,
     "DistilledClassifier/trainer.py": PURE | {"DistilledClassifier"},

@@ -215,6 +215,19 @@ def test_ranks_share_a_batch_and_epochs_are_permutations(stages):
     assert all(torch.equal(batch[0], steps(0, 1)[3 + i][0]) for i, batch in enumerate(loaded))
 
 
+def test_images_can_be_held_out_of_training_and_a_file_can_be_the_clean_stage(stages, tmp_path, capsys):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    source = (only_run(tmp_path) / "model_best.pth").rename(tmp_path / "source.pth")
+    experiment = config.load(
+        stages["deg"], {"known": ["noise"], "data.held_out": 20, "data.at_most": 60, "data.val": "nowhere"}
+    )
+    kept, used = (set(data.views(experiment, split)[0].examples.keys) for split in ("val", "train"))
+    assert len(kept) == 20 and len(used) == 60 and not kept & used
+    more = ["--set", f"source={source}", "data.held_out=20", "loss={cross_entropy: 1, cosine_inheritance: 1}", "known=[clean]"]
+    assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
+    assert capsys.readouterr().out.count(f"{source}") == 2  # where it starts, and its teacher
+
+
 def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
     path = write_config(
         tmp_path, "clean", optimizer={"type": "SGD", "lr": 1e-9}, train={"epochs": 50, "batch_size": 30, "early_stop": 2}
@@ -314,3 +327,20 @@ def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monk
     monkeypatch.setitem(loss_module.SUPERVISED, "confidence", lambda student, labels: student.logits.square().mean())
     assert train.main(flags(tmp_path, stages["clean"], "--set", "loss={cross_entropy: 1, confidence: 0.1}")) == 0
     assert (only_run(tmp_path) / "losses.csv").read_text().startswith("step,loss,cross_entropy,confidence\n")
+
+
+def test_bfloat16_trains_to_about_the_same_loss(stages):
+    experiment = config.load(stages["clean"])
+    found = data.views(experiment, "train"), data.views(experiment, "val")
+    ends = []
+    for amp in (False, True):
+        torch.manual_seed(0)
+        network = classifiers.build(experiment.classifier)
+        state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
+        assert trainer.train(
+            state, config.check({**experiment.raw, "train": {"steps": 5, "batch_size": 30, "amp": amp}}), *found, []
+        )
+        assert next(network.parameters()).dtype == torch.float32
+        ends.append([row["loss"] for row in state.losses])
+    assert ends[0] != ends[1]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0.1)

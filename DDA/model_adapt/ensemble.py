@@ -1,0 +1,79 @@
+"""Rules that combine what two classifiers say of one image: tensors in, tensors out. A new rule is one function and its entry.
+
+Scores are (N,K): logits, or probabilities as the published pipeline has them. ``first`` saw the degraded image, ``second`` the
+adapted copy. Entropy, confidence and variance are those of DDA (arXiv:2207.03442, section 3.3, and its code): entropy and
+confidence always of the softmax of what they get. Where the two are equal, the second is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def entropy(scores: torch.Tensor) -> torch.Tensor:
+    """Of the softmax, in nats: (N,)."""
+    log = scores.log_softmax(1)
+    return -(log.exp() * log).sum(1)
+
+
+def confidence(scores: torch.Tensor) -> torch.Tensor:
+    """The largest probability of the softmax: (N,)."""
+    return scores.softmax(1).amax(1)
+
+
+def _pick(second: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    return torch.where(second[:, None], two, one)
+
+
+def _weighted_sum(one: torch.Tensor, two: torch.Tensor, *, weight: float = 0.5, temperatures: tuple[float, float] = (1.0, 1.0)):
+    """(1 - weight) one / T1 + weight two / T2: weight and temperatures fitted on known degradations."""
+    return (1 - weight) * one / temperatures[0] + weight * two / temperatures[1]
+
+
+RULES: dict[str, Callable[..., torch.Tensor]] = {
+    "first": lambda one, two: one,
+    "second": lambda one, two: two,
+    "entropy": lambda one, two: _pick(entropy(one) >= entropy(two), one, two),
+    "confidence": lambda one, two: _pick(confidence(one) <= confidence(two), one, two),
+    "var": lambda one, two: _pick(one.var(1) <= two.var(1), one, two),
+    "sum": lambda one, two: one + two,
+    "entropy_sum": lambda one, two: one * entropy(two)[:, None] + two * entropy(one)[:, None],
+    "confidence_sum": lambda one, two: one * confidence(one)[:, None] + two * confidence(two)[:, None],
+}
+OURS: dict[str, Callable[..., torch.Tensor]] = {"weighted_sum": _weighted_sum}
+
+# of the two scores, the numbers whose softmax weighs the two images
+FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "entropy_fuse": lambda one, two: (entropy(two), entropy(one)),
+    "confidence_fuse": lambda one, two: (confidence(one), confidence(two)),
+    "var_fuse": lambda one, two: (one.var(1), two.var(1)),
+}
+
+
+def combine(first: torch.Tensor, second: torch.Tensor, rule: str, **params) -> torch.Tensor:
+    """The combined scores (N,K) of two scores (N,K). Raises ValueError for an unknown rule and for other shapes."""
+    rules = RULES | OURS
+    if rule not in rules:
+        raise ValueError(f"rule {rule!r} is unknown; use one of {', '.join((*rules, *FUSE_RULES))}")
+    _check(first, second)
+    return rules[rule](first, second, **params)
+
+
+def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.Tensor:
+    """(N,2): the weights of the degraded and of the adapted image, which sum to 1. Raises ValueError."""
+    if rule not in FUSE_RULES:
+        raise ValueError(f"rule {rule!r} blends no images; use one of {', '.join(FUSE_RULES)}")
+    _check(first, second)
+    return torch.stack(FUSE_RULES[rule](first, second), dim=1).softmax(1)
+
+
+def fuse_images(degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The blend (N,C,H,W) of two images under weights (N,2); the first classifier sees it."""
+    return degraded * weights[:, 0, None, None, None] + adapted * weights[:, 1, None, None, None]
+
+
+def _check(first: torch.Tensor, second: torch.Tensor) -> None:
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and {tuple(second.shape)}")

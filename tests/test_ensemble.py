@@ -1,0 +1,56 @@
+"""The combination rules against the reference's numbers."""
+
+import pytest
+import torch
+from helpers import parity
+
+from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine, entropy, fuse_images, fuse_weights
+
+VECTORS, _ = parity("07_ensemble")
+TIE = torch.from_numpy(VECTORS["row_is_tie"])
+
+
+def vector(name):
+    return torch.from_numpy(VECTORS[name])
+
+
+@pytest.mark.parametrize("kind", ["logits", "probs"])
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_are_the_references(kind, rule):
+    first, second = vector(f"{kind}/x1"), vector(f"{kind}/x2")
+    out = combine(first, second, rule)
+    kept = ~TIE if rule in ("entropy", "confidence", "var") else torch.ones(8, dtype=bool)
+    torch.testing.assert_close(out[kept], vector(f"{kind}/{rule}/out")[kept], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy(first), vector(f"{kind}/entropy1"), atol=1e-5, rtol=1e-5)
+    if f"{kind}/{rule}/pick_second" in VECTORS and rule not in ("first", "second"):
+        picked = (out == second).all(1) & (first != second).any(1)
+        assert torch.equal(picked[kept], vector(f"{kind}/{rule}/pick_second")[kept].bool())
+
+
+@pytest.mark.parametrize("rule", ["entropy", "confidence", "var"])
+def test_of_two_equal_ones_the_second_is_taken(rule):
+    scores = torch.tensor([[1.0, 2.0, 4.0]])
+    chosen = combine(scores, scores + 0.0, rule)
+    assert torch.equal(chosen, scores)
+    first, second = scores, scores.flip(1)  # a permuted copy whose sums round alike
+    assert torch.equal(combine(first, second, rule), second)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probs"])
+@pytest.mark.parametrize("rule", FUSE_RULES)
+def test_blends_are_the_references(kind, rule):
+    weights = fuse_weights(vector(f"{kind}/x1"), vector(f"{kind}/x2"), rule)
+    torch.testing.assert_close(weights, vector(f"{kind}/{rule}/weights"), atol=1e-5, rtol=1e-5)
+    blended = fuse_images(vector("img1"), vector("img2"), weights)
+    torch.testing.assert_close(blended, vector(f"{kind}/{rule}/img"), atol=1e-5, rtol=1e-5)
+
+
+def test_the_weighted_sum_and_what_is_refused():
+    one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    assert combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2)).tolist() == [[0.75, 0.5]]
+    with pytest.raises(ValueError, match="rule 'max' is unknown; use one of first, second"):
+        combine(one, two, "max")
+    with pytest.raises(ValueError, match="blends no images"):
+        fuse_weights(one, two, "sum")
+    with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 3\)"):
+        combine(one, torch.zeros(1, 3), "sum")
