@@ -209,12 +209,16 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network in eval mode, with all that its checkpoint tells."""
+    """A trained network in eval mode, with all that its checkpoint tells.
+
+    adapted: the settings of the adapted copies that it learnt from.
+    """
 
     network: Network
     preprocess: Preprocess
     classes: tuple[str, ...] | None = None
     config: dict = field(default_factory=dict)
+    adapted: dict | None = None
     path: Path | None = None
 
     @torch.no_grad()
@@ -226,6 +230,19 @@ class Classifier:
             batch = np.stack([self.preprocess.fit(image) for image in pixels[i : i + batch_size]])
             parts.append(self.network(self.preprocess.normalise(torch.from_numpy(batch).to(device)))[1].float().cpu())
         return torch.cat(parts)
+
+    def check_adapted(self, tree: Path) -> None:
+        """Raise ValueError where a tree of adapted copies was made with other settings than those that it learnt from."""
+        settings = tree / images.SETTINGS
+        if self.adapted is None or not settings.is_file():
+            return
+        there = images.read_json(settings)
+        differ = [f"{name} {there.get(name)} there, {self.adapted.get(name)} in training" for name in {**there, **self.adapted}
+                  if there.get(name) != self.adapted.get(name)]  # fmt: skip
+        if differ:
+            raise ValueError(
+                f"{tree} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -251,7 +268,7 @@ def load(path: Path) -> Classifier:
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit its own config: {error}") from None
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        return Classifier(_still(network), preprocess, classes, content["config"], path)
+        return Classifier(_still(network), preprocess, classes, content["config"], content.get("adapted"), path)
     state = weights(content)
     if not {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"} <= state.keys():
         raise ValueError(
@@ -265,7 +282,7 @@ def load(path: Path) -> Classifier:
         network.model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit a CIFAR ResNet-{6 * blocks + 2}: {error}") from None
-    return Classifier(_still(network), Preprocess(32), None, {"classifier": config}, path)
+    return Classifier(_still(network), Preprocess(32), config={"classifier": config}, path=path)
 
 
 def initialise(network: Network, path: Path) -> list[str]:

@@ -53,8 +53,8 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, a
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     config = world.together(lambda: read_config(args, kind, world.size, device))
     torch.manual_seed(config.train.seed)
-    state = world.together(lambda: start(config, args, device))
-    teachers = world.together(lambda: load_teachers(config, args.save_dir, device))
+    state, init = world.together(lambda: start(config, args, device))
+    teachers = world.together(lambda: load_teachers(config, args.save_dir, state.network, device))
     found = world.together(lambda: data.views(config, "train"))
     held_out = world.together(lambda: data.views(config, "val"))
     world.together(lambda: check_sizes(config, found))
@@ -64,11 +64,11 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, a
         world.process_group(device.type)
     job = _Job(world, args, config, folder, state, Ranks(world.rank, world.size, device), program)
     if world.rank == 0:
-        job.say_plan(found, held_out, teachers)
+        job.say_plan(found, held_out, teachers, init)
     try:
         finished = trainer.train(
             state, config, found, held_out, teachers, ranks=job.ranks, workers=args.workers,
-            after_step=job.after_step, after_epoch=job.after_epoch,
+            after_look=job.after_look, after_epoch=job.after_epoch,
         )  # fmt: skip
     except FloatingPointError as error:
         raise ranks.SharedError(
@@ -215,8 +215,8 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     return found
 
 
-def start(config: Config, args: argparse.Namespace, device: torch.device) -> State:
-    """The network with the weights that ``init`` names."""
+def start(config: Config, args: argparse.Namespace, device: torch.device) -> tuple[State, str]:
+    """The network with the weights that ``init`` names, and what these are."""
     network = classifiers.build(config.classifier)
     init = config.init
     if init == "pretrained":
@@ -225,14 +225,17 @@ def start(config: Config, args: argparse.Namespace, device: torch.device) -> Sta
         init = config.pretrained
     elif init in ("clean", "deg", "adapt"):
         init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], args.save_dir)
-    if init:
-        left = classifiers.initialise(network, images.find(init))
-        print(f"init        {init}" + (f" (not {', '.join(left)}: another number of classes)" if left else ""), flush=True)
-    return State(network.to(device), configs.make_optimizer(config, network.parameters()))
+    left = classifiers.initialise(network, images.find(init)) if init else []
+    said = f"{init}" + (f" (not {', '.join(left)}: another number of classes)" if left else "") if init else "nothing"
+    network.to(device)
+    return State(network, configs.make_optimizer(config, network.parameters())), said
 
 
-def load_teachers(config: Config, save_dir: Path, device: torch.device) -> list[classifiers.Classifier]:
-    """One for each known degradation, frozen."""
+def load_teachers(
+    config: Config, save_dir: Path, student: classifiers.Network, device: torch.device
+) -> list[classifiers.Classifier]:
+    """One for each known degradation, frozen. Raises ValueError for one that does not go with the student."""
+    blank = torch.zeros(2, 3, config.preprocess.size, config.preprocess.size, device=device)
     found = []
     for name in config.known if config.teachers else ():
         path = _stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir)
@@ -241,8 +244,24 @@ def load_teachers(config: Config, save_dir: Path, device: torch.device) -> list[
             raise ValueError(f"the teacher {path} has {len(teacher.classes)} classes, but {config.data.classes} has "
                              f"{len(class_list(config.data.classes))}; train it anew")  # fmt: skip
         teacher.network.to(device)
+        try:
+            with torch.no_grad():
+                widths = [network.eval().features(blank).shape[1] for network in (student, teacher.network)]
+        except RuntimeError as error:
+            raise ValueError(f"the classifier does not take images of {config.preprocess.size} pixels: {error}") from None
+        if widths[0] != widths[1] or teacher.preprocess.size != config.preprocess.size:
+            raise ValueError(f"the teacher {path} has {widths[1]} features of {teacher.preprocess.size} pixels, the student "
+                             f"{widths[0]} of {config.preprocess.size}; use the same backbone and size")  # fmt: skip
         found.append(teacher)
     return found
+
+
+def adapted_settings(config: Config) -> dict[str, Any] | None:
+    """How the adapted copies were made that this classifier learns from: those that it is tested on must be made alike."""
+    if config.view != "adapted":
+        return None
+    path = images.find(config.data.adapted) / images.SETTINGS
+    return images.read_json(path) if path.is_file() else None
 
 
 def check_sizes(config: Config, found: list[data.View]) -> None:
@@ -300,6 +319,7 @@ class _Job:
         self._asked = False
         self._saved = self._said = time.monotonic()
         self._first = (state.step, state.seconds)
+        self._adapted = adapted_settings(config)
         self._per_epoch = 0
         self._events = _events(folder, state.step) if world.rank == 0 else None
         self._told = len(state.losses)
@@ -311,16 +331,11 @@ class _Job:
             raise KeyboardInterrupt
         self._asked = True  # the step is finished first, so that the saved state is whole
 
-    def after_step(self, state: State) -> bool:
-        if self._world.size > 1 and state.step % trainer.LOOK_EVERY:
-            return False  # ranks agree about stopping from time to time, not at each step
+    def after_look(self, state: State) -> bool:
         now = time.monotonic()
         due = now - self._saved > 60 * self._args.save_minutes
-        if self._world.size > 1:
-            asked, due = (value > 0 for value in self.ranks.total([self._asked, due]))
-        else:
-            asked = self._asked
-        if self._world.rank == 0 and now - self._said > 15 and state.losses:
+        asked, due = (value > 0 for value in self.ranks.total([self._asked, due]))
+        if self._world.rank == 0 and now - self._said > 15:
             self._said = now
             self._say()
         if due and not asked:
@@ -339,7 +354,7 @@ class _Job:
         for name in (LAST, BEST) if is_best else (LAST,):
             self._guarded(lambda name=name: classifiers.save(
                 self._folder / name, state.network, self._config.raw, class_list(self._config.data.classes),
-                epoch=row["epoch"], metrics=row,
+                epoch=row["epoch"], metrics=row, adapted=self._adapted,
             ))  # fmt: skip
         if self._events is not None:
             for name, value in row.items():
@@ -356,13 +371,14 @@ class _Job:
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
         print(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}", file=sys.stderr, flush=True)
 
-    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list) -> None:
+    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list, init: str) -> None:
         config = self._config
         self._per_epoch = min(len(view.examples) for view in found) // config.train.batch_size
         parameters = sum(p.numel() for p in self._state.network.parameters())
         print(f"images      {', '.join(f'{view.name} {len(view.examples):,}' for view in found)}; held out "
               f"{', '.join(f'{len(view.examples):,}' for view in held_out)}: {config.view}")  # fmt: skip
         print(f"classifier  {config.backbone or config.classifier['type']}, {parameters:,} parameters")
+        print(f"starts from {init}")
         if teachers:
             print("teachers    " + "\n            ".join(str(teacher.path) for teacher in teachers))
         budget = [f"{value:g} {name}" for name in ("epochs", "steps", "minutes") if (value := getattr(config.train, name))]

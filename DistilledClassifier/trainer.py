@@ -98,13 +98,14 @@ def train(
     *,
     ranks: Ranks | None = None,
     workers: int = 0,
-    after_step: Callable[[State], bool] = lambda state: False,
+    after_look: Callable[[State], bool] = lambda state: False,
     after_epoch: Callable[[State, bool], None] = lambda state, is_best: None,
 ) -> bool:
-    """Train until the budget is spent or nothing improves; False where ``after_step`` returned True before.
+    """Train until the budget is spent or nothing improves; False where ``after_look`` returned True before.
 
-    found, held_out: the views for training and validation; teachers: none, or one for each view, in order. after_epoch gets
-    whether this is the best so far. Raises FloatingPointError for a loss that is not finite.
+    found, held_out: the views for training and validation; teachers: none, or one for each view, in order. after_look is called
+    when the losses so far have been looked at, on all ranks after the same step; after_epoch gets whether this is the best so
+    far. Raises FloatingPointError for a loss that is not finite.
     """
     ranks = ranks or Ranks()
     steps = Steps(found, config.augment, config.preprocess, config.train.batch_size, config.train.seed, ranks.rank, ranks.size)
@@ -113,6 +114,7 @@ def train(
     last = total_steps(config, steps.per_epoch) or 1 << 40
     batches = steps.loader(state.step, last, workers)
     waiting: list[dict[str, torch.Tensor]] = []
+    looked = time.perf_counter()
     state.network.train()
     while progress(config, steps.per_epoch, state) < 1 and not _is_stale(config, state):
         begun = time.perf_counter()
@@ -129,24 +131,21 @@ def train(
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         waiting.append({name: value.detach() for name, value in parts.items()})
-        ends_epoch = state.step % steps.per_epoch == 0
-        looks = len(waiting) >= LOOK_EVERY or ends_epoch
-        if looks:
-            _look(state, waiting, ranks)
-            waiting = []
-        seconds, waited = ranks.mean([time.perf_counter() - begun, waited]) if config.train.minutes else (
-            time.perf_counter() - begun, waited)  # fmt: skip
+        seconds = time.perf_counter() - begun
+        if config.train.minutes:  # all ranks must agree about the end
+            seconds, waited = ranks.mean([seconds, waited])
         state.seconds += seconds
         state.waited += waited
         over = progress(config, steps.per_epoch, state) >= 1
-        if ends_epoch or over:
-            if waiting:
-                _look(state, waiting, ranks)
-                waiting = []
-            _end_epoch(state, config, steps.per_epoch, held_out, ranks, after_epoch)
-        if not over and after_step(state):
+        ends_epoch = over or state.step % steps.per_epoch == 0
+        impatient = ranks.size == 1 and time.perf_counter() - looked > 1
+        if ends_epoch or impatient or len(waiting) >= LOOK_EVERY:
             _look(state, waiting, ranks)
-            return False
+            waiting, looked = [], time.perf_counter()
+            if ends_epoch:
+                _end_epoch(state, config, steps.per_epoch, held_out, ranks, after_epoch)
+            if not over and after_look(state):
+                return False
     return True
 
 
@@ -169,8 +168,6 @@ def _losses(config: Config, network: nn.Module, teachers: Sequence[Classifier], 
 
 def _look(state: State, waiting: list[dict[str, torch.Tensor]], ranks: Ranks) -> None:
     """Fetch the losses of the last steps, averaged over ranks, and check them."""
-    if not waiting:
-        return
     names = list(waiting[0])
     table = torch.stack([torch.stack([parts[name] for name in names]) for parts in waiting]).double()
     values = np.array(ranks.mean(table.flatten().tolist())).reshape(table.shape)

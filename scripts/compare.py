@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         networks = [classifiers.load(path) for path in (args.classifier, *(args.students or ()))]
+        networks[-1].check_adapted(args.adapted)
         found = cells(Folder(args.degraded), "imagenetc", ["all"], ["all"], train=True)
         compared = {cell: compare(args, cell, networks) for cell in found}
     except (ValueError, OSError) as error:

@@ -95,6 +95,11 @@ def test_students_see_their_own_view_and_their_logits_are_summed(views, tmp_path
     row = images.read_json(tmp_path / "out/compare.json")["cells"]["fog/2"]
     assert (row["degraded student"], row["adapted student"], row["sum"]) == (0, 100, 100)
     assert "| corruption | N | degraded | adapted | self-ensemble | degraded student |" in capsys.readouterr().out
+    other["adapted"] = {"N": 12, "D": 4}
+    torch.save(other, tmp_path / "sure.pth")
+    images.write_json(tmp_path / "adapted/settings.json", {"N": 20, "D": 4})
+    assert compare.main([*map(str, views), "--students", str(tmp_path / "net.pth"), str(tmp_path / "sure.pth")]) == 2
+    assert "N 20 there, 12 in training" in (said := capsys.readouterr().err) and "D 4" not in said
 
 
 def test_a_missing_copy_is_named(views, tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 0
     assert teacher.read_bytes() == before
     said = capsys.readouterr().out
-    assert f"init        {only_run(tmp_path)}/model_best.pth" in said and str(teacher) in said
+    assert f"starts from {only_run(tmp_path)}/model_best.pth" in said and str(teacher) in said
     student = only_run(tmp_path, "combined_deg/deg_all/own_Tiny_degDistill")
     header, first = (student / "losses.csv").read_text().splitlines()[:2]
     assert header == "step,loss,cross_entropy,cosine_inheritance"
@@ -169,12 +169,34 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(student / "model_best.pth")["metrics"].keys()
 
 
+def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_path):
+    (tmp_path / "tree").joinpath("clean").rename(tmp_path / "tree" / "jpeg")
+    (tmp_path / "tree").rename(tmp_path / "adapted")
+    images.write_json(tmp_path / "adapted" / "settings.json", {"N": 12})
+    assert train.main(flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")) == 0
+    found = classifiers.load(only_run(tmp_path, "jpeg/ind/own_Tiny_adapt") / "model_best.pth")
+    assert found.adapted == {"N": 12}
+    found.check_adapted(tmp_path / "adapted")
+    images.write_json(tmp_path / "adapted" / "settings.json", {"N": 13})
+    with pytest.raises(ValueError, match="N 13 there, 12 in training"):
+        found.check_adapted(tmp_path / "adapted")
+
+
+def test_a_teacher_of_another_shape_is_refused(stages, tmp_path, capsys):
+    timm = {"type": "timm", "name": "resnet18", "num_classes": 3}
+    pytest.importorskip("timm")
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    more = ["--set", f"classifier={timm}", "known=[clean]", "init=null"]
+    assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 2
+    assert "features of 8 pixels, the student" in capsys.readouterr().err
+
+
 def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     experiment = config.load(stages["degDistill"], {"known": ["clean"]})
-    (teacher,) = train.load_teachers(experiment, tmp_path / "saved", torch.device("cpu"))
-    before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
     network = classifiers.build(experiment.classifier)
+    (teacher,) = train.load_teachers(experiment, tmp_path / "saved", network, torch.device("cpu"))
+    before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
     state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
     found = data.views(experiment, "train"), data.views(experiment, "val")
     assert trainer.train(state, experiment, *found, [teacher])
