@@ -31,14 +31,14 @@ SETTINGS = "settings.json"  # it lies at the root of every tree of adapted image
 
 
 def find(path: str | Path) -> Path:
-    """``path`` as given; where it starts with ``ckpt`` or ``dataset``, also from other folders of a checkout.
+    """``path`` as given; where it starts with ``ckpt``, ``dataset`` or ``saved``, also from other folders of a checkout.
 
-    The published commands are run from DDA/ and from DistilledClassifier/, name ``ckpt/…`` (in DDA/) and ``dataset/…`` (at the
-    root), and must also work from the root.
+    The published commands are run from DDA/ and from DistilledClassifier/, name ``ckpt/…`` (in DDA/), ``dataset/…`` and
+    ``saved/…`` (at the root), and must also work from the root.
     """
     path = Path(path).expanduser()
     root = Path(__file__).resolve().parents[1]
-    homes = {"ckpt": root / "DDA", "dataset": root}
+    homes = {"ckpt": root / "DDA", "dataset": root, "saved": root}
     first = path.parts[0] if path.parts else "."
     if first not in homes or not Path.cwd().is_relative_to(root) or path.exists():
         return path

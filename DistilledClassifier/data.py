@@ -6,16 +6,15 @@ a run that was interrupted, or has more processes, sees the same images. Validat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from DDA import datasets, images
 from DDA.datasets import Source, class_list
@@ -149,7 +148,7 @@ def _hint(config: Config, name: str, on_disk: bool) -> str:
 # ---------------------------------------------------------------------------------------------- batches
 
 
-class Steps(Dataset):
+class Steps:
     """Item ``step``: the whole batch of one rank, one group of each view after the other; uint8 (B,S,S,3) and labels (B,)."""
 
     def __init__(self, found: Sequence[View], augment: Augment, preprocess: Preprocess, batch_size: int, seed: int,
@@ -171,13 +170,25 @@ class Steps(Dataset):
         return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.array(labels))
 
     def loader(self, first: int, last: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of the steps first..last-1, prepared ahead by ``workers`` processes."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(first, last), num_workers=workers,
-                               prefetch_factor=4 if workers else None, worker_init_fn=_start_worker))  # fmt: skip
+        """The batches of the steps first..last-1, prepared ahead by ``workers`` threads.
 
-
-def _start_worker(number: int) -> None:
-    cv2.setNumThreads(1)
+        Threads, because a process that forks while libraries run threads of their own may hang; the libraries that decode and
+        degrade let other threads run.
+        """
+        if not workers:
+            yield from map(self.__getitem__, range(first, last))
+            return
+        pool = ThreadPoolExecutor(workers, "batches")
+        try:
+            ahead: deque[Future] = deque()
+            for step in range(first, last):
+                ahead.append(pool.submit(self.__getitem__, step))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @lru_cache(maxsize=16)

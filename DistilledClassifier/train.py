@@ -111,7 +111,7 @@ def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="any entry of the config, such as data.root=photos"
     )
     p.add_argument("--new", action="store_true", help="start a new run where there is one already")
-    p.add_argument("--workers", type=int, default=2, metavar="INT", help="processes that prepare images (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=2, metavar="INT", help="threads that prepare images (default: %(default)s)")
     p.add_argument(
         "--save_minutes", type=float, default=2.0, metavar="FLOAT", help="between saved states (default: %(default)s)"
     )
@@ -223,6 +223,9 @@ def start(config: Config, args: argparse.Namespace, device: torch.device) -> tup
         if config.pretrained is None and not config.classifier.get("pretrained"):
             raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
         init = config.pretrained
+        if init and not images.find(init).is_file():
+            raise FileNotFoundError(f"the pretrained weights {images.find(init)} are missing: the file of this name is in "
+                                    "OpenMMLab's model zoo (mmcls 0.x); put it there, or give other weights with --init FILE")  # fmt: skip
     elif init in ("clean", "deg", "adapt"):
         init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], args.save_dir)
     left = classifiers.initialise(network, images.find(init)) if init else []

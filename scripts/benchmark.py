@@ -135,7 +135,7 @@ def data(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """ResNet-20, 3 x 128 images of 32 pixels a step, degraded on the fly by 2 workers."""
+    """ResNet-20, 3 x 128 images of 32 pixels a step, degraded on the fly by 2 threads."""
     from DistilledClassifier import classifiers
     from DistilledClassifier.train_all_deg import main as train_all_deg
 

@@ -95,11 +95,9 @@ def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_noth
 
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
     path = write_config(tmp_path, "clean", train={"epochs": 20, "batch_size": 30})
-    (tmp_path / "a").mkdir()
+    assert train.main(flags(tmp_path, path)) == 0
+    whole = only_run(tmp_path).rename(tmp_path / "whole")
     command = [sys.executable, "-m", "DistilledClassifier.train", *flags(tmp_path, path, "--save_minutes", "0.002")]
-    assert subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
-    whole = only_run(tmp_path)
-    whole = whole.rename(tmp_path / "whole")
     process = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + 60
     while not list((tmp_path / "saved").rglob("resume.pt")) and time.monotonic() < limit:
@@ -295,6 +293,8 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
         ),
         ("adapt", ["--dt", "jpeg", "--init", ""], "data.adapted: "),
         ("clean", ["--init", "nowhere.pth"], "nowhere.pth is not a file"),
+        ("clean", ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"], "OpenMMLab's model zoo"),
+        ("clean", ["--set", "init=pretrained"], "the backbone names no pretrained weights"),
         ("clean", ["-d", "7"], "-d 7: there is no GPU"),
         ("clean", ["-r", "nowhere/model_best.pth"], "there is no resume.pt beside it"),
         ("clean", ["--lr", "1e30", "--epochs", "30"], "lower --lr, or set train.warmup=200"),

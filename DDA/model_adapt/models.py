@@ -1,0 +1,119 @@
+"""Classifiers of this project, of mmcls and of timm behind three steps: prepare an image, make a batch, give logits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from DDA import images
+from DistilledClassifier import classifiers
+from DistilledClassifier.classifiers import Classifier, Preprocess
+
+
+class Model:
+    """``prepare`` an image uint8 (H,W,3) RGB; ``batch`` of prepared ones, float (N,3,H,W); ``logits`` of a batch, (N,K)."""
+
+    name: str
+    classes: tuple[str, ...] | None = None
+    adapted: dict | None = None  # settings of the adapted copies that it learnt from
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def batch(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def check_adapted(self, tree: Path) -> None:
+        """Raise ValueError where a tree was adapted otherwise than the copies that it learnt from."""
+
+
+class Ours(Model):
+    """A classifier that tells its own preprocessing."""
+
+    def __init__(self, classifier: Classifier, name: str, device: torch.device):
+        self.name, self.classes, self._device, self._classifier = name, classifier.classes, device, classifier
+        self._network = classifier.network.to(device)
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        return self._classifier.preprocess.fit(pixels)
+
+    def batch(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
+        return self._classifier.preprocess.normalise(torch.from_numpy(np.stack(prepared)).to(self._device))
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._network(batch)[1].float()
+
+    def check_adapted(self, tree: Path) -> None:
+        self._classifier.check_adapted(tree)
+
+
+class Mmcls(Model):
+    """Weights of mmcls in the config's model, behind the config's pipeline but for its loading step: we read the images."""
+
+    def __init__(self, path: Path, model: Mapping[str, Any], pipeline: Sequence[Mapping[str, Any]], device: torch.device):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mmcls.datasets.pipelines import Compose
+
+        network = classifiers.build(plain(model))
+        left = classifiers.initialise(network, path)
+        if left:
+            raise ValueError(f"{path} has another number of classes than the config's model ({left[0]})")
+        meta = classifiers.read(path).get("meta", {})
+        self.classes = tuple(meta["CLASSES"]) if isinstance(meta, dict) and meta.get("CLASSES") else None
+        self.name, self._device, self._network = path.stem, device, network.eval().requires_grad_(False).to(device)
+        self._pipeline = Compose([plain(step) for step in pipeline if step["type"] != "LoadImageFromFile"])
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        return self._pipeline({"img": bgr, "img_shape": bgr.shape, "ori_shape": bgr.shape, "filename": None,
+                               "ori_filename": None, "img_fields": ["img"]})["img"].numpy()  # fmt: skip
+
+    def batch(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(prepared)).to(self._device)
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._network(batch)[1].float()
+
+
+def load(text: str, config: Mapping[str, Any], pipeline: Sequence[Mapping[str, Any]], device: torch.device) -> Model:
+    """A classifier: ``timm/<name>`` pretrained, a checkpoint of this project, or weights for the config's model.
+
+    Raises FileNotFoundError and ValueError.
+    """
+    if text.startswith("timm/") and not Path(text).exists():
+        return _timm(text, device)
+    path = images.find(text)
+    content = classifiers.read(path)
+    if "state_dict" in content and {"config", "classes", "preprocess"} <= content.keys():
+        return Ours(classifiers.load(path), path.stem, device)
+    state = classifiers.weights(content)
+    if {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"} <= state.keys():
+        return Ours(classifiers.load(path), path.stem, device)
+    return Mmcls(path, config, pipeline, device)
+
+
+def _timm(text: str, device: torch.device) -> Model:
+    name = text.removeprefix("timm/")
+    network = classifiers.build({"type": "timm", "name": name, "pretrained": True})
+    told = network.model.pretrained_cfg
+    size = told["input_size"][1]
+    resize = round(size / (told.get("crop_pct") or 1))
+    how = told.get("interpolation") if told.get("interpolation") in ("bilinear", "bicubic") else "bicubic"
+    preprocess = Preprocess(size, resize, tuple(told["mean"]), tuple(told["std"]), how)
+    return Ours(Classifier(network.eval().requires_grad_(False), preprocess), name, device)
+
+
+def plain(value: Any) -> Any:
+    """A value of mmcv's Config with Python's own dicts; lists and tuples stay what they are."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,53 @@
+"""Two views of the same images, joined by key: nothing is matched by its place in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from DDA import images
+from DDA.datasets import Source
+from DistilledClassifier import trees
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The images of one corruption and severity. keys: sorted; labels (N,); first, second: names in the sources."""
+
+    name: str
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+
+def join(first: Source, second: Source, cell: str, classes: Sequence[str], at_most: int | None = None) -> Cell:
+    """Pair the images of a cell in two sources.
+
+    at_most: the first so many by key. Raises ValueError naming keys that have no partner, or no class.
+    """
+    names = [{images.key_of(name): name for name in source.list(cell)[0]} for source in (first, second)]
+    for (there, where), (other, elsewhere) in (
+        ((names[0], first), (names[1], second)),
+        ((names[1], second), (names[0], first)),
+    ):
+        alone = sorted(set(there) - set(other))
+        if alone:
+            shown = ", ".join(alone[:3]) + (", …" if len(alone) > 3 else "")
+            raise ValueError(
+                f"{len(alone)} of {len(there)} images of {where.path} have no partner in {elsewhere.path}: {shown}; "
+                "run the adaptation again, or remove them"
+            )
+    keys = tuple(sorted(names[0]))[:at_most]
+    if not keys:
+        raise ValueError(f"{first.path} has no images in {cell}")
+    index = {label: i for i, label in enumerate(classes)}
+    labels = [trees.parse(names[0][key], classes)[2] for key in keys]
+    if None in labels:
+        raise ValueError(
+            f"{first.where(names[0][keys[labels.index(None)]])} has none of the {len(classes)} classes in its name"
+        )
+    found = np.array([index[label] for label in labels])
+    return Cell(cell, keys, found, *(tuple(view[key] for key in keys) for view in names))

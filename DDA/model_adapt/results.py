@@ -1,0 +1,193 @@
+"""The scores of every image on disk, and the tables that are made of them, with or without the models at hand.
+
+``<out>/<severity>/<corruption>.npz`` holds ``keys``, ``labels`` and the logits (N,K) of each column; ``summary.json`` the
+facts of the run and its numbers; ``summary.md`` the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from DDA import images
+from DDA.model_adapt import metrics
+from DDA.model_adapt.ensemble import FUSE_RULES, combine
+from DDA.model_adapt.paired import Cell
+
+TITLES = {
+    "source": "source",
+    "source_adapted": "adapted + source",
+    "self_ensemble": "self-ensemble",
+    "first": "first",
+    "second": "second",
+    "combined": "combined",
+}
+
+
+def path_of(out: Path, cell: str) -> Path:
+    corruption, _, severity = cell.partition("/")
+    return out / (severity or "0") / f"{'all' if corruption == '.' else corruption}.npz"
+
+
+def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray]) -> None:
+    """The scores of a cell's images."""
+    path = path_of(out, cell.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write_with(path, lambda file: np.savez(file, keys=np.array(cell.keys), labels=cell.labels, **columns))
+
+
+def read(out: Path, cell: str) -> dict[str, np.ndarray]:
+    """``keys``, ``labels`` and columns of a cell. Raises FileNotFoundError, ValueError."""
+    path = path_of(out, cell)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; run test_ensemble.py again")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run test_ensemble.py again") from None
+
+
+def as_scores(logits: torch.Tensor, kind: str) -> torch.Tensor:
+    """Logits as they are, or as probabilities."""
+    return logits.softmax(1) if kind == "probabilities" else logits
+
+
+def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Column to scores (N,K) of a cell: those on disk, and those that are combined of them."""
+    scores = {name: found[name] for name in ("source", "source_adapted") if name in found}
+    if "source" in found:
+        both = [torch.from_numpy(found[name]).softmax(1) for name in ("source", "source_adapted")]
+        scores["self_ensemble"] = ((both[0] + both[1]) / 2).numpy()
+    scores |= {name: found[name] for name in ("first", "second")}
+    if facts["ensemble"] in FUSE_RULES:
+        return scores | {"combined": found["combined"]}
+    pair = [as_scores(torch.from_numpy(found[name]), facts["scores"]) for name in ("first", "second")]
+    return scores | {"combined": combine(*pair, facts["ensemble"]).numpy()}
+
+
+def probabilities(name: str, scores: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    """What a column says as probabilities: sums of probabilities are divided by their sum, logits go through softmax."""
+    if name == "self_ensemble" or (
+        name == "combined" and facts["scores"] == "probabilities" and facts["ensemble"] not in FUSE_RULES
+    ):
+        return scores / scores.sum(1, keepdims=True)
+    return torch.from_numpy(scores).softmax(1).numpy()
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def summarise(out: Path, facts: Mapping[str, Any]) -> str:
+    """Write summary.json and summary.md of the scores on disk; returns the text."""
+    cells, right, groups = {}, {}, []
+    for cell in facts["cells"]:
+        found = read(out, cell)
+        scores = columns(found, facts)
+        labels = found["labels"]
+        cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
+        groups.extend(str(key)[len(cell) + 1 :] if cell != "." else str(key) for key in found["keys"])
+        for name, value in scores.items():
+            right.setdefault(name, []).append(metrics.hits(value, labels))
+    hits = {name: np.concatenate(parts) for name, parts in right.items()}
+    summary = {
+        "protocol": protocol(facts, cells),
+        "facts": dict(facts),
+        "cells": cells,
+        "all": _overall(cells, hits, np.array(groups), facts),
+    }
+    images.write_json(out / "summary.json", summary)
+    text = markdown(summary)
+    images.write_bytes(out / "summary.md", text.encode())
+    return text
+
+
+def _measure(name: str, scores: np.ndarray, labels: np.ndarray, facts: Mapping[str, Any]) -> dict[str, Any]:
+    k = min(facts["topk"], scores.shape[1])
+    found: dict[str, Any] = {
+        "top1": float(metrics.hits(scores, labels).mean()),
+        f"top{k}": float(metrics.hits(scores, labels, k).mean()),
+    }
+    wanted = set(facts["metrics"])
+    if wanted & {"precision", "recall", "f1_score", "support"}:
+        each = metrics.per_class(scores.argmax(1), labels, scores.shape[1])
+        for metric, key in (("precision", "precision"), ("recall", "recall"), ("f1_score", "f1"), ("support", "support")):
+            if metric in wanted:
+                values = [None if np.isnan(value) else float(value) for value in each[key]]
+                present = [value for value in values if value is not None]
+                found[metric] = {"per_class": values} | (
+                    {"macro": float(np.mean(present))} if metric != "support" and present else {}
+                )
+    if "calibration" in wanted:
+        chances = probabilities(name, scores, facts)
+        found |= {"ECE": metrics.calibration_error(chances, labels), "NLL": metrics.negative_log_likelihood(chances, labels)}
+    return found
+
+
+def _overall(
+    cells: Mapping[str, Any], hits: Mapping[str, np.ndarray], groups: np.ndarray, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Means over cells, every cell counting alike, with bootstrap intervals over images."""
+    found: dict[str, Any] = {}
+    for name in hits:
+        low, high = metrics.interval(hits[name].astype(float), groups)
+        rows = [row[name] for row in cells.values()]
+        numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
+        found[name] = {key: float(np.mean([row[key] for row in rows])) for key in numbers} | {"interval": [low, high]}
+    if "flips" in facts["metrics"]:
+        found["flips"] = {f"{one} to {two}": metrics.flips(hits[one], hits[two]) for one in hits for two in hits if one != two}
+    if facts.get("baseline") == "alexnet":
+        baseline = {name: value / 100 for name, value in metrics.ALEXNET.items()}
+        for name in hits:
+            top1: dict[str, dict[str, float]] = {}
+            for cell, row in cells.items():
+                corruption, _, severity = cell.partition("/")
+                top1.setdefault(corruption, {})[severity] = row[name]["top1"]
+            errors = metrics.corruption_errors(top1, baseline)["CE"]
+            found[name] |= {"CE": errors, "mCE": float(np.mean(list(errors.values())))}
+    return found
+
+
+def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
+    """One sentence that says what the numbers are of."""
+    corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in cells))
+    severities = sorted({cell.partition("/")[2] for cell in cells})
+    part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
+    return (
+        f"{sum(row['N'] for row in cells.values()):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
+        f"({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}{part}; means over cells of equal weight; "
+        f"combined: {facts['ensemble']} of {facts['scores']}; 95 % bootstrap intervals over images"
+        + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
+    )
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The protocol, a table of top-1 per corruption (mean over severities), and the means with their intervals."""
+    cells, facts = summary["cells"], summary["facts"]
+    names = [name for name in TITLES if name in next(iter(cells.values()))]
+    titles = [TITLES[name] if name != "combined" else facts["ensemble"] for name in names]
+    lines = [summary["protocol"] + ".", "", f"| top-1 % | N | {' | '.join(titles)} |", "|---" * (len(names) + 2) + "|"]
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for cell, row in cells.items():
+        rows.setdefault(cell.partition("/")[0], []).append(row)
+    for corruption, group in rows.items():
+        values = [f"{100 * np.mean([row[name]['top1'] for row in group]):.1f}" for name in names]
+        lines.append(f"| {corruption} | {sum(row['N'] for row in group)} | {' | '.join(values)} |")
+    means = [f"**{100 * summary['all'][name]['top1']:.1f}**" for name in names]
+    lines.append(f"| **mean of {len(cells)} cells** | {sum(row['N'] for row in cells.values())} | {' | '.join(means)} |")
+    spans = [[100 * value for value in summary["all"][name]["interval"]] for name in names]
+    lines.append(f"| 95 % interval | | {' | '.join(f'{low:.1f} to {high:.1f}' for low, high in spans)} |")
+    for key, digits in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f")):
+        if key in summary["all"][names[0]]:
+            lines.append(f"| {key} | | {' | '.join(format(summary['all'][name][key], digits) for name in names)} |")
+    if "flips" in summary["all"]:
+        lines += ["", "| from | to | broken % | mended % |", "|---|---|---|---|"]
+        for pair, rates in summary["all"]["flips"].items():
+            one, two = pair.split(" to ")
+            if names.index(one) < names.index(two):
+                lines.append(f"| {TITLES[one]} | {TITLES[two]} | {100 * rates['NFR']:.1f} | {100 * rates['PFR']:.1f} |")
+    return "\n".join(lines) + "\n"

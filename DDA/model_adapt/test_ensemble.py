@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Two classifiers on two views of the same images, and their combination, per corruption and severity.
+
+  test_ensemble.py configs/ensemble/resnet18_ensemble_b64_cifar10c.py STUDENT1.pth --second_model_prefix STUDENT2.pth \\
+      --ensemble sum --corruption all --severity all --data_prefix1 dataset/CIFAR-10-C \\
+      --data_prefix2 dataset/generated/cifar10c --out eval
+  mpiexec -n 2 test_ensemble.py … --launcher mpi
+  torchrun --nproc_per_node 2 DDA/model_adapt/test_ensemble.py … --launcher pytorch
+
+Without a second classifier the first one sees both views (DDA's self-ensemble). A classifier is a checkpoint of this project,
+weights of mmcls for the config's model, or timm/<name>. OUT gets <severity>/<corruption>.npz, the scores of every image,
+from which every table can be made again; summary.json and summary.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+
+from DDA import datasets, images, ranks
+from DDA.datasets import LAYOUTS, Source, class_list
+from DDA.model_adapt import models, results
+from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
+from DDA.model_adapt.models import Model
+from DDA.model_adapt.paired import Cell, join
+from DDA.progress import Progress
+from DistilledClassifier.train import pick_device
+
+PROGRAM = "test_ensemble.py"
+METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
+SCORES = ("logits", "probabilities")
+IGNORED = {"show": False, "show_dir": None, "show_options": None, "gpu_collect": False, "tmpdir": None, "out_items": None,
+           "local_rank": None}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate; returns 0, 130 when it was interrupted, 1 or 2 for errors."""
+    return ranks.run(lambda world: _main(world, argv), PROGRAM, "run the same command again")
+
+
+def _main(world: ranks.World, argv: list[str] | None) -> int:
+    args = world.on_root(lambda: parse(argv, world))
+    torch.set_num_threads(world.cpu_threads())
+    device = world.together(lambda: device_of(args, world.local_rank))
+    job = world.together(lambda: _Job(args, device))
+    if world.rank == 0:
+        job.say_plan(world.size)
+    progress = Progress(sum(len(cell.keys) for cell in job.cells), world.size) if world.rank == 0 else None
+    with ThreadPoolExecutor(2) as pool:
+        for cell in job.cells:
+            rows = range(world.rank, len(cell.keys), world.size)
+            parts = world.gather(job.run(cell, rows, pool, world.report))
+            if world.rank == 0:
+                whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
+                results.write(args.out, cell, whole)
+                progress.add(world.reports())
+    if world.rank == 0:
+        progress.add(world.reports())
+        text = results.summarise(args.out, job.facts())
+        print(f"\n{text}\nwritten     {args.out}", flush=True)
+    return 0
+
+
+def _interleave(parts: list[np.ndarray], count: int) -> np.ndarray:
+    """Rank r had the rows r, r + ranks, …"""
+    whole = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…")
+    p.add_argument("checkpoint", metavar="FIRST", help="the classifier of degraded images")
+    p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
+    p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
+    p.add_argument("--ensemble", choices=(*RULES, *OURS, *FUSE_RULES), help="how the scores are combined (default: sum)")
+    p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
+    p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
+    p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all")
+    p.add_argument("--severity", nargs="+", metavar="1..5", help="numbers, or all")
+    p.add_argument("--data_prefix1", metavar="PATH", help="degraded images: a tree, or a data set's files")
+    p.add_argument("--data_prefix2", metavar="PATH", help="adapted copies")
+    p.add_argument("--dataset", choices=LAYOUTS, help="layout of the trees (default: the config's)")
+    p.add_argument(
+        "--train", type=lambda text: text.lower() == "true", metavar="True|False", help="split of layouts that have one"
+    )
+    p.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images a cell, the first by key")
+    p.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="(default: eval)")
+    p.add_argument("--batch_size", type=int, metavar="INT", help="(default: the config's samples_per_gpu)")
+    p.add_argument("--baseline", metavar="NAME", choices=("alexnet",), help="of mCE: AlexNet's published ImageNet-C errors")
+    p.add_argument("--metric-options", nargs="+", default=[], metavar="NAME=VALUE", help="topk=5")
+    p.add_argument("--cfg-options", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the config")
+    p.add_argument("--device", metavar="auto|cpu|cuda", help="(default: auto)")
+    p.add_argument("--gpu-id", type=int, metavar="INT", help="the number of a GPU")
+    p.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), help="accepted: the launcher is recognised")
+    for name in ("--show", "--gpu-collect"):
+        p.add_argument(name, action="store_true", help="accepted, and changes nothing")
+    for name in ("--show-dir", "--tmpdir", "--local_rank", "--local-rank"):
+        p.add_argument(name, help="accepted, and changes nothing")
+    for name in ("--show-options", "--out-items"):
+        p.add_argument(name, nargs="+", help="accepted, and changes nothing")
+    return p
+
+
+def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
+    """The command line over the config: a flag that was not given overrides nothing. Raises ValueError."""
+    args = parser().parse_args(argv)
+    config = read_config(args.config, args.cfg_options)
+    test, evaluation = config["data"]["test"], config.get("evaluation", {})
+    chosen = {
+        "ensemble": evaluation.get("ensemble", "sum"), "scores": evaluation.get("scores", "logits"),
+        "metrics": list(evaluation.get("metrics", ["accuracy"])), "corruption": list(evaluation.get("corruption", ["all"])),
+        "severity": [str(severity) for severity in evaluation.get("severity", ["all"])], "dataset": test.get("layout"),
+        "data_prefix1": test.get("data_prefix1"), "data_prefix2": test.get("data_prefix2"), "train": test.get("train", False),
+        "batch_size": config["data"].get("samples_per_gpu", 64), "device": "auto",
+    }  # fmt: skip
+    for name, value in chosen.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.model, args.pipelines = config.get("model", {}), (test["pipeline"], test.get("pipeline2", test["pipeline"]))
+    args.classes = test.get("classes")
+    for name in ("data_prefix1", "data_prefix2"):
+        if getattr(args, name) is None:
+            raise ValueError(f"--{name} is missing, and {args.config} does not name it either")
+        setattr(args, name, images.find(getattr(args, name)))
+    if args.batch_size < 1 or (args.num_samples is not None and args.num_samples < 1):
+        raise ValueError("--batch_size and --num_samples must be at least 1")
+    if "mCE" in args.metrics and args.baseline is None:
+        raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
+    args.topk = _topk(args.metric_options)
+    launched = {"none": world.size == 1, None: True}.get(args.launcher, world.size > 1)
+    if not launched:
+        print(f"{PROGRAM}: note: --launcher {args.launcher}, but {world.size} process(es) were started; mpiexec, torchrun and "
+              "srun start several", file=sys.stderr)  # fmt: skip
+    ignored = [name for name, default in IGNORED.items() if getattr(args, name) not in (default, None)]
+    if ignored:
+        print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
+    return args
+
+
+def _topk(options: list[str]) -> int:
+    for option in options:
+        name, _, value = option.partition("=")
+        if name != "topk" or not value.split(",")[-1].strip("() ").isdigit():
+            raise ValueError(f"--metric-options {option} is unknown; use topk=5")
+        return int(value.split(",")[-1].strip("() "))
+    return 5
+
+
+def read_config(path: Path, options: list[str]) -> dict[str, Any]:
+    """mmcv's Config as plain values. Raises FileNotFoundError, ValueError."""
+    try:
+        from mmcv import Config, DictAction
+    except ImportError as error:
+        raise ValueError(f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})") from None
+    here = Path(__file__).parent
+    found = next(
+        (place for place in (path, here / path, here.parent / path, here.parent.parent / path) if place.is_file()), None
+    )
+    if found is None:
+        there = ", ".join(sorted(file.stem for file in (here / "configs" / "ensemble").glob("*.py")))
+        raise FileNotFoundError(f"{path} does not exist; in configs/ensemble/ there are {there}")
+    config = Config.fromfile(str(found))
+    changes = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"--cfg-options {option} is not NAME=VALUE")
+        changes[name] = DictAction._parse_iterable(value)
+    config.merge_from_dict(changes)
+    content = models.plain(config._cfg_dict.to_dict())
+    if "pipeline" not in content.get("data", {}).get("test", {}):
+        raise ValueError(f"{found} has no data.test.pipeline")
+    return content
+
+
+def device_of(args: argparse.Namespace, local_rank: int) -> torch.device:
+    return pick_device(str(args.gpu_id) if args.gpu_id is not None else args.device, local_rank)
+
+
+# ---------------------------------------------------------------------------------------------- the work
+
+
+class _Job:
+    """The cells, and what every classifier says of their images."""
+
+    def __init__(self, args: argparse.Namespace, device: torch.device):
+        self._args = args
+        first, second = args.pipelines
+        self._first = models.load(args.checkpoint, args.model, first, device)
+        self._second = models.load(args.second_model_prefix or args.checkpoint, args.model, second, device)
+        self._source = models.load(args.source, args.model, first, device) if args.source else None
+        self.classes = self._first.classes or class_list(args.classes)
+        for model in (self._second, self._source):
+            if model is not None and model.classes and tuple(model.classes) != tuple(self.classes):
+                raise ValueError(f"{model.name} has other classes than {self._first.name}: they cannot be combined")
+        self._views = (self._open(args.data_prefix1), self._open(args.data_prefix2))
+        if isinstance(self._views[1], datasets.Folder):
+            self._second.check_adapted(self._views[1].path)
+        severities = args.severity if args.dataset not in datasets.SPLITS else []
+        names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
+                               leave_out=args.data_prefix2)  # fmt: skip
+        if "all" in args.corruption:
+            names = [name for name in names if name.split("/")[0] != "clean"]
+        self.cells = [join(*self._views, name, self.classes, args.num_samples) for name in names]
+
+    def _open(self, path: Path) -> Source:
+        if not path.exists():
+            flag = "--data_prefix1" if path == self._args.data_prefix1 else "--data_prefix2"
+            raise FileNotFoundError(f"{flag} {path} does not exist")
+        return datasets.open_source(path, None if path.is_dir() else self.classes)
+
+    def columns(self) -> dict[str, tuple[Model, int]]:
+        """Which classifier sees which view (0 degraded, 1 adapted)."""
+        found = {"first": (self._first, 0), "second": (self._second, 1)}
+        if self._source is not None:
+            found |= {"source": (self._source, 0), "source_adapted": (self._source, 1)}
+        return found
+
+    @torch.no_grad()
+    def run(self, cell: Cell, rows: range, pool: ThreadPoolExecutor, report: Callable) -> dict[str, np.ndarray]:
+        """The logits of each column, and of the blended images where the rule blends, for some rows of a cell: (n,K) each."""
+        said: dict[str, list[np.ndarray]] = {}
+        batches = [rows[i : i + self._args.batch_size] for i in range(0, len(rows), self._args.batch_size)]
+        ahead = [pool.submit(self._read, cell, batch) for batch in batches[:2]]
+        for number, batch in enumerate(batches):
+            prepared = ahead.pop(0).result()
+            if number + 2 < len(batches):
+                ahead.append(pool.submit(self._read, cell, batches[number + 2]))
+            inputs = {name: model.batch(prepared[name]) for name, (model, _) in self.columns().items()}
+            found = {name: model.logits(inputs[name]) for name, (model, _) in self.columns().items()}
+            if self._args.ensemble in FUSE_RULES:
+                scores = [results.as_scores(found[name], self._args.scores) for name in ("first", "second")]
+                blend = fuse_images(
+                    inputs["first"], self._first.batch(prepared["blend"]), fuse_weights(*scores, self._args.ensemble)
+                )
+                found["combined"] = self._first.logits(blend)
+            for name, logits in found.items():
+                said.setdefault(name, []).append(logits.cpu().numpy().astype(np.float32))
+            report((len(batch), 0))
+        width = len(self.classes)
+        names = [*self.columns(), *(["combined"] if self._args.ensemble in FUSE_RULES else [])]
+        return {name: np.concatenate(said[name]) if said else np.empty((0, width), np.float32) for name in names}
+
+    def _read(self, cell: Cell, rows: range) -> dict[str, list[np.ndarray]]:
+        pixels = [[np.asarray(view.read(names[row])) for row in rows] for view, names in
+                  zip(self._views, (cell.first, cell.second), strict=True)]  # fmt: skip
+        prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}
+        if self._args.ensemble in FUSE_RULES:
+            prepared["blend"] = [self._first.prepare(image) for image in pixels[1]]
+        return prepared
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside every number."""
+        args = self._args
+        return {
+            "first": args.checkpoint, "second": args.second_model_prefix or args.checkpoint, "source": args.source,
+            "ensemble": args.ensemble, "scores": args.scores, "metrics": list(args.metrics), "topk": args.topk,
+            "baseline": args.baseline, "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2),
+            "layout": args.dataset, "num_samples": args.num_samples, "classes": list(self.classes),
+            "cells": [cell.name for cell in self.cells],
+        }  # fmt: skip
+
+    def say_plan(self, size: int) -> None:
+        count = sum(len(cell.keys) for cell in self.cells)
+        print(f"images      {count:,} in {len(self.cells)} cells of {self._args.data_prefix1} and {self._args.data_prefix2}")
+        for name, (model, view) in self.columns().items():
+            print(f"{name:11} {model.name} on {('degraded', 'adapted')[view]} images")
+        print(f"combined    {self._args.ensemble} of {self._args.scores}")
+        print(f"machine     {size} process(es), {torch.get_num_threads()} threads each", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The evaluation of two classifiers on two views: pairs, ranks, rules, configs, what is on disk."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from PIL import Image
+
+from DDA import images
+from DDA.datasets import class_list
+from DDA.model_adapt import results
+from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
+from DistilledClassifier import classifiers
+
+pytest.importorskip("mmcls")
+from DDA.model_adapt.test_ensemble import METRICS, main, read_config
+
+SCRIPT = ROOT / "DDA" / "model_adapt" / "test_ensemble.py"
+CONFIG = "configs/ensemble/resnet18_ensemble_b64_cifar10c.py"
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
+CELLS = ("fog/1", "fog/3", "snow/1")
+
+
+def make_trees(root: Path, order: int = 1) -> None:
+    """Seven images a cell; the adapted copies are another view of the same keys. order: of writing."""
+    for view, seed in (("degraded", 0), ("adapted", 1)):
+        rng = np.random.default_rng(seed)
+        for cell in CELLS:
+            (root / view / cell).mkdir(parents=True)
+            pixels = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+            for i in range(7)[::order]:
+                Image.fromarray(pixels[i]).save(root / view / cell / f"{('cat', 'dog', 'ship')[i % 3]}_{i:05}.png")
+        images.write_classes(root / view, class_list("cifar10"))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ensemble")
+    make_trees(root)
+    for i in range(2):
+        torch.manual_seed(i)
+        model = {"type": "CifarResNet", "depth": 8, "num_classes": 10}
+        network = classifiers.build(model)
+        network.train()(torch.randn(64, 3, 32, 32))
+        config = {"classifier": model, "preprocess": {"size": 32, "mean": [0.4 + 0.1 * i] * 3, "std": [0.2] * 3}}
+        classifiers.save(root / f"{i}.pth", network.eval(), config, class_list("cifar10"))
+    return root
+
+
+def command(here, out, *more, views=None):
+    views = views or here
+    return [*map(str, [CONFIG, here / "0.pth", "--second_model_prefix", here / "1.pth", "--data_prefix1", views / "degraded",
+            "--data_prefix2", views / "adapted", "--out", out, *more])]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(here):
+    assert main(command(here, here / "out", "--source", here / "1.pth", "--metrics", *[m for m in METRICS if m != "mCE"])) == 0
+    return here / "out"
+
+
+def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done):
+    one, two = (classifiers.load(here / f"{i}.pth") for i in range(2))
+    for cell in CELLS:
+        found = results.read(done, cell)
+        names = [f"{key}.png" for key in found["keys"]]
+        assert names == sorted(names) and len(names) == 7
+        assert [class_list("cifar10")[label] in name for label, name in zip(found["labels"], names, strict=True)] == [True] * 7
+        views = [[np.asarray(images.read_rgb(here / view / name)) for name in names] for view in ("degraded", "adapted")]
+        expected = {"first": one.scores(views[0]), "second": two.scores(views[1]), "source": two.scores(views[0]),
+                    "source_adapted": two.scores(views[1])}  # fmt: skip
+        for name, scores in expected.items():
+            np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
+
+
+def test_the_summary_counts_and_says_its_protocol(done):
+    summary = images.read_json(done / "summary.json")
+    assert set(summary["cells"]) == set(CELLS) and all(row["N"] == 7 for row in summary["cells"].values())
+    assert (
+        "21 images" in summary["protocol"]
+        and "sum of logits" in summary["protocol"]
+        and "severities 1, 3" in summary["protocol"]
+    )
+    found = results.read(done, "fog/3")
+    both = found["first"] + found["second"]
+    row = summary["cells"]["fog/3"]["combined"]
+    assert row["top1"] == pytest.approx((both.argmax(1) == found["labels"]).mean())
+    assert sum(row["support"]["per_class"]) == 7 and {"ECE", "NLL", "top5"} <= row.keys()
+    mean = np.mean([summary["cells"][cell]["combined"]["top1"] for cell in CELLS])
+    assert summary["all"]["combined"]["top1"] == pytest.approx(mean)
+    rates = summary["all"]["flips"]["first to combined"]
+    assert rates["PFR"] - rates["NFR"] == pytest.approx(mean - summary["all"]["first"]["top1"])
+    text = (done / "summary.md").read_text()
+    assert "| fog | 14 |" in text and "| snow | 7 |" in text and "broken %" in text
+
+
+def test_tables_are_made_again_without_the_models(done):
+    before = (done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()
+    results.summarise(done, images.read_json(done / "summary.json")["facts"])
+    assert ((done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()) == before
+
+
+@pytest.mark.parametrize("launch", [["mpiexec", "-n", "2", sys.executable], ["mpiexec", "-n", "3", sys.executable],
+                                    ["torchrun", "--nproc_per_node", "2"]])  # fmt: skip
+def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch):
+    launcher = "mpi" if launch[0] == "mpiexec" else "pytorch"
+    flags = command(here, tmp_path, "--launcher", launcher, "--batch_size", "2")
+    result = subprocess.run([*launch, str(SCRIPT), *flags], env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    for cell in CELLS:
+        one, many = results.read(done, cell), results.read(tmp_path, cell)
+        assert one["keys"].tolist() == many["keys"].tolist()
+        for name in ("first", "second"):
+            np.testing.assert_allclose(one[name], many[name], atol=1e-5)
+            assert (one[name].argmax(1) == many[name].argmax(1)).all()
+    one, many = (images.read_json(out / "summary.json") for out in (done, tmp_path))
+    for cell in CELLS:
+        assert one["cells"][cell]["combined"]["top1"] == many["cells"][cell]["combined"]["top1"]
+
+
+def test_the_order_of_files_changes_nothing(here, done, tmp_path):
+    make_trees(tmp_path, order=-1)
+    assert main(command(here, tmp_path / "out", views=tmp_path)) == 0
+    for cell in CELLS:
+        for name in ("keys", "labels", "first", "second"):
+            np.testing.assert_array_equal(results.read(tmp_path / "out", cell)[name], results.read(done, cell)[name])
+
+
+@pytest.mark.parametrize("view", ["degraded", "adapted"])
+def test_an_image_without_partner_is_named(here, tmp_path, capsys, view):
+    make_trees(tmp_path)
+    (tmp_path / view / "fog/3/dog_00004.png").unlink()
+    assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
+    assert "1 of 7 images of" in (said := capsys.readouterr().err) and "no partner in" in said and "fog/3/dog_00004" in said
+
+
+@pytest.mark.parametrize("scores", ["logits", "probabilities"])
+@pytest.mark.parametrize("rule", [*RULES, *OURS, *FUSE_RULES])
+def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, rule, scores):
+    flags = command(here, tmp_path, "--ensemble", rule, "--scores", scores, "--corruption", "snow")
+    assert main([*flags, "--metrics", "accuracy", "calibration"]) == 0
+    found = results.read(tmp_path, "snow/1")
+    summary = images.read_json(tmp_path / "summary.json")["cells"]["snow/1"]["combined"]
+    if rule in FUSE_RULES:
+        expected = found["combined"]
+    else:
+        pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
+        expected = combine(*([x.softmax(1) for x in pair] if scores == "probabilities" else pair), rule).numpy()
+    assert summary["top1"] == pytest.approx((expected.argmax(1) == found["labels"]).mean())
+    assert 0 <= summary["ECE"] <= 1 and np.isfinite(summary["NLL"])
+
+
+def test_a_blend_of_equal_views_is_the_image_itself(here, tmp_path):
+    flags = [
+        CONFIG,
+        here / "0.pth",
+        "--data_prefix1",
+        here / "degraded",
+        "--data_prefix2",
+        here / "degraded",
+        "--out",
+        tmp_path,
+    ]
+    assert main([*map(str, flags), "--ensemble", "entropy_fuse"]) == 0
+    found = results.read(tmp_path, "fog/1")
+    np.testing.assert_allclose(found["combined"], found["first"], atol=1e-4)
+    np.testing.assert_array_equal(found["second"], found["first"])  # one classifier, two views
+
+
+def test_flags_that_are_not_given_leave_the_config_alone(here, tmp_path):
+    own = tmp_path / "own.py"
+    base = ROOT / "DDA/model_adapt" / CONFIG
+    own.write_text(
+        f"_base_ = ['{base}']\nevaluation = dict(ensemble='confidence', corruption=['snow'], scores='probabilities')\n"
+    )
+    flags = [own, *command(here, tmp_path / "out")[1:]]
+    assert main([*map(str, flags)]) == 0
+    facts = images.read_json(tmp_path / "out/summary.json")["facts"]
+    assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("confidence", "probabilities", ["snow/1"])
+    assert main([*map(str, flags), "--ensemble", "sum", "--corruption", "fog", "--severity", "3"]) == 0
+    facts = images.read_json(tmp_path / "out/summary.json")["facts"]
+    assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("sum", "probabilities", ["fog/3"])
+
+
+CONFIGS = sorted(path.stem for path in (ROOT / "DDA/model_adapt/configs/ensemble").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_published_config_runs_with_weights_of_mmcls(name, tmp_path):
+    config = read_config(Path(f"configs/ensemble/{name}.py"), [])
+    large = "Imagenet" in name
+    classes = class_list(config["data"]["test"]["classes"])[:2]
+    cell = "jpeg/cifar_test" if name.endswith("_cifar10") else "fog/5"
+    rng = np.random.default_rng(0)
+    for view, size in (("degraded", 224 if large else 32), ("adapted", 256 if large else 32)):
+        for label in classes:
+            (tmp_path / view / cell / label).mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(
+                tmp_path / view / cell / label / "a.png"
+            )
+    torch.manual_seed(0)
+    network = classifiers.build(config["model"])
+    torch.save({"meta": {}, "state_dict": network.model.state_dict()}, tmp_path / "w.pth")
+    flags = [f"model_adapt/configs/ensemble/{name}.py", tmp_path / "w.pth", "--metrics", "accuracy", "--ensemble", "sum",
+             "--corruption", cell.split("/", maxsplit=1)[0], "--severity", "5", "--data_prefix1", tmp_path / "degraded",
+             "--data_prefix2", tmp_path / "adapted", "--out", tmp_path / "out"]  # fmt: skip
+    assert main([*map(str, flags)]) == 0
+    found = results.read(tmp_path / "out", cell)
+    from mmcls.datasets.pipelines import Compose
+
+    test = config["data"]["test"]
+    for column, view, steps in (("first", "degraded", test["pipeline"]), ("second", "adapted", test["pipeline2"])):
+        data = Compose(steps)({"img_prefix": str(tmp_path / view), "img_info": {"filename": f"{found['keys'][0]}.png"}})
+        network.eval()
+        with torch.no_grad():
+            expected = network.model.simple_test(data["img"][None], softmax=False, post_process=False)
+        np.testing.assert_allclose(found[column][0], expected[0].numpy(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--corruption", "frog"], "--corruption frog is not in"),
+        (["--severity", "9"], "--severity 9"),
+        (["--second_model_prefix", "nowhere.pth"], "nowhere.pth is not a file"),
+        (["--data_prefix2", "nowhere"], "--data_prefix2 nowhere does not exist"),
+        (["--metrics", "mCE"], "name it, --baseline alexnet"),
+        (["--num_samples", "0"], "must be at least 1"),
+        (["--cfg-options", "a"], "--cfg-options a is not NAME=VALUE"),
+        (["--metric-options", "thrs=0.5"], "use topk=5"),
+        (["--second_model_prefix", "timm/resnet019"], "timm has no model resnet019"),
+    ],
+)
+def test_wrong_input_is_named(here, tmp_path, capsys, more, words):
+    assert main(command(here, tmp_path, *more)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_there_is_named_with_those_that_are(here, tmp_path, capsys):
+    assert main(["nowhere.py", *command(here, tmp_path)[1:]]) == 2
+    assert "there are convnextT_ensemble_b64_Imagenet, resnet18_ensemble_b64_cifar10," in capsys.readouterr().err
+
+
+def test_the_mean_corruption_error_names_its_baseline(here, tmp_path):
+    assert main(command(here, tmp_path, "--metrics", "accuracy", "mCE", "--baseline", "alexnet")) == 0
+    summary = images.read_json(tmp_path / "summary.json")
+    error = 1 - np.mean([summary["cells"][f"fog/{severity}"]["first"]["top1"] for severity in (1, 3)])
+    assert summary["all"]["first"]["CE"]["fog"] == pytest.approx(100 * error / 0.819)
+    assert "alexnet" in summary["protocol"]
