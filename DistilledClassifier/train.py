@@ -224,8 +224,10 @@ def start(config: Config, args: argparse.Namespace, device: torch.device) -> tup
             raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
         init = config.pretrained
         if init and not images.find(init).is_file():
-            raise FileNotFoundError(f"the pretrained weights {images.find(init)} are missing: the file of this name is in "
-                                    "OpenMMLab's model zoo (mmcls 0.x); put it there, or give other weights with --init FILE")  # fmt: skip
+            raise FileNotFoundError(
+                f"the pretrained weights {images.find(init)} are missing: the file of this name is in OpenMMLab's model zoo "
+                "(mmcls 0.x); put it there, or give other weights with --init FILE"
+            )
     elif init in ("clean", "deg", "adapt"):
         init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], args.save_dir)
     left = classifiers.initialise(network, images.find(init)) if init else []
