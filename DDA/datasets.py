@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -84,6 +85,7 @@ class Arrays:
         self.path = path
         self.classes = None if classes is None else tuple(classes)
         self._places: dict[str, tuple[_Rows | _Jpegs, int]] = {}
+        self._sorted: list[str] = []
 
     def add(self, folder: str, part: _Rows | _Jpegs, count: int, labels: np.ndarray | None) -> None:
         """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>."""
@@ -103,7 +105,9 @@ class Arrays:
 
     @property
     def names(self) -> list[str]:
-        return _by_key(self._places)
+        if len(self._sorted) < len(self._places):
+            self._sorted = _by_key(self._places)
+        return self._sorted
 
     def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
         return [name for name in self.names if cell == "." or name.startswith(f"{cell}/")], []
@@ -557,7 +561,7 @@ def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
         with np.load(path, allow_pickle=False) as data:
             shapes = {name: data[name] for name in data.files if data[name].ndim < 4}
             large = {name: data[name].shape for name in data.files if data[name].ndim >= 4}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is no npz file of arrays ({error})") from None
     labels = next((shapes[name] for name in ("labels", "train_y", "test_y", "y") if name in shapes), None)
     if classes is None and labels is not None:

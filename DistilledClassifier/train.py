@@ -120,7 +120,7 @@ def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
 
 def read_config(args: argparse.Namespace, kind: str, size: int, device: torch.device) -> Config:
     """The config with what the command line changes. Raises ValueError, FileNotFoundError."""
-    changes = _assignments(args.set)
+    changes = assignments(args.set)
     given = {"optimizer.lr": args.lr, "train.batch_size": args.bs, "train.seed": args.rs, "train.epochs": args.epochs,
              "train.minutes": args.minutes, "init": args.init}  # fmt: skip
     changes |= {name: value for name, value in given.items() if value is not None}
@@ -152,7 +152,7 @@ def _cpu_has_bf16() -> bool:
     return any(probe is not None and probe() for probe in told)
 
 
-def _assignments(texts: list[str]) -> dict[str, Any]:
+def assignments(texts: list[str]) -> dict[str, Any]:
     import yaml
 
     found = {}

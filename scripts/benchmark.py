@@ -6,6 +6,8 @@ scripts/benchmark.py memory --model_path PRIOR      peak memory of a job of 200 
 scripts/benchmark.py overhead --model_path PRIOR    seconds of the whole job over those of the network alone (N = 5)
 scripts/benchmark.py data                           known degradations over the library calls under them; glass blur
 scripts/benchmark.py train                          share of a training step that is not spent waiting for degraded images
+scripts/benchmark.py sweep --classifier RESNET.th --degraded CIFAR10C.npz
+                                               test_ensemble.py over all cells, two classifiers, against their forward passes
 """
 
 from __future__ import annotations
@@ -32,13 +34,17 @@ from DDA.image_adapt import job
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("plan", "memory", "overhead", "data", "train"))
+    p.add_argument("what", choices=("plan", "memory", "overhead", "data", "train", "sweep"))
     p.add_argument("--model_path", type=Path, help="a prior for 32 pixels")
+    p.add_argument("--classifier", type=Path, help="a CIFAR ResNet's checkpoint")
+    p.add_argument("--degraded", type=Path, help="CIFAR-10-C as files or as a tree")
     p.add_argument("--count", type=int, default=1_000_000, help="keys to plan (default: %(default)s)")
     args = p.parse_args(argv)
     if args.what in ("memory", "overhead") and args.model_path is None:
         p.error(f"{args.what} needs --model_path")
-    {"plan": plan, "memory": memory, "overhead": overhead, "data": data, "train": train}[args.what](args)
+    if args.what == "sweep" and (args.classifier is None or args.degraded is None):
+        p.error("sweep needs --classifier and --degraded")
+    {"plan": plan, "memory": memory, "overhead": overhead, "data": data, "train": train, "sweep": sweep}[args.what](args)
     return 0
 
 
@@ -153,6 +159,35 @@ def train(args: argparse.Namespace) -> None:
         (state,) = Path(folder).rglob("resume.pt")
         told = classifiers.read(state)
     print(f"{1 - told['waited'] / told['seconds']:.3f} of {told['step']} steps' time was not spent waiting for images")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """One process; the copies are the images themselves, and both classifiers the same: only the time counts."""
+    import torch
+
+    from DDA.model_adapt import results
+    from DDA.model_adapt.test_ensemble import main as evaluate
+    from DistilledClassifier import classifiers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        status = evaluate([*map(str, [
+            "configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
+            "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder])])  # fmt: skip
+        whole = time.perf_counter() - begun
+        if status:
+            raise RuntimeError("the evaluation failed")
+        cells = [path.relative_to(folder) for path in Path(folder).rglob("*.npz")]
+        count = sum(len(results.read(Path(folder), f"{path.stem}/{path.parent}")["labels"]) for path in cells)
+    network = classifiers.load(args.classifier).network
+    x = torch.zeros(64, 3, 32, 32)
+    begun = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(2 * count // 64):
+            network(x)
+    bare = time.perf_counter() - begun
+    print(f"{count:,} images in {len(cells)} cells: bare forward passes take {bare / whole:.2f} of the whole command's time")
 
 
 def _processor_seconds(call) -> float:

@@ -303,3 +303,10 @@ def test_the_npz_files_beside_the_project_are_known():
     with np.load(SHARED / "data" / "cifar10c_open.npz") as data:
         row = int(corrupted.list("fog/5")[0][7].rsplit("_", 1)[1][:5])
         np.testing.assert_array_equal(corrupted.read(corrupted.list("fog/5")[0][7]), data["fog"][4, row])
+
+
+def test_a_truncated_npz_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", train_x=np.zeros((2, 8, 8, 3), np.uint8))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="a.npz is no npz file of arrays"):
+        datasets.open_source(tmp_path / "a.npz")

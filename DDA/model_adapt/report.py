@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+"""The report of an evaluation: one HTML page that opens offline, a CSV file and Markdown, of what test_ensemble.py left.
+
+report.py eval                       writes report.html, report.csv, report.md and gallery.png there
+report.py eval --images 8            more images a corruption; --images 0: none (the degraded and adapted trees may be gone)
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import html
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+from PIL import Image
+
+from DDA import datasets, images
+from DDA.datasets import Source
+from DDA.model_adapt import metrics, results
+from DDA.model_adapt.results import TITLES
+
+PROGRAM = "report.py"
+COLOURS = {
+    "source": "#888888",
+    "source_adapted": "#c0843d",
+    "self_ensemble": "#b5a642",
+    "first": "#2b6cb0",
+    "second": "#c05621",
+    "combined": "#276749",
+}
+WHAT = {
+    "source": "the clean classifier on degraded images",
+    "source_adapted": "the clean classifier on adapted copies",
+    "self_ensemble": "the mean of its probabilities on both (DDA)",
+    "first": "the first classifier on degraded images",
+    "second": "the second classifier on adapted copies",
+    "combined": "both, combined",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, or 2 for wrong input."""
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path, metavar="EVAL", help="the folder that test_ensemble.py wrote")
+    p.add_argument("--images", type=int, default=5, metavar="INT", help="shown of each corruption (default: %(default)s)")
+    p.add_argument("--title", default="Classifying images whose degradation is unknown", metavar="TEXT")
+    args = p.parse_args(argv)
+    try:
+        if not (args.out / "summary.json").is_file():
+            raise FileNotFoundError(f"{args.out} has no summary.json; test_ensemble.py writes it")
+        report = Report(args.out, args.images)
+        images.write_bytes(args.out / "report.html", report.page(args.title).encode())
+        images.write_bytes(args.out / "report.csv", report.table().encode())
+        images.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
+        if args.images:
+            images.write_image(args.out / "gallery.png", report.gallery())
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    if args.images:
+        print(f"gallery     {args.out / 'gallery.png'}")
+    print(f"report      {args.out / 'report.html'}", flush=True)
+    return 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of the galleries, and what the columns say of it."""
+
+    cell: str
+    key: str
+    label: int
+    predicted: dict[str, int]
+
+
+class Report:
+    """What lies in a folder of results, read again; ``page`` and ``table`` show it."""
+
+    def __init__(self, out: Path, count: int):
+        self.summary = images.read_json(out / "summary.json")
+        self.facts, self.cells = self.summary["facts"], self.summary["cells"]
+        self.names = [name for name in TITLES if name in next(iter(self.cells.values()))]
+        self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
+        self.severities = sorted({cell.partition("/")[2] for cell in self.cells})
+        self._count = count
+        self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
+        self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
+
+    def _open(self, path: str) -> Source:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}, whose images were evaluated, is gone; --images 0 leaves the galleries out")
+        return datasets.open_source(Path(path), None if Path(path).is_dir() else self.facts["classes"])
+
+    def _predictions(self, out: Path, cell: str) -> list[Shown]:
+        found = results.read(out, cell)
+        scores = results.columns(found, self.facts)
+        best = {name: scores[name].argmax(1) for name in self.names}
+        return [Shown(cell, str(key), int(label), {name: int(best[name][i]) for name in self.names})
+                for i, (key, label) in enumerate(zip(found["keys"], found["labels"], strict=True))]  # fmt: skip
+
+    def title(self, name: str) -> str:
+        return self.facts["ensemble"] if name == "combined" else TITLES[name]
+
+    # ------------------------------------------------------------------------------------------ tables
+
+    def table(self) -> str:
+        """CSV: a line for each cell and column."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        numbers = [key for key, value in next(iter(self.cells.values()))[self.names[0]].items() if isinstance(value, float)]
+        writer.writerow(["corruption", "severity", "column", "N", *numbers])
+        for cell, row in self.cells.items():
+            corruption, _, severity = cell.partition("/")
+            for name in self.names:
+                writer.writerow(
+                    [corruption, severity, self.title(name), row["N"], *(f"{row[name][key]:.6f}" for key in numbers)]
+                )
+        return text.getvalue()
+
+    def top1(self, name: str, corruption: str, severity: str) -> float | None:
+        row = self.cells.get(f"{corruption}/{severity}" if severity else corruption)
+        return None if row is None else 100 * row[name]["top1"]
+
+    def _means(self) -> str:
+        rows = []
+        for name in self.names:
+            row = self.summary["all"][name]
+            low, high = (100 * value for value in row["interval"])
+            extra = "".join(f"<td>{row[key]:.3f}</td>" for key in ("ECE", "NLL") if key in row)
+            extra += f"<td>{row['mCE']:.1f}</td>" if "mCE" in row else ""
+            rows.append(f"<tr><th>{_swatch(name)}{html.escape(self.title(name))}</th><td>{100 * row['top1']:.1f}</td>"
+                        f"<td>{low:.1f} to {high:.1f}</td>{extra}<td class=what>{WHAT[name]}</td></tr>")  # fmt: skip
+        first = self.summary["all"][self.names[0]]
+        heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE") if key in first)
+        return f"<table><tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>{''.join(rows)}</table>"
+
+    def _grid(self, name: str, minus: str | None = None) -> str:
+        """Corruption by severity: a column's accuracy, or its gain over another as a heat map."""
+        lines = []
+        for corruption in self.corruptions:
+            values = [self.top1(name, corruption, severity) for severity in self.severities]
+            if minus is not None:
+                others = [self.top1(minus, corruption, severity) for severity in self.severities]
+                values = [None if a is None else a - b for a, b in zip(values, others, strict=True)]
+            known = [value for value in values if value is not None]
+            cells = "".join(_cell(value, minus is not None) for value in [*values, float(np.mean(known))])
+            lines.append(f"<tr><th>{html.escape(corruption)}</th>{cells}</tr>")
+        heads = "".join(f"<th>{html.escape(severity) or 'all'}</th>" for severity in self.severities)
+        return f"<div class=wide><table class=grid><tr><th></th>{heads}<th>mean</th></tr>{''.join(lines)}</table></div>"
+
+    # ------------------------------------------------------------------------------------------ pictures
+
+    def _chart(self) -> str:
+        """Accuracy against severity, the mean over corruptions, as SVG."""
+        width, height, left, bottom, top = 640, 300, 44, 34, 12
+        severities = [severity for severity in self.severities if all(self.top1(self.names[0], c, severity) is not None
+                                                                      for c in self.corruptions)]  # fmt: skip
+        if len(severities) < 2:
+            return ""
+        lines = {name: [float(np.mean([self.top1(name, c, severity) for c in self.corruptions])) for severity in severities]
+                 for name in self.names}  # fmt: skip
+        low = 10 * np.floor(min(map(min, lines.values())) / 10)
+        high = 10 * np.ceil(max(map(max, lines.values())) / 10 + 1e-9)
+
+        def x(i: float) -> float:
+            return left + (width - left - 16) * i / (len(severities) - 1)
+
+        def y(value: float) -> float:
+            return top + (height - top - bottom) * (high - value) / (high - low)
+
+        parts = []
+        for tick in np.arange(low, high + 1, 10):
+            parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+                         f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
+        for i, severity in enumerate(severities):
+            parts.append(f'<text x="{x(i):.1f}" y="{height - 14}" text-anchor="middle">{html.escape(severity)}</text>')
+        for name, values in lines.items():
+            points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="2.5"/>')
+            parts += [f'<circle cx="{x(i):.1f}" cy="{y(value):.1f}" r="3.5" fill="{COLOURS[name]}"><title>'
+                      f"{html.escape(self.title(name))}, severity {severities[i]}: {value:.1f} %</title></circle>"
+                      for i, value in enumerate(values)]  # fmt: skip
+        spans = " ".join(f"<span>{_swatch(name)}{html.escape(self.title(name))}</span>" for name in self.names)
+        legend = f"<p class=legend>{spans} · top-1 % against severity, mean over corruptions</p>"
+        return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="top-1 in per cent against severity">'
+                f'{"".join(parts)}</svg>{legend}')  # fmt: skip
+
+    def _figure(self, shown: Shown) -> str:
+        names = [self._name(view, shown.key) for view in self._views]
+        pictures = "".join(_picture(np.asarray(view.read(name))) for view, name in zip(self._views, names, strict=True))
+        said = "".join(
+            f"<li class={'right' if shown.predicted[name] == shown.label else 'wrong'}>{html.escape(self.title(name))}: "
+            f"{html.escape(self.facts['classes'][shown.predicted[name]])}</li>"
+            for name in ("first", "second", "combined")
+        )
+        label = html.escape(self.facts["classes"][shown.label])
+        caption = f"<figcaption><b>{label}</b><ul>{said}</ul></figcaption>"
+        return f"<figure title='{html.escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
+
+    def _name(self, view: Source, key: str) -> str:
+        if not hasattr(self, "_names"):
+            self._names: dict[int, dict[str, str]] = {}
+        if id(view) not in self._names:
+            self._names[id(view)] = {}
+        known = self._names[id(view)]
+        if key not in known:
+            folder = key.rpartition("/")[0] or "."
+            known.update((images.key_of(name), name) for name in view.list(folder)[0])
+        return known[key]
+
+    def gallery(self, columns: int = 8) -> np.ndarray:
+        """Each corruption's images before and after, uint8 (H,W,3).
+
+        The frame is green where the classifier that sees the view is right (the clean one, where it was asked), else red.
+        """
+        judges = ("source", "source_adapted") if "source" in self.names else ("first", "second")
+        rows, frames = {}, {}
+        for cell in self.cells:
+            chosen = _spread(self._said[cell], columns)
+            for view, judge, what in zip(self._views, judges, ("degraded", "adapted"), strict=True):
+                title = f"{cell} {what}"
+                rows[title] = [np.asarray(view.read(self._name(view, shown.key))) for shown in chosen]
+                frames[title] = ["seagreen" if s.predicted[judge] == s.label else "crimson" for s in chosen]
+        return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=80, frames=frames))
+
+    def _galleries(self) -> str:
+        parts = []
+        for corruption in self.corruptions:
+            group = [shown for cell in self.cells if cell.partition("/")[0] == corruption for shown in self._said[cell]]
+            chosen = _spread(group, self._count)
+            severities = ", ".join(dict.fromkeys(shown.cell.partition("/")[2] for shown in chosen))
+            figures = "".join(map(self._figure, chosen))
+            parts.append(f"<h3>{html.escape(corruption)}</h3><p class=note>severity {html.escape(severities) or 'none'}; left "
+                         f"degraded, right adapted</p><div class=gallery>{figures}</div>")  # fmt: skip
+        return "".join(parts)
+
+    def _won_and_lost(self) -> str:
+        everything = [shown for cell in self.cells for shown in self._said[cell]]
+        won = [s for s in everything if s.predicted["first"] != s.label == s.predicted["combined"]]
+        lost = [s for s in everything if s.predicted["first"] == s.label != s.predicted["combined"]]
+        parts = []
+        for title, group in (("Won", won), ("Lost", lost)):
+            share = f"{len(group):,} of {len(everything):,} images, {100 * len(group) / len(everything):.1f} %"
+            what = "wrong before and right after" if title == "Won" else "right before and wrong after"
+            parts.append(f"<h3>{title}: {share}</h3><p class=note>{what} the adapted copy was heard</p>"
+                         f"<div class=gallery>{''.join(map(self._figure, _spread(group, 2 * self._count)))}</div>")  # fmt: skip
+        return "".join(parts)
+
+    def _flips(self) -> str:
+        rows = []
+        hits = {
+            name: np.array([s.predicted[name] == s.label for cell in self.cells for s in self._said[cell]])
+            for name in self.names
+        }
+        for i, one in enumerate(self.names):
+            for two in self.names[i + 1 :]:
+                rates = metrics.flips(hits[one], hits[two])
+                rows.append(f"<tr><th>{html.escape(self.title(one))} → {html.escape(self.title(two))}</th>"
+                            f"<td>{100 * rates['NFR']:.1f}</td><td>{100 * rates['PFR']:.1f}</td></tr>")  # fmt: skip
+        return f"<table><tr><th></th><th>broken %</th><th>mended %</th></tr>{''.join(rows)}</table>"
+
+    # ------------------------------------------------------------------------------------------ the page
+
+    def page(self, title: str) -> str:
+        """The whole report as one HTML page."""
+        sections = [("Result", self._means() + self._chart())]
+        gains = [("combined", base) for base in ("source", "first", "second") if base in self.names]
+        sections.append(("Gain of the combination, points", "".join(
+            f"<h3>over {html.escape(self.title(base))}</h3>{self._grid(name, base)}" for name, base in gains)))  # fmt: skip
+        if self._count:
+            sections.append(("What adaptation wins and loses", self._won_and_lost() + self._flips()))
+            sections.append(("Images", self._galleries()))
+        sections.append(("Every column, top-1 %", "".join(
+            f"<details><summary>{html.escape(self.title(name))}: {WHAT[name]}</summary>{self._grid(name)}</details>"
+            for name in self.names)))  # fmt: skip
+        sections.append(("Settings", self._settings()))
+        style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+        body = "".join(f"<section><h2>{html.escape(name)}</h2>{content}</section>" for name, content in sections)
+        title = html.escape(title)
+        return (f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
+                f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
+                f"{html.escape(self.summary['protocol'])}.</p>{body}</body></html>\n")  # fmt: skip
+
+    def _settings(self) -> str:
+        facts = {name: value for name, value in self.facts.items() if name not in ("cells", "classes") and value is not None}
+        facts["classes"] = len(self.facts["classes"])
+        settings = Path(self.facts["adapted"]) / images.SETTINGS
+        if settings.is_file():
+            facts |= {f"adaptation: {name}": value for name, value in images.read_json(settings).items() if value is not None}
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td class=what>{html.escape(_text(value))}</td></tr>"
+            for name, value in facts.items()
+        )
+        return f"<div class=wide><table>{rows}</table></div>"
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _spread(group: Sequence[Shown], count: int) -> list[Shown]:
+    if not group:
+        return []
+    return [group[i] for i in np.unique(np.linspace(0, len(group) - 1, min(count, len(group))).round().astype(int))]
+
+
+def _swatch(name: str) -> str:
+    return f"<i style='background:{COLOURS[name]}'></i>"
+
+
+def _cell(value: float | None, is_gain: bool) -> str:
+    if value is None:
+        return "<td></td>"
+    if not is_gain:
+        return f"<td>{value:.1f}</td>"
+    strength = min(1.0, abs(value) / 40)
+    colour = (39, 103, 73) if value >= 0 else (192, 57, 43)
+    mixed = ",".join(str(round(255 + (part - 255) * strength)) for part in colour)
+    return f"<td style='background:rgb({mixed});color:{'#fff' if strength > 0.55 else '#111'}'>{value:+.1f}</td>"
+
+
+def _picture(pixels: np.ndarray, side: int = 96) -> str:
+    """An image inside the page: small ones as they are, enlarged without blur by the browser; large ones shrunk."""
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    if max(image.size) > side:
+        image.thumbnail((2 * side, 2 * side))
+        image.save(buffer, "JPEG", quality=80)
+        kind = "jpeg"
+    else:
+        image.save(buffer, "PNG")
+        kind = "png"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='' class={'small' if kind == 'png' else 'large'} src='data:image/{kind};base64,{data}'>"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

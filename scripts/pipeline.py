@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""The whole method from one YAML: prepare, degrade, adapt, train, distil, evaluate, report.
+
+  scripts/pipeline.py scripts/pipelines/digits.yaml
+  scripts/pipeline.py mine.yaml --dry_run             prints the commands
+  scripts/pipeline.py mine.yaml --set out=elsewhere prior.minutes=10
+
+Every stage is one or more of the project's commands, printed before it runs. Finished stages are skipped, a stopped one goes
+on; a stage whose command changed is run again, and those after it. The first failure stops the pipeline and says what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from DDA import images
+from DDA.progress import duration
+from DistilledClassifier.config import read_yaml
+from DistilledClassifier.train import BEST, assignments, stage_folder
+
+PROGRAM = "pipeline.py"
+SCRIPTS = {
+    "make_data.py": "DistilledClassifier/make_data.py",
+    "train.py": "DistilledClassifier/train.py",
+    "train_all_deg.py": "DistilledClassifier/train_all_deg.py",
+    "image_train.py": "DDA/image_adapt/scripts/image_train.py",
+    "image_sample.py": "DDA/image_adapt/scripts/image_sample.py",
+    "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
+    "report.py": "DDA/model_adapt/report.py",
+}
+# entries of the YAML, and what each may hold; None: flags of a command, by their names
+ENTRIES: dict[str, tuple[str, ...] | None] = {
+    "out": (), "ranks": (), "known": (), "source": (), "degraded": (),
+    "data": ("base_samples", "experiment", "backbone", "train", "test"),
+    "prior": None, "adaptation": None, "evaluation": None, "report": None,
+    "training": ("all", "clean", "teachers", "students"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that belong together: argument lists, the first word being one of SCRIPTS; ranks: under mpiexec."""
+
+    title: str
+    commands: tuple[tuple[str, ...], ...]
+    ranks: int = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, the status of the stage that failed, 130 when it was interrupted, 2 for wrong input."""
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config", type=Path, metavar="YAML")
+    p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the YAML")
+    p.add_argument("--dry_run", action="store_true", help="print the commands and stop")
+    args = p.parse_args(argv)
+    try:
+        config = read_config(args.config, assignments(args.set))
+        stages = plan(config)
+        return show(stages) if args.dry_run else run(stages, Path(config["out"]))
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked entries. Raises FileNotFoundError, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
+    config = read_yaml(path)
+    for name, value in changes.items():
+        *above, last = name.split(".")
+        section = config
+        for key in above:
+            section = section.setdefault(key, {})
+        section[last] = value
+    for name, value in config.items():
+        if name not in ENTRIES:
+            raise ValueError(f"{path}: {name} is unknown; there are {', '.join(ENTRIES)}")
+        odd = sorted(set(value) - set(ENTRIES[name])) if ENTRIES[name] and isinstance(value, dict) else []
+        if odd:
+            raise ValueError(f"{path}: {name}.{odd[0]} is unknown; there are {', '.join(ENTRIES[name])}")
+    missing = [name for name in ("out", "data", "known", "prior", "adaptation", "degraded") if name not in config]
+    missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {})]
+    if missing:
+        raise ValueError(f"{path}: {missing[0]} is missing")
+    return {"ranks": 1, "source": None, "training": {}, "evaluation": {}, "report": {}, **config}
+
+
+# ---------------------------------------------------------------------------------------------- the stages
+
+
+def plan(config: Mapping[str, Any]) -> list[Stage]:
+    """The commands of a config, in order."""
+    out, data, ranks, known = Path(config["out"]), config["data"], config["ranks"], config["known"]
+    clean, saved = out / "clean", out / "saved"
+    stages = [Stage("the images, as a tree", (
+        ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", f"{clean}"),))]  # fmt: skip
+
+    def train(program: str, kind: str, stage: str, group: str, *more: str) -> tuple[str, ...]:
+        entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
+                   "data.val": data["test"], "source": config["source"]}  # fmt: skip
+        entries |= config["training"].get("all", {}) | config["training"].get(group, {})
+        settings = [f"{name}={_yaml(value)}" for name, value in entries.items() if value is not None]
+        path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
+        return (program, "-c", path, "--save_dir", f"{saved}", *more, "--set", *settings)
+
+    if config["source"] is None:
+        stages.append(Stage("a classifier of clean images", (train("train.py", "ind", "clean", "clean"),)))
+    prior = dict(config["prior"])
+    model = prior.pop("model_path", None)
+    if model is None:
+        model = f"{out}/prior/ema.pt"
+        stages.append(Stage("a prior of clean images", (
+            ("image_train.py", "--base_samples", f"{clean}", "--cell", f"clean/{data['train']}", "--save_dir", f"{out}/prior",
+             *flags(prior)),), ranks))  # fmt: skip
+    adapt = ("image_sample.py", "--model_path", f"{model}", *flags(config["adaptation"]))
+    degraded = config["degraded"]
+    if isinstance(degraded, dict):  # a tree, or files, that are there already
+        tree = Path(degraded["base_samples"])
+        cells = flags({"dataset": "imagenetc", "corruption": "all", "severity": "all",
+                       **{name: value for name, value in degraded.items() if name != "base_samples"}})  # fmt: skip
+    else:
+        tree, cells = out / "degraded", flags({"dataset": "imagenetc", "corruption": "all", "severity": "all"})
+        stages.append(Stage("held-out images, degraded", tuple(
+            ("make_data.py", entry["command"], "--base_samples", f"{clean}", "--split", data["test"], "--save_dir", f"{tree}",
+             *flags({name: value for name, value in entry.items() if name != "command"})) for entry in degraded)))  # fmt: skip
+    stages.append(Stage("their adapted copies", (
+        (*adapt, "--base_samples", f"{tree}", *cells, "--save_dir", f"{out}/adapted"),), ranks))  # fmt: skip
+    made = [name for name in known if name != "clean"]
+    stages.append(Stage("known degradations of all images", (
+        ("make_data.py", "degrade", "--base_samples", f"{clean}", "--save_dir", f"{clean}", "--type", *made),)))  # fmt: skip
+    stages.append(Stage("their adapted copies, to learn from", (
+        (*adapt, "--base_samples", f"{clean}", "--dataset", "folder", "--corruption", *known, "--save_dir",
+         f"{out}/known_adapted"),), ranks))  # fmt: skip
+    stages.append(Stage("teachers, one for each known degradation and view", tuple(
+        train("train.py", "ind", stage, "teachers", "--dt", name) for name in known for stage in ("deg", "adapt")
+        if (name, stage) != ("clean", "deg"))))  # fmt: skip
+    stages.append(Stage("two students, for degraded and for adapted images", tuple(
+        train("train_all_deg.py", "deg_all", stage, "students", "--dt", ",".join(known))
+        for stage in ("degDistill", "adaptDistill"))))  # fmt: skip
+
+    def best(degradation: str, kind: str, stage: str) -> str:
+        backbone = data["backbone"].replace("/", "-")
+        return f"{stage_folder(saved, kind, degradation, f'{_experiment(config)}_{backbone}_{stage}')}/*/{BEST}"
+
+    source = config["source"] or best("clean", "ind", "clean")
+    stages.append(Stage("the classifiers on both views", (
+        ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+         best("combined_deg", "deg_all", "degDistill"),
+         "--second_model_prefix", best("combined_deg", "deg_all", "adaptDistill"), "--source", f"{source}",
+         "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out", f"{out}/eval",
+         *flags(config["evaluation"])),)))  # fmt: skip
+    return [*stages, Stage("the report", (("report.py", f"{out}/eval", *flags(config["report"])),))]
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def _experiment(config: Mapping[str, Any]) -> str:
+    return config["training"].get("all", {}).get("dataset", config["data"]["experiment"])
+
+
+def flags(entries: Mapping[str, Any]) -> list[str]:
+    """Entries of the YAML as flags of a command."""
+    found = []
+    for name, value in entries.items():
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            found += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- running them
+
+
+def show(stages: Iterable[Stage]) -> int:
+    for stage in stages:
+        print(f"# {stage.title}")
+        for command in stage.commands:
+            print(shlex.join((*(("mpiexec", "-n", str(stage.ranks)) if stage.ranks > 1 else ()), *command)))
+    return 0
+
+
+def run(stages: list[Stage], out: Path) -> int:
+    """Run what is not finished; ``pipeline.json`` in the folder tells what is."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = out / "pipeline.json"
+    finished = images.read_json(state) if state.is_file() else {}
+    begun, digest = time.monotonic(), ""
+    for number, stage in enumerate(stages, start=1):
+        digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
+        where = f"{number} of {len(stages)}: {stage.title}"
+        if finished.get(stage.title) == digest:
+            print(f"== {where}: done before", flush=True)
+            continue
+        print(f"\n== {where} ({duration(time.monotonic() - begun)})", flush=True)
+        for command in stage.commands:
+            status = _run(command, stage.ranks)
+            if status:
+                print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
+                      "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
+                return status
+        finished[stage.title] = digest
+        images.write_json(state, finished)
+    print(f"\n== finished in {duration(time.monotonic() - begun)}: {out / 'eval' / 'report.html'}", flush=True)
+    return 0
+
+
+def _run(command: tuple[str, ...], ranks: int) -> int:
+    name, *rest = command
+    rest = [_latest(part) for part in rest]
+    print(f"$ {shlex.join((name, *rest))}", flush=True)
+    launcher = ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
+    try:
+        return subprocess.run([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], check=False).returncode
+    except KeyboardInterrupt:  # the command got it too, and has said its word
+        return 130
+
+
+def _latest(part: str) -> str:
+    """A pattern's last file: the newest run of a stage."""
+    if "*" not in part:
+        return part
+    above, _, pattern = part.partition("/*/")
+    found = sorted(Path(above).glob(f"*/{pattern}"))
+    if not found:
+        raise FileNotFoundError(f"{part}: there is no such file; was the stage before removed?")
+    return str(found[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

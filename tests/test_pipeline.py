@@ -1,0 +1,119 @@
+"""The pipeline: its commands, what it skips, where it stops."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import pipeline
+
+DIGITS = ROOT / "scripts/pipelines/digits.yaml"
+
+
+def plan(**changes):
+    return pipeline.plan(pipeline.read_config(DIGITS, changes))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts/pipelines").glob("*.yaml")))
+def test_the_commands_of_every_pipeline_are_accepted_by_their_parsers(path, capsys):
+    from DDA.image_adapt.scripts import image_sample, image_train
+    from DDA.model_adapt import test_ensemble
+    from DistilledClassifier import make_data, train
+
+    parsers = {
+        "make_data.py": make_data.parser(),
+        "image_train.py": image_train.parser(),
+        "image_sample.py": image_sample.parser(),
+        "train.py": train.parser("train.py", "ind", ""),
+        "train_all_deg.py": train.parser("train_all_deg.py", "deg_all", ""),
+        "test_ensemble.py": test_ensemble.parser(),
+    }
+    for stage in pipeline.plan(pipeline.read_config(path, {})):
+        for name, *rest in stage.commands:
+            if name in parsers:
+                args = parsers[name].parse_args(rest)
+            if name.startswith("train"):
+                from DistilledClassifier import config
+
+                changes = pipeline.assignments(args.set) | {"known": args.dt.split(",") if args.dt else ["clean"]}
+                assert config.load(args.config, changes).data.root.endswith("clean")
+    assert pipeline.main([str(path), "--dry_run"]) == 0
+    assert "# the report\nreport.py" in capsys.readouterr().out
+
+
+def test_stages_of_the_method_are_there_in_order():
+    titles = [stage.title for stage in plan()]
+    assert titles == [
+        "the images, as a tree", "a classifier of clean images", "a prior of clean images", "held-out images, degraded",
+        "their adapted copies", "known degradations of all images", "their adapted copies, to learn from",
+        "teachers, one for each known degradation and view", "two students, for degraded and for adapted images",
+        "the classifiers on both views", "the report"]  # fmt: skip
+    shorter = [
+        stage.title for stage in plan(source="net.th", prior={"model_path": "prior.pt"}, degraded={"base_samples": "c.npz"})
+    ]
+    assert shorter == [title for i, title in enumerate(titles) if i not in (1, 2, 3)]
+
+
+def test_what_learns_and_what_is_tested_is_adapted_alike():
+    jobs = [command for stage in plan() for command in stage.commands if command[0] == "image_sample.py"]
+    assert len(jobs) == 2
+    settings = [command[: command.index("--base_samples")] for command in jobs]
+    assert settings[0] == settings[1]
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """Three stages of a script that notes its argument, and fails where the file ``fail`` names it."""
+    script = tmp_path / "note.py"
+    script.write_text("import sys, pathlib\nhere = pathlib.Path(__file__).parent\nword = sys.argv[1]\n"
+                      "with open(here / 'log', 'a') as file: file.write(word + '\\n')\n"
+                      "fail = here / 'fail'\nsys.exit(3 if fail.exists() and fail.read_text() == word else 0)\n")  # fmt: skip
+    monkeypatch.setitem(pipeline.SCRIPTS, "note.py", str(script))
+
+    def run(*words: str) -> tuple[int, list[str]]:
+        (tmp_path / "log").write_text("")
+        stages = [pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)]
+        status = pipeline.run(stages, tmp_path / "out")
+        return status, (tmp_path / "log").read_text().split()
+
+    return run
+
+
+def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, tmp_path, capsys):
+    (tmp_path / "fail").write_text("b")
+    assert steps("a", "b", "c") == (3, ["a", "b"])
+    assert "stage 2 of 3: stage 1 ended with status 3" in (
+        said := capsys.readouterr()
+    ).err and "run the same pipeline again" in " ".join(said.err.split())
+    (tmp_path / "fail").unlink()
+    assert steps("a", "b", "c") == (0, ["b", "c"])
+    assert steps("a", "b", "c") == (0, [])
+    assert steps("a", "other", "c") == (0, ["other", "c"])  # a stage that changed, and those after it
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("outt: x", "outt is unknown; there are out,"),
+        ("out: x\ndata: {rot: y}", "data.rot is unknown; there are base_samples"),
+        ("out: x", "data is missing"),
+        ("- 1", "holds no entries"),
+    ],
+)
+def test_a_wrong_yaml_is_named(tmp_path, capsys, text, words):
+    (tmp_path / "x.yaml").write_text(text)
+    assert pipeline.main([str(tmp_path / "x.yaml")]) == 2
+    assert words in capsys.readouterr().err
+    assert pipeline.main([str(tmp_path / "nowhere.yaml")]) == 2
+    assert "scripts/pipelines/ has examples" in capsys.readouterr().err
+
+
+def test_the_newest_run_of_a_stage_is_taken(tmp_path):
+    for name in ("20250101", "20260101"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_best.pth").write_bytes(b"")
+    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(tmp_path / "20260101" / "model_best.pth")
+    with pytest.raises(FileNotFoundError, match="was the stage before removed"):
+        pipeline._latest(f"{Path(tmp_path)}/*/model_last.pth")
