@@ -1,8 +1,11 @@
 """The report: complete, offline, the same numbers as the results."""
 
 import csv
+import html
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -128,3 +131,25 @@ def test_what_is_missing_is_named(out, tmp_path, capsys):
     (tmp_path / "gone").rename(tmp_path / "degraded")
     assert main([str(out)]) == 2
     assert "1/fog.npz is damaged" in capsys.readouterr().err
+
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_the_page_at_the_width_of_a_phone_and_of_a_desk(out, tmp_path, width):
+    assert main([str(out), "--images", "2"]) == 0
+    page = html.escape((out / "report.html").read_text(), quote=True)
+    (tmp_path / "frame.html").write_text(
+        f'<iframe id=f style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe><script>f.onload=()=>{{'
+        "const d=f.contentDocument,bad=[...d.images].filter(i=>!i.naturalWidth).length;"
+        "const points=d.querySelectorAll('svg circle').length;"
+        "document.body.dataset.found=[d.documentElement.scrollWidth,bad,d.images.length,points]"
+        "}</script>"
+    )
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom",
+               f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'frame.html'}"]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    wide, bad, pictures, points = map(int, re.search(r'data-found="([\d,]+)"', dom)[1].split(","))
+    assert wide <= width and bad == 0 and pictures >= 8 and points == 2 * 6

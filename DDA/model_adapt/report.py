@@ -142,7 +142,8 @@ class Report:
                         f"<td>{low:.1f} to {high:.1f}</td>{extra}<td class=what>{WHAT[name]}</td></tr>")  # fmt: skip
         first = self.summary["all"][self.names[0]]
         heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE") if key in first)
-        return f"<table><tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>{''.join(rows)}</table>"
+        head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>"
+        return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
         """Corruption by severity: a column's accuracy, or its gain over another as a heat map."""
@@ -267,7 +268,8 @@ class Report:
                 rates = metrics.flips(hits[one], hits[two])
                 rows.append(f"<tr><th>{html.escape(self.title(one))} → {html.escape(self.title(two))}</th>"
                             f"<td>{100 * rates['NFR']:.1f}</td><td>{100 * rates['PFR']:.1f}</td></tr>")  # fmt: skip
-        return f"<table><tr><th></th><th>broken %</th><th>mended %</th></tr>{''.join(rows)}</table>"
+        head = "<tr><th></th><th>broken %</th><th>mended %</th></tr>"
+        return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
     # ------------------------------------------------------------------------------------------ the page
 
