@@ -112,9 +112,9 @@ def views(config: Config, split: str) -> list[View]:
 
     def choose(names: list[str]) -> list[str]:
         if held_out:
-            kept = set(_spread(names, held_out))
+            kept = set(spread(names, held_out))
             names = [name for name in names if (name in kept) == (split == "val")]
-        return _spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
+        return spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
 
     clean: Examples | None = None
     found = []
@@ -132,7 +132,7 @@ def views(config: Config, split: str) -> list[View]:
     return found
 
 
-def _spread(names: list[str], count: int) -> list[str]:
+def spread(names: list[str], count: int) -> list[str]:
     """So many of them, evenly spread; all where there are fewer."""
     return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
 

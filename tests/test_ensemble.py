@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import parity
 
-from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine, entropy, fuse_images, fuse_weights
+from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine, entropy, fit_weighted_sum, fuse_images, fuse_weights
 
 VECTORS, _ = parity("07_ensemble")
 TIE = torch.from_numpy(VECTORS["row_is_tie"])
@@ -43,6 +43,26 @@ def test_blends_are_the_references(kind, rule):
     torch.testing.assert_close(weights, vector(f"{kind}/{rule}/weights"), atol=1e-5, rtol=1e-5)
     blended = fuse_images(vector("img1"), vector("img2"), weights)
     torch.testing.assert_close(blended, vector(f"{kind}/{rule}/img"), atol=1e-5, rtol=1e-5)
+
+
+def test_the_fit_calibrates_both_and_weighs_what_each_adds():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 5, (4000,))
+    truth = torch.nn.functional.one_hot(labels, 5).float()
+    good, other = 3 * truth + torch.randn(4000, 5), 2 * truth + torch.randn(4000, 5)
+    echo = good + 2 * torch.randn(4000, 5)  # it knows nothing that the good one does not
+    both = fit_weighted_sum(4 * good, other, labels)  # the good one is too sure of itself
+    assert both["temperatures"][0] == pytest.approx(4 / 3, rel=0.2) and 0.4 < both["weight"] < 0.6
+    turned = fit_weighted_sum(other, 4 * good, labels)
+    assert turned["temperatures"] == both["temperatures"][::-1] and turned["weight"] == pytest.approx(
+        1 - both["weight"], abs=0.02
+    )
+    assert fit_weighted_sum(good, echo, labels)["weight"] < 0.1
+
+    def accuracy(scores):
+        return (scores.argmax(1) == labels).float().mean()
+
+    assert accuracy(combine(4 * good, other, "weighted_sum", **both)) > accuracy(combine(4 * good, other, "sum"))
 
 
 def test_the_weighted_sum_and_what_is_refused():

@@ -112,9 +112,13 @@ def test_the_csv_has_every_number_and_the_markdown_is_the_summarys(out):
     assert len(rows) == 4 * 6
     cells = images.read_json(out / "summary.json")["cells"]
     for row in rows:
-        name = {"sum": "combined", "adapted + source": "source_adapted", "self-ensemble": "self_ensemble"}.get(
-            row["column"], row["column"]
-        )
+        name = {
+            "sum": "combined",
+            "adapted + source": "source_adapted",
+            "self-ensemble": "self_ensemble",
+            "first (degraded)": "first",
+            "second (adapted)": "second",
+        }.get(row["column"], row["column"])
         assert float(row["top1"]) == pytest.approx(cells[f"{row['corruption']}/{row['severity']}"][name]["top1"], abs=1e-6)
     assert (out / "report.md").read_text() == (out / "summary.md").read_text()
 

@@ -1,6 +1,7 @@
 """The evaluation of two classifiers on two views: pairs, ranks, rules, configs, what is on disk."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,11 +28,11 @@ ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_
 CELLS = ("fog/1", "fog/3", "snow/1")
 
 
-def make_trees(root: Path, order: int = 1) -> None:
+def make_trees(root: Path, order: int = 1, cells=CELLS) -> None:
     """Seven images a cell; the adapted copies are another view of the same keys. order: of writing."""
     for view, seed in (("degraded", 0), ("adapted", 1)):
         rng = np.random.default_rng(seed)
-        for cell in CELLS:
+        for cell in cells:
             (root / view / cell).mkdir(parents=True)
             pixels = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
             for i in range(7)[::order]:
@@ -141,7 +142,7 @@ def test_an_image_without_partner_is_named(here, tmp_path, capsys, view):
 
 
 @pytest.mark.parametrize("scores", ["logits", "probabilities"])
-@pytest.mark.parametrize("rule", [*RULES, *OURS, *FUSE_RULES])
+@pytest.mark.parametrize("rule", [*RULES, *FUSE_RULES])
 def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, rule, scores):
     flags = command(here, tmp_path, "--ensemble", rule, "--scores", scores, "--corruption", "snow")
     assert main([*flags, "--metrics", "accuracy", "calibration"]) == 0
@@ -154,6 +155,46 @@ def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, ru
         expected = combine(*([x.softmax(1) for x in pair] if scores == "probabilities" else pair), rule).numpy()
     assert summary["top1"] == pytest.approx((expected.argmax(1) == found["labels"]).mean())
     assert 0 <= summary["ECE"] <= 1 and np.isfinite(summary["NLL"])
+
+
+def test_the_weighted_sum_is_fitted_on_known_degradations_and_stored_with_the_checkpoint(here, tmp_path, capsys):
+    make_trees(tmp_path, cells=("jpeg/1", "noise/1"))
+    for i in range(2):
+        shutil.copy(here / f"{i}.pth", tmp_path)
+    (rule,) = OURS
+
+    def run(*more, views=here):
+        flags = [CONFIG, tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--out", tmp_path / "out",
+                 "--data_prefix1", views / "degraded", "--data_prefix2", views / "adapted", *more]  # fmt: skip
+        return main([*map(str, flags)]), capsys.readouterr().err
+
+    assert run("--ensemble", rule)[0] == 2 and "fit it first" in run("--ensemble", rule)[1]
+    assert "--fit learns from known degradations only" in run("--fit", "--corruption", "fog")[1]
+    assert run("--fit", "--corruption", "jpeg", "noise", views=tmp_path)[0] == 0
+    stored = images.read_json(tmp_path / "1.weighted_sum.json")
+    assert stored["images"] == 14 and 0 <= stored["weight"] <= 1
+    assert run("--ensemble", rule, "--corruption", "fog")[0] == 0
+    found, summary = results.read(tmp_path / "out", "fog/3"), images.read_json(tmp_path / "out/summary.json")
+    pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
+    expected = combine(*pair, rule, weight=stored["weight"], temperatures=stored["temperatures"]).numpy()
+    assert summary["cells"]["fog/3"]["combined"]["top1"] == pytest.approx((expected.argmax(1) == found["labels"]).mean())
+    assert f"weight {stored['weight']:g}, temperatures" in summary["protocol"]
+    assert "leave --scores out" in run("--ensemble", rule, "--scores", "probabilities")[1]
+    shutil.copy(here / "1.pth", tmp_path / "0.pth")
+    assert "was fitted for other checkpoints" in run("--ensemble", rule)[1]
+
+
+def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):
+    make_trees(tmp_path, cells=("jpeg/train",))
+    content = classifiers.read(here / "0.pth")
+    content["config"]["data"] = {"held_out": 3}
+    torch.save(content, tmp_path / "0.pth")
+    flags = [CONFIG, tmp_path / "0.pth", "--fit", "--dataset", "digits", "--train", "True", "--corruption", "jpeg", "--out",
+             tmp_path / "out", "--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"]  # fmt: skip
+    assert main([*map(str, flags)]) == 0
+    keys = results.read(tmp_path / "out", "jpeg/train")["keys"].tolist()
+    assert keys == [f"jpeg/train/{name}" for name in ("cat_00000", "dog_00001", "ship_00005")]
+    assert images.read_json(tmp_path / "0.weighted_sum.json")["held_out"] == 3
 
 
 def test_a_blend_of_equal_views_is_the_image_itself(here, tmp_path):

@@ -8,6 +8,7 @@ confidence always of the softmax of what they get. Where the two are equal, the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -59,6 +60,23 @@ def combine(first: torch.Tensor, second: torch.Tensor, rule: str, **params) -> t
         raise ValueError(f"rule {rule!r} is unknown; use one of {', '.join((*rules, *FUSE_RULES))}")
     _check(first, second)
     return rules[rule](first, second, **params)
+
+
+def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """``weight`` and ``temperatures`` of the weighted sum, from logits (N,K) of known degradations and labels (N,).
+
+    Each temperature minimises the cross-entropy of its classifier alone (Guo et al., arXiv:1706.04599); the weight, in steps of
+    0.01, that of the sum, whose own temperature is free: only the weight decides which class wins.
+    """
+    scales = torch.logspace(-1, 1, 81)  # temperatures 10 to 0.1
+
+    def losses(logits: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.nn.functional.cross_entropy(scale * logits, labels) for scale in scales])
+
+    temperatures = tuple(float(1 / scales[losses(logits).argmin()]) for logits in (first, second))
+    weights = torch.linspace(0, 1, 101)
+    found = [losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min() for w in weights]
+    return {"weight": round(float(weights[torch.stack(found).argmin()]), 2), "temperatures": list(temperatures)}
 
 
 def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.Tensor:

@@ -20,7 +20,8 @@ class Model:
 
     name: str
     classes: tuple[str, ...] | None = None
-    adapted: dict | None = None  # settings of the adapted copies that it learnt from
+    path: Path | None = None
+    held_out: int | None = None  # so many training images, spread evenly, were kept from it for validation
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -41,6 +42,7 @@ class Ours(Model):
     def __init__(self, classifier: Classifier, name: str, device: torch.device):
         self.name, self.classes, self._device, self._classifier = name, classifier.classes, device, classifier
         self._network = classifier.network.to(device)
+        self.path, self.held_out = classifier.path, classifier.config.get("data", {}).get("held_out")
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         return self._classifier.preprocess.fit(pixels)
@@ -69,7 +71,8 @@ class Mmcls(Model):
             raise ValueError(f"{path} has another number of classes than the config's model ({left[0]})")
         meta = classifiers.read(path).get("meta", {})
         self.classes = tuple(meta["CLASSES"]) if isinstance(meta, dict) and meta.get("CLASSES") else None
-        self.name, self._device, self._network = path.stem, device, network.eval().requires_grad_(False).to(device)
+        self.path, self.name, self._device = path, path.stem, device
+        self._network = network.eval().requires_grad_(False).to(device)
         self._pipeline = Compose([plain(step) for step in pipeline if step["type"] != "LoadImageFromFile"])
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:

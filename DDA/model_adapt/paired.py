@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,16 @@ class Cell:
     second: tuple[str, ...]
 
 
-def join(first: Source, second: Source, cell: str, classes: Sequence[str], at_most: int | None = None) -> Cell:
+def join(
+    first: Source,
+    second: Source,
+    cell: str,
+    classes: Sequence[str],
+    choose: Callable[[list[str]], list[str]] = lambda keys: keys,
+) -> Cell:
     """Pair the images of a cell in two sources.
 
-    at_most: the first so many by key. Raises ValueError naming keys that have no partner, or no class.
+    choose: of the sorted keys, those that are wanted. Raises ValueError naming keys that have no partner, or no class.
     """
     names = [{images.key_of(name): name for name in source.list(cell)[0]} for source in (first, second)]
     for (there, where), (other, elsewhere) in (
@@ -40,7 +46,7 @@ def join(first: Source, second: Source, cell: str, classes: Sequence[str], at_mo
                 f"{len(alone)} of {len(there)} images of {where.path} have no partner in {elsewhere.path}: {shown}; "
                 "run the adaptation again, or remove them"
             )
-    keys = tuple(sorted(names[0]))[:at_most]
+    keys = tuple(choose(sorted(names[0])))
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
     index = {label: i for i, label in enumerate(classes)}

@@ -91,7 +91,7 @@ class Report:
         self.facts, self.cells = self.summary["facts"], self.summary["cells"]
         self.names = [name for name in TITLES if name in next(iter(self.cells.values()))]
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
-        self.severities = sorted({cell.partition("/")[2] for cell in self.cells})
+        self.severities = results.in_order(cell.partition("/")[2] for cell in self.cells)
         self._count = count
         self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
         self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}

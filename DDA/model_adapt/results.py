@@ -6,7 +6,7 @@ facts of the run and its numbers; ``summary.md`` the tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,10 +23,15 @@ TITLES = {
     "source": "source",
     "source_adapted": "adapted + source",
     "self_ensemble": "self-ensemble",
-    "first": "first",
-    "second": "second",
+    "first": "first (degraded)",
+    "second": "second (adapted)",
     "combined": "combined",
 }
+
+
+def in_order(severities: Iterable[str]) -> list[str]:
+    """Numbers by their value, then the rest."""
+    return sorted(set(severities), key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s))
 
 
 def path_of(out: Path, cell: str) -> Path:
@@ -68,7 +73,7 @@ def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[s
     if facts["ensemble"] in FUSE_RULES:
         return scores | {"combined": found["combined"]}
     pair = [as_scores(torch.from_numpy(found[name]), facts["scores"]) for name in ("first", "second")]
-    return scores | {"combined": combine(*pair, facts["ensemble"]).numpy()}
+    return scores | {"combined": combine(*pair, facts["ensemble"], **facts.get("params", {})).numpy()}
 
 
 def probabilities(name: str, scores: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
@@ -156,14 +161,21 @@ def _overall(
 def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     """One sentence that says what the numbers are of."""
     corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in cells))
-    severities = sorted({cell.partition("/")[2] for cell in cells})
+    severities = in_order(cell.partition("/")[2] for cell in cells)
     part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
     return (
         f"{sum(row['N'] for row in cells.values()):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
         f"({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}{part}; means over cells of equal weight; "
-        f"combined: {facts['ensemble']} of {facts['scores']}; 95 % bootstrap intervals over images"
+        f"combined: {facts['ensemble']} of {facts['scores']}{_fitted(facts)}; 95 % bootstrap intervals over images"
         + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
     )
+
+
+def _fitted(facts: Mapping[str, Any]) -> str:
+    params = facts.get("params")
+    if not params:
+        return ""
+    return f" (weight {params['weight']:g}, temperatures {', '.join(f'{t:.2f}' for t in params['temperatures'])}, fitted)"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

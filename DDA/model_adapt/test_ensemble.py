@@ -30,10 +30,12 @@ import torch
 from DDA import datasets, images, ranks
 from DDA.datasets import LAYOUTS, Source, class_list
 from DDA.model_adapt import models, results
-from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
+from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, fit_weighted_sum, fuse_images, fuse_weights
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import Cell, join
 from DDA.progress import Progress
+from DistilledClassifier.data import spread
+from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.train import pick_device
 
 PROGRAM = "test_ensemble.py"
@@ -64,7 +66,10 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
                 whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
                 results.write(args.out, cell, whole)
                 progress.add(world.reports())
-    if world.rank == 0:
+    if world.rank == 0 and args.fit:
+        progress.add(world.reports())
+        print(f"\n{job.fit()}", flush=True)
+    elif world.rank == 0:
         progress.add(world.reports())
         text = results.summarise(args.out, job.facts())
         print(f"\n{text}\nwritten     {args.out}", flush=True)
@@ -91,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
     p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
     p.add_argument("--ensemble", choices=(*RULES, *OURS, *FUSE_RULES), help="how the scores are combined (default: sum)")
+    p.add_argument("--fit", action="store_true", help="fit weighted_sum on these known degradations and store it beside SECOND")
     p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
     p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
     p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all")
@@ -142,6 +148,13 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
         setattr(args, name, images.find(getattr(args, name)))
     if args.batch_size < 1 or (args.num_samples is not None and args.num_samples < 1):
         raise ValueError("--batch_size and --num_samples must be at least 1")
+    odd = sorted(set(args.corruption) - {"clean", *DEGRADATIONS})
+    if args.fit and odd:
+        raise ValueError(f"--fit learns from known degradations only ({', '.join(DEGRADATIONS)}), not from {odd[0]}")
+    if args.fit:
+        args.ensemble = "sum"
+    if args.ensemble in OURS and args.scores != "logits":
+        raise ValueError(f"--ensemble {args.ensemble} is of logits; leave --scores out")
     if "mCE" in args.metrics and args.baseline is None:
         raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
     args.topk = _topk(args.metric_options)
@@ -215,11 +228,48 @@ class _Job:
         if isinstance(self._views[1], datasets.Folder):
             self._second.check_adapted(self._views[1].path)
         severities = args.severity if args.dataset not in datasets.SPLITS else []
+        self.params = self._fitted() if args.ensemble in OURS else {}
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
-        self.cells = [join(*self._views, name, self.classes, args.num_samples) for name in names]
+        self.cells = [join(*self._views, name, self.classes, self._choose) for name in names]
+
+    def _choose(self, keys: list[str]) -> list[str]:
+        """To fit, only images that the first classifier was not trained on, where its checkpoint tells which."""
+        keys = spread(keys, self._first.held_out) if self._args.fit and self._first.held_out else keys
+        return keys[: self._args.num_samples]
+
+    def _fit_path(self) -> Path:
+        if self._second.path is None:
+            raise ValueError("weighted_sum is stored beside the second checkpoint, but it is none; give a file")
+        return self._second.path.with_suffix(".weighted_sum.json")
+
+    def _digests(self) -> dict[str, str]:
+        return {"first_sha256": images.sha256(self._first.path), "second_sha256": images.sha256(self._second.path)}
+
+    def _fitted(self) -> dict[str, Any]:
+        """What an earlier --fit stored. Raises FileNotFoundError, ValueError."""
+        path = self._fit_path()
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: fit it first, on known degradations, with --fit")
+        found = images.read_json(path)
+        if {name: found.get(name) for name in self._digests()} != self._digests():
+            raise ValueError(f"{path} was fitted for other checkpoints; fit it anew with --fit")
+        return {name: found[name] for name in ("weight", "temperatures")}
+
+    def fit(self) -> str:
+        """Fit the weighted sum on the cells' scores and store it."""
+        parts = [results.read(self._args.out, cell.name) for cell in self.cells]
+        first, second, labels = (torch.from_numpy(np.concatenate([part[name] for part in parts]))
+                                 for name in ("first", "second", "labels"))  # fmt: skip
+        found = fit_weighted_sum(first, second, labels)
+        path = self._fit_path()
+        told = {"images": len(labels), "cells": [cell.name for cell in self.cells], "degraded": str(self._args.data_prefix1),
+                "held_out": self._first.held_out}  # fmt: skip
+        images.write_json(path, {**found, **told, **self._digests()})
+        temperatures = ", ".join(f"{temperature:.2f}" for temperature in found["temperatures"])
+        return f"fitted      weight {found['weight']:g}, temperatures {temperatures} on {len(labels):,} images: {path}"
 
     def _open(self, path: Path) -> Source:
         if not path.exists():
@@ -275,7 +325,7 @@ class _Job:
             "ensemble": args.ensemble, "scores": args.scores, "metrics": list(args.metrics), "topk": args.topk,
             "baseline": args.baseline, "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2),
             "layout": args.dataset, "num_samples": args.num_samples, "classes": list(self.classes),
-            "cells": [cell.name for cell in self.cells],
+            "cells": [cell.name for cell in self.cells], "params": self.params,
         }  # fmt: skip
 
     def say_plan(self, size: int) -> None:
