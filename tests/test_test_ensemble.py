@@ -14,7 +14,7 @@ from PIL import Image
 
 from DDA import images
 from DDA.datasets import class_list
-from DDA.model_adapt import results
+from DDA.model_adapt import models, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
 
@@ -293,4 +293,26 @@ def test_the_mean_corruption_error_names_its_baseline(here, tmp_path):
     summary = images.read_json(tmp_path / "summary.json")
     error = 1 - np.mean([summary["cells"][f"fog/{severity}"]["first"]["top1"] for severity in (1, 3)])
     assert summary["all"]["first"]["CE"]["fog"] == pytest.approx(100 * error / 0.819)
-    assert "alexnet" in summary["protocol"]
+    assert "alexnet" in summary["protocol"] and "torch" in summary["facts"]["versions"]
+    assert "relative mCE" not in summary["all"]["first"]
+    make_trees(tmp_path, cells=("fog/1", "clean/val"))
+    more = ["--metrics", "accuracy", "mCE", "--baseline", "alexnet", "--corruption", "all", "clean"]
+    assert main(command(here, tmp_path / "out", *more, views=tmp_path)) == 0
+    summary = images.read_json(tmp_path / "out/summary.json")
+    clean, fog = (1 - summary["cells"][cell]["first"]["top1"] for cell in ("clean/val", "fog/1"))
+    assert summary["all"]["first"]["relative mCE"] == pytest.approx(100 * (fog - clean) / (0.819 - 0.435))
+    assert set(summary["all"]["first"]["CE"]) == {"fog"}
+    assert summary["all"]["first"]["top1"] == summary["cells"]["fog/1"]["first"]["top1"]  # clean images are beside the mean
+    assert "| clean | 7 |" in (text := (tmp_path / "out/summary.md").read_text()) and "mean of 1 cells** | 7 |" in text
+
+
+def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, pretrained=False, **more))
+    model = models.load("timm/test_convnext", {}, [], torch.device("cpu"))
+    told = create("test_convnext").pretrained_cfg
+    assert told["input_size"][1] == 160 and model.prepare(np.zeros((300, 400, 3), np.uint8)).shape == (160, 160, 3)
+    white = model.batch([np.full((160, 160, 3), 255, np.uint8)])
+    np.testing.assert_allclose(white[0, :, 0, 0], (1 - np.array(told["mean"])) / np.array(told["std"]), rtol=1e-5)
+    assert model.logits(white).shape == (1, 1000)

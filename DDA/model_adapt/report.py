@@ -137,11 +137,11 @@ class Report:
             row = self.summary["all"][name]
             low, high = (100 * value for value in row["interval"])
             extra = "".join(f"<td>{row[key]:.3f}</td>" for key in ("ECE", "NLL") if key in row)
-            extra += f"<td>{row['mCE']:.1f}</td>" if "mCE" in row else ""
+            extra += "".join(f"<td>{row[key]:.1f}</td>" for key in ("mCE", "relative mCE") if key in row)
             rows.append(f"<tr><th>{_swatch(name)}{html.escape(self.title(name))}</th><td>{100 * row['top1']:.1f}</td>"
                         f"<td>{low:.1f} to {high:.1f}</td>{extra}<td class=what>{WHAT[name]}</td></tr>")  # fmt: skip
         first = self.summary["all"][self.names[0]]
-        heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE") if key in first)
+        heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE", "relative mCE") if key in first)
         head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>"
         return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 

@@ -96,6 +96,8 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         scores = columns(found, facts)
         labels = found["labels"]
         cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
+        if cell not in corrupted(facts["cells"]):
+            continue  # clean images beside corrupted ones have a line of their own, and no part in the means
         groups.extend(str(key)[len(cell) + 1 :] if cell != "." else str(key) for key in found["keys"])
         for name, value in scores.items():
             right.setdefault(name, []).append(metrics.hits(value, labels))
@@ -110,6 +112,12 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
     text = markdown(summary)
     images.write_bytes(out / "summary.md", text.encode())
     return text
+
+
+def corrupted(cells: Iterable[str]) -> list[str]:
+    """The cells whose mean is the result: without clean images, where there are others."""
+    cells = list(cells)
+    return [cell for cell in cells if cell.partition("/")[0] != "clean"] or cells
 
 
 def _measure(name: str, scores: np.ndarray, labels: np.ndarray, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,30 +149,39 @@ def _overall(
     found: dict[str, Any] = {}
     for name in hits:
         low, high = metrics.interval(hits[name].astype(float), groups)
-        rows = [row[name] for row in cells.values()]
+        rows = [cells[cell][name] for cell in corrupted(cells)]
         numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
         found[name] = {key: float(np.mean([row[key] for row in rows])) for key in numbers} | {"interval": [low, high]}
     if "flips" in facts["metrics"]:
         found["flips"] = {f"{one} to {two}": metrics.flips(hits[one], hits[two]) for one in hits for two in hits if one != two}
     if facts.get("baseline") == "alexnet":
-        baseline = {name: value / 100 for name, value in metrics.ALEXNET.items()}
         for name in hits:
-            top1: dict[str, dict[str, float]] = {}
-            for cell, row in cells.items():
-                corruption, _, severity = cell.partition("/")
-                top1.setdefault(corruption, {})[severity] = row[name]["top1"]
-            errors = metrics.corruption_errors(top1, baseline)["CE"]
-            found[name] |= {"CE": errors, "mCE": float(np.mean(list(errors.values())))}
+            found[name] |= _relative_to_alexnet({cell: row[name]["top1"] for cell, row in cells.items()})
     return found
+
+
+def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
+    """CE and mCE in per cent; their relative kin where a clean cell was evaluated too."""
+    baseline = {name: value / 100 for name, value in metrics.ALEXNET.items()}
+    rows: dict[str, dict[str, float]] = {}
+    for cell, value in top1.items():
+        corruption, _, severity = cell.partition("/")
+        rows.setdefault(corruption, {})[severity] = value
+    clean = rows.pop("clean", None)
+    error = None if clean is None else 1 - float(np.mean(list(clean.values())))
+    errors = metrics.corruption_errors(rows, baseline, error, metrics.ALEXNET_CLEAN / 100)
+    return errors | {f"m{name}" if name == "CE" else "relative mCE": float(np.mean(list(each.values())))
+                     for name, each in errors.items()}  # fmt: skip
 
 
 def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     """One sentence that says what the numbers are of."""
-    corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in cells))
-    severities = in_order(cell.partition("/")[2] for cell in cells)
+    chosen = corrupted(cells)
+    corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in chosen))
+    severities = in_order(cell.partition("/")[2] for cell in chosen)
     part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
     return (
-        f"{sum(row['N'] for row in cells.values()):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
+        f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
         f"({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}{part}; means over cells of equal weight; "
         f"combined: {facts['ensemble']} of {facts['scores']}{_fitted(facts)}; 95 % bootstrap intervals over images"
         + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
@@ -191,10 +208,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
         values = [f"{100 * np.mean([row[name]['top1'] for row in group]):.1f}" for name in names]
         lines.append(f"| {corruption} | {sum(row['N'] for row in group)} | {' | '.join(values)} |")
     means = [f"**{100 * summary['all'][name]['top1']:.1f}**" for name in names]
-    lines.append(f"| **mean of {len(cells)} cells** | {sum(row['N'] for row in cells.values())} | {' | '.join(means)} |")
+    counted = [cells[cell]["N"] for cell in corrupted(cells)]
+    lines.append(f"| **mean of {len(counted)} cells** | {sum(counted)} | {' | '.join(means)} |")
     spans = [[100 * value for value in summary["all"][name]["interval"]] for name in names]
     lines.append(f"| 95 % interval | | {' | '.join(f'{low:.1f} to {high:.1f}' for low, high in spans)} |")
-    for key, digits in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f")):
+    for key, digits in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f"), ("relative mCE", ".1f")):
         if key in summary["all"][names[0]]:
             lines.append(f"| {key} | | {' | '.join(format(summary['all'][name][key], digits) for name in names)} |")
     if "flips" in summary["all"]:

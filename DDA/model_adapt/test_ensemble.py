@@ -15,9 +15,11 @@ from which every table can be made again; summary.json and summary.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fit", action="store_true", help="fit weighted_sum on these known degradations and store it beside SECOND")
     p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
     p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
-    p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all")
+    p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all (of what is there, without clean)")
     p.add_argument("--severity", nargs="+", metavar="1..5", help="numbers, or all")
     p.add_argument("--data_prefix1", metavar="PATH", help="degraded images: a tree, or a data set's files")
     p.add_argument("--data_prefix2", metavar="PATH", help="adapted copies")
@@ -204,6 +206,15 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     return content
 
 
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    found = {}
+    for name in ("diffaud", "torch", "numpy", "mmcls", "timm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def device_of(args: argparse.Namespace, local_rank: int) -> torch.device:
     return pick_device(str(args.gpu_id) if args.gpu_id is not None else args.device, local_rank)
 
@@ -231,7 +242,7 @@ class _Job:
         self.params = self._fitted() if args.ensemble in OURS else {}
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
-        if "all" in args.corruption:
+        if "all" in args.corruption and "clean" not in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
         self.cells = [join(*self._views, name, self.classes, self._choose) for name in names]
 
@@ -326,6 +337,7 @@ class _Job:
             "baseline": args.baseline, "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2),
             "layout": args.dataset, "num_samples": args.num_samples, "classes": list(self.classes),
             "cells": [cell.name for cell in self.cells], "params": self.params,
+            "versions": versions(),
         }  # fmt: skip
 
     def say_plan(self, size: int) -> None:
