@@ -31,14 +31,16 @@ from DistilledClassifier.degradations import SEQUENCES
 from DistilledClassifier.train import pick_device
 
 PROGRAM = "test_corrupt.py"
+IGNORED = (("--lr", "--learning_rate"), ("--dt", "--deg_type"), ("--rs", "--random_seed"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
     args = parser().parse_args(argv)
     try:
-        if args.dl is not None:
-            print(f"{PROGRAM}: note: --dl {args.dl} changes nothing; what lies at --dd is recognised", file=sys.stderr)
+        given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[-1].strip("-")) is not None]
+        if given:
+            print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
         experiment = config.load(args.config)
         classifier = load(args.resume, experiment)
         classifier.network.to(pick_device(args.device, 0))
@@ -67,12 +69,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
     )
-    p.add_argument("--bs", type=int, default=128, metavar="INT", help="batch size (default: %(default)s)")
+    p.add_argument(
+        "--bs", "--batch_size", type=int, dest="bs", default=128, metavar="INT", help="batch size (default: %(default)s)"
+    )
     p.add_argument("--ct", choices=("single", "sequence"), default="single", help="common corruptions, or the sequences")
     p.add_argument("--sev", default="all", metavar="1,2,3,4,5", help="severities (default: those that are there)")
     p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME", help="(default: those that are there)")
     p.add_argument("--dd", type=images.find, metavar="PATH", help="corrupted images (default: data.corrupted, data.sequences)")
     p.add_argument("--dl", metavar="LOADER", help="accepted, and changes nothing: layouts are recognised")
+    for names in IGNORED:
+        p.add_argument(*names, help="accepted, and changes nothing: it is for training")
     p.add_argument("--out", type=Path, metavar="DIR", help="also write the table there")
     return p
 

@@ -99,7 +99,9 @@ def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
         "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
     )
     p.add_argument("--lr", "--learning_rate", type=float, dest="lr", metavar="FLOAT")
-    p.add_argument("--bs", type=int, metavar="INT", help="batch size of each degradation, over all processes")
+    p.add_argument(
+        "--bs", "--batch_size", type=int, dest="bs", metavar="INT", help="batch size of each degradation, over all processes"
+    )
     of = f"one of {', '.join(DEGRADATIONS)}" if kind == "ind" else "combined_deg, or degradations separated by commas"
     p.add_argument("--dt", "--deg_type", dest="dt", metavar="NAME", help=of)
     p.add_argument("--rs", "--random_seed", type=int, dest="rs", metavar="INT")
