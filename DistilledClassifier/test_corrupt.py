@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
     args = parser().parse_args(argv)
     try:
-        given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[-1].strip("-")) is not None]
+        given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[0].strip("-")) is not None]
         if given:
             print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
         experiment = config.load(args.config)
