@@ -125,6 +125,33 @@ def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch
         assert one["cells"][cell]["combined"]["top1"] == many["cells"][cell]["combined"]["top1"]
 
 
+def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, monkeypatch):
+    make_trees(tmp_path)
+    shutil.copy(here / "0.pth", tmp_path)
+    flags = [*map(str, [CONFIG, tmp_path / "0.pth", "--second_model_prefix", here / "1.pth", "--out", tmp_path / "out",
+             "--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"])]  # fmt: skip
+    written = []
+    write = results.write
+    monkeypatch.setattr(results, "write", lambda out, cell, *more: (written.append(cell.name), write(out, cell, *more)))
+
+    def made(*more):
+        written.clear()
+        assert main([*flags, *more]) == 0
+        return list(written)
+
+    assert made() == list(CELLS)
+    before = (tmp_path / "out/summary.json").read_bytes()
+    assert made() == [] and (tmp_path / "out/summary.json").read_bytes() == before
+    assert made("--ensemble", "confidence") == []  # another sum of the same scores
+    results.path_of(tmp_path / "out", "fog/3").unlink()
+    assert made() == ["fog/3"] and (tmp_path / "out/summary.json").read_bytes() == before
+    Image.new("RGB", (32, 32)).save(tmp_path / "adapted/snow/1/dog_00001.png")
+    assert made() == ["snow/1"]
+    assert made("--ensemble", "entropy_fuse") == list(CELLS)
+    shutil.copy(here / "1.pth", tmp_path / "0.pth")
+    assert made() == list(CELLS)
+
+
 def test_the_order_of_files_changes_nothing(here, done, tmp_path):
     make_trees(tmp_path, order=-1)
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 0

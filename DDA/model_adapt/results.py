@@ -39,11 +39,20 @@ def path_of(out: Path, cell: str) -> Path:
     return out / (severity or "0") / f"{'all' if corruption == '.' else corruption}.npz"
 
 
-def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray]) -> None:
-    """The scores of a cell's images."""
+def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray], digest: str = "") -> None:
+    """The scores of a cell's images. digest: of all that decided them."""
     path = path_of(out, cell.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write_with(path, lambda file: np.savez(file, keys=np.array(cell.keys), labels=cell.labels, **columns))
+    images.write_with(path, lambda file: np.savez(
+        file, keys=np.array(cell.keys), labels=cell.labels, digest=np.array(digest), **columns))  # fmt: skip
+
+
+def is_there(out: Path, cell: Cell, digest: str) -> bool:
+    """Whether a cell's scores of an earlier run are these."""
+    try:
+        return str(read(out, cell.name).get("digest")) == digest
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def read(out: Path, cell: str) -> dict[str, np.ndarray]:

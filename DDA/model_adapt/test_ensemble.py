@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,14 +61,19 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     job = world.together(lambda: _Job(args, device))
     if world.rank == 0:
         job.say_plan(world.size)
-    progress = Progress(sum(len(cell.keys) for cell in job.cells), world.size) if world.rank == 0 else None
+    todo = world.on_root(lambda: [cell.name for cell in job.cells if not results.is_there(args.out, cell, job.digest(cell))])
+    progress = Progress(sum(len(cell.keys) for cell in job.cells if cell.name in todo), world.size)
+    if world.rank == 0 and len(todo) < len(job.cells):
+        print(f"done        {len(job.cells) - len(todo)} cells are in {args.out} already", flush=True)
     with ThreadPoolExecutor(2) as pool:
         for cell in job.cells:
+            if cell.name not in todo:
+                continue
             rows = range(world.rank, len(cell.keys), world.size)
             parts = world.gather(job.run(cell, rows, pool, world.report))
             if world.rank == 0:
                 whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
-                results.write(args.out, cell, whole)
+                results.write(args.out, cell, whole, job.digest(cell))
                 progress.add(world.reports())
     if world.rank == 0 and args.fit:
         progress.add(world.reports())
@@ -239,6 +246,8 @@ class _Job:
         if isinstance(self._views[1], datasets.Folder):
             self._second.check_adapted(self._views[1].path)
         severities = args.severity if args.dataset not in datasets.SPLITS else []
+        paths = {model.path for model, _ in self.columns().values() if model.path is not None}
+        self._weights = {path: images.sha256(path) for path in paths}
         self.params = self._fitted() if args.ensemble in OURS else {}
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
@@ -257,7 +266,7 @@ class _Job:
         return self._second.path.with_suffix(".weighted_sum.json")
 
     def _digests(self) -> dict[str, str]:
-        return {"first_sha256": images.sha256(self._first.path), "second_sha256": images.sha256(self._second.path)}
+        return {"first_sha256": self._weights[self._first.path], "second_sha256": self._weights[self._second.path]}
 
     def _fitted(self) -> dict[str, Any]:
         """What an earlier --fit stored. Raises FileNotFoundError, ValueError."""
@@ -287,6 +296,18 @@ class _Job:
             flag = "--data_prefix1" if path == self._args.data_prefix1 else "--data_prefix2"
             raise FileNotFoundError(f"{flag} {path} does not exist")
         return datasets.open_source(path, None if path.is_dir() else self.classes)
+
+    def digest(self, cell: Cell) -> str:
+        """Of all that decides a cell's scores: the weights, the images, what is blended. Files are told by size and time."""
+        args = self._args
+        blends = [args.ensemble, args.scores] if args.ensemble in FUSE_RULES else []
+        looks = [[model.name, self._weights.get(model.path), view] for model, view in self.columns().values()]
+        pipelines = [[str(step) for step in steps] for steps in args.pipelines]
+        files = []
+        for view, names in zip(self._views, (cell.first, cell.second), strict=True):
+            paths = [view.path / name for name in names] if isinstance(view, datasets.Folder) else [view.path]
+            files += [(str(path), (told := path.stat()).st_size, told.st_mtime_ns) for path in paths]
+        return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, files]).encode()).hexdigest()
 
     def columns(self) -> dict[str, tuple[Model, int]]:
         """Which classifier sees which view (0 degraded, 1 adapted)."""
