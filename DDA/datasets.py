@@ -1,8 +1,9 @@
 """Sources of images: a folder, or a data set in the files in which it is published, seen as a tree of named images.
 
 Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative paths that its images have in
-a tree, sorted by key; ``read(name)``, the image as RGB; ``encoded(name)``, the bytes of its file, or None where there are only
-pixels; ``digest(name)``, a SHA-256 of what is read; ``where(name)``, for messages. Nothing that a file says is executed.
+a tree, sorted by key; ``read(name)``, the image as RGB; ``pixels(name)``, the same as uint8 (H,W,3); ``encoded(name)``, the
+bytes of its file, or None where there are only pixels; ``digest(name)``, a SHA-256 of what is read; ``where(name)``, for
+messages. Nothing that a file says is executed.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class Folder:
     def read(self, name: str) -> Image.Image:
         return images.read_rgb(self.where(name))
 
+    def pixels(self, name: str) -> np.ndarray:
+        return np.asarray(self.read(name))
+
     def encoded(self, name: str) -> bytes:
         return self.where(name).read_bytes()
 
@@ -127,6 +131,10 @@ class Arrays:
         part, row = self._places[name]
         return part.read(row)
 
+    def pixels(self, name: str) -> np.ndarray:
+        part, row = self._places[name]
+        return part.pixels(row)
+
     def encoded(self, name: str) -> bytes | None:
         part, row = self._places[name]
         return part.encoded(row)
@@ -146,9 +154,13 @@ class _Rows:
         self._pixels: np.ndarray | None = None
 
     def read(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pixels(row))
+
+    def pixels(self, row: int) -> np.ndarray:
         if self._pixels is None:
             self._pixels = self._load()
-        return Image.fromarray(np.ascontiguousarray(self._pixels[row])).convert("RGB")
+        pixels = np.ascontiguousarray(self._pixels[row])
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
     def encoded(self, row: int) -> None:
         return None
@@ -165,6 +177,9 @@ class _Jpegs:
     def read(self, row: int) -> Image.Image:
         with Image.open(io.BytesIO(self.encoded(row))) as image:
             return image.convert("RGB")
+
+    def pixels(self, row: int) -> np.ndarray:
+        return np.asarray(self.read(row))
 
     def encoded(self, row: int) -> bytes:
         return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
@@ -559,8 +574,9 @@ def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
     """Arrays by their names: train_x and test_x with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg files."""
     try:
         with np.load(path, allow_pickle=False) as data:
-            shapes = {name: data[name] for name in data.files if data[name].ndim < 4}
-            large = {name: data[name].shape for name in data.files if data[name].ndim >= 4}
+            all_shapes = {name: _shape(data, name) for name in data.files}
+            shapes = {name: data[name] for name, shape in all_shapes.items() if len(shape) < 4}
+            large = {name: shape for name, shape in all_shapes.items() if len(shape) >= 4}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is no npz file of arrays ({error})") from None
     labels = next((shapes[name] for name in ("labels", "train_y", "test_y", "y") if name in shapes), None)
@@ -568,12 +584,13 @@ def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
         classes = [str(name) for name in shapes["classes"]] if "classes" in shapes else _classes_of(labels, f"{path}")
     source = Arrays(path, classes)
 
-    def rows(name: str, index: int | None = None) -> _Rows:
-        def load() -> np.ndarray:
-            with np.load(path, allow_pickle=False) as data:
-                return _images(data[name] if index is None else data[name][index], f"{path}: {name}")
+    @lru_cache(maxsize=1)  # of several severities in one array
+    def whole(name: str) -> np.ndarray:
+        with np.load(path, allow_pickle=False) as data:
+            return data[name]
 
-        return _Rows(load)
+    def rows(name: str, index: int | None = None) -> _Rows:
+        return _Rows(lambda: _images(whole(name) if index is None else whole(name)[index], f"{path}: {name}"))
 
     if {"jpeg", "offsets"} <= shapes.keys():
         source.add("clean/cifar_train", _Jpegs(shapes["jpeg"], shapes["offsets"]), len(shapes["offsets"]) - 1, labels)
@@ -589,6 +606,14 @@ def _npz(path: Path, classes: Sequence[str] | None) -> Arrays:
     if not source.names:
         raise ValueError(f"{path} holds no images: its arrays are {', '.join(shapes)}")
     return source
+
+
+def _shape(data: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    """Of an array in an npz file, without reading it."""
+    with data.zip.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(file)[0]
 
 
 def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:

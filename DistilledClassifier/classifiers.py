@@ -335,7 +335,8 @@ def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _still(network: Network) -> Network:
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last)  # as `Preprocess.normalise` leaves images: faster on most devices
 
 
 def _not_fetched(config: Mapping[str, Any]) -> dict[str, Any]:

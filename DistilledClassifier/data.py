@@ -62,7 +62,7 @@ class Examples:
 
     def _read(self, row: int) -> np.ndarray:
         try:
-            return np.asarray(self._source.read(self.names[row]))
+            return self._source.pixels(self.names[row])
         except Exception as error:  # PIL and its plugins raise many types for damaged files
             raise ValueError(
                 f"{self._source.where(self.names[row])} cannot be read ({error}); remove it or make it anew"

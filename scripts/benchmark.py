@@ -162,32 +162,32 @@ def train(args: argparse.Namespace) -> None:
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """One process; the copies are the images themselves, and both classifiers the same: only the time counts."""
+    """One process; the least of three rounds in turns. The copies are the images themselves, the classifiers are the same."""
     import torch
 
-    from DDA.model_adapt import results
     from DDA.model_adapt.test_ensemble import main as evaluate
     from DistilledClassifier import classifiers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        status = evaluate([*map(str, [
-            "configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
-            "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder])])  # fmt: skip
-        whole = time.perf_counter() - begun
-        if status:
-            raise RuntimeError("the evaluation failed")
-        cells = [path.relative_to(folder) for path in Path(folder).rglob("*.npz")]
-        count = sum(len(results.read(Path(folder), f"{path.stem}/{path.parent}")["labels"]) for path in cells)
     network = classifiers.load(args.classifier).network
-    x = torch.zeros(64, 3, 32, 32)
-    begun = time.perf_counter()
-    with torch.no_grad():
-        for _ in range(2 * count // 64):
-            network(x)
-    bare = time.perf_counter() - begun
-    print(f"{count:,} images in {len(cells)} cells: bare forward passes take {bare / whole:.2f} of the whole command's time")
+    x = torch.rand(64, 32, 32, 3).permute(0, 3, 1, 2)
+    whole, bare, count = [], [], 0
+    for _ in range(4):  # the first, which also imports, does not count
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            if evaluate([*map(str, [
+                "configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
+                "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder])]):  # fmt: skip
+                raise RuntimeError("the evaluation failed")
+            whole.append(time.perf_counter() - begun)
+            count = sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
+        begun = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(2 * count // 64):
+                network(x)
+        bare.append(time.perf_counter() - begun)
+    share = min(bare[1:]) / min(whole[1:])
+    print(f"{count:,} images: the bare forward passes of two classifiers take {share:.2f} of the whole command's time")
 
 
 def _processor_seconds(call) -> float:

@@ -19,7 +19,8 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -65,12 +66,9 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     progress = Progress(sum(len(cell.keys) for cell in job.cells if cell.name in todo), world.size)
     if world.rank == 0 and len(todo) < len(job.cells):
         print(f"done        {len(job.cells) - len(todo)} cells are in {args.out} already", flush=True)
-    with ThreadPoolExecutor(2) as pool:
-        for cell in job.cells:
-            if cell.name not in todo:
-                continue
-            rows = range(world.rank, len(cell.keys), world.size)
-            parts = world.gather(job.run(cell, rows, pool, world.report))
+    with ThreadPoolExecutor(1) as pool:
+        for cell, part in job.run([cell for cell in job.cells if cell.name in todo], world, pool):
+            parts = world.gather(part)
             if world.rank == 0:
                 whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
                 results.write(args.out, cell, whole, job.digest(cell))
@@ -317,32 +315,41 @@ class _Job:
         return found
 
     @torch.no_grad()
-    def run(self, cell: Cell, rows: range, pool: ThreadPoolExecutor, report: Callable) -> dict[str, np.ndarray]:
-        """The logits of each column, and of the blended images where the rule blends, for some rows of a cell: (n,K) each."""
-        said: dict[str, list[np.ndarray]] = {}
-        batches = [rows[i : i + self._args.batch_size] for i in range(0, len(rows), self._args.batch_size)]
-        ahead = [pool.submit(self._read, cell, batch) for batch in batches[:2]]
-        for number, batch in enumerate(batches):
-            prepared = ahead.pop(0).result()
-            if number + 2 < len(batches):
-                ahead.append(pool.submit(self._read, cell, batches[number + 2]))
-            inputs = {name: model.batch(prepared[name]) for name, (model, _) in self.columns().items()}
-            found = {name: model.logits(inputs[name]) for name, (model, _) in self.columns().items()}
-            if self._args.ensemble in FUSE_RULES:
-                scores = [results.as_scores(found[name], self._args.scores) for name in ("first", "second")]
-                blend = fuse_images(
-                    inputs["first"], self._first.batch(prepared["blend"]), fuse_weights(*scores, self._args.ensemble)
-                )
-                found["combined"] = self._first.logits(blend)
-            for name, logits in found.items():
-                said.setdefault(name, []).append(logits.cpu().numpy().astype(np.float32))
-            report((len(batch), 0))
-        width = len(self.classes)
-        names = [*self.columns(), *(["combined"] if self._args.ensemble in FUSE_RULES else [])]
-        return {name: np.concatenate(said[name]) if said else np.empty((0, width), np.float32) for name in names}
+    def run(
+        self, cells: list[Cell], world: ranks.World, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Cell, dict[str, np.ndarray]]]:
+        """For each cell the logits (n,K) of each column, and of blended images, for this rank's share of its images.
+
+        The next images are read while the networks work.
+        """
+        size, names = self._args.batch_size, [*self.columns(), *(["combined"] if self._args.ensemble in FUSE_RULES else [])]
+        batches = [(cell, rows[i : i + size]) for cell in cells for rows in [range(world.rank, len(cell.keys), world.size)]
+                   for i in range(0, max(1, len(rows)), size)]  # fmt: skip
+        ahead = deque(pool.submit(self._read, *batch) for batch in batches[:3])
+        said: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for number, (cell, rows) in enumerate(batches):
+            prepared = ahead.popleft().result()
+            if number + 3 < len(batches):
+                ahead.append(pool.submit(self._read, *batches[number + 3]))
+            for name, logits in (self._judge(prepared) if rows else {}).items():
+                said[name].append(logits.cpu().numpy().astype(np.float32))
+            world.report((len(rows), 0))
+            if number + 1 == len(batches) or batches[number + 1][0] is not cell:
+                nothing = np.empty((0, len(self.classes)), np.float32)
+                yield cell, {name: np.concatenate(parts or [nothing]) for name, parts in said.items()}
+                said = {name: [] for name in names}
+
+    def _judge(self, prepared: dict[str, list[np.ndarray]]) -> dict[str, torch.Tensor]:
+        inputs = {name: model.batch(prepared[name]) for name, (model, _) in self.columns().items()}
+        found = {name: model.logits(inputs[name]) for name, (model, _) in self.columns().items()}
+        if self._args.ensemble in FUSE_RULES:
+            scores = [results.as_scores(found[name], self._args.scores) for name in ("first", "second")]
+            weights = fuse_weights(*scores, self._args.ensemble)
+            found["combined"] = self._first.logits(fuse_images(inputs["first"], self._first.batch(prepared["blend"]), weights))
+        return found
 
     def _read(self, cell: Cell, rows: range) -> dict[str, list[np.ndarray]]:
-        pixels = [[np.asarray(view.read(names[row])) for row in rows] for view, names in
+        pixels = [[view.pixels(names[row]) for row in rows] for view, names in
                   zip(self._views, (cell.first, cell.second), strict=True)]  # fmt: skip
         prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}
         if self._args.ensemble in FUSE_RULES:
