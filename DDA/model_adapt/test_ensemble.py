@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(world: ranks.World, argv: list[str] | None) -> int:
     args = world.on_root(lambda: parse(argv, world))
     torch.set_num_threads(world.cpu_threads())
+    sys.setswitchinterval(2e-4)  # so that the thread that reads ahead does not keep the networks waiting
     device = world.together(lambda: device_of(args, world.local_rank))
     job = world.together(lambda: _Job(args, device))
     if world.rank == 0:
