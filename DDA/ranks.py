@@ -297,6 +297,24 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
     return status
 
 
+class Stop:
+    """True once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop, so that work in hand can be finished; the second time
+    it is a KeyboardInterrupt. Only the main thread may make one."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+
 def interrupt_on_sigterm() -> None:
     """Let a scheduler's SIGTERM stop the process as Ctrl-C does. Only the main thread may ask for it."""
     if threading.current_thread() is threading.main_thread():

@@ -13,9 +13,9 @@ epochs.csv, TensorBoard's events, and resume.pt, from which the same command goe
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,19 +52,25 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, a
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     config = world.together(lambda: read_config(args, kind, world.size, device))
+    inputs = world.together(lambda: find_inputs(config, args.save_dir))
+    folder = world.on_root(lambda: find_run(args, config, inputs))
+    if folder is not None and (folder / "finished").is_file():
+        if world.rank == 0:
+            print(f"done        before: {folder / BEST}", flush=True)
+        return 0
     torch.manual_seed(config.train.seed)
-    state, init = world.together(lambda: start(config, args, device))
-    teachers = world.together(lambda: load_teachers(config, args.save_dir, state.network, device))
+    state, left = world.together(lambda: start(config, inputs, device))
+    teachers = world.together(lambda: load_teachers(config, inputs, state.network, device))
     found = world.together(lambda: data.views(config, "train"))
     held_out = world.together(lambda: data.views(config, "val"))
     world.together(lambda: check_sizes(config, found))
-    folder = world.on_root(lambda: run_folder(args, config))
-    world.together(lambda: resume(folder, state, config, device))
+    folder = world.on_root(lambda: folder or new_run(args, config, inputs))
+    world.together(lambda: resume(folder, state, config))
     if world.size > 1:
         world.process_group(device.type)
-    job = _Job(world, args, config, folder, state, Ranks(world.rank, world.size, device), program)
+    job = _Job(world, args, config, inputs, folder, state, Ranks(world.rank, world.size, device))
     if world.rank == 0:
-        job.say_plan(found, held_out, teachers, init)
+        job.say_plan(found, held_out, teachers, left)
     try:
         finished = trainer.train(
             state, config, found, held_out, teachers, ranks=job.ranks, workers=args.workers,
@@ -217,35 +223,58 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     return found
 
 
-def start(config: Config, args: argparse.Namespace, device: torch.device) -> tuple[State, str]:
-    """The network with the weights that ``init`` names, and what these are."""
-    network = classifiers.build(config.classifier)
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from: files of weights, and how the adapted copies were made that it learns from."""
+
+    init: Path | None
+    teachers: tuple[Path, ...]
+    adapted: dict[str, Any] | None
+
+    def digests(self) -> dict[str, Any]:
+        """What tells these inputs from others, as plain values."""
+        return {"init": self.init and images.sha256(self.init), "teachers": [images.sha256(path) for path in self.teachers],
+                "adapted": self.adapted}  # fmt: skip
+
+
+def find_inputs(config: Config, save_dir: Path) -> Inputs:
+    """Raises ValueError and FileNotFoundError, which say what to run or fetch first."""
     init = config.init
     if init == "pretrained":
         if config.pretrained is None and not config.classifier.get("pretrained"):
             raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
-        init = config.pretrained
-        if init and not images.find(init).is_file():
+        init = config.pretrained and images.find(config.pretrained)
+        if init and not init.is_file():
             raise FileNotFoundError(
-                f"the pretrained weights {images.find(init)} are missing: the file of this name is in OpenMMLab's model zoo "
-                "(mmcls 0.x); put it there, or give other weights with --init FILE"
+                f"the pretrained weights {init} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
+                "put it there, or give other weights with --init FILE"
             )
     elif init in ("clean", "deg", "adapt"):
-        init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], args.save_dir)
-    left = classifiers.initialise(network, images.find(init)) if init else []
-    said = f"{init}" + (f" (not {', '.join(left)}: another number of classes)" if left else "") if init else "nothing"
+        init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], save_dir)
+    elif init and not images.find(init).is_file():
+        raise FileNotFoundError(f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")
+    taught = config.known if config.teachers else ()
+    teachers = [_stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir) for name in taught]
+    settings = images.find(config.data.adapted) / images.SETTINGS if config.view == "adapted" else None
+    return Inputs(images.find(init) if init else None, tuple(teachers),
+                  images.read_json(settings) if settings and settings.is_file() else None)  # fmt: skip
+
+
+def start(config: Config, inputs: Inputs, device: torch.device) -> tuple[State, list[str]]:
+    """The network with the weights that it starts from, and the names of those that did not fit."""
+    network = classifiers.build(config.classifier)
+    left = classifiers.initialise(network, inputs.init) if inputs.init else []
     network.to(device)
-    return State(network, configs.make_optimizer(config, network.parameters())), said
+    return State(network, configs.make_optimizer(config, network.parameters())), left
 
 
 def load_teachers(
-    config: Config, save_dir: Path, student: classifiers.Network, device: torch.device
+    config: Config, inputs: Inputs, student: classifiers.Network, device: torch.device
 ) -> list[classifiers.Classifier]:
     """One for each known degradation, frozen. Raises ValueError for one that does not go with the student."""
     blank = torch.zeros(2, 3, config.preprocess.size, config.preprocess.size, device=device)
     found = []
-    for name in config.known if config.teachers else ():
-        path = _stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir)
+    for path in inputs.teachers:
         teacher = classifiers.load(path)
         if teacher.classes and len(teacher.classes) != len(class_list(config.data.classes)):
             raise ValueError(f"the teacher {path} has {len(teacher.classes)} classes, but {config.data.classes} has "
@@ -263,14 +292,6 @@ def load_teachers(
     return found
 
 
-def adapted_settings(config: Config) -> dict[str, Any] | None:
-    """How the adapted copies were made that this classifier learns from: those that it is tested on must be made alike."""
-    if config.view != "adapted":
-        return None
-    path = images.find(config.data.adapted) / images.SETTINGS
-    return images.read_json(path) if path.is_file() else None
-
-
 def check_sizes(config: Config, found: list[data.View]) -> None:
     small = min(found, key=lambda view: len(view.examples))
     if len(small.examples) < config.train.batch_size:
@@ -282,26 +303,35 @@ def check_sizes(config: Config, found: list[data.View]) -> None:
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def run_folder(args: argparse.Namespace, config: Config) -> Path:
-    """The folder of the latest run with this very config, or a new one."""
+def _runs(args: argparse.Namespace, config: Config) -> Path:
     degradation = config.known[0] if len(config.known) == 1 else "combined_deg"
-    above = stage_folder(args.save_dir, config.kind or "own", degradation, config.name)
+    return stage_folder(args.save_dir, config.kind or "own", degradation, config.name)
+
+
+def find_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path | None:
+    """The latest run, where it has this very config and inputs; with -r, the run that the checkpoint belongs to."""
     if args.resume is not None:
         if not (args.resume.parent / RESUME).is_file():
             raise FileNotFoundError(f"-r {args.resume}: there is no {RESUME} beside it to go on from")
         return args.resume.parent
-    runs = sorted(path.parent for path in above.glob("*/config.yaml"))
-    if runs and not args.new and configs.read_yaml(runs[-1] / "config.yaml") == config.raw:
-        return runs[-1]
-    folder = above / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
-    folder.mkdir(parents=True)
+    runs = sorted(path.parent for path in _runs(args, config).glob("*/inputs.json"))
+    if not runs or args.new:
+        return None
+    same = configs.read_yaml(runs[-1] / "config.yaml") == config.raw
+    return runs[-1] if same and images.read_json(runs[-1] / "inputs.json") == inputs.digests() else None
+
+
+def new_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path:
     import yaml
 
+    folder = _runs(args, config) / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+    folder.mkdir(parents=True)
     images.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
+    images.write_json(folder / "inputs.json", inputs.digests())
     return folder
 
 
-def resume(folder: Path, state: State, config: Config, device: torch.device) -> None:
+def resume(folder: Path, state: State, config: Config) -> None:
     """Go on from the state that is there. Raises ValueError where it is damaged, or of another config."""
     path = folder / RESUME
     if not path.is_file():
@@ -320,28 +350,20 @@ def resume(folder: Path, state: State, config: Config, device: torch.device) -> 
 class _Job:
     """What happens between the steps: progress, saving, stopping."""
 
-    def __init__(self, world, args, config: Config, folder: Path, state: State, ranks_: Ranks, program: str):
+    def __init__(self, world, args, config: Config, inputs: Inputs, folder: Path, state: State, ranks_: Ranks):
         self._world, self._args, self._config, self._folder, self._state = world, args, config, folder, state
-        self.ranks, self._program = ranks_, program
-        self._asked = False
+        self.ranks, self._inputs = ranks_, inputs
+        self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
         self._saved = self._said = time.monotonic()
         self._first = (state.step, state.seconds)
-        self._adapted = adapted_settings(config)
         self._per_epoch = 0
         self._events = _events(folder, state.step) if world.rank == 0 else None
         self._told = len(state.losses)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True  # the step is finished first, so that the saved state is whole
 
     def after_look(self, state: State) -> bool:
         now = time.monotonic()
         due = now - self._saved > 60 * self._args.save_minutes
-        asked, due = (value > 0 for value in self.ranks.total([self._asked, due]))
+        asked, due = (value > 0 for value in self.ranks.total([bool(self._stop), due]))
         if self._world.rank == 0 and now - self._said > 15:
             self._said = now
             self._say()
@@ -361,7 +383,7 @@ class _Job:
         for name in (LAST, BEST) if is_best else (LAST,):
             self._guarded(lambda name=name: classifiers.save(
                 self._folder / name, state.network, self._config.raw, class_list(self._config.data.classes),
-                epoch=row["epoch"], metrics=row, adapted=self._adapted,
+                epoch=row["epoch"], metrics=row, adapted=self._inputs.adapted,
             ))  # fmt: skip
         if self._events is not None:
             for name, value in row.items():
@@ -378,14 +400,15 @@ class _Job:
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
         print(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}", file=sys.stderr, flush=True)
 
-    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list, init: str) -> None:
+    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list, left: list[str]) -> None:
         config = self._config
         self._per_epoch = min(len(view.examples) for view in found) // config.train.batch_size
         parameters = sum(p.numel() for p in self._state.network.parameters())
         print(f"images      {', '.join(f'{view.name} {len(view.examples):,}' for view in found)}; held out "
               f"{', '.join(f'{len(view.examples):,}' for view in held_out)}: {config.view}")  # fmt: skip
         print(f"classifier  {config.backbone or config.classifier['type']}, {parameters:,} parameters")
-        print(f"starts from {init}")
+        other = f" (not {', '.join(left)}: another number of classes)" if left else ""
+        print(f"starts from {self._inputs.init or 'nothing'}{other}")
         if teachers:
             print("teachers    " + "\n            ".join(str(teacher.path) for teacher in teachers))
         budget = [f"{value:g} {name}" for name in ("epochs", "steps", "minutes") if (value := getattr(config.train, name))]

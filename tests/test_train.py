@@ -180,6 +180,23 @@ def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_pa
         found.check_adapted(tmp_path / "adapted")
 
 
+def test_a_finished_student_is_trained_anew_when_a_teacher_or_the_copies_have_changed(stages, tmp_path):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    command = flags(tmp_path, stages["degDistill"], "--set", "known=[clean]")
+    runs = tmp_path / "saved/clean/deg_all/own_Tiny_degDistill/train"
+    for clean, expected in ((), 1), ((), 1), (("--new", "--rs", "1"), 2):
+        assert not clean or train.main(flags(tmp_path, stages["clean"], *clean)) == 0
+        assert train_all_deg.main(command) == 0
+        assert len(list(runs.iterdir())) == expected
+    (tmp_path / "tree" / "clean").rename(tmp_path / "tree" / "jpeg")
+    (tmp_path / "tree").rename(tmp_path / "adapted")
+    command = flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")
+    for n, expected in ((12, 1), (12, 1), (13, 2)):
+        images.write_json(tmp_path / "adapted" / "settings.json", {"N": n})
+        assert train.main(command) == 0
+        assert len(list((tmp_path / "saved/jpeg/ind/own_Tiny_adapt/train").iterdir())) == expected
+
+
 def test_a_teacher_of_another_shape_is_refused(stages, tmp_path, capsys):
     timm = {"type": "timm", "name": "resnet18", "num_classes": 3}
     pytest.importorskip("timm")
@@ -193,7 +210,8 @@ def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     experiment = config.load(stages["degDistill"], {"known": ["clean"]})
     network = classifiers.build(experiment.classifier)
-    (teacher,) = train.load_teachers(experiment, tmp_path / "saved", network, torch.device("cpu"))
+    inputs = train.find_inputs(experiment, tmp_path / "saved")
+    (teacher,) = train.load_teachers(experiment, inputs, network, torch.device("cpu"))
     before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
     state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
     found = data.views(experiment, "train"), data.views(experiment, "val")
@@ -292,7 +310,7 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
             "has 3 classes (red, green, blue, …), but the config has 10",
         ),
         ("adapt", ["--dt", "jpeg", "--init", ""], "data.adapted: "),
-        ("clean", ["--init", "nowhere.pth"], "nowhere.pth is not a file"),
+        ("clean", ["--init", "nowhere.pth"], "init: nowhere.pth is not a file; give --init FILE"),
         ("clean", ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"], "OpenMMLab's model zoo"),
         ("clean", ["--set", "init=pretrained"], "the backbone names no pretrained weights"),
         ("clean", ["-d", "7"], "-d 7: there is no GPU"),
@@ -316,6 +334,7 @@ def test_an_empty_adapted_tree_says_which_command_makes_it(stages, tmp_path, cap
 def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, capsys):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
+    (only_run(tmp_path) / "finished").unlink()
     assert train.main(flags(tmp_path, stages["clean"])) == 2
     assert "resume.pt is no checkpoint of tensors" in capsys.readouterr().err
     broken = next((tree / "clean/train").iterdir())

@@ -13,7 +13,6 @@ and resume.pt, from which the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -302,19 +301,12 @@ class _Run:
         self._settings, self._flags, self._device = settings, flags, device
         self.network: nn.Module = state.model
         self.interrupted = False
-        self._asked = False
+        self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
         self._saved = self._said = self._sampled = self._drawn = time.monotonic()
         self._first = (state.step, state.seconds)
         if world.size > 1:
             world.process_group(device.type)
             self.network = nn.parallel.DistributedDataParallel(state.model)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True  # the step is finished first, so that the saved state is whole
 
     def agree(self, values: list[float]) -> list[float]:
         if self._world.size == 1:
@@ -326,7 +318,7 @@ class _Run:
     def after_step(self, state: training.State) -> bool:
         now = time.monotonic()
         self.interrupted, due = (
-            value > 0 for value in self.agree([self._asked, now - self._saved > 60 * self._args.save_minutes])
+            value > 0 for value in self.agree([bool(self._stop), now - self._saved > 60 * self._args.save_minutes])
         )
         if self._world.rank == 0 and now - self._said > 15:
             self._said = now
