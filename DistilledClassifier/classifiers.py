@@ -241,7 +241,8 @@ class Classifier:
                   if there.get(name) != self.adapted.get(name)]  # fmt: skip
         if differ:
             raise ValueError(
-                f"{tree} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}"
+                f"{tree} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
+                "adapt both alike"
             )
 
 
@@ -261,16 +262,16 @@ def load(path: Path) -> Classifier:
     Nothing in the file is executed. Raises FileNotFoundError where it is absent, ValueError for any other file.
     """
     content = read(path)
-    if {"state_dict", "config", "classes", "preprocess"} <= content.keys():
+    if is_ours(content):
         network = build({**content["config"]["classifier"], **_not_fetched(content["config"]["classifier"])})
         try:
             network.model.load_state_dict(content["state_dict"])
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit its own config: {error}") from None
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        return Classifier(_still(network), preprocess, classes, content["config"], content.get("adapted"), path)
+        return Classifier(still(network), preprocess, classes, content["config"], content.get("adapted"), path)
     state = weights(content)
-    if not {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"} <= state.keys():
+    if not _CIFAR <= state.keys():
         raise ValueError(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one of a CIFAR ResNet (conv1, "
             "layer3, linear). Weights of mmcls and timm are read with a config: train.py --init FILE"
@@ -282,7 +283,20 @@ def load(path: Path) -> Classifier:
         network.model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit a CIFAR ResNet-{6 * blocks + 2}: {error}") from None
-    return Classifier(_still(network), Preprocess(32), config={"classifier": config}, path=path)
+    return Classifier(still(network), Preprocess(32), config={"classifier": config}, path=path)
+
+
+_CIFAR = {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"}
+
+
+def is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether what `read` gave is a checkpoint of this project."""
+    return {"state_dict", "config", "classes", "preprocess"} <= content.keys()
+
+
+def tells_itself(content: Mapping[str, Any]) -> bool:
+    """Whether `load` knows the architecture of what `read` gave, without a config."""
+    return is_ours(content) or weights(content).keys() >= _CIFAR
 
 
 def initialise(network: Network, path: Path) -> list[str]:
@@ -334,9 +348,10 @@ def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _still(network: Network) -> Network:
+def still(network: Network) -> Network:
+    """In eval mode, without gradients, in the layout in which `Preprocess.normalise` leaves images."""
     network.eval().requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)  # as `Preprocess.normalise` leaves images: faster on most devices
+    return network.to(memory_format=torch.channels_last)
 
 
 def _not_fetched(config: Mapping[str, Any]) -> dict[str, Any]:

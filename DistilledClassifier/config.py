@@ -116,18 +116,23 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> Config:
     Raises FileNotFoundError for what is not there, ValueError naming the entry that is wrong and what was expected.
     """
     raw = compose(path)
-    for name, value in (changes or {}).items():
+    change(raw, changes or {})
+    try:
+        return check(raw)
+    except ValueError as error:
+        raise ValueError(f"-c {path}: {error}") from None
+
+
+def change(entries: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set entries by their dotted names, in place. Raises ValueError where a name leads through what has no entries."""
+    for name, value in changes.items():
         *above, last = name.split(".")
-        section = raw
+        section = entries
         for key in above:
             section = section.setdefault(key, {})
             if not isinstance(section, dict):
                 raise ValueError(f"{name}: {key} has no entries")
         section[last] = value
-    try:
-        return check(raw)
-    except ValueError as error:
-        raise ValueError(f"-c {path}: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------- composing

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 def load(path: Path, experiment: config.Config) -> Classifier:
     """A checkpoint that tells its classifier; other weights into the config's."""
-    if {"state_dict", "config", "classes", "preprocess"} <= classifiers.read(path).keys():
+    if classifiers.is_ours(classifiers.read(path)):
         return classifiers.load(path)
     network = classifiers.build(
         {**experiment.classifier, **({"pretrained": False} if "pretrained" in experiment.classifier else {})}
@@ -93,7 +93,7 @@ def load(path: Path, experiment: config.Config) -> Classifier:
     left = classifiers.initialise(network, path)
     if left:
         raise ValueError(f"-r {path} has another number of classes ({left[0]}) than {experiment.data.classes}")
-    return Classifier(network.eval().requires_grad_(False), experiment.preprocess, path=path)
+    return Classifier(classifiers.still(network), experiment.preprocess, path=path)
 
 
 def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.Namespace) -> dict:

@@ -6,7 +6,8 @@
   scripts/pipeline.py mine.yaml --set out=elsewhere prior.minutes=10
 
 Every stage is one or more of the project's commands, printed before it runs. Finished stages are skipped, a stopped one goes
-on; a stage whose command changed is run again, and those after it. The first failure stops the pipeline and says what to do.
+on; a stage whose command changed is run again, and those after it; trees that were made otherwise are refused, not replaced: give
+another out. The first failure stops the pipeline and says what to do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from DDA import images
 from DDA.progress import duration
-from DistilledClassifier.config import read_yaml
+from DistilledClassifier.config import change, read_yaml
 from DistilledClassifier.train import BEST, assignments, stage_folder
 
 PROGRAM = "pipeline.py"
@@ -80,12 +81,7 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
     config = read_yaml(path)
-    for name, value in changes.items():
-        *above, last = name.split(".")
-        section = config
-        for key in above:
-            section = section.setdefault(key, {})
-        section[last] = value
+    change(config, changes)
     for name, value in config.items():
         if name not in ENTRIES:
             raise ValueError(f"{path}: {name} is unknown; there are {', '.join(ENTRIES)}")

@@ -72,7 +72,7 @@ class Mmcls(Model):
         meta = classifiers.read(path).get("meta", {})
         self.classes = tuple(meta["CLASSES"]) if isinstance(meta, dict) and meta.get("CLASSES") else None
         self.path, self.name, self._device = path, path.stem, device
-        self._network = network.eval().requires_grad_(False).to(device)
+        self._network = classifiers.still(network).to(device)
         self._pipeline = Compose([plain(step) for step in pipeline if step["type"] != "LoadImageFromFile"])
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
@@ -95,11 +95,7 @@ def load(text: str, config: Mapping[str, Any], pipeline: Sequence[Mapping[str, A
     if text.startswith("timm/") and not Path(text).exists():
         return _timm(text, device)
     path = images.find(text)
-    content = classifiers.read(path)
-    if "state_dict" in content and {"config", "classes", "preprocess"} <= content.keys():
-        return Ours(classifiers.load(path), path.stem, device)
-    state = classifiers.weights(content)
-    if {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"} <= state.keys():
+    if classifiers.tells_itself(classifiers.read(path)):
         return Ours(classifiers.load(path), path.stem, device)
     return Mmcls(path, config, pipeline, device)
 
@@ -112,7 +108,7 @@ def _timm(text: str, device: torch.device) -> Model:
     resize = round(size / (told.get("crop_pct") or 1))
     how = told.get("interpolation") if told.get("interpolation") in ("bilinear", "bicubic") else "bicubic"
     preprocess = Preprocess(size, resize, tuple(told["mean"]), tuple(told["std"]), how)
-    return Ours(Classifier(network.eval().requires_grad_(False), preprocess), name, device)
+    return Ours(Classifier(classifiers.still(network), preprocess), name, device)
 
 
 def plain(value: Any) -> Any:

@@ -92,8 +92,12 @@ class Report:
         self.names = [name for name in TITLES if name in next(iter(self.cells.values()))]
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
         self.severities = results.in_order(cell.partition("/")[2] for cell in self.cells)
+        self._counted = results.corrupted(self.cells)  # clean images have a line of their own, and no part in the rest
         self._count = count
         self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
+        self._names = [
+            {images.key_of(name): name for cell in self.cells for name in view.list(cell)[0]} for view in self._views
+        ]
         self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
 
     def _open(self, path: str) -> Source:
@@ -164,11 +168,12 @@ class Report:
     def _chart(self) -> str:
         """Accuracy against severity, the mean over corruptions, as SVG."""
         width, height, left, bottom, top = 640, 300, 44, 34, 12
+        corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self._counted))
         severities = [severity for severity in self.severities if all(self.top1(self.names[0], c, severity) is not None
-                                                                      for c in self.corruptions)]  # fmt: skip
+                                                                      for c in corruptions)]  # fmt: skip
         if len(severities) < 2:
             return ""
-        lines = {name: [float(np.mean([self.top1(name, c, severity) for c in self.corruptions])) for severity in severities]
+        lines = {name: [float(np.mean([self.top1(name, c, severity) for c in corruptions])) for severity in severities]
                  for name in self.names}  # fmt: skip
         low = 10 * np.floor(min(map(min, lines.values())) / 10)
         high = 10 * np.ceil(max(map(max, lines.values())) / 10 + 1e-9)
@@ -197,8 +202,7 @@ class Report:
                 f'{"".join(parts)}</svg>{legend}')  # fmt: skip
 
     def _figure(self, shown: Shown) -> str:
-        names = [self._name(view, shown.key) for view in self._views]
-        pictures = "".join(_picture(np.asarray(view.read(name))) for view, name in zip(self._views, names, strict=True))
+        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1))
         said = "".join(
             f"<li class={'right' if shown.predicted[name] == shown.label else 'wrong'}>{html.escape(self.title(name))}: "
             f"{html.escape(self.facts['classes'][shown.predicted[name]])}</li>"
@@ -208,16 +212,9 @@ class Report:
         caption = f"<figcaption><b>{label}</b><ul>{said}</ul></figcaption>"
         return f"<figure title='{html.escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
 
-    def _name(self, view: Source, key: str) -> str:
-        if not hasattr(self, "_names"):
-            self._names: dict[int, dict[str, str]] = {}
-        if id(view) not in self._names:
-            self._names[id(view)] = {}
-        known = self._names[id(view)]
-        if key not in known:
-            folder = key.rpartition("/")[0] or "."
-            known.update((images.key_of(name), name) for name in view.list(folder)[0])
-        return known[key]
+    def _pixels(self, view: int, key: str) -> np.ndarray:
+        """Of an image degraded (0) or adapted (1): uint8 (H,W,3)."""
+        return self._views[view].pixels(self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
         """Each corruption's images before and after, uint8 (H,W,3).
@@ -228,9 +225,9 @@ class Report:
         rows, frames = {}, {}
         for cell in self.cells:
             chosen = _spread(self._said[cell], columns)
-            for view, judge, what in zip(self._views, judges, ("degraded", "adapted"), strict=True):
+            for view, (judge, what) in enumerate(zip(judges, ("degraded", "adapted"), strict=True)):
                 title = f"{cell} {what}"
-                rows[title] = [np.asarray(view.read(self._name(view, shown.key))) for shown in chosen]
+                rows[title] = [self._pixels(view, shown.key) for shown in chosen]
                 frames[title] = ["seagreen" if s.predicted[judge] == s.label else "crimson" for s in chosen]
         return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=80, frames=frames))
 
@@ -246,7 +243,7 @@ class Report:
         return "".join(parts)
 
     def _won_and_lost(self) -> str:
-        everything = [shown for cell in self.cells for shown in self._said[cell]]
+        everything = [shown for cell in self._counted for shown in self._said[cell]]
         won = [s for s in everything if s.predicted["first"] != s.label == s.predicted["combined"]]
         lost = [s for s in everything if s.predicted["first"] == s.label != s.predicted["combined"]]
         parts = []
@@ -260,7 +257,7 @@ class Report:
     def _flips(self) -> str:
         rows = []
         hits = {
-            name: np.array([s.predicted[name] == s.label for cell in self.cells for s in self._said[cell]])
+            name: np.array([s.predicted[name] == s.label for cell in self._counted for s in self._said[cell]])
             for name in self.names
         }
         for i, one in enumerate(self.names):

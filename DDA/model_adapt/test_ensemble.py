@@ -63,7 +63,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     job = world.together(lambda: _Job(args, device))
     if world.rank == 0:
         job.say_plan(world.size)
-    todo = world.on_root(lambda: [cell.name for cell in job.cells if not results.is_there(args.out, cell, job.digest(cell))])
+    todo = world.on_root(lambda: job.missing(args.out))  # name to digest
     progress = Progress(sum(len(cell.keys) for cell in job.cells if cell.name in todo), world.size)
     if world.rank == 0 and len(todo) < len(job.cells):
         print(f"done        {len(job.cells) - len(todo)} cells are in {args.out} already", flush=True)
@@ -72,7 +72,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
             parts = world.gather(part)
             if world.rank == 0:
                 whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
-                results.write(args.out, cell, whole, job.digest(cell))
+                results.write(args.out, cell, whole, todo[cell.name])
                 progress.add(world.reports())
     if world.rank == 0 and args.fit:
         progress.add(world.reports())
@@ -240,7 +240,7 @@ class _Job:
         self.classes = self._first.classes or class_list(args.classes)
         for model in (self._second, self._source):
             if model is not None and model.classes and tuple(model.classes) != tuple(self.classes):
-                raise ValueError(f"{model.name} has other classes than {self._first.name}: they cannot be combined")
+                raise ValueError(f"{model.name} has other classes than {self._first.name}: train both on one class list")
         self._views = (self._open(args.data_prefix1), self._open(args.data_prefix2))
         if isinstance(self._views[1], datasets.Folder):
             self._second.check_adapted(self._views[1].path)
@@ -293,8 +293,13 @@ class _Job:
     def _open(self, path: Path) -> Source:
         if not path.exists():
             flag = "--data_prefix1" if path == self._args.data_prefix1 else "--data_prefix2"
-            raise FileNotFoundError(f"{flag} {path} does not exist")
+            raise FileNotFoundError(f"{flag} {path} does not exist; make_data.py and image_sample.py make such trees")
         return datasets.open_source(path, None if path.is_dir() else self.classes)
+
+    def missing(self, out: Path) -> dict[str, str]:
+        """The cells whose scores are not there yet, or are of other weights or images: name to digest."""
+        digests = {cell.name: self.digest(cell) for cell in self.cells}
+        return {cell.name: digests[cell.name] for cell in self.cells if not results.is_there(out, cell, digests[cell.name])}
 
     def digest(self, cell: Cell) -> str:
         """Of all that decides a cell's scores: the weights, the images, what is blended. Files are told by size and time."""
