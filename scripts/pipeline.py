@@ -6,7 +6,7 @@
   scripts/pipeline.py mine.yaml --set out=elsewhere prior.minutes=10
 
 Every stage is one or more of the project's commands, printed before it runs. Finished stages are skipped, a stopped one goes
-on; a stage whose command changed is run again, and those after it; trees that were made otherwise are refused, not replaced: give
+on; a stage whose command changed is run again, and those after it; trees made otherwise are refused, not replaced: give
 another out. The first failure stops the pipeline and says what to do.
 """
 
