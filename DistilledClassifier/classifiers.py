@@ -271,7 +271,7 @@ def load(path: Path) -> Classifier:
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
         return Classifier(still(network), preprocess, classes, content["config"], content.get("adapted"), path)
     state = weights(content)
-    if not _CIFAR <= state.keys():
+    if not state.keys() >= _CIFAR:
         raise ValueError(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one of a CIFAR ResNet (conv1, "
             "layer3, linear). Weights of mmcls and timm are read with a config: train.py --init FILE"
