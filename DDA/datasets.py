@@ -13,6 +13,7 @@ import io
 import os
 import pickle
 import tarfile
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -91,6 +92,9 @@ class Arrays:
         self._places: dict[str, tuple[_Rows | _Jpegs, int]] = {}
         self._sorted: list[str] = []
 
+    def __reduce__(self) -> tuple:
+        return open_source, (self.path, self.classes)  # another process reads the same files
+
     def add(self, folder: str, part: _Rows | _Jpegs, count: int, labels: np.ndarray | None) -> None:
         """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>."""
         if labels is not None:
@@ -114,7 +118,10 @@ class Arrays:
         return self._sorted
 
     def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
-        return [name for name in self.names if cell == "." or name.startswith(f"{cell}/")], []
+        if cell == ".":
+            return self.names, []
+        first, end = (bisect_left(self.names, f"{cell}{after}", key=images.key_of) for after in "/0")  # 0 comes after /
+        return self.names[first:end], []
 
     def folders(self, folder: str) -> list[str]:
         prefix = "" if folder == "." else f"{folder}/"

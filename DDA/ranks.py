@@ -5,6 +5,7 @@ mpi4py is imported here and nowhere else, and only where an MPI launcher started
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import platform
@@ -267,6 +268,7 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
     program: name for messages. go_on: what the user does to go on after an interruption. A `SharedError` is printed once and
     every rank returns 2. Whatever else fails on this rank ends the whole job.
     """
+    keep_memory()
     try:
         world = start()
     except RuntimeError as error:
@@ -295,6 +297,20 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
         return 1
     world.close()
     return status
+
+
+def keep_memory() -> None:
+    """Let glibc reuse freed memory instead of giving it back.
+
+    It hands blocks above 128 KiB, and the top of the heap, back to the kernel, which fills each page with zeros when the next
+    layer wants it again: a fifth of the time of small networks on a CPU. Blocks above 32 MiB still go back. Other C libraries
+    are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mmap_threshold, trim_threshold = -3, -1  # their names in malloc.h start with M_
+        mallopt(mmap_threshold, 1 << 25)
+        mallopt(trim_threshold, 1 << 30)
 
 
 class Stop:

@@ -35,9 +35,10 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(h + F.pad(x, (0, 0, 0, 0, self.grown // 2, self.grown // 2)))
+        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        if self.grown:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+        return F.relu(h.add_(x), inplace=True)
 
 
 class CifarResNet(nn.Module):
@@ -61,7 +62,7 @@ class CifarResNet(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(N,3,H,W) to (N,64)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
@@ -204,7 +205,7 @@ class Preprocess:
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (N,H,W,3) to float (N,3,H,W)."""
         mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (self.mean, self.std))
-        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,32 @@ def test_any_npy_and_npz_of_images(tmp_path):
             datasets.open_source(tmp_path / "bad.npy")
 
 
+def test_another_process_gets_the_source_by_its_files_not_by_their_content(tmp_path, cifar10c):
+    np.savez(
+        tmp_path / "part.npz",
+        fog=PIXELS.reshape(2, 10, 32, 32, 3),
+        fog_seq=PIXELS.reshape(2, 10, 32, 32, 3),
+        labels=LABELS[:10],
+    )
+    for path in (tmp_path / "part.npz", cifar10c, write_cifar10(tmp_path / "cifar-10-batches-py")):
+        source = datasets.open_source(path, datasets.class_list("cifar10"))
+        source.pixels(source.names[0])
+        sent = pickle.dumps(source)
+        assert len(sent) < 1000
+        there = pickle.loads(sent)
+        assert there.names == source.names
+        assert all(np.array_equal(there.pixels(name), source.pixels(name)) for name in source.names)
+
+
+def test_a_cell_of_arrays_is_its_folder_and_no_other(tmp_path):
+    pixels = PIXELS[:4].reshape(2, 2, 32, 32, 3)
+    np.savez(tmp_path / "part.npz", **dict.fromkeys(("fog", "fog-2", "fog_seq", "fox"), pixels), labels=LABELS[:2])
+    source = datasets.open_source(tmp_path / "part.npz", datasets.class_list("cifar10"))
+    assert [name.rpartition("/")[0] for name in source.list("fog")[0]] == ["fog/1"] * 2 + ["fog/2"] * 2
+    assert source.list("fog/2")[0] == [name for name in source.names if name.startswith("fog/2/")]
+    assert source.list("fo") == ([], [])
+
+
 def test_image_files_in_an_npz_are_passed_on_as_they_are(tmp_path):
     files = []
     for image in PIXELS[:3]:

@@ -21,7 +21,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
 def _main(world: ranks.World, argv: list[str] | None) -> int:
     args = world.on_root(lambda: parse(argv, world))
     torch.set_num_threads(world.cpu_threads())
-    sys.setswitchinterval(2e-4)  # so that the thread that reads ahead does not keep the networks waiting
     device = world.together(lambda: device_of(args, world.local_rank))
     job = world.together(lambda: _Job(args, device))
     if world.rank == 0:
@@ -67,13 +66,12 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     progress = Progress(sum(len(cell.keys) for cell in job.cells if cell.name in todo), world.size)
     if world.rank == 0 and len(todo) < len(job.cells):
         print(f"done        {len(job.cells) - len(todo)} cells are in {args.out} already", flush=True)
-    with ThreadPoolExecutor(1) as pool:
-        for cell, part in job.run([cell for cell in job.cells if cell.name in todo], world, pool):
-            parts = world.gather(part)
-            if world.rank == 0:
-                whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
-                results.write(args.out, cell, whole, todo[cell.name])
-                progress.add(world.reports())
+    for cell, part in job.run([cell for cell in job.cells if cell.name in todo], world):
+        parts = world.gather(part)
+        if world.rank == 0:
+            whole = {name: _interleave([part[name] for part in parts], len(cell.keys)) for name in parts[0]}
+            results.write(args.out, cell, whole, todo[cell.name])
+            progress.add(world.reports())
     if world.rank == 0 and args.fit:
         progress.add(world.reports())
         print(f"\n{job.fit()}", flush=True)
@@ -232,7 +230,7 @@ class _Job:
     """The cells, and what every classifier says of their images."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device):
-        self._args = args
+        self._args, self._device = args, device
         first, second = args.pipelines
         self._first = models.load(args.checkpoint, args.model, first, device)
         self._second = models.load(args.second_model_prefix or args.checkpoint, args.model, second, device)
@@ -320,23 +318,14 @@ class _Job:
             found |= {"source": (self._source, 0), "source_adapted": (self._source, 1)}
         return found
 
-    @torch.no_grad()
-    def run(
-        self, cells: list[Cell], world: ranks.World, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Cell, dict[str, np.ndarray]]]:
-        """For each cell the logits (n,K) of each column, and of blended images, for this rank's share of its images.
-
-        The next images are read while the networks work.
-        """
+    @torch.inference_mode()
+    def run(self, cells: list[Cell], world: ranks.World) -> Iterator[tuple[Cell, dict[str, np.ndarray]]]:
+        """For each cell the logits (n,K) of each column, and of blended images, for this rank's share of its images."""
         size, names = self._args.batch_size, [*self.columns(), *(["combined"] if self._args.ensemble in FUSE_RULES else [])]
         batches = [(cell, rows[i : i + size]) for cell in cells for rows in [range(world.rank, len(cell.keys), world.size)]
                    for i in range(0, max(1, len(rows)), size)]  # fmt: skip
-        ahead = deque(pool.submit(self._read, *batch) for batch in batches[:3])
         said: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for number, (cell, rows) in enumerate(batches):
-            prepared = ahead.popleft().result()
-            if number + 3 < len(batches):
-                ahead.append(pool.submit(self._read, *batches[number + 3]))
+        for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
             world.report((len(rows), 0))
@@ -344,6 +333,20 @@ class _Job:
                 nothing = np.empty((0, len(self.classes)), np.float32)
                 yield cell, {name: np.concatenate(parts or [nothing]) for name, parts in said.items()}
                 said = {name: [] for name in names}
+
+    def _reads(self, batches: list[tuple[Cell, range]]) -> Iterator[dict[str, list[np.ndarray]]]:
+        """What `_read` gives of each. While another device works the next are read; a CPU has no core to spare for that."""
+        if self._device.type == "cpu":
+            yield from (self._read(*batch) for batch in batches)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[Future] = deque()
+            for batch in batches:
+                ahead.append(pool.submit(self._read, *batch))
+                if len(ahead) > 3:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _judge(self, prepared: dict[str, list[np.ndarray]]) -> dict[str, torch.Tensor]:
         inputs = {name: model.batch(prepared[name]) for name, (model, _) in self.columns().items()}
