@@ -38,7 +38,7 @@ class Data:
 
     root: a tree, or a data set as it is downloaded; adapted: the tree of adapted copies of it; corrupted, sequences: the trees
     for testing; train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly;
-    held_out: validate on so many training images, spread evenly and not trained on, instead of val.
+    held_out: validate on this share of the training images, drawn by their keys and not trained on, instead of val.
     """
 
     root: str
@@ -49,7 +49,7 @@ class Data:
     corrupted: str | None = None
     sequences: str | None = None
     at_most: int | None = None
-    held_out: int | None = None
+    held_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,9 @@ def check(raw: Mapping[str, Any]) -> Config:
             raise ValueError(f"train.{name}: {value!r} is not a number of 0 or more")
     make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
     learning_rate(config, 0.0, 0)
+    share = config.data.held_out
+    if share is not None and (not isinstance(share, float) or not 0 < share < 1):
+        raise ValueError(f"data.held_out: {share!r} is no share between 0 and 1 of the training images")
     classes = class_list(config.data.classes)
     told = config.classifier.get("num_classes", config.classifier.get("head", {}).get("num_classes"))
     if told is not None and told != len(classes):

@@ -6,6 +6,7 @@ a run that was interrupted, or has more processes, sees the same images. Validat
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -107,13 +108,12 @@ def views(config: Config, split: str) -> list[View]:
     except FileNotFoundError:
         how = "image_sample.py makes it" if adapted else "make_data.py prepare makes it (dataset/README.md)"
         raise ValueError(f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}") from None
-    held_out = config.data.held_out
-    folder = config.data.train if held_out else getattr(config.data, split)
+    share = config.data.held_out
+    folder = config.data.train if share else getattr(config.data, split)
 
     def choose(names: list[str]) -> list[str]:
-        if held_out:
-            kept = set(spread(names, held_out))
-            names = [name for name in names if (name in kept) == (split == "val")]
+        if share:
+            names = [name for name in names if is_held_out(_key_within(name, folder), share) == (split == "val")]
         return spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
 
     clean: Examples | None = None
@@ -130,6 +130,17 @@ def views(config: Config, split: str) -> list[View]:
             raise ValueError(f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}") from None
         found.append(View(name, examples, folder, config.train.seed, recipe))
     return found
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether a training image is kept for validation: drawn by its key within its cell, such as ``cat_00012``, so that it is
+    kept in every view and degradation, and in any part of the images."""
+    number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
+    return int.from_bytes(number, "big") < share * 2**64
+
+
+def _key_within(name: str, folder: str) -> str:
+    return images.key_of(name).partition(f"{folder}/")[2]
 
 
 def spread(names: list[str], count: int) -> list[str]:

@@ -14,7 +14,7 @@ config() { # KIND STAGE: a config of one's own on top of the published one
 base: configs/$1/CIFAR10/ResNet20/$2.yaml
 dataset: CIFAR10lossless
 source: $source_
-data: {root: $train, held_out: 512}
+data: {root: $train, held_out: 0.1}
 preprocess: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
 train: {epochs: ${EPOCHS:-6}, batch_size: 128, warmup: 20, clip_norm: 1}
 optimizer: {type: AdamW, lr: ${LR:-0.001}, weight_decay: 0.01}

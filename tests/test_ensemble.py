@@ -4,7 +4,17 @@ import pytest
 import torch
 from helpers import parity
 
-from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine, entropy, fit_weighted_sum, fuse_images, fuse_weights
+from DDA.model_adapt.ensemble import (
+    FUSE_RULES,
+    RULES,
+    combine,
+    entropy,
+    fit_gate,
+    fit_weighted_sum,
+    fuse_images,
+    fuse_weights,
+    is_doubtful,
+)
 
 VECTORS, _ = parity("07_ensemble")
 TIE = torch.from_numpy(VECTORS["row_is_tie"])
@@ -63,6 +73,24 @@ def test_the_fit_calibrates_both_and_weighs_what_each_adds():
         return (scores.argmax(1) == labels).float().mean()
 
     assert accuracy(combine(4 * good, other, "weighted_sum", **both)) > accuracy(combine(4 * good, other, "sum"))
+
+
+def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 5, (4000,))
+    truth = torch.nn.functional.one_hot(labels, 5).float()
+    hard = torch.arange(4000) < 1000
+    one = torch.where(hard[:, None], 0.5, 9.0) * truth + 0.5 * torch.randn(4000, 5)
+    two = 4 * truth + torch.randn(4000, 5)
+    threshold = fit_gate(one, two, labels)["threshold"]
+    asked = is_doubtful(one, threshold)
+    assert asked[hard].float().mean() > 0.95 and not asked[~hard].any()
+    gated, always = (combine(one, two, *rule) for rule in (("gate",), ("sum",)))
+    assert torch.equal(gated, always)  # by default every image is adapted
+    gated = combine(one, two, "gate", threshold=threshold)
+    assert torch.equal(gated[~asked], one[~asked]) and torch.equal(gated[asked], always[asked])
+    assert (gated.argmax(1) == labels).float().mean() > (one.argmax(1) == labels).float().mean() + 0.1
+    assert fit_gate(9 * truth, two, labels)["threshold"] == 0  # nothing to mend
 
 
 def test_the_weighted_sum_and_what_is_refused():

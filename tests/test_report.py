@@ -39,6 +39,7 @@ def out(tmp_path):
         results.write(tmp_path / "out", Cell(cell, tuple(keys), labels, (), ()), columns)
     images.write_json(tmp_path / "adapted/settings.json", {"N": 12, "D": 4})
     facts = {"first": "a.pth", "second": "b.pth", "source": "c.pth", "ensemble": "sum", "scores": "logits", "topk": 5,
+             "beside": ["weighted_sum", "gate", "entropy"], "params": {"gate": {"threshold": 0.9}},
              "metrics": ["accuracy", "calibration", "flips"], "baseline": None, "degraded": str(tmp_path / "degraded"),
              "adapted": str(tmp_path / "adapted"), "layout": "cifar10c", "num_samples": None, "classes": classes,
              "cells": list(CELLS)}  # fmt: skip
@@ -109,7 +110,7 @@ def test_won_and_lost_are_counted(out):
 def test_the_csv_has_every_number_and_the_markdown_is_the_summarys(out):
     assert main([str(out)]) == 0
     rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
-    assert len(rows) == 4 * 6
+    assert len(rows) == 4 * 9
     cells = images.read_json(out / "summary.json")["cells"]
     for row in rows:
         name = {
@@ -156,4 +157,4 @@ def test_a_browser_shows_the_page_at_the_width_of_a_phone_and_of_a_desk(out, tmp
                f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'frame.html'}"]  # fmt: skip
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     wide, bad, pictures, points = map(int, re.search(r'data-found="([\d,]+)"', dom)[1].split(","))
-    assert wide <= width and bad == 0 and pictures >= 8 and points == 2 * 6
+    assert wide <= width and bad == 0 and pictures >= 8 and points == 2 * 9 + 14 + 1  # curves, the gate and its choice

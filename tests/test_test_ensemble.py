@@ -17,6 +17,7 @@ from DDA.datasets import class_list
 from DDA.model_adapt import models, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
+from DistilledClassifier.data import is_held_out
 
 pytest.importorskip("mmcls")
 from DDA.model_adapt.test_ensemble import METRICS, main, read_config
@@ -184,11 +185,11 @@ def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, ru
     assert 0 <= summary["ECE"] <= 1 and np.isfinite(summary["NLL"])
 
 
-def test_the_weighted_sum_is_fitted_on_known_degradations_and_stored_with_the_checkpoint(here, tmp_path, capsys):
+def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the_checkpoint(here, tmp_path, capsys):
     make_trees(tmp_path, cells=("jpeg/1", "noise/1"))
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    (rule,) = OURS
+    rule, gate = OURS
 
     def run(*more, views=here):
         flags = [CONFIG, tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--out", tmp_path / "out",
@@ -198,14 +199,24 @@ def test_the_weighted_sum_is_fitted_on_known_degradations_and_stored_with_the_ch
     assert run("--ensemble", rule)[0] == 2 and "fit it first" in run("--ensemble", rule)[1]
     assert "--fit learns from known degradations only" in run("--fit", "--corruption", "fog")[1]
     assert run("--fit", "--corruption", "jpeg", "noise", views=tmp_path)[0] == 0
-    stored = images.read_json(tmp_path / "1.weighted_sum.json")
-    assert stored["images"] == 14 and 0 <= stored["weight"] <= 1
-    assert run("--ensemble", rule, "--corruption", "fog")[0] == 0
+    stored = images.read_json(tmp_path / "1.fitted.json")
+    assert stored["images"] == 14 and 0 <= stored[rule]["weight"] <= 1
+    assert run("--ensemble", rule, "sum", gate, "--corruption", "fog")[0] == 0
     found, summary = results.read(tmp_path / "out", "fog/3"), images.read_json(tmp_path / "out/summary.json")
     pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
-    expected = combine(*pair, rule, weight=stored["weight"], temperatures=stored["temperatures"]).numpy()
-    assert summary["cells"]["fog/3"]["combined"]["top1"] == pytest.approx((expected.argmax(1) == found["labels"]).mean())
-    assert f"weight {stored['weight']:g}, temperatures" in summary["protocol"]
+    for name, used in (("combined", rule), ("sum", "sum"), (gate, gate)):
+        expected = combine(*pair, used, **stored.get(used, {})).numpy().argmax(1) == found["labels"]
+        assert summary["cells"]["fog/3"][name]["top1"] == pytest.approx(expected.mean())
+    doubtful = pair[0].softmax(1).amax(1) < stored[gate]["threshold"]
+    assert summary["all"][gate]["adapted"] == pytest.approx(float(doubtful.double().mean()))
+    never, always = summary["gate"][0], summary["gate"][-1]
+    assert (never["adapted"], always["adapted"]) == (0, 1)
+    for end, name in ((never, "first"), (always, "sum")):
+        assert end["top1"] == pytest.approx(summary["all"][name]["top1"])
+    assert f"weight {stored[rule]['weight']:.3g}, temperatures" in summary["protocol"]
+    assert "| adapted images % |" in (tmp_path / "out/summary.md").read_text()
+    assert "each rule once" in run("--ensemble", "sum", "sum")[1]
+    assert "blend images alone" in run("--ensemble", "sum", "var_fuse")[1]
     assert "leave --scores out" in run("--ensemble", rule, "--scores", "probabilities")[1]
     shutil.copy(here / "1.pth", tmp_path / "0.pth")
     assert "was fitted for other checkpoints" in run("--ensemble", rule)[1]
@@ -214,14 +225,15 @@ def test_the_weighted_sum_is_fitted_on_known_degradations_and_stored_with_the_ch
 def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):
     make_trees(tmp_path, cells=("jpeg/train",))
     content = classifiers.read(here / "0.pth")
-    content["config"]["data"] = {"held_out": 3}
+    content["config"]["data"] = {"held_out": 0.4}
     torch.save(content, tmp_path / "0.pth")
     flags = [CONFIG, tmp_path / "0.pth", "--fit", "--dataset", "digits", "--train", "True", "--corruption", "jpeg", "--out",
              tmp_path / "out", "--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"]  # fmt: skip
     assert main([*map(str, flags)]) == 0
     keys = results.read(tmp_path / "out", "jpeg/train")["keys"].tolist()
-    assert keys == [f"jpeg/train/{name}" for name in ("cat_00000", "dog_00001", "ship_00005")]
-    assert images.read_json(tmp_path / "0.weighted_sum.json")["held_out"] == 3
+    there = [path.stem for path in sorted((tmp_path / "degraded/jpeg/train").iterdir())]
+    assert keys == [f"jpeg/train/{name}" for name in there if is_held_out(name, 0.4)] and 0 < len(keys) < len(there)
+    assert images.read_json(tmp_path / "0.fitted.json")["held_out"] == 0.4
 
 
 def test_a_blend_of_equal_views_is_the_image_itself(here, tmp_path):

@@ -33,6 +33,16 @@ def _weighted_sum(one: torch.Tensor, two: torch.Tensor, *, weight: float = 0.5, 
     return (1 - weight) * one / temperatures[0] + weight * two / temperatures[1]
 
 
+def is_doubtful(first: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Whether the classifier of degraded images is so unsure that the adapted copy is wanted: (N,)."""
+    return confidence(first) < threshold
+
+
+def _gate(one: torch.Tensor, two: torch.Tensor, *, threshold: float = 1.0):
+    """The sum where the first is unsure; elsewhere the first alone, and the image need not be adapted."""
+    return _pick(is_doubtful(one, threshold), one, one + two)
+
+
 RULES: dict[str, Callable[..., torch.Tensor]] = {
     "first": lambda one, two: one,
     "second": lambda one, two: two,
@@ -43,7 +53,7 @@ RULES: dict[str, Callable[..., torch.Tensor]] = {
     "entropy_sum": lambda one, two: one * entropy(two)[:, None] + two * entropy(one)[:, None],
     "confidence_sum": lambda one, two: one * confidence(one)[:, None] + two * confidence(two)[:, None],
 }
-OURS: dict[str, Callable[..., torch.Tensor]] = {"weighted_sum": _weighted_sum}
+OURS: dict[str, Callable[..., torch.Tensor]] = {"weighted_sum": _weighted_sum, "gate": _gate}  # fitted, see FITS
 
 # of the two scores, the numbers whose softmax weighs the two images
 FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
@@ -77,6 +87,17 @@ def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Te
     weights = torch.linspace(0, 1, 101)
     found = [losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min() for w in weights]
     return {"weight": round(float(weights[torch.stack(found).argmin()]), 2), "temperatures": list(temperatures)}
+
+
+def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, slack: float = 0.002) -> dict[str, Any]:
+    """``threshold`` of the gate, in steps of 0.01: the lowest that costs at most ``slack`` of the best accuracy, on
+    logits (N,K) of known degradations with labels (N,)."""
+    thresholds = torch.linspace(0, 1, 101)
+    right = torch.stack([(_gate(first, second, threshold=float(t)).argmax(1) == labels).double().mean() for t in thresholds])
+    return {"threshold": round(float(thresholds[(right >= right.max() - slack).nonzero()[0, 0]]), 2)}
+
+
+FITS = {"weighted_sum": fit_weighted_sum, "gate": fit_gate}
 
 
 def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ class Model:
     name: str
     classes: tuple[str, ...] | None = None
     path: Path | None = None
-    held_out: int | None = None  # so many training images, spread evenly, were kept from it for validation
+    held_out: float | None = None  # this share of the training images was kept from it for validation
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         raise NotImplementedError

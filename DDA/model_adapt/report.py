@@ -27,7 +27,6 @@ from PIL import Image
 from DDA import datasets, images
 from DDA.datasets import Source
 from DDA.model_adapt import metrics, results
-from DDA.model_adapt.results import TITLES
 
 PROGRAM = "report.py"
 COLOURS = {
@@ -37,15 +36,20 @@ COLOURS = {
     "first": "#2b6cb0",
     "second": "#c05621",
     "combined": "#276749",
+    "weighted_sum": "#6b46c1",
+    "gate": "#0e7490",
 }
+OTHER = "#97266d"
 WHAT = {
     "source": "the clean classifier on degraded images",
     "source_adapted": "the clean classifier on adapted copies",
     "self_ensemble": "the mean of its probabilities on both (DDA)",
     "first": "the first classifier on degraded images",
     "second": "the second classifier on adapted copies",
-    "combined": "both, combined",
+    "weighted_sum": "a sum whose weights are fitted on known degradations",
+    "gate": "the sum where the first is unsure, else the first: other images need no adaptation",
 }
+COMBINED = "both, combined"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +93,7 @@ class Report:
     def __init__(self, out: Path, count: int):
         self.summary = images.read_json(out / "summary.json")
         self.facts, self.cells = self.summary["facts"], self.summary["cells"]
-        self.names = [name for name in TITLES if name in next(iter(self.cells.values()))]
+        self.names = results.shown(next(iter(self.cells.values())), self.facts)
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
         self.severities = results.in_order(cell.partition("/")[2] for cell in self.cells)
         self._counted = results.corrupted(self.cells)  # clean images have a line of their own, and no part in the rest
@@ -113,7 +117,10 @@ class Report:
                 for i, (key, label) in enumerate(zip(found["keys"], found["labels"], strict=True))]  # fmt: skip
 
     def title(self, name: str) -> str:
-        return self.facts["ensemble"] if name == "combined" else TITLES[name]
+        return results.title(name, self.facts)
+
+    def what(self, name: str) -> str:
+        return WHAT.get(results.rules(self.facts).get(name, name), COMBINED)
 
     # ------------------------------------------------------------------------------------------ tables
 
@@ -142,8 +149,12 @@ class Report:
             low, high = (100 * value for value in row["interval"])
             extra = "".join(f"<td>{row[key]:.3f}</td>" for key in ("ECE", "NLL") if key in row)
             extra += "".join(f"<td>{row[key]:.1f}</td>" for key in ("mCE", "relative mCE") if key in row)
+            if "adapted" in row:
+                extra += f"<td class=what>{100 * row['adapted']:.1f} % of the images adapted; {self.what(name)}</td>"
+            else:
+                extra += f"<td class=what>{self.what(name)}</td>"
             rows.append(f"<tr><th>{_swatch(name)}{html.escape(self.title(name))}</th><td>{100 * row['top1']:.1f}</td>"
-                        f"<td>{low:.1f} to {high:.1f}</td>{extra}<td class=what>{WHAT[name]}</td></tr>")  # fmt: skip
+                        f"<td>{low:.1f} to {high:.1f}</td>{extra}</tr>")  # fmt: skip
         first = self.summary["all"][self.names[0]]
         heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE", "relative mCE") if key in first)
         head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>"
@@ -167,7 +178,6 @@ class Report:
 
     def _chart(self) -> str:
         """Accuracy against severity, the mean over corruptions, as SVG."""
-        width, height, left, bottom, top = 640, 300, 44, 34, 12
         corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self._counted))
         severities = [severity for severity in self.severities if all(self.top1(self.names[0], c, severity) is not None
                                                                       for c in corruptions)]  # fmt: skip
@@ -175,31 +185,19 @@ class Report:
             return ""
         lines = {name: [float(np.mean([self.top1(name, c, severity) for c in corruptions])) for severity in severities]
                  for name in self.names}  # fmt: skip
-        low = 10 * np.floor(min(map(min, lines.values())) / 10)
-        high = 10 * np.ceil(max(map(max, lines.values())) / 10 + 1e-9)
+        marks = list(enumerate(severities))
+        curves = [(self.title(name), _colour(name), list(enumerate(values))) for name, values in lines.items()]
+        return _plot(curves, marks, "severity", "top-1 % against severity, mean over corruptions")
 
-        def x(i: float) -> float:
-            return left + (width - left - 16) * i / (len(severities) - 1)
-
-        def y(value: float) -> float:
-            return top + (height - top - bottom) * (high - value) / (high - low)
-
-        parts = []
-        for tick in np.arange(low, high + 1, 10):
-            parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
-                         f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
-        for i, severity in enumerate(severities):
-            parts.append(f'<text x="{x(i):.1f}" y="{height - 14}" text-anchor="middle">{html.escape(severity)}</text>')
-        for name, values in lines.items():
-            points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="2.5"/>')
-            parts += [f'<circle cx="{x(i):.1f}" cy="{y(value):.1f}" r="3.5" fill="{COLOURS[name]}"><title>'
-                      f"{html.escape(self.title(name))}, severity {severities[i]}: {value:.1f} %</title></circle>"
-                      for i, value in enumerate(values)]  # fmt: skip
-        spans = " ".join(f"<span>{_swatch(name)}{html.escape(self.title(name))}</span>" for name in self.names)
-        legend = f"<p class=legend>{spans} · top-1 % against severity, mean over corruptions</p>"
-        return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="top-1 in per cent against severity">'
-                f'{"".join(parts)}</svg>{legend}')  # fmt: skip
+    def _gate_chart(self) -> str:
+        """Accuracy against the share of images that the gate sends to adaptation, as SVG."""
+        gate = next(name for name in self.names if self.title(name) == "gate")
+        points = [[(100 * row["adapted"], 100 * row["top1"]) for row in rows]
+                  for rows in (self.summary["gate"], [self.summary["all"][gate]])]  # fmt: skip
+        curves = [("gate, any threshold", _colour("second"), points[0]), ("gate as fitted", _colour("gate"), points[1])]
+        marks = [(float(tick), f"{tick} %") for tick in range(0, 101, 20)]
+        return _plot(curves, marks, "adapted %", "top-1 % against the share of images that are adapted: from never (the first "
+                     "classifier alone) to always (the sum); fitted on known degradations")  # fmt: skip
 
     def _figure(self, shown: Shown) -> str:
         pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1))
@@ -276,11 +274,13 @@ class Report:
         gains = [("combined", base) for base in ("source", "first", "second") if base in self.names]
         sections.append(("Gain of the combination, points", "".join(
             f"<h3>over {html.escape(self.title(base))}</h3>{self._grid(name, base)}" for name, base in gains)))  # fmt: skip
+        if "gate" in self.summary:
+            sections.append(("When to adapt", self._gate_chart()))
         if self._count:
             sections.append(("What adaptation wins and loses", self._won_and_lost() + self._flips()))
             sections.append(("Images", self._galleries()))
         sections.append(("Every column, top-1 %", "".join(
-            f"<details><summary>{html.escape(self.title(name))}: {WHAT[name]}</summary>{self._grid(name)}</details>"
+            f"<details><summary>{html.escape(self.title(name))}: {self.what(name)}</summary>{self._grid(name)}</details>"
             for name in self.names)))  # fmt: skip
         sections.append(("Settings", self._settings()))
         style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -314,7 +314,11 @@ def _spread(group: Sequence[Shown], count: int) -> list[Shown]:
 
 
 def _swatch(name: str) -> str:
-    return f"<i style='background:{COLOURS[name]}'></i>"
+    return f"<i style='background:{_colour(name)}'></i>"
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, OTHER)
 
 
 def _cell(value: float | None, is_gain: bool) -> str:
@@ -326,6 +330,38 @@ def _cell(value: float | None, is_gain: bool) -> str:
     colour = (39, 103, 73) if value >= 0 else (192, 57, 43)
     mixed = ",".join(str(round(255 + (part - 255) * strength)) for part in colour)
     return f"<td style='background:rgb({mixed});color:{'#fff' if strength > 0.55 else '#111'}'>{value:+.1f}</td>"
+
+
+def _plot(
+    curves: Sequence[tuple[str, str, list[tuple[float, float]]]], marks: Sequence[tuple[float, str]], unit: str, text: str
+) -> str:
+    """SVG with a legend. curves: titles, colours and points (x, accuracy in per cent); marks: the x that have a label."""
+    width, height, left, bottom, top = 640, 300, 44, 34, 12
+    values = [value for _, _, points in curves for _, value in points]
+    low, high = 10 * np.floor(min(values) / 10), 10 * np.ceil(max(values) / 10 + 1e-9)
+    first, last = marks[0][0], marks[-1][0]
+
+    def x(value: float) -> float:
+        return left + (width - left - 16) * (value - first) / (last - first)
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (high - value) / (high - low)
+
+    parts = []
+    for tick in np.arange(low, high + 1, 10):
+        parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+                     f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
+    for at, label in marks:
+        parts.append(f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{html.escape(label)}</text>')
+    for title, colour, points in curves:
+        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        parts += [f'<circle cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"><title>'
+                  f"{html.escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
+                  for at, value in points]  # fmt: skip
+    spans = " ".join(f"<span><i style='background:{colour}'></i>{html.escape(title)}</span>" for title, colour, _ in curves)
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(text, quote=True)}">{"".join(parts)}'
+            f"</svg><p class=legend>{spans} · {html.escape(text)}</p>")  # fmt: skip
 
 
 def _picture(pixels: np.ndarray, side: int = 96) -> str:

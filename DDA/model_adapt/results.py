@@ -6,7 +6,7 @@ facts of the run and its numbers; ``summary.md`` the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,7 +16,7 @@ import torch
 
 from DDA import images
 from DDA.model_adapt import metrics
-from DDA.model_adapt.ensemble import FUSE_RULES, combine
+from DDA.model_adapt.ensemble import FUSE_RULES, combine, is_doubtful
 from DDA.model_adapt.paired import Cell
 
 TITLES = {
@@ -25,7 +25,6 @@ TITLES = {
     "self_ensemble": "self-ensemble",
     "first": "first (degraded)",
     "second": "second (adapted)",
-    "combined": "combined",
 }
 
 
@@ -82,13 +81,24 @@ def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[s
     if facts["ensemble"] in FUSE_RULES:
         return scores | {"combined": found["combined"]}
     pair = [as_scores(torch.from_numpy(found[name]), facts["scores"]) for name in ("first", "second")]
-    return scores | {"combined": combine(*pair, facts["ensemble"], **facts.get("params", {})).numpy()}
+    params = facts["params"]
+    return scores | {name: combine(*pair, rule, **params.get(rule, {})).numpy() for name, rule in rules(facts).items()}
+
+
+def rules(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The combined columns and their rules: the result is ``combined``, those beside it have the rule's name."""
+    return {"combined": facts["ensemble"], **{rule: rule for rule in facts["beside"]}}
+
+
+def title(name: str, facts: Mapping[str, Any]) -> str:
+    """What a column is called."""
+    return rules(facts).get(name) or TITLES[name]
 
 
 def probabilities(name: str, scores: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     """What a column says as probabilities: sums of probabilities are divided by their sum, logits go through softmax."""
     if name == "self_ensemble" or (
-        name == "combined" and facts["scores"] == "probabilities" and facts["ensemble"] not in FUSE_RULES
+        name in rules(facts) and facts["scores"] == "probabilities" and facts["ensemble"] not in FUSE_RULES
     ):
         return scores / scores.sum(1, keepdims=True)
     return torch.from_numpy(scores).softmax(1).numpy()
@@ -105,6 +115,9 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         scores = columns(found, facts)
         labels = found["labels"]
         cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
+        for name, rule in rules(facts).items():
+            if rule == "gate":
+                cells[cell][name]["adapted"] = _adapted(found, facts["params"]["gate"]["threshold"])
         if cell not in corrupted(facts["cells"]):
             continue  # clean images beside corrupted ones have a line of their own, and no part in the means
         groups.extend(str(key)[len(cell) + 1 :] if cell != "." else str(key) for key in found["keys"])
@@ -117,10 +130,29 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         "cells": cells,
         "all": _overall(cells, hits, np.array(groups), facts),
     }
+    if "gate" in rules(facts).values():
+        summary["gate"] = _gate_curve(out, corrupted(facts["cells"]))
     images.write_json(out / "summary.json", summary)
     text = markdown(summary)
     images.write_bytes(out / "summary.md", text.encode())
     return text
+
+
+def _adapted(found: Mapping[str, np.ndarray], threshold: float) -> float:
+    """The share of a cell's images that the gate sends to adaptation."""
+    return float(is_doubtful(torch.from_numpy(found["first"]), threshold).double().mean())
+
+
+def _gate_curve(out: Path, cells: Sequence[str]) -> list[dict[str, float]]:
+    """What the gate would give with other thresholds, from never to always: means over cells."""
+    parts, curve = [read(out, cell) for cell in cells], []
+    for threshold in (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01):
+        gated = [combine(*(torch.from_numpy(part[name]) for name in ("first", "second")), "gate", threshold=threshold)
+                 for part in parts]  # fmt: skip
+        hits = [metrics.hits(scores.numpy(), part["labels"]).mean() for scores, part in zip(gated, parts, strict=True)]
+        shares = [_adapted(part, threshold) for part in parts]
+        curve.append({"threshold": threshold, "adapted": float(np.mean(shares)), "top1": float(np.mean(hits))})
+    return curve
 
 
 def corrupted(cells: Iterable[str]) -> list[str]:
@@ -192,23 +224,33 @@ def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     return (
         f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
         f"({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}{part}; means over cells of equal weight; "
-        f"combined: {facts['ensemble']} of {facts['scores']}{_fitted(facts)}; 95 % bootstrap intervals over images"
+        f"combined: {', '.join(rules(facts).values())} of {facts['scores']}{_fitted(facts)}; "
+        "95 % bootstrap intervals over images"
         + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
     )
 
 
 def _fitted(facts: Mapping[str, Any]) -> str:
-    params = facts.get("params")
-    if not params:
-        return ""
-    return f" (weight {params['weight']:g}, temperatures {', '.join(f'{t:.2f}' for t in params['temperatures'])}, fitted)"
+    said = "; ".join(f"{rule}: {say_params(params)}" for rule, params in facts["params"].items())
+    return f" (fitted: {said})" if said else ""
+
+
+def say_params(params: Mapping[str, Any]) -> str:
+    """Such as ``weight 0.4, temperatures 1.12, 0.94``."""
+    return ", ".join(f"{name} {', '.join(f'{v:.3g}' for v in value) if isinstance(value, list) else f'{value:.3g}'}"
+                     for name, value in params.items())  # fmt: skip
+
+
+def shown(row: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """The columns that a row has, in the order in which people see them."""
+    return [name for name in (*TITLES, *rules(facts)) if name in row]
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The protocol, a table of top-1 per corruption (mean over severities), and the means with their intervals."""
     cells, facts = summary["cells"], summary["facts"]
-    names = [name for name in TITLES if name in next(iter(cells.values()))]
-    titles = [TITLES[name] if name != "combined" else facts["ensemble"] for name in names]
+    names = shown(next(iter(cells.values())), facts)
+    titles = [title(name, facts) for name in names]
     lines = [summary["protocol"] + ".", "", f"| top-1 % | N | {' | '.join(titles)} |", "|---" * (len(names) + 2) + "|"]
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for cell, row in cells.items():
@@ -224,10 +266,15 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for key, digits in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f"), ("relative mCE", ".1f")):
         if key in summary["all"][names[0]]:
             lines.append(f"| {key} | | {' | '.join(format(summary['all'][name][key], digits) for name in names)} |")
+    if any("adapted" in summary["all"][name] for name in names):
+        shares = [summary["all"][name].get("adapted") for name in names]
+        lines.append(f"| adapted images % | | {' | '.join('' if s is None else f'{100 * s:.1f}' for s in shares)} |")
     if "flips" in summary["all"]:
         lines += ["", "| from | to | broken % | mended % |", "|---|---|---|---|"]
         for pair, rates in summary["all"]["flips"].items():
             one, two = pair.split(" to ")
             if names.index(one) < names.index(two):
-                lines.append(f"| {TITLES[one]} | {TITLES[two]} | {100 * rates['NFR']:.1f} | {100 * rates['PFR']:.1f} |")
+                lines.append(
+                    f"| {title(one, facts)} | {title(two, facts)} | {100 * rates['NFR']:.1f} | {100 * rates['PFR']:.1f} |"
+                )
     return "\n".join(lines) + "\n"

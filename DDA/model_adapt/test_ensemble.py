@@ -22,6 +22,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ import torch
 from DDA import datasets, images, ranks
 from DDA.datasets import LAYOUTS, Source, class_list
 from DDA.model_adapt import models, results
-from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, fit_weighted_sum, fuse_images, fuse_weights
+from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import Cell, join
 from DDA.progress import Progress
-from DistilledClassifier.data import spread
+from DistilledClassifier.data import is_held_out
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.train import pick_device
 
@@ -101,8 +102,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("checkpoint", metavar="FIRST", help="the classifier of degraded images")
     p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
     p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
-    p.add_argument("--ensemble", choices=(*RULES, *OURS, *FUSE_RULES), help="how the scores are combined (default: sum)")
-    p.add_argument("--fit", action="store_true", help="fit weighted_sum on these known degradations and store it beside SECOND")
+    p.add_argument("--ensemble", nargs="+", choices=(*RULES, *OURS, *FUSE_RULES), metavar="RULE",
+                   help=f"how the scores are combined: {', '.join((*RULES, *OURS, *FUSE_RULES))} (default: sum); the first "
+                   "is the result, the others are columns beside it")  # fmt: skip
+    p.add_argument("--fit", action="store_true", help=f"fit {' and '.join(OURS)} on these known degradations and store them "
+                   "beside SECOND")  # fmt: skip
     p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
     p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
     p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all (of what is there, without clean)")
@@ -137,7 +141,7 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
     config = read_config(args.config, args.cfg_options)
     test, evaluation = config["data"]["test"], config.get("evaluation", {})
     chosen = {
-        "ensemble": evaluation.get("ensemble", "sum"), "scores": evaluation.get("scores", "logits"),
+        "ensemble": _as_list(evaluation.get("ensemble", "sum")), "scores": evaluation.get("scores", "logits"),
         "metrics": list(evaluation.get("metrics", ["accuracy"])), "corruption": list(evaluation.get("corruption", ["all"])),
         "severity": [str(severity) for severity in evaluation.get("severity", ["all"])], "dataset": test.get("layout"),
         "data_prefix1": test.get("data_prefix1"), "data_prefix2": test.get("data_prefix2"), "train": test.get("train", False),
@@ -158,9 +162,12 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
     if args.fit and odd:
         raise ValueError(f"--fit learns from known degradations only ({', '.join(DEGRADATIONS)}), not from {odd[0]}")
     if args.fit:
-        args.ensemble = "sum"
-    if args.ensemble in OURS and args.scores != "logits":
-        raise ValueError(f"--ensemble {args.ensemble} is of logits; leave --scores out")
+        args.ensemble = ["sum"]
+    fitted, blends = ([rule for rule in args.ensemble if rule in group] for group in (OURS, FUSE_RULES))
+    if fitted and args.scores != "logits":
+        raise ValueError(f"--ensemble {fitted[0]} is of logits; leave --scores out")
+    if len(set(args.ensemble)) < len(args.ensemble) or (blends and len(args.ensemble) > 1):
+        raise ValueError(f"--ensemble {' '.join(args.ensemble)}: each rule once, and rules that blend images alone")
     if "mCE" in args.metrics and args.baseline is None:
         raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
     args.topk = _topk(args.metric_options)
@@ -172,6 +179,10 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
     if ignored:
         print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
     return args
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _topk(options: list[str]) -> int:
@@ -245,48 +256,56 @@ class _Job:
         severities = args.severity if args.dataset not in datasets.SPLITS else []
         paths = {model.path for model, _ in self.columns().values() if model.path is not None}
         self._weights = {path: images.sha256(path) for path in paths}
-        self.params = self._fitted() if args.ensemble in OURS else {}
+        self._rule = args.ensemble[0]
+        self.params = self._fitted([rule for rule in args.ensemble if rule in OURS])
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption and "clean" not in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
-        self.cells = [join(*self._views, name, self.classes, self._choose) for name in names]
+        self.cells = [join(*self._views, name, self.classes, partial(self._choose, name)) for name in names]
 
-    def _choose(self, keys: list[str]) -> list[str]:
-        """To fit, only images that the first classifier was not trained on, where its checkpoint tells which."""
-        keys = spread(keys, self._first.held_out) if self._args.fit and self._first.held_out else keys
+    def _choose(self, cell: str, keys: list[str]) -> list[str]:
+        """To fit, only images that neither classifier was trained on, where their checkpoints tell which."""
+        share = self._held_out() if self._args.fit else None
+        keys = [key for key in keys if share is None or is_held_out(key.removeprefix(f"{cell}/"), share)]
         return keys[: self._args.num_samples]
+
+    def _held_out(self) -> float | None:
+        shares = [model.held_out for model in (self._first, self._second) if model.held_out is not None]
+        return min(shares, default=None)
 
     def _fit_path(self) -> Path:
         if self._second.path is None:
-            raise ValueError("weighted_sum is stored beside the second checkpoint, but it is none; give a file")
-        return self._second.path.with_suffix(".weighted_sum.json")
+            raise ValueError("what is fitted is stored beside the second checkpoint, but it is none; give a file")
+        return self._second.path.with_suffix(".fitted.json")
 
     def _digests(self) -> dict[str, str]:
         return {"first_sha256": self._weights[self._first.path], "second_sha256": self._weights[self._second.path]}
 
-    def _fitted(self) -> dict[str, Any]:
-        """What an earlier --fit stored. Raises FileNotFoundError, ValueError."""
+    def _fitted(self, rules: list[str]) -> dict[str, dict[str, Any]]:
+        """What an earlier --fit stored for these rules. Raises FileNotFoundError, ValueError."""
+        if not rules:
+            return {}
         path = self._fit_path()
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: fit it first, on known degradations, with --fit")
         found = images.read_json(path)
         if {name: found.get(name) for name in self._digests()} != self._digests():
             raise ValueError(f"{path} was fitted for other checkpoints; fit it anew with --fit")
-        return {name: found[name] for name in ("weight", "temperatures")}
+        return {rule: found[rule] for rule in rules}
 
     def fit(self) -> str:
-        """Fit the weighted sum on the cells' scores and store it."""
+        """Fit what has parameters on the cells' scores, and store it."""
         parts = [results.read(self._args.out, cell.name) for cell in self.cells]
         first, second, labels = (torch.from_numpy(np.concatenate([part[name] for part in parts]))
                                  for name in ("first", "second", "labels"))  # fmt: skip
-        found = fit_weighted_sum(first, second, labels)
+        found = {rule: fit(first, second, labels) for rule, fit in FITS.items()}
         path = self._fit_path()
         told = {"images": len(labels), "cells": [cell.name for cell in self.cells], "degraded": str(self._args.data_prefix1),
-                "held_out": self._first.held_out}  # fmt: skip
+                "held_out": self._held_out()}  # fmt: skip
         images.write_json(path, {**found, **told, **self._digests()})
-        temperatures = ", ".join(f"{temperature:.2f}" for temperature in found["temperatures"])
-        return f"fitted      weight {found['weight']:g}, temperatures {temperatures} on {len(labels):,} images: {path}"
+        said = "; ".join(f"{rule}: {results.say_params(params)}" for rule, params in found.items())
+        return f"fitted      {said}\n            on {len(labels):,} images: {path}"
 
     def _open(self, path: Path) -> Source:
         if not path.exists():
@@ -302,7 +321,7 @@ class _Job:
     def digest(self, cell: Cell) -> str:
         """Of all that decides a cell's scores: the weights, the images, what is blended. Files are told by size and time."""
         args = self._args
-        blends = [args.ensemble, args.scores] if args.ensemble in FUSE_RULES else []
+        blends = [self._rule, args.scores] if self._rule in FUSE_RULES else []
         looks = [[model.name, self._weights.get(model.path), view] for model, view in self.columns().values()]
         pipelines = [[str(step) for step in steps] for steps in args.pipelines]
         files = []
@@ -321,7 +340,7 @@ class _Job:
     @torch.inference_mode()
     def run(self, cells: list[Cell], world: ranks.World) -> Iterator[tuple[Cell, dict[str, np.ndarray]]]:
         """For each cell the logits (n,K) of each column, and of blended images, for this rank's share of its images."""
-        size, names = self._args.batch_size, [*self.columns(), *(["combined"] if self._args.ensemble in FUSE_RULES else [])]
+        size, names = self._args.batch_size, [*self.columns(), *(["combined"] if self._rule in FUSE_RULES else [])]
         batches = [(cell, rows[i : i + size]) for cell in cells for rows in [range(world.rank, len(cell.keys), world.size)]
                    for i in range(0, max(1, len(rows)), size)]  # fmt: skip
         said: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -351,9 +370,9 @@ class _Job:
     def _judge(self, prepared: dict[str, list[np.ndarray]]) -> dict[str, torch.Tensor]:
         inputs = {name: model.batch(prepared[name]) for name, (model, _) in self.columns().items()}
         found = {name: model.logits(inputs[name]) for name, (model, _) in self.columns().items()}
-        if self._args.ensemble in FUSE_RULES:
+        if self._rule in FUSE_RULES:
             scores = [results.as_scores(found[name], self._args.scores) for name in ("first", "second")]
-            weights = fuse_weights(*scores, self._args.ensemble)
+            weights = fuse_weights(*scores, self._rule)
             found["combined"] = self._first.logits(fuse_images(inputs["first"], self._first.batch(prepared["blend"]), weights))
         return found
 
@@ -361,7 +380,7 @@ class _Job:
         pixels = [[view.pixels(names[row]) for row in rows] for view, names in
                   zip(self._views, (cell.first, cell.second), strict=True)]  # fmt: skip
         prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}
-        if self._args.ensemble in FUSE_RULES:
+        if self._rule in FUSE_RULES:
             prepared["blend"] = [self._first.prepare(image) for image in pixels[1]]
         return prepared
 
@@ -370,10 +389,10 @@ class _Job:
         args = self._args
         return {
             "first": args.checkpoint, "second": args.second_model_prefix or args.checkpoint, "source": args.source,
-            "ensemble": args.ensemble, "scores": args.scores, "metrics": list(args.metrics), "topk": args.topk,
-            "baseline": args.baseline, "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2),
-            "layout": args.dataset, "num_samples": args.num_samples, "classes": list(self.classes),
-            "cells": [cell.name for cell in self.cells], "params": self.params,
+            "ensemble": self._rule, "beside": args.ensemble[1:], "params": self.params, "scores": args.scores,
+            "metrics": list(args.metrics), "topk": args.topk, "baseline": args.baseline,
+            "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2), "layout": args.dataset,
+            "num_samples": args.num_samples, "classes": list(self.classes), "cells": [cell.name for cell in self.cells],
             "versions": versions(),
         }  # fmt: skip
 
@@ -382,7 +401,7 @@ class _Job:
         print(f"images      {count:,} in {len(self.cells)} cells of {self._args.data_prefix1} and {self._args.data_prefix2}")
         for name, (model, view) in self.columns().items():
             print(f"{name:11} {model.name} on {('degraded', 'adapted')[view]} images")
-        print(f"combined    {self._args.ensemble} of {self._args.scores}")
+        print(f"combined    {', '.join(self._args.ensemble)} of {self._args.scores}")
         print(f"machine     {size} process(es), {torch.get_num_threads()} threads each", flush=True)
 
 
