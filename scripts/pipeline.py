@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -42,10 +43,13 @@ SCRIPTS = {
     "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
     "report.py": "DDA/model_adapt/report.py",
 }
-# entries of the YAML, and what each may hold; None: flags of a command, by their names
+# Entries of the YAML, and what each may hold; None: flags of a command, by their names. ranks: processes that adapt; threads: of
+# all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images that no
+# student sees, for validation and for the weights of the sum; data.known_samples: adapt so many copies of each known
+# degradation to learn from (default: all training images)
 ENTRIES: dict[str, tuple[str, ...] | None] = {
-    "out": (), "ranks": (), "known": (), "source": (), "degraded": (),
-    "data": ("base_samples", "experiment", "backbone", "train", "test"),
+    "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),
+    "data": ("base_samples", "experiment", "backbone", "train", "test", "held_out", "known_samples"),
     "prior": None, "adaptation": None, "evaluation": None, "report": None,
     "training": ("all", "clean", "teachers", "students"),
 }  # fmt: skip
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = read_config(args.config, assignments(args.set))
         stages = plan(config)
-        return show(stages) if args.dry_run else run(stages, Path(config["out"]))
+        return show(stages) if args.dry_run else run(stages, Path(config["out"]), config["threads"])
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -89,10 +93,12 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         if odd:
             raise ValueError(f"{path}: {name}.{odd[0]} is unknown; there are {', '.join(ENTRIES[name])}")
     missing = [name for name in ("out", "data", "known", "prior", "adaptation", "degraded") if name not in config]
-    missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {})]
+    optional = ("held_out", "known_samples")
+    missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {}) and name not in optional]
     if missing:
         raise ValueError(f"{path}: {missing[0]} is missing")
-    return {"ranks": 1, "source": None, "training": {}, "evaluation": {}, "report": {}, **config}
+    config["data"] = {"held_out": 0.1, "known_samples": None, **config["data"]}
+    return {"ranks": 1, "threads": None, "seed": 0, "source": None, "training": {}, "evaluation": {}, "report": {}, **config}
 
 
 # ---------------------------------------------------------------------------------------------- the stages
@@ -101,13 +107,13 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
 def plan(config: Mapping[str, Any]) -> list[Stage]:
     """The commands of a config, in order."""
     out, data, ranks, known = Path(config["out"]), config["data"], config["ranks"], config["known"]
-    clean, saved = out / "clean", out / "saved"
+    clean, saved, seed = out / "clean", out / "saved", ("--seed", f"{config['seed']}")
     stages = [Stage("the images, as a tree", (
         ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", f"{clean}"),))]  # fmt: skip
 
     def train(program: str, kind: str, stage: str, group: str, *more: str) -> tuple[str, ...]:
         entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
-                   "data.val": data["test"], "source": config["source"]}  # fmt: skip
+                   "data.held_out": data["held_out"], "train.seed": config["seed"], "source": config["source"]}  # fmt: skip
         entries |= config["training"].get("all", {}) | config["training"].get(group, {})
         settings = [f"{name}={_yaml(value)}" for name, value in entries.items() if value is not None]
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
@@ -121,8 +127,8 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         model = f"{out}/prior/ema.pt"
         stages.append(Stage("a prior of clean images", (
             ("image_train.py", "--base_samples", f"{clean}", "--cell", f"clean/{data['train']}", "--save_dir", f"{out}/prior",
-             *flags(prior)),), ranks))  # fmt: skip
-    adapt = ("image_sample.py", "--model_path", f"{model}", *flags(config["adaptation"]))
+             *seed, *flags(prior)),), ranks))  # fmt: skip
+    adapt = ("image_sample.py", "--model_path", f"{model}", *seed, *flags(config["adaptation"]))
     degraded = config["degraded"]
     if isinstance(degraded, dict):  # a tree, or files, that are there already
         tree = Path(degraded["base_samples"])
@@ -132,15 +138,18 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         tree, cells = out / "degraded", flags({"dataset": "imagenetc", "corruption": "all", "severity": "all"})
         stages.append(Stage("held-out images, degraded", tuple(
             ("make_data.py", entry["command"], "--base_samples", f"{clean}", "--split", data["test"], "--save_dir", f"{tree}",
-             *flags({name: value for name, value in entry.items() if name != "command"})) for entry in degraded)))  # fmt: skip
+             *seed, *flags({name: value for name, value in entry.items() if name != "command"}))
+            for entry in degraded)))  # fmt: skip
     stages.append(Stage("their adapted copies", (
         (*adapt, "--base_samples", f"{tree}", *cells, "--save_dir", f"{out}/adapted"),), ranks))  # fmt: skip
     made = [name for name in known if name != "clean"]
-    stages.append(Stage("known degradations of all images", (
-        ("make_data.py", "degrade", "--base_samples", f"{clean}", "--save_dir", f"{clean}", "--type", *made),)))  # fmt: skip
+    part = () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
+    stages.append(Stage("known degradations of training images", (
+        ("make_data.py", "degrade", "--base_samples", f"{clean}", "--split", data["train"], *part, "--save_dir", f"{clean}",
+         *seed, "--type", *made),)))  # fmt: skip
+    known_cells = ("--dataset", data["experiment"].lower(), "--train", "True", "--corruption", *known)
     stages.append(Stage("their adapted copies, to learn from", (
-        (*adapt, "--base_samples", f"{clean}", "--dataset", "folder", "--corruption", *known, "--save_dir",
-         f"{out}/known_adapted"),), ranks))  # fmt: skip
+        (*adapt, "--base_samples", f"{clean}", *known_cells, "--save_dir", f"{out}/known_adapted"),), ranks))  # fmt: skip
     stages.append(Stage("teachers, one for each known degradation and view", tuple(
         train("train.py", "ind", stage, "teachers", "--dt", name) for name in known for stage in ("deg", "adapt")
         if (name, stage) != ("clean", "deg"))))  # fmt: skip
@@ -153,12 +162,17 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         return f"{stage_folder(saved, kind, degradation, f'{_experiment(config)}_{backbone}_{stage}')}/*/{BEST}"
 
     source = config["source"] or best("clean", "ind", "clean")
+    evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+                best("combined_deg", "deg_all", "degDistill"), "--second_model_prefix",
+                best("combined_deg", "deg_all", "adaptDistill"))  # fmt: skip
+    rules = config["evaluation"].get("ensemble", [])
+    if {"weighted_sum", "gate"} & set(rules if isinstance(rules, list) else [rules]):
+        stages.append(Stage("weights and gate, fitted on known degradations of held-out images", (
+            (*evaluate, "--fit", "--data_prefix1", f"{clean}", "--data_prefix2", f"{out}/known_adapted", *known_cells, "--out",
+             f"{out}/fit"),)))  # fmt: skip
     stages.append(Stage("the classifiers on both views", (
-        ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
-         best("combined_deg", "deg_all", "degDistill"),
-         "--second_model_prefix", best("combined_deg", "deg_all", "adaptDistill"), "--source", f"{source}",
-         "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out", f"{out}/eval",
-         *flags(config["evaluation"])),)))  # fmt: skip
+        (*evaluate, "--source", f"{source}", "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out",
+         f"{out}/eval", *flags(config["evaluation"])),)))  # fmt: skip
     return [*stages, Stage("the report", (("report.py", f"{out}/eval", *flags(config["report"])),))]
 
 
@@ -192,7 +206,7 @@ def show(stages: Iterable[Stage]) -> int:
     return 0
 
 
-def run(stages: list[Stage], out: Path) -> int:
+def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
     """Run what is not finished; ``pipeline.json`` in the folder tells what is."""
     out.mkdir(parents=True, exist_ok=True)
     state = out / "pipeline.json"
@@ -206,7 +220,7 @@ def run(stages: list[Stage], out: Path) -> int:
             continue
         print(f"\n== {where} ({duration(time.monotonic() - begun)})", flush=True)
         for command in stage.commands:
-            status = _run(command, stage.ranks)
+            status = _run(command, stage.ranks, threads)
             if status:
                 print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
                       "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
@@ -217,13 +231,14 @@ def run(stages: list[Stage], out: Path) -> int:
     return 0
 
 
-def _run(command: tuple[str, ...], ranks: int) -> int:
+def _run(command: tuple[str, ...], ranks: int, threads: int | None) -> int:
     name, *rest = command
     rest = [_latest(part) for part in rest]
     print(f"$ {shlex.join((name, *rest))}", flush=True)
     launcher = ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
+    env = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))})}
     try:
-        return subprocess.run([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], check=False).returncode
+        return subprocess.run([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], env=env, check=False).returncode
     except KeyboardInterrupt:  # the command got it too, and has said its word
         return 130
 

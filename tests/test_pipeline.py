@@ -47,8 +47,9 @@ def test_stages_of_the_method_are_there_in_order():
     titles = [stage.title for stage in plan()]
     assert titles == [
         "the images, as a tree", "a classifier of clean images", "a prior of clean images", "held-out images, degraded",
-        "their adapted copies", "known degradations of all images", "their adapted copies, to learn from",
+        "their adapted copies", "known degradations of training images", "their adapted copies, to learn from",
         "teachers, one for each known degradation and view", "two students, for degraded and for adapted images",
+        "weights and gate, fitted on known degradations of held-out images",
         "the classifiers on both views", "the report"]  # fmt: skip
     shorter = [
         stage.title for stage in plan(source="net.th", prior={"model_path": "prior.pt"}, degraded={"base_samples": "c.npz"})
