@@ -43,9 +43,9 @@ SCRIPTS = {
     "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
     "report.py": "DDA/model_adapt/report.py",
 }
-# Entries of the YAML, and what each may hold; None: flags of a command, by their names. ranks: processes that adapt; threads: of
-# all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images that no
-# student sees, for validation and for the weights of the sum; data.known_samples: adapt so many copies of each known
+# Entries of the YAML, and what each may hold; None: flags of a command, by their names. ranks: processes that adapt; threads:
+# of all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images that
+# no student sees, for validation and for the weights of the sum; data.known_samples: adapt so many copies of each known
 # degradation to learn from (default: all training images)
 ENTRIES: dict[str, tuple[str, ...] | None] = {
     "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),

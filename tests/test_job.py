@@ -270,3 +270,16 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
         run(plan, batch_size=1)
     assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 6
     assert not any(path.name.endswith(images.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
+
+
+def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
+    cells = ["fog/3", "fog/5"]
+    everything = [path for group in job.make_plan(Folder(tree), tmp_path / "out", cells).groups for path in group]
+    keys = frozenset(images.key_of(path) for path in everything[1::3])
+    plan = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys)
+    assert plan.groups == [everything[1::3]] and plan.total == len(keys)
+    assert job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, num_samples=2).groups == [everything[1::3][:2]]
+    published = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, fixed_batch=4)
+    assert {images.key_of(path) for group in published.groups for path in group} - published.neighbours == keys
+    with pytest.raises(ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"):
+        job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})

@@ -14,7 +14,7 @@ from PIL import Image
 
 from DDA import images
 from DDA.datasets import class_list
-from DDA.model_adapt import models, results
+from DDA.model_adapt import gate, models, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
 from DistilledClassifier.data import is_held_out
@@ -220,6 +220,40 @@ def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the
     assert "leave --scores out" in run("--ensemble", rule, "--scores", "probabilities")[1]
     shutil.copy(here / "1.pth", tmp_path / "0.pth")
     assert "was fitted for other checkpoints" in run("--ensemble", rule)[1]
+
+
+def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path, capsys):
+    make_trees(tmp_path)
+    for i in range(2):
+        shutil.copy(here / f"{i}.pth", tmp_path)
+    probable = np.concatenate([classifiers.load(here / "0.pth").scores(
+        [np.asarray(images.read_rgb(here / "degraded" / name)) for name in images.list_images(here / "degraded", cell)[0]]
+    ).softmax(1).amax(1) for cell in CELLS])  # fmt: skip
+    threshold = round(float(np.median(probable)), 4)
+    digests = {f"{name}_sha256": images.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    images.write_json(tmp_path / "1.fitted.json", {"gate": {"threshold": threshold}, **digests})
+    flags = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", "--base_samples", tmp_path / "degraded", "--dataset",
+             "cifar10c", "--corruption", "all", "--severity", "all", "--out", tmp_path / "keys.txt"]  # fmt: skip
+    assert gate.main([*map(str, flags)]) == 0
+    assert gate.main([*map(str, [tmp_path / "1.pth", *flags[1:]])]) == 2
+    assert "fitted for another classifier" in capsys.readouterr().err
+    asked = set((tmp_path / "keys.txt").read_text().split())
+    assert len(asked) == (probable < threshold).sum() and 5 < len(asked) < 16
+    evaluate = [*command(tmp_path, tmp_path / "all", "--ensemble", "gate"), "--source", str(here / "1.pth")]
+    assert main(evaluate) == 0
+    for path in (tmp_path / "adapted").rglob("*.png"):
+        if path.relative_to(tmp_path / "adapted").with_suffix("").as_posix() not in asked:
+            path.unlink()
+    assert "have no partner" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
+    evaluate[evaluate.index("--out") + 1] = str(tmp_path / "some")
+    assert main(evaluate) == 0
+    some, every = (images.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
+    assert some["all"]["combined"] == every["all"]["combined"] and some["all"]["source"] == every["all"]["source"]
+    assert {"second", "source_adapted"} <= every["all"].keys() and not {"second", "source_adapted"} & some["all"].keys()
+    assert every["all"]["combined"]["adapted"] == pytest.approx(len(asked) / 21)
+    assert report.main([str(tmp_path / "some"), "--images", "3"]) == 0
+    next(iter((tmp_path / "adapted").rglob("*.png"))).unlink()
+    assert main(evaluate) != 0 and "but the gate asks for one" in capsys.readouterr().err
 
 
 def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):

@@ -83,13 +83,15 @@ def make_plan(
     cells: Sequence[str],
     *,
     num_samples: int | None = None,
+    keys: frozenset[str] | None = None,
     fixed_batch: int | None = None,
     same_format: bool = False,
 ) -> Plan:
     """List the images of the cells, the first ``num_samples`` by key, and take off those that are done.
 
-    fixed_batch: batches of that size whose members never change (published behaviour: neighbours matter). Raises ValueError
-    for an empty plan, and where the copies would lie among their sources.
+    keys: only these images. fixed_batch: batches of that size whose members never change (published behaviour: neighbours
+    matter). Raises ValueError for an empty plan, for keys that are not in the source, and where the copies would lie among
+    their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
@@ -102,10 +104,14 @@ def make_plan(
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
         raise ValueError(f"no images in {where} (suffixes: {', '.join(images.SUFFIXES)})")
+    if keys is not None:
+        unknown = sorted(keys - {images.key_of(path) for path in source.names})
+        if unknown:
+            raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
     done = images.saved_images(save_dir, cells)
     return plan_of(
-        listed, done, cells=cells, num_samples=num_samples, fixed_batch=fixed_batch, source=source, save_dir=save_dir,
-        same_format=same_format, not_images=not_images,
+        listed, done, cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, source=source,
+        save_dir=save_dir, same_format=same_format, not_images=not_images,
     )  # fmt: skip
 
 
@@ -115,6 +121,7 @@ def plan_of(
     *,
     cells: list[str],
     num_samples: int | None,
+    keys: frozenset[str] | None = None,
     fixed_batch: int | None,
     **rest: Any,
 ) -> Plan:
@@ -122,7 +129,8 @@ def plan_of(
     left = num_samples
     taken: list[list[str]] = []
     for paths in listed:  # cells are sorted, and so are the paths in them: these are the first by key
-        taken.append(paths if left is None else paths[:left])
+        chosen = paths if keys is None else [path for path in paths if images.key_of(path) in keys]
+        taken.append(chosen if left is None else chosen[:left])
         left = None if left is None else left - len(taken[-1])
     saved = set(saved)
     done = frozenset(key for paths in taken for path in paths if (key := images.key_of(path)) in saved)

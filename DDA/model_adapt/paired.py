@@ -14,13 +14,14 @@ from DistilledClassifier import trees
 
 @dataclass(frozen=True)
 class Cell:
-    """The images of one corruption and severity. keys: sorted; labels (N,); first, second: names in the sources."""
+    """The images of one corruption and severity. keys: sorted; labels (N,); first, second: names in the sources;
+    an image without adapted copy has no second."""
 
     name: str
     keys: tuple[str, ...]
     labels: np.ndarray
     first: tuple[str, ...]
-    second: tuple[str, ...]
+    second: tuple[str | None, ...]
 
 
 def join(
@@ -29,10 +30,12 @@ def join(
     cell: str,
     classes: Sequence[str],
     choose: Callable[[list[str]], list[str]] = lambda keys: keys,
+    gated: bool = False,
 ) -> Cell:
     """Pair the images of a cell in two sources.
 
-    choose: of the sorted keys, those that are wanted. Raises ValueError naming keys that have no partner, or no class.
+    choose: of the sorted keys, those that are wanted. gated: images may have no partner in ``second``. Raises ValueError naming
+    keys that have no partner, or no class.
     """
     names = [{images.key_of(name): name for name in source.list(cell)[0]} for source in (first, second)]
     for (there, where), (other, elsewhere) in (
@@ -40,7 +43,7 @@ def join(
         ((names[1], second), (names[0], first)),
     ):
         alone = sorted(set(there) - set(other))
-        if alone:
+        if alone and not (gated and where is first):
             shown = ", ".join(alone[:3]) + (", …" if len(alone) > 3 else "")
             raise ValueError(
                 f"{len(alone)} of {len(there)} images of {where.path} have no partner in {elsewhere.path}: {shown}; "
@@ -56,4 +59,4 @@ def join(
             f"{first.where(names[0][keys[labels.index(None)]])} has none of the {len(classes)} classes in its name"
         )
     found = np.array([index[label] for label in labels])
-    return Cell(cell, keys, found, *(tuple(view[key] for key in keys) for view in names))
+    return Cell(cell, keys, found, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))

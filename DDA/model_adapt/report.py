@@ -200,18 +200,20 @@ class Report:
                      "classifier alone) to always (the sum); fitted on known degradations")  # fmt: skip
 
     def _figure(self, shown: Shown) -> str:
-        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1))
+        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1) if shown.key in self._names[view])
         said = "".join(
             f"<li class={'right' if shown.predicted[name] == shown.label else 'wrong'}>{html.escape(self.title(name))}: "
             f"{html.escape(self.facts['classes'][shown.predicted[name]])}</li>"
             for name in ("first", "second", "combined")
+            if name in self.names
         )
         label = html.escape(self.facts["classes"][shown.label])
         caption = f"<figcaption><b>{label}</b><ul>{said}</ul></figcaption>"
         return f"<figure title='{html.escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
 
     def _pixels(self, view: int, key: str) -> np.ndarray:
-        """Of an image degraded (0) or adapted (1): uint8 (H,W,3)."""
+        """Of an image degraded (0) or adapted (1; degraded where there is no copy): uint8 (H,W,3)."""
+        view = view if key in self._names[view] else 0
         return self._views[view].pixels(self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
@@ -219,7 +221,8 @@ class Report:
 
         The frame is green where the classifier that sees the view is right (the clean one, where it was asked), else red.
         """
-        judges = ("source", "source_adapted") if "source" in self.names else ("first", "second")
+        pairs = (("source", "source_adapted"), ("first", "second"), ("first", "combined"))
+        judges = next(pair for pair in pairs if set(pair) <= set(self.names))
         rows, frames = {}, {}
         for cell in self.cells:
             chosen = _spread(self._said[cell], columns)

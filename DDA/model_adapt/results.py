@@ -73,6 +73,8 @@ def as_scores(logits: torch.Tensor, kind: str) -> torch.Tensor:
 
 def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Column to scores (N,K) of a cell: those on disk, and those that are combined of them."""
+    if facts["partial"]:
+        return _partial(found, facts)
     scores = {name: found[name] for name in ("source", "source_adapted") if name in found}
     if "source" in found:
         both = [torch.from_numpy(found[name]).softmax(1) for name in ("source", "source_adapted")]
@@ -83,6 +85,17 @@ def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[s
     pair = [as_scores(torch.from_numpy(found[name]), facts["scores"]) for name in ("first", "second")]
     params = facts["params"]
     return scores | {name: combine(*pair, rule, **params.get(rule, {})).numpy() for name, rule in rules(facts).items()}
+
+
+def _partial(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Where only the images that the gate asks for were adapted: what can be said of all. Raises ValueError where one lacks."""
+    one, two = (torch.from_numpy(found[name]) for name in ("first", "second"))
+    gated = combine(one, two, "gate", **facts["params"]["gate"]).numpy()
+    lacking = [str(key) for key, row in zip(found["keys"], gated, strict=True) if np.isnan(row).any()]
+    if lacking:
+        raise ValueError(f"{len(lacking)} images have no adapted copy, but the gate asks for one: {', '.join(lacking[:3])}; "
+                         "gate.py lists them, image_sample.py --keys adapts them")  # fmt: skip
+    return {name: found[name] for name in ("source", "first") if name in found} | {"combined": gated}
 
 
 def rules(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -130,7 +143,7 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         "cells": cells,
         "all": _overall(cells, hits, np.array(groups), facts),
     }
-    if "gate" in rules(facts).values():
+    if "gate" in rules(facts).values() and not facts["partial"]:
         summary["gate"] = _gate_curve(out, corrupted(facts["cells"]))
     images.write_json(out / "summary.json", summary)
     text = markdown(summary)

@@ -262,7 +262,8 @@ class _Job:
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption and "clean" not in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
-        self.cells = [join(*self._views, name, self.classes, partial(self._choose, name)) for name in names]
+        gated = args.ensemble == ["gate"]
+        self.cells = [join(*self._views, name, self.classes, partial(self._choose, name), gated) for name in names]
 
     def _choose(self, cell: str, keys: list[str]) -> list[str]:
         """To fit, only images that neither classifier was trained on, where their checkpoints tell which."""
@@ -326,9 +327,10 @@ class _Job:
         pipelines = [[str(step) for step in steps] for steps in args.pipelines]
         files = []
         for view, names in zip(self._views, (cell.first, cell.second), strict=True):
-            paths = [view.path / name for name in names] if isinstance(view, datasets.Folder) else [view.path]
+            there = [name for name in names if name is not None]
+            paths = [view.path / name for name in there] if isinstance(view, datasets.Folder) else [view.path]
             files += [(str(path), (told := path.stat()).st_size, told.st_mtime_ns) for path in paths]
-        return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, files]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, cell.second, files]).encode()).hexdigest()
 
     def columns(self) -> dict[str, tuple[Model, int]]:
         """Which classifier sees which view (0 degraded, 1 adapted)."""
@@ -347,6 +349,8 @@ class _Job:
         for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
+                if name in ("second", "source_adapted"):  # nobody was heard of copies that are not there
+                    said[name][-1][[cell.second[row] is None for row in rows]] = np.nan
             world.report((len(rows), 0))
             if number + 1 == len(batches) or batches[number + 1][0] is not cell:
                 nothing = np.empty((0, len(self.classes)), np.float32)
@@ -377,8 +381,10 @@ class _Job:
         return found
 
     def _read(self, cell: Cell, rows: range) -> dict[str, list[np.ndarray]]:
-        pixels = [[view.pixels(names[row]) for row in rows] for view, names in
-                  zip(self._views, (cell.first, cell.second), strict=True)]  # fmt: skip
+        degraded = [self._views[0].pixels(cell.first[row]) for row in rows]
+        adapted = [degraded[i] if cell.second[row] is None else self._views[1].pixels(cell.second[row])
+                   for i, row in enumerate(rows)]  # fmt: skip
+        pixels = degraded, adapted
         prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}
         if self._rule in FUSE_RULES:
             prepared["blend"] = [self._first.prepare(image) for image in pixels[1]]
@@ -389,7 +395,8 @@ class _Job:
         args = self._args
         return {
             "first": args.checkpoint, "second": args.second_model_prefix or args.checkpoint, "source": args.source,
-            "ensemble": self._rule, "beside": args.ensemble[1:], "params": self.params, "scores": args.scores,
+            "ensemble": self._rule, "beside": args.ensemble[1:], "params": self.params,
+            "partial": any(None in cell.second for cell in self.cells), "scores": args.scores,
             "metrics": list(args.metrics), "topk": args.topk, "baseline": args.baseline,
             "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2), "layout": args.dataset,
             "num_samples": args.num_samples, "classes": list(self.classes), "cells": [cell.name for cell in self.cells],

@@ -164,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
         help="the training or the test split, for layouts with splits (default: True)",
     )
     data.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images, the first by key (default: all)")
+    data.add_argument("--keys", type=Path, metavar="FILE", help="only the images whose keys it lists, one a line (gate.py)")
     data.add_argument(
         "--format",
         choices=("png", "same"),
@@ -384,7 +385,8 @@ def plan_images(args: argparse.Namespace) -> job.Plan:
     source = datasets.open_source(args.base_samples)
     cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
     fixed_batch = args.batch_size if args.behavior == "published" else None
-    return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, fixed_batch=fixed_batch,
+    keys = None if args.keys is None else frozenset(datasets.read_lines(args.keys, "--keys"))
+    return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
                          same_format=args.format == "same")  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Which images need an adapted copy: those of which the classifier of degraded images is unsure.
+
+  gate.py STUDENT1.pth --fitted STUDENT2.fitted.json --base_samples photos --dataset folder --out keys.txt
+  image_sample.py --base_samples photos --dataset folder --keys keys.txt --save_dir adapted …
+  test_ensemble.py CONFIG STUDENT1.pth --second_model_prefix STUDENT2.pth --ensemble gate --data_prefix1 photos \\
+      --data_prefix2 adapted …
+
+STUDENT2.fitted.json holds the threshold; test_ensemble.py --fit writes it, from known degradations. --threshold names another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # also from a checkout that is not installed
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from DDA import datasets, images
+from DDA.model_adapt.ensemble import is_doubtful
+from DDA.progress import Progress
+from DistilledClassifier import classifiers
+from DistilledClassifier.train import pick_device
+
+PROGRAM = "gate.py"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the keys; returns 0, 2 for wrong input, 130 when it was interrupted."""
+    args = parser().parse_args(argv)
+    try:
+        threshold = read_threshold(args)
+        classifier = classifiers.load(images.find(args.classifier))
+        classifier.network.to(pick_device(args.device, 0))
+        source = datasets.open_source(images.find(args.base_samples), classifier.classes)
+        cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=args.train)
+        names = [name for cell in cells for name in source.list(cell)[0]]
+        doubtful, progress = [], Progress(len(names))
+        for i in range(0, len(names), args.batch_size):
+            part = names[i : i + args.batch_size]
+            scores = classifier.scores([source.pixels(name) for name in part], args.batch_size)
+            asked = is_doubtful(scores, threshold).tolist()
+            doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
+            progress.add([(len(part), 0)])
+        images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; nothing was written, run the same command again", file=sys.stderr)
+        return 130
+    share = 100 * len(doubtful) / len(names) if names else 0.0
+    print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %) below {threshold:g}: {args.out}", flush=True)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("classifier", type=Path, metavar="FIRST", help="the classifier of degraded images")
+    p.add_argument(
+        "--base_samples", type=Path, required=True, metavar="PATH", help="degraded images: a tree, or a data set's files"
+    )
+    p.add_argument("--dataset", choices=datasets.LAYOUTS, default="folder", help="layout of the tree (default: %(default)s)")
+    p.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="names, or all")
+    p.add_argument("--severity", nargs="+", default=[], metavar="1..5", help="numbers, or all (default: 5)")
+    p.add_argument("--train", type=lambda text: text.lower() == "true", default=False, metavar="True|False",
+                   help="split of layouts that have one (default: False)")  # fmt: skip
+    how = p.add_mutually_exclusive_group(required=True)
+    how.add_argument("--fitted", type=Path, metavar="JSON", help="what test_ensemble.py --fit wrote")
+    how.add_argument("--threshold", type=float, metavar="0..1", help="of the largest probability")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the keys, one a line")
+    p.add_argument("--batch_size", type=int, default=128, metavar="INT", help="(default: %(default)s)")
+    p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
+    return p
+
+
+def read_threshold(args: argparse.Namespace) -> float:
+    """Raises FileNotFoundError, ValueError where the file was fitted for another classifier."""
+    if args.threshold is not None:
+        return args.threshold
+    fitted = images.read_json(images.find(args.fitted))
+    if fitted.get("first_sha256") != images.sha256(images.find(args.classifier)) or "gate" not in fitted:
+        raise ValueError(f"--fitted {args.fitted} was fitted for another classifier than {args.classifier}; fit it anew with "
+                         "test_ensemble.py --fit")  # fmt: skip
+    return float(fitted["gate"]["threshold"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

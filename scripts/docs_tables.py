@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""The tables of the documentation, made of the result files in docs/results: nobody types a number.
+
+  scripts/docs_tables.py            fills in every table of README.md and docs/
+  scripts/docs_tables.py --check    changes nothing; fails where a table is not its result file's
+
+A table stands between two comments, of which the first names its kind and its file:
+
+  <!-- table means docs/results/cifar10c.json -->
+  <!-- end -->
+
+Kinds, of the summary.json of test_ensemble.py: means, a line for each column; corruptions, its whole summary.md. Of the
+ladder.json that ladder.py leaves: ladder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import ladder
+
+from DDA import images
+from DDA.model_adapt import results
+
+PROGRAM = "docs_tables.py"
+BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def means(summary: Mapping[str, Any]) -> str:
+    """A line for each column: top-1, its interval, and the share of adapted images where a gate chooses them."""
+    facts, lines = summary["facts"], ["| | top-1 % | 95 % interval | adapted images % |", "|---|---|---|---|"]
+    for name in results.shown(summary["all"], facts):
+        row = summary["all"][name]
+        low, high = (f"{100 * value:.1f}" for value in row["interval"])
+        needs = name not in ("source", "first")
+        share = f"{100 * row.get('adapted', float(needs)):.0f}"
+        lines.append(f"| {results.title(name, facts)} | {100 * row['top1']:.1f} | {low} to {high} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "means": means,
+    "corruptions": results.markdown,
+    "ladder": ladder.table,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 1 where --check finds a difference, 2 for wrong input."""
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--check", action="store_true", help="change nothing, say what differs")
+    args = p.parse_args(argv)
+    status = 0
+    try:
+        for path in documents():
+            text = path.read_text(encoding="utf-8")
+            right = filled(text)
+            if right == text:
+                continue
+            if args.check:
+                print(f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's", file=sys.stderr)
+                status = 1
+            else:
+                images.write_bytes(path, right.encode())
+                print(f"written     {path.relative_to(ROOT)}")
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A document with its tables made anew. Raises FileNotFoundError, ValueError."""
+    return BLOCK.sub(lambda found: f"{found[1]}{_table(found[2], found[3])}{found[4]}", text)
+
+
+def _table(kind: str, name: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"there is no table of the kind {kind}; use one of {', '.join(KINDS)}")
+    return KINDS[kind](images.read_json(ROOT / name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
