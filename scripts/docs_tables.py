@@ -10,7 +10,7 @@ A table stands between two comments, of which the first names its kind and its f
   <!-- end -->
 
 Kinds, of the summary.json of test_ensemble.py: means, a line for each column; corruptions, its whole summary.md. Of the
-ladder.json that ladder.py leaves: ladder.
+ladder.json that ladder.py leaves: ladder. Of the search.json of search.py: search.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ladder
+import search
 
 from DDA import images
 from DDA.model_adapt import results
@@ -50,6 +51,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "means": means,
     "corruptions": results.markdown,
     "ladder": ladder.table,
+    "search": search.table,
 }
 
 

@@ -51,12 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         source = tree_of(args)
         cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
         labelled = cells, *trees.labelled(source, cells)
-        for name, flags in settings.items():
-            job = adapt_command(args, source, name, flags)
-            print(f"{PROGRAM}: {name}: {shlex.join(job)}", flush=True)
-            if status := subprocess.run(job, check=False).returncode:
-                print(f"{PROGRAM}: {name} failed; run the same command again to go on", file=sys.stderr)
-                return status
+        if status := adapt_all(args, source, settings):
+            return status
         keys, rows = score(args, source, settings, classifier, *labelled)
         cost = measure(args, source, settings, [labelled[1][key] for key in keys])
     except (ValueError, OSError) as error:
@@ -135,6 +131,17 @@ def tree_of(args: argparse.Namespace) -> Path:
     if make_data.main(["prepare", "--base_samples", str(args.base_samples), "--save_dir", str(tree)]):
         raise ValueError(f"--base_samples {args.base_samples} could not be written to {tree}")
     return tree
+
+
+def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[str]]) -> int:
+    """A tree of adapted copies for each setting; returns 0, or the status of the first job that failed."""
+    for name, flags in settings.items():
+        job = adapt_command(args, source, name, flags)
+        print(f"{name}: {shlex.join(job)}", flush=True)
+        if status := subprocess.run(job, check=False).returncode:
+            print(f"{name} failed; run the same command again to go on", file=sys.stderr)
+            return status
+    return 0
 
 
 def adapt_command(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:

@@ -113,9 +113,10 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
 
     def train(program: str, kind: str, stage: str, group: str, *more: str) -> tuple[str, ...]:
         entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
-                   "data.held_out": data["held_out"], "train.seed": config["seed"], "source": config["source"]}  # fmt: skip
+                   "data.held_out": data["held_out"], "train.seed": config["seed"]}  # fmt: skip
+        entries |= {} if config["source"] is None else {"source": config["source"]}
         entries |= config["training"].get("all", {}) | config["training"].get(group, {})
-        settings = [f"{name}={_yaml(value)}" for name, value in entries.items() if value is not None]
+        settings = [f"{name}={_yaml(value)}" for name, value in entries.items()]
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
         return (program, "-c", path, "--save_dir", f"{saved}", *more, "--set", *settings)
 
@@ -177,7 +178,7 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
 
 
 def _yaml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return json.dumps(value) if isinstance(value, dict | list | None) else str(value)
 
 
 def _experiment(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Choose the sampler's settings on known degradations of training images, never on what they will be judged by.
+
+  make_data.py degrade --base_samples clean --split train --num_samples 100 --type jpeg --level 10 20 40 --save_dir T
+  scripts/search.py --model_path prior.pt --classifier resnet56.th --base_samples T --out search --ranks 2 \\
+      --flags="--speed one-shot" --N 4 6 8 12 16 --D 2 4 --k 0.5 0.75 1
+
+--base_samples is a tree of known degradations, <degradation>/<level>; other folders are refused. Every combination
+of --N, --D and --k (or --scale) is adapted with --flags beside it and scored with the classifier: the mean of its accuracy on the
+adapted copies and of the self-ensemble. OUT gets a tree for each, search.json, search.md and search.png, the curves; finished
+trees are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import ladder
+import numpy as np
+
+from DDA import datasets, images
+from DistilledClassifier import classifiers, trees
+from DistilledClassifier.degradations import DEGRADATIONS
+
+PROGRAM = "search.py"
+GRID = ("N", "D", "k", "scale")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
+    args = parser().parse_args(argv)
+    try:
+        settings = grid(args)
+        classifier = classifiers.load(args.classifier)
+        cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
+        check_known(cells, args.base_samples)
+        if status := ladder.adapt_all(args, args.base_samples, settings):
+            return status
+        keys, rows = ladder.score(args, args.base_samples, settings, classifier, cells,
+                                  *trees.labelled(args.base_samples, cells))  # fmt: skip
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    result = {
+        "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
+        "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
+        "cells": cells,
+        "flags": args.flags,
+        "degraded": rows[0]["adapted"]["accuracy"],
+        "rows": sorted((summed(row) for row in rows[1:]), key=lambda row: -row["mean"]),
+    }
+    images.write_json(args.out / "search.json", result)
+    images.write_bytes(args.out / "search.md", table(result).encode())
+    chart(result, args.out / "search.png")
+    print(f"\n{table(result)}\nbest        {args.flags} {result['rows'][0]['flags']}")
+    print(f"written     {args.out}/search.json, .md, .png")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
+    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
+    p.add_argument("--base_samples", type=Path, required=True, metavar="TREE", help="<degradation>/<level>, labelled")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument("--flags", default="", metavar="FLAGS", help='of image_sample.py, for all: --flags="--speed one-shot"')
+    for name in GRID:
+        p.add_argument(f"--{name}", nargs="+", metavar="NUMBER", help="values to try")
+    p.add_argument("--ranks", type=int, default=1, metavar="INT", help="(default: %(default)s)")
+    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
+    p.set_defaults(dataset="cifar10c", corruption=["all"], severity=["all"])
+    return p
+
+
+def grid(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Name to flags of each combination. Raises ValueError."""
+    axes = {name: getattr(args, name) for name in GRID if getattr(args, name)}
+    if not axes:
+        raise ValueError(f"give values to try: --{', --'.join(GRID)}")
+    settings = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        name = "-".join(f"{axis}{value}" for axis, value in chosen.items())
+        settings[name] = [*shlex.split(args.flags), *(f"--{axis}={value}" for axis, value in chosen.items())]
+    return settings
+
+
+def check_known(cells: list[str], tree: Path) -> None:
+    """Raises ValueError for what is no known degradation: the settings would be chosen on what they are judged by."""
+    odd = sorted({cell.partition("/")[0] for cell in cells} - set(DEGRADATIONS))
+    if odd:
+        raise ValueError(f"{tree} holds {odd[0]}: settings are chosen on known degradations only, {', '.join(DEGRADATIONS)}")
+
+
+def summed(row: dict) -> dict:
+    """A setting with its flags of the grid, and the mean of both views."""
+    flags = [flag for flag in shlex.split(row["flags"]) if flag.partition("=")[0].removeprefix("--") in GRID and "=" in flag]
+    views = {view: row[view]["accuracy"] for view in ladder.VIEWS}
+    return {"flags": " ".join(flags).replace("=", " "), **views, "mean": float(np.mean(list(views.values())))}
+
+
+def table(result: dict) -> str:
+    """Markdown, the best first."""
+    lines = [f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
+             f"`{result['flags'] or 'the default flags'}`.", "", "| flags | adapted % | self-ensemble % | mean % |",
+             "|---|---|---|---|"]  # fmt: skip
+    lines += [f"| `{row['flags']}` | {row['adapted']:.1f} | {row['self-ensemble']:.1f} | {row['mean']:.1f} |"
+              for row in result["rows"]]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def chart(result: dict, path: Path) -> None:
+    """The mean of both views against the first flag of the grid, a curve for each value of the others."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in result["rows"]:
+        axis, value, *others = row["flags"].split()
+        curves.setdefault(" ".join(others), []).append((float(value), row["mean"]))
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for label in sorted(curves):
+        axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)
+    axes.axhline(result["degraded"], color="dimgray", linestyle="--", linewidth=1, label="not adapted")
+    axes.set_xlabel(axis.removeprefix("--"))
+    axes.set_ylabel("accuracy, mean of both views, %")
+    axes.set_title(result["protocol"], fontsize=9)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The search for settings: every combination is measured, on known degradations only."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from PIL import Image
+
+from DDA import images
+from DistilledClassifier import classifiers
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import search
+
+
+@pytest.fixture
+def flags(tmp_path, prior):
+    rng = np.random.default_rng(0)
+    for cell in ("jpeg/10", "noise/50"):
+        (tmp_path / "tree" / cell).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
+    images.write_classes(tmp_path / "tree", ("cat", "dog"))
+    torch.manual_seed(0)
+    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, tmp_path / "net.pt")
+    return [*map(str, ["--model_path", prior, "--classifier", tmp_path / "net.pt", "--base_samples", tmp_path / "tree", "--out",
+            tmp_path / "out", "--flags", "--speed one-shot"])]  # fmt: skip
+
+
+def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, capsys):
+    assert search.main([*flags, "--N", "2", "4", "--D", "2", "4", "--k", "0.5"]) == 0
+    result = images.read_json(tmp_path / "out/search.json")
+    means = [row["mean"] for row in result["rows"]]
+    assert len(means) == 4 and means == sorted(means, reverse=True)
+    assert {row["flags"] for row in result["rows"]} == {f"--N {n} --D {d} --k 0.5" for n in (2, 4) for d in (2, 4)}
+    assert images.read_json(tmp_path / "out/N4-D2-k0.5/settings.json")["N"] == 4
+    classifier = classifiers.load(tmp_path / "net.pt")
+    for row in result["rows"]:
+        tree = tmp_path / "out" / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
+        paths = images.list_images(tree)[0]
+        scores = classifier.scores([np.asarray(images.read_rgb(tree / path)) for path in paths])
+        right = scores.argmax(1) == torch.tensor(["dog" in path for path in paths]).long()
+        assert row["adapted"] == pytest.approx(100 * float(right.double().mean()))
+        assert row["mean"] == pytest.approx((row["adapted"] + row["self-ensemble"]) / 2)
+    with Image.open(tmp_path / "out/search.png") as chart:
+        assert chart.width > 400
+    assert search.table(result) in capsys.readouterr().out
+
+
+def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
+    (tmp_path / "tree/jpeg").rename(tmp_path / "tree/fog")
+    assert search.main([*flags, "--N", "2"]) == 2
+    assert "holds fog: settings are chosen on known degradations only" in capsys.readouterr().err
+    assert search.main(flags) == 2
+    assert "give values to try: --N, --D, --k, --scale" in capsys.readouterr().err
