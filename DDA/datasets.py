@@ -289,6 +289,8 @@ def cells(
         raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
     if layout == "folder":
         return chosen
+    if layout not in SPLITS and "clean" not in corruptions:
+        chosen = [name for name in chosen if name != "clean"]  # no corruption, and without severities
     if layout in SPLITS:
         split = SPLITS[layout][0 if train else 1]
         return [_existing(source, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]

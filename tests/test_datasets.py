@@ -204,6 +204,18 @@ def test_a_cell_of_arrays_is_its_folder_and_no_other(tmp_path):
     assert source.list("fo") == ([], [])
 
 
+def test_all_corruptions_are_without_clean_images_unless_they_are_named(tmp_path):
+    np.savez(tmp_path / "part.npz", fog=PIXELS.reshape(2, 10, 32, 32, 3), clean=PIXELS[:10], labels=LABELS[:10])
+    source = datasets.open_source(tmp_path / "part.npz", datasets.class_list("cifar10"))
+
+    def cells(corruptions, severities):
+        return datasets.cells(source, "cifar10c", corruptions, severities, train=False)
+
+    assert cells(["all"], ["2"]) == ["fog/2"] and cells(["all"], ["all"]) == ["fog/1", "fog/2"]
+    assert cells(["all", "clean"], ["all"]) == ["clean/0", "fog/1", "fog/2"]
+    assert cells(["clean"], ["0"]) == ["clean/0"]
+
+
 def test_image_files_in_an_npz_are_passed_on_as_they_are(tmp_path):
     files = []
     for image in PIXELS[:3]:

@@ -82,15 +82,20 @@ def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
     hard = torch.arange(4000) < 1000
     one = torch.where(hard[:, None], 0.5, 9.0) * truth + 0.5 * torch.randn(4000, 5)
     two = 4 * truth + torch.randn(4000, 5)
-    threshold = fit_gate(one, two, labels)["threshold"]
-    asked = is_doubtful(one, threshold)
-    assert asked[hard].float().mean() > 0.95 and not asked[~hard].any()
-    gated, always = (combine(one, two, *rule) for rule in (("gate",), ("sum",)))
-    assert torch.equal(gated, always)  # by default every image is adapted
-    gated = combine(one, two, "gate", threshold=threshold)
-    assert torch.equal(gated[~asked], one[~asked]) and torch.equal(gated[asked], always[asked])
-    assert (gated.argmax(1) == labels).float().mean() > (one.argmax(1) == labels).float().mean() + 0.1
-    assert fit_gate(9 * truth, two, labels)["threshold"] == 0  # nothing to mend
+    fitted = fit_gate(one, two, labels)
+    threshold, temperature = fitted["threshold"], fitted["temperatures"][0]
+    asked = is_doubtful(one, threshold, temperature)
+    assert asked[hard].float().mean() > 0.8 and not asked[~hard].any()
+    always = {name: fitted[name] for name in ("weight", "temperatures")}
+    both = combine(one, two, "weighted_sum", **always)
+    assert torch.equal(combine(one, two, "gate", **always), both)  # by default every image is adapted
+    gated = combine(one, two, "gate", **fitted)
+    assert torch.equal(gated[~asked], one[~asked] / temperature) and torch.equal(gated[asked], both[asked])
+    losses = [torch.nn.functional.cross_entropy(scores, labels) for scores in (one / temperature, gated, both)]
+    assert losses[0] - losses[1] >= 0.9 * (losses[0] - losses[2]) > 0
+    lower = combine(one, two, "gate", **{**fitted, "threshold": threshold - 0.01})
+    assert losses[0] - torch.nn.functional.cross_entropy(lower, labels) < 0.9 * (losses[0] - losses[2])
+    assert fit_gate(9 * truth, torch.randn(4000, 5), labels)["threshold"] == 0  # nothing to gain
 
 
 def test_the_weighted_sum_and_what_is_refused():

@@ -39,7 +39,8 @@ def out(tmp_path):
         results.write(tmp_path / "out", Cell(cell, tuple(keys), labels, (), ()), columns)
     images.write_json(tmp_path / "adapted/settings.json", {"N": 12, "D": 4})
     facts = {"first": "a.pth", "second": "b.pth", "source": "c.pth", "ensemble": "sum", "scores": "logits", "topk": 5,
-             "beside": ["weighted_sum", "gate", "entropy"], "params": {"gate": {"threshold": 0.9}}, "partial": False,
+             "beside": ["weighted_sum", "gate", "entropy"], "partial": False,
+             "params": {"gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]}},
              "metrics": ["accuracy", "calibration", "flips"], "baseline": None, "degraded": str(tmp_path / "degraded"),
              "adapted": str(tmp_path / "adapted"), "layout": "cifar10c", "num_samples": None, "classes": classes,
              "cells": list(CELLS)}  # fmt: skip

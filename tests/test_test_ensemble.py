@@ -207,11 +207,11 @@ def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the
     for name, used in (("combined", rule), ("sum", "sum"), (gate, gate)):
         expected = combine(*pair, used, **stored.get(used, {})).numpy().argmax(1) == found["labels"]
         assert summary["cells"]["fog/3"][name]["top1"] == pytest.approx(expected.mean())
-    doubtful = pair[0].softmax(1).amax(1) < stored[gate]["threshold"]
+    doubtful = (pair[0] / stored[gate]["temperatures"][0]).softmax(1).amax(1) < stored[gate]["threshold"]
     assert summary["all"][gate]["adapted"] == pytest.approx(float(doubtful.double().mean()))
     never, always = summary["gate"][0], summary["gate"][-1]
     assert (never["adapted"], always["adapted"]) == (0, 1)
-    for end, name in ((never, "first"), (always, "sum")):
+    for end, name in ((never, "first"), (always, "combined")):
         assert end["top1"] == pytest.approx(summary["all"][name]["top1"])
     assert f"weight {stored[rule]['weight']:.3g}, temperatures" in summary["protocol"]
     assert "| adapted images % |" in (tmp_path / "out/summary.md").read_text()
@@ -231,7 +231,9 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     ).softmax(1).amax(1) for cell in CELLS])  # fmt: skip
     threshold = round(float(np.median(probable)), 4)
     digests = {f"{name}_sha256": images.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
-    images.write_json(tmp_path / "1.fitted.json", {"gate": {"threshold": threshold}, **digests})
+    images.write_json(
+        tmp_path / "1.fitted.json", {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
+    )
     flags = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", "--base_samples", tmp_path / "degraded", "--dataset",
              "cifar10c", "--corruption", "all", "--severity", "all", "--out", tmp_path / "keys.txt"]  # fmt: skip
     assert gate.main([*map(str, flags)]) == 0

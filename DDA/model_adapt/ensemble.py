@@ -33,14 +33,22 @@ def _weighted_sum(one: torch.Tensor, two: torch.Tensor, *, weight: float = 0.5, 
     return (1 - weight) * one / temperatures[0] + weight * two / temperatures[1]
 
 
-def is_doubtful(first: torch.Tensor, threshold: float) -> torch.Tensor:
+def is_doubtful(first: torch.Tensor, threshold: float, temperature: float = 1.0) -> torch.Tensor:
     """Whether the classifier of degraded images is so unsure that the adapted copy is wanted: (N,)."""
-    return confidence(first) < threshold
+    return confidence(first / temperature) < threshold
 
 
-def _gate(one: torch.Tensor, two: torch.Tensor, *, threshold: float = 1.0):
-    """The sum where the first is unsure; elsewhere the first alone, and the image need not be adapted."""
-    return _pick(is_doubtful(one, threshold), one, one + two)
+def _gate(
+    one: torch.Tensor,
+    two: torch.Tensor,
+    *,
+    threshold: float = 1.01,
+    weight: float = 0.5,
+    temperatures: tuple[float, float] = (1.0, 1.0),
+):
+    """The weighted sum where the first is unsure; elsewhere the first alone, and the image need not be adapted."""
+    both = _weighted_sum(one, two, weight=weight, temperatures=temperatures)
+    return _pick(is_doubtful(one, threshold, temperatures[0]), one / temperatures[0], both)
 
 
 RULES: dict[str, Callable[..., torch.Tensor]] = {
@@ -89,12 +97,19 @@ def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Te
     return {"weight": round(float(weights[torch.stack(found).argmin()]), 2), "temperatures": list(temperatures)}
 
 
-def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, slack: float = 0.002) -> dict[str, Any]:
-    """``threshold`` of the gate, in steps of 0.01: the lowest that costs at most ``slack`` of the best accuracy, on
-    logits (N,K) of known degradations with labels (N,)."""
-    thresholds = torch.linspace(0, 1, 101)
-    right = torch.stack([(_gate(first, second, threshold=float(t)).argmax(1) == labels).double().mean() for t in thresholds])
-    return {"threshold": round(float(thresholds[(right >= right.max() - slack).nonzero()[0, 0]]), 2)}
+def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9) -> dict[str, Any]:
+    """The weighted sum's parameters and the gate's ``threshold`` on the first one's calibrated confidence, from logits (N,K) of
+    known degradations and labels (N,).
+
+    The threshold, in steps of 0.01, is the lowest that keeps the share ``keep`` of what adapting always gains in cross-entropy
+    over adapting never; 0 where there is nothing to gain. Accuracy is too coarse to tell on some thousand images.
+    """
+    params = fit_weighted_sum(first, second, labels)
+    thresholds = [round(0.01 * i, 2) for i in range(102)]
+    losses = [float(torch.nn.functional.cross_entropy(_gate(first, second, threshold=t, **params), labels)) for t in thresholds]
+    gain = losses[0] - losses[-1]
+    chosen = next(t for t, loss in zip(thresholds, losses, strict=True) if losses[0] - loss >= keep * gain) if gain > 0 else 0.0
+    return {**params, "threshold": chosen}
 
 
 FITS = {"weighted_sum": fit_weighted_sum, "gate": fit_gate}

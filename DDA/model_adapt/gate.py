@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the keys; returns 0, 2 for wrong input, 130 when it was interrupted."""
     args = parser().parse_args(argv)
     try:
-        threshold = read_threshold(args)
+        gate = read_gate(args)
         classifier = classifiers.load(images.find(args.classifier))
         classifier.network.to(pick_device(args.device, 0))
         source = datasets.open_source(images.find(args.base_samples), classifier.classes)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         for i in range(0, len(names), args.batch_size):
             part = names[i : i + args.batch_size]
             scores = classifier.scores([source.pixels(name) for name in part], args.batch_size)
-            asked = is_doubtful(scores, threshold).tolist()
+            asked = is_doubtful(scores, *gate).tolist()
             doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
             progress.add([(len(part), 0)])
         images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROGRAM}: interrupted; nothing was written, run the same command again", file=sys.stderr)
         return 130
     share = 100 * len(doubtful) / len(names) if names else 0.0
-    print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %) below {threshold:g}: {args.out}", flush=True)
+    print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
     return 0
 
 
@@ -78,15 +78,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def read_threshold(args: argparse.Namespace) -> float:
-    """Raises FileNotFoundError, ValueError where the file was fitted for another classifier."""
+def read_gate(args: argparse.Namespace) -> tuple[float, float]:
+    """Threshold and temperature. Raises FileNotFoundError, ValueError where the file was fitted for another classifier."""
     if args.threshold is not None:
-        return args.threshold
+        return args.threshold, 1.0
     fitted = images.read_json(images.find(args.fitted))
     if fitted.get("first_sha256") != images.sha256(images.find(args.classifier)) or "gate" not in fitted:
         raise ValueError(f"--fitted {args.fitted} was fitted for another classifier than {args.classifier}; fit it anew with "
                          "test_ensemble.py --fit")  # fmt: skip
-    return float(fitted["gate"]["threshold"])
+    return fitted["gate"]["threshold"], fitted["gate"]["temperatures"][0]
 
 
 if __name__ == "__main__":

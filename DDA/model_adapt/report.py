@@ -47,7 +47,7 @@ WHAT = {
     "first": "the first classifier on degraded images",
     "second": "the second classifier on adapted copies",
     "weighted_sum": "a sum whose weights are fitted on known degradations",
-    "gate": "the sum where the first is unsure, else the first: other images need no adaptation",
+    "gate": "that sum where the first is unsure, else the first alone: such images need no adaptation",
 }
 COMBINED = "both, combined"
 
@@ -197,7 +197,7 @@ class Report:
         curves = [("gate, any threshold", _colour("second"), points[0]), ("gate as fitted", _colour("gate"), points[1])]
         marks = [(float(tick), f"{tick} %") for tick in range(0, 101, 20)]
         return _plot(curves, marks, "adapted %", "top-1 % against the share of images that are adapted: from never (the first "
-                     "classifier alone) to always (the sum); fitted on known degradations")  # fmt: skip
+                     "classifier alone) to always (the weighted sum); fitted on known degradations")  # fmt: skip
 
     def _figure(self, shown: Shown) -> str:
         pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1) if shown.key in self._names[view])

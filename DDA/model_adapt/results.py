@@ -130,7 +130,7 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
         for name, rule in rules(facts).items():
             if rule == "gate":
-                cells[cell][name]["adapted"] = _adapted(found, facts["params"]["gate"]["threshold"])
+                cells[cell][name]["adapted"] = _adapted(found, facts["params"]["gate"])
         if cell not in corrupted(facts["cells"]):
             continue  # clean images beside corrupted ones have a line of their own, and no part in the means
         groups.extend(str(key)[len(cell) + 1 :] if cell != "." else str(key) for key in found["keys"])
@@ -144,26 +144,27 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         "all": _overall(cells, hits, np.array(groups), facts),
     }
     if "gate" in rules(facts).values() and not facts["partial"]:
-        summary["gate"] = _gate_curve(out, corrupted(facts["cells"]))
+        summary["gate"] = _gate_curve(out, corrupted(facts["cells"]), facts["params"]["gate"])
     images.write_json(out / "summary.json", summary)
     text = markdown(summary)
     images.write_bytes(out / "summary.md", text.encode())
     return text
 
 
-def _adapted(found: Mapping[str, np.ndarray], threshold: float) -> float:
+def _adapted(found: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
     """The share of a cell's images that the gate sends to adaptation."""
-    return float(is_doubtful(torch.from_numpy(found["first"]), threshold).double().mean())
+    doubtful = is_doubtful(torch.from_numpy(found["first"]), gate["threshold"], gate["temperatures"][0])
+    return float(doubtful.double().mean())
 
 
-def _gate_curve(out: Path, cells: Sequence[str]) -> list[dict[str, float]]:
+def _gate_curve(out: Path, cells: Sequence[str], fitted: Mapping[str, Any]) -> list[dict[str, float]]:
     """What the gate would give with other thresholds, from never to always: means over cells."""
     parts, curve = [read(out, cell) for cell in cells], []
     for threshold in (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01):
-        gated = [combine(*(torch.from_numpy(part[name]) for name in ("first", "second")), "gate", threshold=threshold)
-                 for part in parts]  # fmt: skip
+        gate = {**fitted, "threshold": threshold}
+        gated = [combine(*(torch.from_numpy(part[name]) for name in ("first", "second")), "gate", **gate) for part in parts]
         hits = [metrics.hits(scores.numpy(), part["labels"]).mean() for scores, part in zip(gated, parts, strict=True)]
-        shares = [_adapted(part, threshold) for part in parts]
+        shares = [_adapted(part, gate) for part in parts]
         curve.append({"threshold": threshold, "adapted": float(np.mean(shares)), "top1": float(np.mean(hits))})
     return curve
 
