@@ -36,14 +36,19 @@ BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTA
 
 
 def means(summary: Mapping[str, Any]) -> str:
-    """A line for each column: top-1, its interval, and the share of adapted images where a gate chooses them."""
-    facts, lines = summary["facts"], ["| | top-1 % | 95 % interval | adapted images % |", "|---|---|---|---|"]
-    for name in results.shown(summary["all"], facts):
+    """A line for each column: top-1, its interval, paired differences, and the share of the images that were adapted."""
+    facts = summary["facts"]
+    names = results.shown(summary["all"], facts)
+    bases = [base for base in results.BASES if base in names]
+    heads = ["", "top-1 %", "95 % interval", *(f"minus {results.title(base, facts)}" for base in bases), "adapted images %"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in names:
         row = summary["all"][name]
         low, high = (f"{100 * value:.1f}" for value in row["interval"])
-        needs = name not in ("source", "first")
-        share = f"{100 * row.get('adapted', float(needs)):.0f}"
-        lines.append(f"| {results.title(name, facts)} | {100 * row['top1']:.1f} | {low} to {high} | {share} |")
+        gains = [results.say_gain(row["minus"].get(base)) for base in bases]
+        share = f"{100 * row.get('adapted', float(name not in ('source', 'first'))):.0f}"
+        cells = [results.title(name, facts), f"{100 * row['top1']:.1f}", f"{low} to {high}", *gains, share]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

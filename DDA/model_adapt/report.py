@@ -143,7 +143,7 @@ class Report:
         return None if row is None else 100 * row[name]["top1"]
 
     def _means(self) -> str:
-        rows = []
+        rows, bases = [], [base for base in results.BASES if base in self.names]
         for name in self.names:
             row = self.summary["all"][name]
             low, high = (100 * value for value in row["interval"])
@@ -153,11 +153,13 @@ class Report:
                 extra += f"<td class=what>{100 * row['adapted']:.1f} % of the images adapted; {self.what(name)}</td>"
             else:
                 extra += f"<td class=what>{self.what(name)}</td>"
+            gains = "".join(f"<td>{results.say_gain(row['minus'].get(base))}</td>" for base in bases)
             rows.append(f"<tr><th>{_swatch(name)}{html.escape(self.title(name))}</th><td>{100 * row['top1']:.1f}</td>"
-                        f"<td>{low:.1f} to {high:.1f}</td>{extra}</tr>")  # fmt: skip
+                        f"<td>{low:.1f} to {high:.1f}</td>{gains}{extra}</tr>")  # fmt: skip
         first = self.summary["all"][self.names[0]]
         heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE", "relative mCE") if key in first)
-        head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{heads}<th></th></tr>"
+        minus = "".join(f"<th>minus {html.escape(self.title(base))}</th>" for base in bases)
+        head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{minus}{heads}<th></th></tr>"
         return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
@@ -217,14 +219,15 @@ class Report:
         return self._views[view].pixels(self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
-        """Each corruption's images before and after, uint8 (H,W,3).
+        """Each corruption's images at its highest severity, before and after, uint8 (H,W,3).
 
         The frame is green where the classifier that sees the view is right (the clean one, where it was asked), else red.
         """
         pairs = (("source", "source_adapted"), ("first", "second"), ("first", "combined"))
         judges = next(pair for pair in pairs if set(pair) <= set(self.names))
         rows, frames = {}, {}
-        for cell in self.cells:
+        hardest = {cell.partition("/")[0]: cell for cell in self.cells}
+        for cell in hardest.values():
             chosen = _spread(self._said[cell], columns)
             for view, (judge, what) in enumerate(zip(judges, ("degraded", "adapted"), strict=True)):
                 title = f"{cell} {what}"

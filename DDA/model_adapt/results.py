@@ -28,6 +28,9 @@ TITLES = {
 }
 
 
+BASES = ("source", "self_ensemble", "first")  # columns from which the others are subtracted
+
+
 def in_order(severities: Iterable[str]) -> list[str]:
     """Numbers by their value, then the rest."""
     return sorted(set(severities), key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s))
@@ -207,12 +210,26 @@ def _overall(
         rows = [cells[cell][name] for cell in corrupted(cells)]
         numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
         found[name] = {key: float(np.mean([row[key] for row in rows])) for key in numbers} | {"interval": [low, high]}
+    for name in hits:  # the same images, so that the intervals are those of paired differences
+        found[name]["minus"] = {
+            base: {"top1": found[name]["top1"] - found[base]["top1"],
+                   "interval": metrics.interval(hits[name].astype(float) - hits[base], groups)}
+            for base in BASES if base in hits and base != name
+        }  # fmt: skip
     if "flips" in facts["metrics"]:
         found["flips"] = {f"{one} to {two}": metrics.flips(hits[one], hits[two]) for one in hits for two in hits if one != two}
     if facts.get("baseline") == "alexnet":
         for name in hits:
             found[name] |= _relative_to_alexnet({cell: row[name]["top1"] for cell, row in cells.items()})
     return found
+
+
+def say_gain(gain: Mapping[str, Any] | None) -> str:
+    """A difference of two columns such as ``+14.5 (12.9 to 16.1)``, in points; nothing for a column itself."""
+    if gain is None:
+        return ""
+    low, high = (100 * value for value in gain["interval"])
+    return f"{100 * gain['top1']:+.1f} ({low:.1f} to {high:.1f})"
 
 
 def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
@@ -277,6 +294,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     lines.append(f"| **mean of {len(counted)} cells** | {sum(counted)} | {' | '.join(means)} |")
     spans = [[100 * value for value in summary["all"][name]["interval"]] for name in names]
     lines.append(f"| 95 % interval | | {' | '.join(f'{low:.1f} to {high:.1f}' for low, high in spans)} |")
+    for base in (base for base in BASES if base in names):
+        gains = [say_gain(summary["all"][name]["minus"].get(base)) for name in names]
+        lines.append(f"| minus {title(base, facts)} | | {' | '.join(gains)} |")
     for key, digits in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f"), ("relative mCE", ".1f")):
         if key in summary["all"][names[0]]:
             lines.append(f"| {key} | | {' | '.join(format(summary['all'][name][key], digits) for name in names)} |")
