@@ -46,6 +46,7 @@ WHAT = {
     "self_ensemble": "the mean of its probabilities on both (DDA)",
     "first": "the first classifier on degraded images",
     "second": "the second classifier on adapted copies",
+    "sum": "the sum of what both say (DiffAUD)",
     "weighted_sum": "a sum whose weights are fitted on known degradations",
     "gate": "that sum where the first is unsure, else the first alone: such images need no adaptation",
 }
@@ -143,24 +144,26 @@ class Report:
         return None if row is None else 100 * row[name]["top1"]
 
     def _means(self) -> str:
-        rows, bases = [], [base for base in results.BASES if base in self.names]
+        bases = [base for base in results.BASES if base in self.names]
+        every = self.summary["all"]
+        extras = {key: form for key, form in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f"), ("relative mCE", ".1f"))
+                  if key in every[self.names[0]]}  # fmt: skip
+        gated = any("adapted" in every[name] for name in self.names)
+        rows, words = [], []
         for name in self.names:
-            row = self.summary["all"][name]
+            row, title = every[name], html.escape(self.title(name))
             low, high = (100 * value for value in row["interval"])
-            extra = "".join(f"<td>{row[key]:.3f}</td>" for key in ("ECE", "NLL") if key in row)
-            extra += "".join(f"<td>{row[key]:.1f}</td>" for key in ("mCE", "relative mCE") if key in row)
-            if "adapted" in row:
-                extra += f"<td class=what>{100 * row['adapted']:.1f} % of the images adapted; {self.what(name)}</td>"
-            else:
-                extra += f"<td class=what>{self.what(name)}</td>"
-            gains = "".join(f"<td>{results.say_gain(row['minus'].get(base))}</td>" for base in bases)
-            rows.append(f"<tr><th>{_swatch(name)}{html.escape(self.title(name))}</th><td>{100 * row['top1']:.1f}</td>"
-                        f"<td>{low:.1f} to {high:.1f}</td>{gains}{extra}</tr>")  # fmt: skip
-        first = self.summary["all"][self.names[0]]
-        heads = "".join(f"<th>{key}</th>" for key in ("ECE", "NLL", "mCE", "relative mCE") if key in first)
-        minus = "".join(f"<th>minus {html.escape(self.title(base))}</th>" for base in bases)
-        head = f"<tr><th></th><th>top-1 %</th><th>95 % interval</th>{minus}{heads}<th></th></tr>"
-        return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
+            cells = [f"{100 * row['top1']:.1f}", f"{low:.1f} to {high:.1f}"]
+            cells += [results.say_gain(row["minus"].get(base)) for base in bases]
+            cells += [format(row[key], form) for key, form in extras.items()]
+            cells += [f"{100 * row['adapted']:.1f}" if "adapted" in row else ""] if gated else []
+            rows.append(f"<tr><th>{_swatch(name)}{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+            words.append(f"<b>{title}</b>: {self.what(name)}")
+        heads = ["", "top-1 %", "95 % interval", *(f"minus {self.title(base)}" for base in bases), *extras]
+        heads += ["adapted %"] if gated else []
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+        table = f"<div class=wide><table><tr>{head}</tr>{''.join(rows)}</table></div>"
+        return f"{table}<p class=note>{'; '.join(words)}.</p>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
         """Corruption by severity: a column's accuracy, or its gain over another as a heat map."""
@@ -233,7 +236,7 @@ class Report:
                 title = f"{cell} {what}"
                 rows[title] = [self._pixels(view, shown.key) for shown in chosen]
                 frames[title] = ["seagreen" if s.predicted[judge] == s.label else "crimson" for s in chosen]
-        return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=80, frames=frames))
+        return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=64, frames=frames))
 
     def _galleries(self) -> str:
         parts = []
