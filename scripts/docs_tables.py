@@ -32,7 +32,7 @@ from DDA import images
 from DDA.model_adapt import results
 
 PROGRAM = "docs_tables.py"
-BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(?P<head><!-- table (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
 def means(summary: Mapping[str, Any]) -> str:
@@ -90,7 +90,7 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """A document with its tables made anew. Raises FileNotFoundError, ValueError."""
-    return BLOCK.sub(lambda found: f"{found[1]}{_table(found[2], found[3])}{found[4]}", text)
+    return BLOCK.sub(lambda found: f"{found['head']}{_table(found['kind'], found['file'])}{found['end']}", text)
 
 
 def _table(kind: str, name: str) -> str:
