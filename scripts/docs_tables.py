@@ -9,7 +9,7 @@ A table stands between two comments, of which the first names its kind and its f
   <!-- table means docs/results/cifar10c.json -->
   <!-- end -->
 
-Kinds, of the summary.json of test_ensemble.py: means, a line for each column; corruptions, its whole summary.md. Of the
+Kinds, of the summary.json of test_ensemble.py: means, a line for each column; corruptions, one for each corruption. Of the
 ladder.json that ladder.py leaves: ladder. Of the search.json of search.py: search.
 """
 
@@ -19,6 +19,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def means(summary: Mapping[str, Any]) -> str:
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "means": means,
-    "corruptions": results.markdown,
+    "corruptions": partial(results.markdown, flips=False),
     "ladder": ladder.table,
     "search": search.table,
 }

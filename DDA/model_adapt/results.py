@@ -277,7 +277,7 @@ def shown(row: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     return [name for name in (*TITLES, *rules(facts)) if name in row]
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
+def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
     """The protocol, a table of top-1 per corruption (mean over severities), and the means with their intervals."""
     cells, facts = summary["cells"], summary["facts"]
     names = shown(next(iter(cells.values())), facts)
@@ -303,7 +303,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if any("adapted" in summary["all"][name] for name in names):
         shares = [summary["all"][name].get("adapted") for name in names]
         lines.append(f"| adapted images % | | {' | '.join('' if s is None else f'{100 * s:.1f}' for s in shares)} |")
-    if "flips" in summary["all"]:
+    if flips and "flips" in summary["all"]:
         lines += ["", "| from | to | broken % | mended % |", "|---|---|---|---|"]
         for pair, rates in summary["all"]["flips"].items():
             one, two = pair.split(" to ")
