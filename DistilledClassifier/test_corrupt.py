@@ -21,7 +21,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import datasets, images
+from DDA import commands, datasets, images
 from DDA.datasets import class_list
 from DDA.progress import Progress
 from DistilledClassifier import classifiers, config
@@ -37,20 +37,17 @@ IGNORED = (("--lr", "--learning_rate"), ("--dt", "--deg_type"), ("--rs", "--rand
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
     args = parser().parse_args(argv)
-    try:
-        given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[0].strip("-")) is not None]
-        if given:
-            print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
-        experiment = config.load(args.config)
-        classifier = load(args.resume, experiment)
-        classifier.network.to(pick_device(args.device, 0))
-        result = evaluate(classifier, experiment, args)
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+
+
+def _main(args: argparse.Namespace) -> int:
+    given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[0].strip("-")) is not None]
+    if given:
+        print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
+    experiment = config.load(args.config)
+    classifier = load(args.resume, experiment)
+    classifier.network.to(pick_device(args.device, 0))
+    result = evaluate(classifier, experiment, args)
     text = table(result)
     print(f"{result['protocol']}\n\n{text}", flush=True)
     if args.out is not None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import search
 
-from DDA import images
+from DDA import commands, images
 from DDA.model_adapt import results
 
 PROGRAM = "docs_tables.py"
@@ -66,22 +66,22 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--check", action="store_true", help="change nothing, say what differs")
     args = p.parse_args(argv)
+    return commands.run(lambda: _main(args), PROGRAM)
+
+
+def _main(args: argparse.Namespace) -> int:
     status = 0
-    try:
-        for path in documents():
-            text = path.read_text(encoding="utf-8")
-            right = filled(text)
-            if right == text:
-                continue
-            if args.check:
-                print(f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's", file=sys.stderr)
-                status = 1
-            else:
-                images.write_bytes(path, right.encode())
-                print(f"written     {path.relative_to(ROOT)}")
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        right = filled(text)
+        if right == text:
+            continue
+        if args.check:
+            print(f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's", file=sys.stderr)
+            status = 1
+        else:
+            images.write_bytes(path, right.encode())
+            print(f"written     {path.relative_to(ROOT)}")
     return status
 
 

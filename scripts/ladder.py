@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
-from DDA import datasets, images
+from DDA import commands, datasets, images
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
@@ -45,22 +45,19 @@ OURS = ("--model_path", "--base_samples", "--save_dir", "--dataset", "--corrupti
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
     args = parser().parse_args(argv)
-    try:
-        settings = read_settings(args.setting)
-        classifier = classifiers.load(args.classifier)
-        source = tree_of(args)
-        cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
-        labelled = cells, *trees.labelled(source, cells)
-        if status := adapt_all(args, source, settings):
-            return status
-        keys, rows = score(args, source, settings, classifier, *labelled)
-        cost = measure(args, source, settings, [labelled[1][key] for key in keys])
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    return commands.run(lambda: _main(args, argv), PROGRAM)
+
+
+def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
+    settings = read_settings(args.setting)
+    classifier = classifiers.load(args.classifier)
+    source = tree_of(args)
+    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
+    labelled = cells, *trees.labelled(source, cells)
+    if status := adapt_all(args, source, settings):
+        return status
+    keys, rows = score(args, source, settings, classifier, *labelled)
+    cost = measure(args, source, settings, [labelled[1][key] for key in keys])
     cells = sorted({_cell(key) for key in keys})
     result = {
         "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DDA import images
+from DDA import commands, images
 from DDA.progress import duration
 from DistilledClassifier.config import change, read_yaml
 from DistilledClassifier.train import BEST, assignments, stage_folder
@@ -71,13 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the YAML")
     p.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     args = p.parse_args(argv)
-    try:
-        config = read_config(args.config, assignments(args.set))
-        stages = plan(config)
-        return show(stages) if args.dry_run else run(stages, Path(config["out"]), config["threads"])
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    return commands.run(lambda: _main(args), PROGRAM, "run the same pipeline again to go on")
+
+
+def _main(args: argparse.Namespace) -> int:
+    config = read_config(args.config, assignments(args.set))
+    stages = plan(config)
+    return show(stages) if args.dry_run else run(stages, Path(config["out"]), config["threads"])
 
 
 def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:

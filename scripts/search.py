@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import numpy as np
 
-from DDA import datasets, images
+from DDA import commands, datasets, images
 from DistilledClassifier import classifiers, trees
 from DistilledClassifier.degradations import DEGRADATIONS
 
@@ -35,21 +35,18 @@ GRID = ("N", "D", "k", "scale")
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
     args = parser().parse_args(argv)
-    try:
-        settings = grid(args)
-        classifier = classifiers.load(args.classifier)
-        cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
-        check_known(cells, args.base_samples)
-        if status := ladder.adapt_all(args, args.base_samples, settings):
-            return status
-        keys, rows = ladder.score(args, args.base_samples, settings, classifier, cells,
-                                  *trees.labelled(args.base_samples, cells))  # fmt: skip
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    return commands.run(lambda: _main(args, argv), PROGRAM)
+
+
+def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
+    settings = grid(args)
+    classifier = classifiers.load(args.classifier)
+    cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
+    check_known(cells, args.base_samples)
+    if status := ladder.adapt_all(args, args.base_samples, settings):
+        return status
+    keys, rows = ladder.score(args, args.base_samples, settings, classifier, cells,
+                              *trees.labelled(args.base_samples, cells))  # fmt: skip
     result = {
         "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
         "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),

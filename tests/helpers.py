@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from DDA import images
 from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.unet import create_unet
 
@@ -97,3 +100,20 @@ def processes_of(text: str) -> list[int]:
         if command[0] == sys.executable and any(text in part for part in command):
             found.append(int(folder.name))
     return found
+
+
+def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
+    """Four labelled images a cell and a classifier with random weights; flags that name them, the prior and an out folder."""
+    from DistilledClassifier import classifiers
+
+    rng = np.random.default_rng(0)
+    for cell in cells:
+        (folder / "tree" / cell).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
+    images.write_classes(folder / "tree", ("cat", "dog"))
+    torch.manual_seed(0)
+    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, folder / "net.pt")
+    return [*map(str, ["--model_path", prior, "--classifier", folder / "net.pt", "--base_samples", folder / "tree", "--out",
+            folder / "out"])]  # fmt: skip

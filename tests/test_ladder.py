@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, labelled_tree
 from PIL import Image
 
 from DDA import images
@@ -15,27 +15,7 @@ import ladder
 
 @pytest.fixture
 def small(tmp_path, prior):
-    """A labelled tree of two cells and a classifier with random weights; returns the flags that name them."""
-    rng = np.random.default_rng(0)
-    for cell in ("fog/1", "snow/1"):
-        (tmp_path / "tree" / cell).mkdir(parents=True)
-        for i in range(4):
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
-    images.write_classes(tmp_path / "tree", ("cat", "dog"))
-    torch.manual_seed(0)
-    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, tmp_path / "net.pt")
-    flags = [
-        "--model_path",
-        prior,
-        "--classifier",
-        tmp_path / "net.pt",
-        "--base_samples",
-        tmp_path / "tree",
-        "--out",
-        tmp_path / "out",
-    ]
-    return [*map(str, flags), "--timing_images", "2"]
+    return [*labelled_tree(tmp_path, prior, ("fog/1", "snow/1")), "--timing_images", "2"]
 
 
 def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_path, capsys):

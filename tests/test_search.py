@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, labelled_tree
 from PIL import Image
 
 from DDA import images
@@ -17,17 +17,7 @@ import search
 
 @pytest.fixture
 def flags(tmp_path, prior):
-    rng = np.random.default_rng(0)
-    for cell in ("jpeg/10", "noise/50"):
-        (tmp_path / "tree" / cell).mkdir(parents=True)
-        for i in range(4):
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
-    images.write_classes(tmp_path / "tree", ("cat", "dog"))
-    torch.manual_seed(0)
-    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, tmp_path / "net.pt")
-    return [*map(str, ["--model_path", prior, "--classifier", tmp_path / "net.pt", "--base_samples", tmp_path / "tree", "--out",
-            tmp_path / "out", "--flags", "--speed one-shot"])]  # fmt: skip
+    return [*labelled_tree(tmp_path, prior, ("jpeg/10", "noise/50")), "--flags", "--speed one-shot"]
 
 
 def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, capsys):

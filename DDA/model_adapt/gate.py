@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from DDA import datasets, images
+from DDA import commands, datasets, images
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.progress import Progress
 from DistilledClassifier import classifiers
@@ -30,27 +30,24 @@ PROGRAM = "gate.py"
 def main(argv: list[str] | None = None) -> int:
     """Write the keys; returns 0, 2 for wrong input, 130 when it was interrupted."""
     args = parser().parse_args(argv)
-    try:
-        gate = read_gate(args)
-        classifier = classifiers.load(images.find(args.classifier))
-        classifier.network.to(pick_device(args.device, 0))
-        source = datasets.open_source(images.find(args.base_samples), classifier.classes)
-        cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=args.train)
-        names = [name for cell in cells for name in source.list(cell)[0]]
-        doubtful, progress = [], Progress(len(names))
-        for i in range(0, len(names), args.batch_size):
-            part = names[i : i + args.batch_size]
-            scores = classifier.scores([source.pixels(name) for name in part], args.batch_size)
-            asked = is_doubtful(scores, *gate).tolist()
-            doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
-            progress.add([(len(part), 0)])
-        images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; nothing was written, run the same command again", file=sys.stderr)
-        return 130
+    return commands.run(lambda: _main(args), PROGRAM, "nothing was written, run the same command again")
+
+
+def _main(args: argparse.Namespace) -> int:
+    gate = read_gate(args)
+    classifier = classifiers.load(images.find(args.classifier))
+    classifier.network.to(pick_device(args.device, 0))
+    source = datasets.open_source(images.find(args.base_samples), classifier.classes)
+    cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=args.train)
+    names = [name for cell in cells for name in source.list(cell)[0]]
+    doubtful, progress = [], Progress(len(names))
+    for i in range(0, len(names), args.batch_size):
+        part = names[i : i + args.batch_size]
+        scores = classifier.scores([source.pixels(name) for name in part], args.batch_size)
+        asked = is_doubtful(scores, *gate).tolist()
+        doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
+        progress.add([(len(part), 0)])
+    images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
     share = 100 * len(doubtful) / len(names) if names else 0.0
     print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
     return 0

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 from PIL import Image
 
-from DDA import datasets, images
+from DDA import commands, datasets, images
 from DDA.datasets import Source
 from DDA.model_adapt import metrics, results
 
@@ -60,19 +60,18 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--images", type=int, default=5, metavar="INT", help="shown of each corruption (default: %(default)s)")
     p.add_argument("--title", default="Classifying images whose degradation is unknown", metavar="TEXT")
     args = p.parse_args(argv)
-    try:
-        if not (args.out / "summary.json").is_file():
-            raise FileNotFoundError(f"{args.out} has no summary.json; test_ensemble.py writes it")
-        report = Report(args.out, args.images)
-        images.write_bytes(args.out / "report.html", report.page(args.title).encode())
-        images.write_bytes(args.out / "report.csv", report.table().encode())
-        images.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
-        if args.images:
-            images.write_image(args.out / "gallery.png", report.gallery())
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+
+
+def _main(args: argparse.Namespace) -> int:
+    if not (args.out / "summary.json").is_file():
+        raise FileNotFoundError(f"{args.out} has no summary.json; test_ensemble.py writes it")
+    report = Report(args.out, args.images)
+    images.write_bytes(args.out / "report.html", report.page(args.title).encode())
+    images.write_bytes(args.out / "report.csv", report.table().encode())
+    images.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
     if args.images:
+        images.write_image(args.out / "gallery.png", report.gallery())
         print(f"gallery     {args.out / 'gallery.png'}")
     print(f"report      {args.out / 'report.html'}", flush=True)
     return 0
