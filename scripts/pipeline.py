@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from DDA import commands, images
+from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
 from DistilledClassifier.config import change, read_yaml
 from DistilledClassifier.train import BEST, assignments, stage_folder
@@ -167,7 +168,7 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
                 best("combined_deg", "deg_all", "degDistill"), "--second_model_prefix",
                 best("combined_deg", "deg_all", "adaptDistill"))  # fmt: skip
     rules = config["evaluation"].get("ensemble", [])
-    if {"weighted_sum", "gate"} & set(rules if isinstance(rules, list) else [rules]):
+    if set(OURS) & set(rules if isinstance(rules, list) else [rules]):
         stages.append(Stage("weights and gate, fitted on known degradations of held-out images", (
             (*evaluate, "--fit", "--data_prefix1", f"{clean}", "--data_prefix2", f"{out}/known_adapted", *known_cells, "--out",
              f"{out}/fit"),)))  # fmt: skip

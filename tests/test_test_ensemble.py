@@ -250,6 +250,9 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert gate.main([*map(str, flags)]) == 0
     assert gate.main([*map(str, [tmp_path / "1.pth", *flags[1:]])]) == 2
     assert "fitted for another classifier" in capsys.readouterr().err
+    never = [*flags[:1], "--threshold", "0", *flags[3:-1], tmp_path / "none.txt"]
+    assert gate.main([*map(str, never)]) == 0 and (tmp_path / "none.txt").read_text() == ""
+    assert "no image needs an adapted copy" in capsys.readouterr().out
     asked = set((tmp_path / "keys.txt").read_text().split())
     assert len(asked) == (probable < threshold).sum() and 5 < len(asked) < 16
     evaluate = [*command(tmp_path, tmp_path / "all", "--ensemble", "gate"), "--source", str(here / "1.pth")]

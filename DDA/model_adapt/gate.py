@@ -50,6 +50,8 @@ def _main(args: argparse.Namespace) -> int:
     images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
     share = 100 * len(doubtful) / len(names) if names else 0.0
     print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
+    if not doubtful:
+        print("            no image needs an adapted copy: the first classifier alone is the answer", flush=True)
     return 0
 
 
