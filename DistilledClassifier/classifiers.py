@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from DDA import images
 
@@ -70,6 +71,14 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(x))
+
+    def fold(self) -> None:
+        """Let the convolutions, in eval mode, do what BatchNorm does after them: the same logits but for rounding, sooner."""
+        for module in [self, *(block for block in self.modules() if isinstance(block, _Block))]:
+            for conv, bn in (("conv1", "bn1"), ("conv2", "bn2")):
+                if isinstance(getattr(module, bn, None), nn.BatchNorm2d):
+                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
+                    setattr(module, bn, nn.Identity())
 
 
 class Network(nn.Module):
@@ -350,8 +359,10 @@ def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def still(network: Network) -> Network:
-    """In eval mode, without gradients, in the layout in which `Preprocess.normalise` leaves images."""
+    """In eval mode, without gradients, as fast as it gets, in the layout in which `Preprocess.normalise` leaves images."""
     network.eval().requires_grad_(False)
+    if isinstance(network.model, CifarResNet):
+        network.model.fold()
     return network.to(memory_format=torch.channels_last)
 
 

@@ -19,8 +19,12 @@ MMCLS = {
 
 
 def warmed(network):
-    """With other BatchNorm statistics than fresh ones, in eval mode."""
+    """With other BatchNorm statistics, scales and shifts than fresh ones, in eval mode."""
     torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias)
     network.train()(torch.randn(4, 3, 32, 32))
     return network.eval()
 
@@ -52,6 +56,8 @@ def test_a_checkpoint_is_enough_alone(config, tmp_path):
     back = load(tmp_path / "a.pth")
     assert back.classes == ("x", "y", "z") and back.preprocess == Preprocess(**PREPROCESS)
     assert not any(p.requires_grad for p in back.network.parameters()) and not back.network.training
+    folded = not any(isinstance(module, torch.nn.BatchNorm2d) for module in back.network.modules())
+    assert folded == (config is SMALL)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     x = (pixels.transpose(0, 3, 1, 2) / 255 - np.array(PREPROCESS["mean"])[:, None, None]) / np.array(PREPROCESS["std"])[
         :, None, None

@@ -346,7 +346,8 @@ def _plot(
     """SVG with a legend. curves: titles, colours and points (x, accuracy in per cent); marks: the x that have a label."""
     width, height, left, bottom, top = 640, 300, 44, 34, 12
     values = [value for _, _, points in curves for _, value in points]
-    low, high = 10 * np.floor(min(values) / 10), 10 * np.ceil(max(values) / 10 + 1e-9)
+    step = next((step for step in (1, 2, 5) if max(values) - min(values) < 5 * step), 10)
+    low, high = step * np.floor(min(values) / step), step * (np.floor(max(values) / step) + 1)
     first, last = marks[0][0], marks[-1][0]
 
     def x(value: float) -> float:
@@ -356,7 +357,7 @@ def _plot(
         return top + (height - top - bottom) * (high - value) / (high - low)
 
     parts = []
-    for tick in np.arange(low, high + 1, 10):
+    for tick in np.arange(low, high + step / 2, step):
         parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
                      f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
     for at, label in marks:
