@@ -5,9 +5,10 @@
   scripts/search.py --model_path prior.pt --classifier resnet56.th --base_samples T --out search --ranks 2 \\
       --flags="--speed one-shot" --N 4 6 8 12 16 --D 2 4 --k 0.5 0.75 1
 
---base_samples is a tree of known degradations, <degradation>/<level>; others are refused. Each combination of --N, --D, --k (or
---scale) is adapted with --flags beside it and scored with the classifier: the mean of its accuracy on the adapted copies and of
-the self-ensemble. OUT gets a tree for each, search.json, search.md and search.png, the curves; finished trees are used again.
+--base_samples is a tree of known degradations, <degradation>/<level>; others are refused. Each combination of --N, --D, --k,
+--scale, --steps and --eta, those that are given, is adapted with --flags beside it and scored with the classifier: the mean of
+its accuracy on the adapted copies and of the self-ensemble. OUT gets a tree for each, search.json, search.md and search.png,
+the curves; finished trees are used again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from DistilledClassifier import classifiers, trees
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "search.py"
-GRID = ("N", "D", "k", "scale")
+GRID = ("N", "D", "k", "scale", "steps", "eta")
 
 
 def main(argv: list[str] | None = None) -> int:

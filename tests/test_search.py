@@ -45,4 +45,4 @@ def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     assert search.main([*flags, "--N", "2"]) == 2
     assert "holds fog: settings are chosen on known degradations only" in capsys.readouterr().err
     assert search.main(flags) == 2
-    assert "give values to try: --N, --D, --k, --scale" in capsys.readouterr().err
+    assert "give values to try: --N, --D, --k, --scale, --steps, --eta" in capsys.readouterr().err
