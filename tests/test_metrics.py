@@ -73,3 +73,10 @@ def test_the_bootstrap_draws_images_not_copies_of_them():
     four = metrics.interval(np.tile(values, 4), np.tile(np.arange(400), 4))
     assert np.diff(four) == pytest.approx(high - low, rel=0.1)  # copies tell nothing new
     assert metrics.interval(values) == (low, high)
+
+
+def test_the_interval_is_of_the_weighted_mean():
+    values = np.concatenate([np.tile([1.0, 0.0], 20), np.repeat([1.0, 0.0], [200, 1800])])  # cells of 40 and 2,000 images
+    weights = np.repeat([1 / 40, 1 / 2000], [40, 2000])
+    low, high = metrics.interval(values, weights=weights)
+    assert low < 0.3 < high and low > 0.2  # (0.5 + 0.1) / 2; the mean over images is 0.107

@@ -14,7 +14,7 @@ from PIL import Image
 
 from DDA import images
 from DDA.datasets import class_list
-from DDA.model_adapt import gate, models, report, results
+from DDA.model_adapt import gate, metrics, models, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
 from DistilledClassifier.data import is_held_out
@@ -379,22 +379,39 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are(here, tmp_path,
     assert "there are convnextT_ensemble_b64_Imagenet, resnet18_ensemble_b64_cifar10," in capsys.readouterr().err
 
 
-def test_the_mean_corruption_error_names_its_baseline(here, tmp_path):
-    assert main(command(here, tmp_path, "--metrics", "accuracy", "mCE", "--baseline", "alexnet")) == 0
-    summary = images.read_json(tmp_path / "summary.json")
-    error = 1 - np.mean([summary["cells"][f"fog/{severity}"]["first"]["top1"] for severity in (1, 3)])
-    assert summary["all"]["first"]["CE"]["fog"] == pytest.approx(100 * error / 0.819)
-    assert "alexnet" in summary["protocol"] and "torch" in summary["facts"]["versions"]
-    assert "relative mCE" not in summary["all"]["first"]
-    make_trees(tmp_path, cells=("fog/1", "clean/val"))
-    more = ["--metrics", "accuracy", "mCE", "--baseline", "alexnet", "--corruption", "all", "clean"]
+def test_the_mean_corruption_error_is_of_all_corruptions_and_names_its_baseline(here, tmp_path):
+    make_trees(tmp_path, cells=[*(f"{name}/{severity}" for name in metrics.ALEXNET for severity in range(1, 6)), "clean/val"])
+    more = ["--metrics", "accuracy", "mCE", "--baseline", "alexnet"]
     assert main(command(here, tmp_path / "out", *more, views=tmp_path)) == 0
     summary = images.read_json(tmp_path / "out/summary.json")
-    clean, fog = (1 - summary["cells"][cell]["first"]["top1"] for cell in ("clean/val", "fog/1"))
-    assert summary["all"]["first"]["relative mCE"] == pytest.approx(100 * (fog - clean) / (0.819 - 0.435))
-    assert set(summary["all"]["first"]["CE"]) == {"fog"}
-    assert summary["all"]["first"]["top1"] == summary["cells"]["fog/1"]["first"]["top1"]  # clean images are beside the mean
-    assert "| clean | 7 |" in (text := (tmp_path / "out/summary.md").read_text()) and "mean of 1 cells** | 7 |" in text
+    assert "alexnet" in summary["protocol"] and "torch" in summary["facts"]["versions"]
+    row = summary["all"]["first"]
+    top1 = {name: np.mean([summary["cells"][f"{name}/{severity}"]["first"]["top1"] for severity in range(1, 6)])
+            for name in metrics.ALEXNET}  # fmt: skip
+    assert row["CE"]["fog"] == pytest.approx(100 * (1 - top1["fog"]) / 0.819)
+    each = {name: 100 * (1 - top1[name]) / (error / 100) for name, error in metrics.ALEXNET.items()}
+    assert row["mCE"] == pytest.approx(np.mean(list(each.values()))) and "relative mCE" not in row
+
+    assert main(command(here, tmp_path / "out", *more, "--corruption", "all", "clean", views=tmp_path)) == 0
+    summary = images.read_json(tmp_path / "out/summary.json")
+    row, clean = summary["all"]["first"], 1 - summary["cells"]["clean/val"]["first"]["top1"]
+    relative = {name: 100 * (1 - top1[name] - clean) / (error - 43.5) * 100 for name, error in metrics.ALEXNET.items()}
+    assert row["relative mCE"] == pytest.approx(np.mean(list(relative.values())))
+    assert row["top1"] == pytest.approx(np.mean(list(top1.values())))  # clean images are beside the mean
+    assert "| clean | 7 |" in (text := (tmp_path / "out/summary.md").read_text()) and "mean of 75 cells** | 525 |" in text
+
+
+def test_no_mean_corruption_error_of_a_part(here, tmp_path, capsys):
+    assert main(command(here, tmp_path, "--metrics", "mCE", "--baseline", "alexnet")) == 2
+    assert "brightness/1 is not among the cells; give --severity all --corruption gaussian_noise" in capsys.readouterr().err
+
+
+def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
+    content = classifiers.read(here / "1.pth")
+    content["state_dict"]["linear.bias"][3] = np.nan
+    torch.save(content, tmp_path / "nan.pth")
+    assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "nan.pth")) == 1
+    assert "the scores of nan are not finite numbers, first those of fog/1/cat_00000" in capsys.readouterr().err
 
 
 def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):

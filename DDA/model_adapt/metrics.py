@@ -6,7 +6,7 @@ Corruption errors: Hendrycks & Dietterich, "Benchmarking Neural Network Robustne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -33,6 +33,17 @@ def per_class(predicted: np.ndarray, labels: np.ndarray, count: int) -> dict[str
     with np.errstate(invalid="ignore"):
         precision, recall, f1 = right / called, right / support, 2 * right / (called + support)
     return {"precision": precision, "recall": recall, "f1": f1, "support": support}
+
+
+def check_mce(cells: Iterable[str]) -> None:
+    """Raise ValueError unless the cells are all that a mean corruption error is of: 15 corruptions at severities 1 to 5."""
+    cells = [cell for cell in cells if cell.partition("/")[0] != "clean"]
+    whole = {f"{name}/{severity}" for name in ALEXNET for severity in range(1, 6)}
+    lacking, odd = sorted(whole - set(cells)), sorted(set(cells) - whole)
+    if lacking or odd:
+        why = f"{lacking[0]} is not among the cells" if lacking else f"{odd[0]} is none of them"
+        raise ValueError(f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
+                         f"--severity all --corruption {' '.join(ALEXNET)}, or leave mCE out")  # fmt: skip
 
 
 def corruption_errors(
@@ -79,17 +90,20 @@ def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
-def interval(values: np.ndarray, groups: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of values (N,).
+def interval(
+    values: np.ndarray, groups: np.ndarray | None = None, weights: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of values (N,), weighted by weights (N,).
 
-    groups: (N,) numbers of the image that each value belongs to: one image under several corruptions is drawn as a whole.
+    groups: (N,) names of the image that each value belongs to: one image under several corruptions is drawn as a whole.
     """
     groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    weights = np.ones(len(values)) if weights is None else weights
+    sums, sizes = np.bincount(groups, values * weights), np.bincount(groups, weights)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     for i in range(draws):
-        weight = np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums))
-        means[i] = (weight @ sums) / (weight @ sizes)
+        times = np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums))
+        means[i] = (times @ sums) / (times @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

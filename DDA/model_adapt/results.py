@@ -125,7 +125,7 @@ def probabilities(name: str, scores: np.ndarray, facts: Mapping[str, Any]) -> np
 
 def summarise(out: Path, facts: Mapping[str, Any]) -> str:
     """Write summary.json and summary.md of the scores on disk; returns the text."""
-    cells, right, groups = {}, {}, []
+    cells, right, groups, weights = {}, {}, [], []
     for cell in facts["cells"]:
         found = read(out, cell)
         scores = columns(found, facts)
@@ -137,6 +137,7 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         if cell not in corrupted(facts["cells"]):
             continue  # clean images beside corrupted ones have a line of their own, and no part in the means
         groups.extend(str(key)[len(cell) + 1 :] if cell != "." else str(key) for key in found["keys"])
+        weights.append(np.full(len(labels), 1 / len(labels)))
         for name, value in scores.items():
             right.setdefault(name, []).append(metrics.hits(value, labels))
     hits = {name: np.concatenate(parts) for name, parts in right.items()}
@@ -144,7 +145,7 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         "protocol": protocol(facts, cells),
         "facts": dict(facts),
         "cells": cells,
-        "all": _overall(cells, hits, np.array(groups), facts),
+        "all": _overall(cells, hits, np.array(groups), np.concatenate(weights), facts),
     }
     if "gate" in rules(facts).values() and not facts["partial"]:
         summary["gate"] = _gate_curve(out, corrupted(facts["cells"]), facts["params"]["gate"])
@@ -201,19 +202,19 @@ def _measure(name: str, scores: np.ndarray, labels: np.ndarray, facts: Mapping[s
 
 
 def _overall(
-    cells: Mapping[str, Any], hits: Mapping[str, np.ndarray], groups: np.ndarray, facts: Mapping[str, Any]
+    cells: Mapping[str, Any], hits: Mapping[str, np.ndarray], groups: np.ndarray, weights: np.ndarray, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Means over cells, every cell counting alike, with bootstrap intervals over images."""
     found: dict[str, Any] = {}
     for name in hits:
-        low, high = metrics.interval(hits[name].astype(float), groups)
+        low, high = metrics.interval(hits[name].astype(float), groups, weights)
         rows = [cells[cell][name] for cell in corrupted(cells)]
         numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
         found[name] = {key: float(np.mean([row[key] for row in rows])) for key in numbers} | {"interval": [low, high]}
     for name in hits:  # the same images, so that the intervals are those of paired differences
         found[name]["minus"] = {
             base: {"top1": found[name]["top1"] - found[base]["top1"],
-                   "interval": metrics.interval(hits[name].astype(float) - hits[base], groups)}
+                   "interval": metrics.interval(hits[name].astype(float) - hits[base], groups, weights)}
             for base in BASES if base in hits and base != name
         }  # fmt: skip
     if "flips" in facts["metrics"]:

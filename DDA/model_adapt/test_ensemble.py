@@ -35,7 +35,7 @@ import torch
 
 from DDA import datasets, images, ranks
 from DDA.datasets import LAYOUTS, Source, class_list
-from DDA.model_adapt import models, results
+from DDA.model_adapt import metrics, models, results
 from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import Cell, join
@@ -262,6 +262,8 @@ class _Job:
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption and "clean" not in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
+        if "mCE" in args.metrics:
+            metrics.check_mce(names)
         gated = args.ensemble == ["gate"]
         self.cells = [join(*self._views, name, self.classes, partial(self._choose, name), gated) for name in names]
 
@@ -349,6 +351,7 @@ class _Job:
         for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
+                self._check_finite(name, cell, rows, said[name][-1])
                 if name in ("second", "source_adapted"):  # nobody was heard of copies that are not there
                     said[name][-1][[cell.second[row] is None for row in rows]] = np.nan
             world.report((len(rows), 0))
@@ -356,6 +359,13 @@ class _Job:
                 nothing = np.empty((0, len(self.classes)), np.float32)
                 yield cell, {name: np.concatenate(parts or [nothing]) for name, parts in said.items()}
                 said = {name: [] for name in names}
+
+    def _check_finite(self, name: str, cell: Cell, rows: range, logits: np.ndarray) -> None:
+        odd = [cell.keys[row] for row, good in zip(rows, np.isfinite(logits).all(1), strict=True) if not good]
+        if odd:
+            who = self.columns().get(name, (self._first, 0))[0].name
+            raise ValueError(f"the scores of {who} are not finite numbers, first those of {odd[0]}: its weights are damaged, or "
+                             "of another architecture")  # fmt: skip
 
     def _reads(self, batches: list[tuple[Cell, range]]) -> Iterator[dict[str, list[np.ndarray]]]:
         """What `_read` gives of each. While another device works the next are read; a CPU has no core to spare for that."""
