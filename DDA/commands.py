@@ -1,9 +1,13 @@
-"""How a command of one process ends: done, refused with a word that helps, or interrupted."""
+"""What commands share: how one of a single process ends, how one runs another, flags that are True or False."""
 
 from __future__ import annotations
 
+import argparse
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from DDA import ranks
 
@@ -22,3 +26,35 @@ def run(work: Callable[[], int], program: str, go_on: str = "run the same comman
     except KeyboardInterrupt:
         print(f"{program}: interrupted; {go_on}", file=sys.stderr)
         return 130
+
+
+def boolean(text: str) -> bool:
+    """The type of a flag that takes True or False."""
+    if text.lower() in ("true", "1", "yes", "y", "t"):
+        return True
+    if text.lower() in ("false", "0", "no", "n", "f"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+    """Run another command to its end and return its exit status (128 + N after signal N).
+
+    env: variables on top of this process's. An interruption, which a terminal sends to both, waits for the command to save its
+    state, and is raised then (KeyboardInterrupt); a SIGTERM is passed on.
+    """
+    process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+    interrupted = False
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if interrupted or status in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    return status if status >= 0 else 128 - status

@@ -216,6 +216,21 @@ def read_lines(path: Path, flag: str) -> list[str]:
     return lines
 
 
+def read_keys(path: Path) -> frozenset[str]:
+    """The keys that gate.py wrote, one a line; there may be none. Raises FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--keys {path} is not a file; gate.py writes one")
+    return frozenset(path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")) - {""}
+
+
+def read_pixels(source: Source, name: str) -> np.ndarray:
+    """An image, uint8 (H,W,3). Raises ValueError that names it where it is damaged."""
+    try:
+        return source.pixels(name)
+    except Exception as error:  # PIL and its plugins raise many types for damaged files
+        raise ValueError(f"{source.where(name)} cannot be read ({error}); remove it or make it anew") from None
+
+
 def open_source(path: str | Path, classes: Sequence[str] | None = None) -> Source:
     """Recognise what lies at ``path``: one of FORMATS. classes: names for labels that come without.
 

@@ -30,10 +30,11 @@ class Examples:
     """The labelled images of a folder of a source. ``keys`` are relative to the folder; ``labels`` (N,)."""
 
     def __init__(self, source: Source, folder: str, classes: Sequence[str], choose: Callable = lambda names: names):
-        names = source.list(folder)[0] if _has(source, folder) else []
+        there = source.list(folder)[0] if _has(source, folder) else []
+        names = choose(there)
         if not names:
-            raise ValueError(f"there are no images in {source.path}/{folder}")
-        names = choose(names)
+            part = f"none of the {len(there)} images is chosen" if there else "there are no images"
+            raise ValueError(f"{part} in {source.path}/{folder}" + ("; change data.held_out or data.at_most" if there else ""))
         self._source, self.names, self.classes = source, names, tuple(classes)
         self.keys = [images.key_of(name)[len(folder) + 1 :] for name in names]
         if source.classes and tuple(source.classes) != self.classes:
@@ -62,12 +63,7 @@ class Examples:
         return self._read(row) if self._pixels is None else self._pixels[row]
 
     def _read(self, row: int) -> np.ndarray:
-        try:
-            return self._source.pixels(self.names[row])
-        except Exception as error:  # PIL and its plugins raise many types for damaged files
-            raise ValueError(
-                f"{self._source.where(self.names[row])} cannot be read ({error}); remove it or make it anew"
-            ) from None
+        return datasets.read_pixels(self._source, self.names[row])
 
 
 def _has(source: Source, folder: str) -> bool:

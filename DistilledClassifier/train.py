@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -201,6 +202,11 @@ def stage_folder(save_dir: Path, kind: str, degradation: str, name: str) -> Path
     return save_dir / degradation / kind / name / "train"
 
 
+def of_known(known: Sequence[str]) -> str:
+    """What the folder of a stage that learns from these degradations is called."""
+    return known[0] if len(known) == 1 else "combined_deg"
+
+
 def latest_best(save_dir: Path, kind: str, degradation: str, name: str) -> Path | None:
     """The best weights of the latest finished run of a stage."""
     runs = sorted(stage_folder(save_dir, kind, degradation, name).glob(f"*/{BEST}"))
@@ -254,7 +260,8 @@ def find_inputs(config: Config, save_dir: Path) -> Inputs:
     elif init and not images.find(init).is_file():
         raise FileNotFoundError(f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")
     taught = config.known if config.teachers else ()
-    teachers = [_stage_of(config, "clean" if name == "clean" else config.teachers, name, save_dir) for name in taught]
+    stages = {"clean": "clean"} if config.teachers == "deg" else {}  # clean images are not degraded, but may be adapted
+    teachers = [_stage_of(config, stages.get(name, config.teachers), name, save_dir) for name in taught]
     settings = images.find(config.data.adapted) / images.SETTINGS if config.view == "adapted" else None
     return Inputs(images.find(init) if init else None, tuple(teachers),
                   images.read_json(settings) if settings and settings.is_file() else None)  # fmt: skip
@@ -304,8 +311,7 @@ def check_sizes(config: Config, found: list[data.View]) -> None:
 
 
 def _runs(args: argparse.Namespace, config: Config) -> Path:
-    degradation = config.known[0] if len(config.known) == 1 else "combined_deg"
-    return stage_folder(args.save_dir, config.kind or "own", degradation, config.name)
+    return stage_folder(args.save_dir, config.kind or "own", of_known(config.known), config.name)
 
 
 def find_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -102,11 +101,16 @@ def read_settings(texts: list[str]) -> dict[str, list[str]]:
     for name, flags in map(_setting, texts):
         if name in settings:
             raise ValueError(f"--setting {name} is there twice; give each setting a name of its own")
-        ours = [flag for flag in flags if flag.split("=")[0] in OURS]
-        if ours:
-            raise ValueError(f"--setting {name}: {ours[0]} is not for one setting alone; give it to {PROGRAM}, or not")
+        check_flags(f"--setting {name}", flags)
         settings[name] = flags
     return settings
+
+
+def check_flags(where: str, flags: list[str]) -> None:
+    """Raise ValueError for flags of image_sample.py that decide which images are adapted: settings must not differ in them."""
+    ours = [flag for flag in flags if flag.split("=")[0] in OURS]
+    if ours:
+        raise ValueError(f"{where}: {ours[0]} is not for some settings alone; give it to the command, or not")
 
 
 def _setting(text: str) -> tuple[str, list[str]]:
@@ -135,7 +139,7 @@ def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[s
     for name, flags in settings.items():
         job = adapt_command(args, source, name, flags)
         print(f"{name}: {shlex.join(job)}", flush=True)
-        if status := subprocess.run(job, check=False).returncode:
+        if status := commands.call(job):
             print(f"{name} failed; run the same command again to go on", file=sys.stderr)
             return status
     return 0
@@ -159,13 +163,17 @@ def score(
     args, source: Path, settings: dict, classifier: classifiers.Classifier, cells: list[str], paths: dict[str, str],
     truth: torch.Tensor,
 ) -> tuple[list[str], list[dict]]:  # fmt: skip
-    """The keys that were scored and one row for the source and each setting."""
+    """The keys that were scored and one row for the source and each setting. Raises ValueError for other classes."""
+    listed = images.read_classes(source)
+    if classifier.classes and classifier.classes != listed:
+        raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source} has "
+                         f"{', '.join(listed[:3])}, …: labels would be taken for others")  # fmt: skip
     keys = sorted(paths)
     groups = np.unique([key[len(_cell(key)) + 1 :] for key in keys], return_inverse=True)[1]
 
     def view(root: Path) -> torch.Tensor:
         saved = images.saved_images(root, cells) if root != source else paths
-        return classifier.scores(np.stack([np.asarray(images.read_rgb(root / saved[key])) for key in keys]))
+        return classifier.scores([np.asarray(images.read_rgb(root / saved[key])) for key in keys])
 
     degraded = view(source)
     rows = [{"setting": "source", "adapted": _statistics(degraded.argmax(1) == truth, None, groups)}]

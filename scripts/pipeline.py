@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -32,7 +30,8 @@ from DDA import commands, images
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
 from DistilledClassifier.config import change, read_yaml
-from DistilledClassifier.train import BEST, assignments, stage_folder
+from DistilledClassifier.degradations import DEGRADATIONS
+from DistilledClassifier.train import BEST, assignments, of_known, stage_folder
 
 PROGRAM = "pipeline.py"
 SCRIPTS = {
@@ -45,9 +44,9 @@ SCRIPTS = {
     "report.py": "DDA/model_adapt/report.py",
 }
 # Entries of the YAML, and what each may hold; None: flags of a command, by their names. ranks: processes that adapt; threads:
-# of all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images that
-# no student sees, for validation and for the weights of the sum; data.known_samples: adapt so many copies of each known
-# degradation to learn from (default: all training images)
+# of all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images
+# from which no classifier learns here, for validation and for the weights of the sum; data.known_samples: adapt so many copies
+# of each known degradation to learn from (default: all training images)
 ENTRIES: dict[str, tuple[str, ...] | None] = {
     "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),
     "data": ("base_samples", "experiment", "backbone", "train", "test", "held_out", "known_samples"),
@@ -90,16 +89,34 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if name not in ENTRIES:
             raise ValueError(f"{path}: {name} is unknown; there are {', '.join(ENTRIES)}")
-        odd = sorted(set(value) - set(ENTRIES[name])) if ENTRIES[name] and isinstance(value, dict) else []
+        if ENTRIES[name] != ():
+            config[name] = _section(path, name, value)
+        odd = sorted(set(config[name]) - set(ENTRIES[name])) if ENTRIES[name] else []
         if odd:
             raise ValueError(f"{path}: {name}.{odd[0]} is unknown; there are {', '.join(ENTRIES[name])}")
+    if "training" in config:
+        config["training"] = {name: _section(path, f"training.{name}", value) for name, value in config["training"].items()}
     missing = [name for name in ("out", "data", "known", "prior", "adaptation", "degraded") if name not in config]
     optional = ("held_out", "known_samples")
     missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {}) and name not in optional]
     if missing:
         raise ValueError(f"{path}: {missing[0]} is missing")
+    known, degraded = config["known"], config["degraded"]
+    if not isinstance(known, list) or not known or set(known) - {"clean", *DEGRADATIONS}:
+        raise ValueError(f"{path}: known is {known!r}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}")
+    entries = [degraded] if isinstance(degraded, dict) else degraded if isinstance(degraded, list) and degraded else [None]
+    wanted = "base_samples" if isinstance(degraded, dict) else "command"
+    if not all(isinstance(entry, dict) and wanted in entry for entry in entries):
+        raise ValueError(f"{path}: degraded is {{base_samples: TREE, …}}, or a list of {{command: degrade or corrupt, …}}")
     config["data"] = {"held_out": 0.1, "known_samples": None, **config["data"]}
     return {"ranks": 1, "threads": None, "seed": 0, "source": None, "training": {}, "evaluation": {}, "report": {}, **config}
+
+
+def _section(path: Path, name: str, value: Any) -> dict[str, Any]:
+    """Entries, of which there may be none. Raises ValueError."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{path}: {name} is {value!r}, but it holds entries, such as {{batch_size: 16}}")
+    return value or {}
 
 
 # ---------------------------------------------------------------------------------------------- the stages
@@ -116,7 +133,7 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
                    "data.held_out": data["held_out"], "train.seed": config["seed"]}  # fmt: skip
         entries |= {} if config["source"] is None else {"source": config["source"]}
-        entries |= config["training"].get("all", {}) | config["training"].get(group, {})
+        entries |= _dotted(config["training"].get("all", {})) | _dotted(config["training"].get(group, {}))
         settings = [f"{name}={_yaml(value)}" for name, value in entries.items()]
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
         return (program, "-c", path, "--save_dir", f"{saved}", *more, "--set", *settings)
@@ -146,9 +163,9 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         (*adapt, "--base_samples", f"{tree}", *cells, "--save_dir", f"{out}/adapted"),), ranks))  # fmt: skip
     made = [name for name in known if name != "clean"]
     part = () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
-    stages.append(Stage("known degradations of training images", (
+    stages.append(Stage("known degradations of training images", tuple(
         ("make_data.py", "degrade", "--base_samples", f"{clean}", "--split", data["train"], *part, "--save_dir", f"{clean}",
-         *seed, "--type", *made),)))  # fmt: skip
+         *seed, "--type", name) for name in made)))  # fmt: skip
     known_cells = ("--dataset", data["experiment"].lower(), "--train", "True", "--corruption", *known)
     stages.append(Stage("their adapted copies, to learn from", (
         (*adapt, "--base_samples", f"{clean}", *known_cells, "--save_dir", f"{out}/known_adapted"),), ranks))  # fmt: skip
@@ -165,8 +182,8 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
 
     source = config["source"] or best("clean", "ind", "clean")
     evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
-                best("combined_deg", "deg_all", "degDistill"), "--second_model_prefix",
-                best("combined_deg", "deg_all", "adaptDistill"))  # fmt: skip
+                best(of_known(known), "deg_all", "degDistill"), "--second_model_prefix",
+                best(of_known(known), "deg_all", "adaptDistill"))  # fmt: skip
     rules = config["evaluation"].get("ensemble", [])
     if set(OURS) & set(rules if isinstance(rules, list) else [rules]):
         stages.append(Stage("weights and gate, fitted on known degradations of held-out images", (
@@ -176,6 +193,15 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         (*evaluate, "--source", f"{source}", "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out",
          f"{out}/eval", *flags(config["evaluation"])),)))  # fmt: skip
     return [*stages, Stage("the report", (("report.py", f"{out}/eval", *flags(config["report"])),))]
+
+
+def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a training by their dotted names: a section such as train, where it is written as one, replaces no other."""
+    found = {}
+    for name, value in entries.items():
+        inside = value if name in ("data", "preprocess", "augment", "train") and isinstance(value, dict) else None
+        found |= {name: value} if inside is None else {f"{name}.{entry}": content for entry, content in inside.items()}
+    return found
 
 
 def _yaml(value: Any) -> str:
@@ -209,10 +235,18 @@ def show(stages: Iterable[Stage]) -> int:
 
 
 def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
-    """Run what is not finished; ``pipeline.json`` in the folder tells what is."""
+    """Run what is not finished; ``pipeline.json`` in the folder tells what is, and which images were made.
+
+    Raises ValueError where the folder has images that these stages do not make: they would be taken for theirs.
+    """
     out.mkdir(parents=True, exist_ok=True)
     state = out / "pipeline.json"
-    finished = images.read_json(state) if state.is_file() else {}
+    told = images.read_json(state) if state.is_file() else {}
+    finished, made = told.get("finished", {}), told.get("made", [])
+    ours = {_made(command, out) for stage in stages for command in stage.commands}
+    strange = [command for command in made if command not in ours]
+    if strange:
+        raise ValueError(f"{out} has images of another YAML, made by: {strange[0]}; give another out, or remove this one")
     begun, digest = time.monotonic(), ""
     for number, stage in enumerate(stages, start=1):
         digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
@@ -221,16 +255,25 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
             print(f"== {where}: done before", flush=True)
             continue
         print(f"\n== {where} ({duration(time.monotonic() - begun)})", flush=True)
+        for later in stages[number - 1 :]:  # they are made anew, whatever becomes of this run
+            finished.pop(later.title, None)
         for command in stage.commands:
+            made += [text for text in [_made(command, out)] if text and text not in made]
+            images.write_json(state, {"finished": finished, "made": made})
             status = _run(command, stage.ranks, threads)
             if status:
                 print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
                       "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
                 return status
         finished[stage.title] = digest
-        images.write_json(state, finished)
+        images.write_json(state, {"finished": finished, "made": made})
     print(f"\n== finished in {duration(time.monotonic() - begun)}: {out / 'eval' / 'report.html'}", flush=True)
     return 0
+
+
+def _made(command: tuple[str, ...], out: Path) -> str:
+    """What is noted of a command that makes images, wherever ``out`` lies; nothing of others."""
+    return shlex.join(command).replace(str(out), "OUT") if command[0] == "make_data.py" else ""
 
 
 def _run(command: tuple[str, ...], ranks: int, threads: int | None) -> int:
@@ -238,21 +281,18 @@ def _run(command: tuple[str, ...], ranks: int, threads: int | None) -> int:
     rest = [_latest(part) for part in rest]
     print(f"$ {shlex.join((name, *rest))}", flush=True)
     launcher = ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
-    env = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))})}
-    try:
-        return subprocess.run([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], env=env, check=False).returncode
-    except KeyboardInterrupt:  # the command got it too, and has said its word
-        return 130
+    env = {} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))}
+    return commands.call([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], env)
 
 
 def _latest(part: str) -> str:
-    """A pattern's last file: the newest run of a stage."""
+    """A pattern's last file: that of the newest finished run of a stage."""
     if "*" not in part:
         return part
     above, _, pattern = part.partition("/*/")
-    found = sorted(Path(above).glob(f"*/{pattern}"))
+    found = sorted(path for path in Path(above).glob(f"*/{pattern}") if (path.parent / "finished").is_file())
     if not found:
-        raise FileNotFoundError(f"{part}: there is no such file; was the stage before removed?")
+        raise FileNotFoundError(f"{part}: no finished run has such a file; was the stage before removed?")
     return str(found[-1])
 
 

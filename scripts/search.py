@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
-    settings = grid(args)
+    combinations, beside = grid(args), shlex.split(args.flags)
+    ladder.check_flags("--flags", beside)
+    settings = {name: [*beside, *(f"--{flag}={value}" for flag, value in own.items())] for name, own in combinations.items()}
     classifier = classifiers.load(args.classifier)
     cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
     check_known(cells, args.base_samples)
@@ -54,7 +56,7 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         "cells": cells,
         "flags": args.flags,
         "degraded": rows[0]["adapted"]["accuracy"],
-        "rows": sorted((summed(row) for row in rows[1:]), key=lambda row: -row["mean"]),
+        "rows": sorted((summed(row, combinations[row["setting"]]) for row in rows[1:]), key=lambda row: -row["mean"]),
     }
     images.write_json(args.out / "search.json", result)
     images.write_bytes(args.out / "search.md", table(result).encode())
@@ -79,17 +81,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def grid(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Name to flags of each combination. Raises ValueError."""
+def grid(args: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """Name to the flags, with their values, of each combination. Raises ValueError."""
     axes = {name: getattr(args, name) for name in GRID if getattr(args, name)}
     if not axes:
         raise ValueError(f"give values to try: --{', --'.join(GRID)}")
-    settings = {}
+    found = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        name = "-".join(f"{axis}{value}" for axis, value in chosen.items())
-        settings[name] = [*shlex.split(args.flags), *(f"--{axis}={value}" for axis, value in chosen.items())]
-    return settings
+        found["-".join(f"{axis}{value}" for axis, value in chosen.items())] = chosen
+    return found
 
 
 def check_known(cells: list[str], tree: Path) -> None:
@@ -99,11 +100,11 @@ def check_known(cells: list[str], tree: Path) -> None:
         raise ValueError(f"{tree} holds {odd[0]}: settings are chosen on known degradations only, {', '.join(DEGRADATIONS)}")
 
 
-def summed(row: dict) -> dict:
+def summed(row: dict, own: dict[str, str]) -> dict:
     """A setting with its flags of the grid, and the mean of both views."""
-    flags = [flag for flag in shlex.split(row["flags"]) if flag.partition("=")[0].removeprefix("--") in GRID and "=" in flag]
     views = {view: row[view]["accuracy"] for view in ladder.VIEWS}
-    return {"flags": " ".join(flags).replace("=", " "), **views, "mean": float(np.mean(list(views.values())))}
+    flags = " ".join(f"--{flag} {value}" for flag, value in own.items())
+    return {"flags": flags, **views, "mean": float(np.mean(list(views.values())))}
 
 
 def table(result: dict) -> str:

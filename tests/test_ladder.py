@@ -53,7 +53,7 @@ def test_intervals_treat_one_image_under_several_corruptions_as_one_observation(
     [
         (["--setting", "quickest"], "--setting quickest is no rung"),
         (["--setting", "a: --N 2", "a: --N 3"], "--setting a is there twice"),
-        (["--setting", "a: --num_samples 2"], "--setting a: --num_samples is not for one setting alone"),
+        (["--setting", "a: --num_samples 2"], "--setting a: --num_samples is not for some settings alone"),
         (["--setting", "a/b: --N 2"], "has no name that can be a folder"),
         (["--classifier", "nowhere.pt"], "nowhere.pt is not a file"),
         (["--base_samples", "nowhere"], "nowhere"),
@@ -68,3 +68,12 @@ def test_an_image_without_a_class_is_named(small, tmp_path, capfd):
     (tmp_path / "tree/fog/1/cat_00000.png").rename(tmp_path / "tree/fog/1/cow_00000.png")
     assert ladder.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
     assert "cow_00000.png has none of the classes" in capfd.readouterr().err
+
+
+def test_labels_of_another_class_list_are_refused(small, tmp_path, capfd):
+    config = {"classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 2},
+              "preprocess": {"size": 16, "mean": [0.5] * 3, "std": [0.2] * 3}}  # fmt: skip
+    classifiers.save(tmp_path / "other.pth", classifiers.build(config["classifier"]), config, ("dog", "cat"))
+    flags = [*small, "--classifier", str(tmp_path / "other.pth"), "--setting", "one-shot", "--timing_images", "0"]
+    assert ladder.main(flags) == 2
+    assert "has the classes dog, cat, …, but" in capfd.readouterr().err

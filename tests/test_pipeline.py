@@ -1,6 +1,10 @@
 """The pipeline: its commands, what it skips, where it stops."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,16 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import pipeline
 
 DIGITS = ROOT / "scripts/pipelines/digits.yaml"
+
+
+WHOLE = """
+out: x
+data: {base_samples: digits, experiment: digits, backbone: ResNet20, train: train, test: test}
+prior:
+adaptation:
+known: [jpeg]
+degraded: [{command: degrade, type: blur}]
+"""
 
 
 def plan(**changes):
@@ -92,6 +106,66 @@ def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, t
     assert steps("a", "b", "c") == (0, ["b", "c"])
     assert steps("a", "b", "c") == (0, [])
     assert steps("a", "other", "c") == (0, ["other", "c"])  # a stage that changed, and those after it
+    (tmp_path / "fail").write_text("b")
+    assert steps("a", "b", "c") == (3, ["b"])
+    (tmp_path / "fail").unlink()
+    assert steps("a", "other", "c") == (0, ["other", "c"])  # what b left in its place is not taken for theirs
+
+
+def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "note.py").write_text("")
+    monkeypatch.setitem(pipeline.SCRIPTS, "make_data.py", str(tmp_path / "note.py"))
+
+    def run(out, *levels: str) -> None:
+        commands = [("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded") for level in levels]
+        assert pipeline.run([pipeline.Stage("degraded", tuple(commands))], out) == 0
+
+    run(tmp_path / "out", "1")
+    run(tmp_path / "out", "1", "2")
+    with pytest.raises(ValueError, match="images of another YAML, made by: make_data.py degrade --level 1 .* give another out"):
+        run(tmp_path / "out", "2")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    run(tmp_path / "moved", "1", "2")
+
+
+def test_settings_of_a_training_replace_no_others(tmp_path):
+    changes = {"training.students.train.epochs": 1, "training.students.train.clip_norm": 2}
+    student = next(command for stage in plan(**changes) for command in stage.commands if command[0] == "train_all_deg.py")
+    assert {"train.epochs=1", "train.clip_norm=2", "train.batch_size=64"} <= set(student)
+    assert not any(word.startswith("train=") for word in student)
+
+
+def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
+    from DistilledClassifier.train import of_known
+
+    commands = [command for stage in plan(known=["noise"]) for command in stage.commands]
+    evaluated = [command for command in commands if command[0] == "test_ensemble.py"]
+    assert all(f"/saved/{of_known(['noise'])}/deg_all/" in command[2] for command in evaluated)
+    assert not any("combined_deg" in word for command in commands for word in command)
+
+
+def test_an_interruption_waits_for_the_command_to_save(tmp_path):
+    (tmp_path / "child.py").write_text(
+        "import pathlib, sys, time\nhere = pathlib.Path(sys.argv[0]).parent\n(here / 'begun').touch()\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(1.5); (here / 'saved').touch(); sys.exit(130)\n"
+    )
+    (tmp_path / "parent.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom DDA import commands\n"
+        f"work = lambda: commands.call([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
+        "sys.exit(commands.run(work, 'parent.py'))\n"
+    )
+    for kill, status, saved in ((signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)):
+        process = subprocess.Popen([sys.executable, tmp_path / "parent.py"], start_new_session=True)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        if kill == signal.SIGINT:
+            os.killpg(process.pid, kill)  # as a terminal does
+        else:
+            process.send_signal(kill)
+        assert process.wait(30) == status
+        assert (tmp_path / "saved").exists() == saved
+        for name in ("begun", "saved"):
+            (tmp_path / name).unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +174,11 @@ def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, t
         ("outt: x", "outt is unknown; there are out,"),
         ("out: x\ndata: {rot: y}", "data.rot is unknown; there are base_samples"),
         ("out: x", "data is missing"),
+        (WHOLE.replace("base_samples: digits, ", ""), "data.base_samples is missing"),
+        ("out: x\nprior: net.pt", "prior is 'net.pt', but it holds entries"),
+        (WHOLE + "known: jpeg", "known is 'jpeg', but it is a list of some of clean, jpeg"),
+        (WHOLE.replace("[{command: degrade, type: blur}]", "[{type: blur}]"), "or a list of {command: degrade or corrupt"),
+        (WHOLE + "training: {students: 3}", "training.students is 3, but it holds entries"),
         ("- 1", "holds no entries"),
     ],
 )
@@ -115,6 +194,9 @@ def test_the_newest_run_of_a_stage_is_taken(tmp_path):
     for name in ("20250101", "20260101"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_best.pth").write_bytes(b"")
+        (tmp_path / name / "finished").write_bytes(b"")
+    (tmp_path / "20270101").mkdir()  # not finished
+    (tmp_path / "20270101" / "model_best.pth").write_bytes(b"")
     assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(tmp_path / "20260101" / "model_best.pth")
     with pytest.raises(FileNotFoundError, match="was the stage before removed"):
         pipeline._latest(f"{Path(tmp_path)}/*/model_last.pth")

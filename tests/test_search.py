@@ -44,5 +44,7 @@ def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     (tmp_path / "tree/jpeg").rename(tmp_path / "tree/fog")
     assert search.main([*flags, "--N", "2"]) == 2
     assert "holds fog: settings are chosen on known degradations only" in capsys.readouterr().err
+    assert search.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
+    assert "--flags: --severity is not for some settings alone" in capsys.readouterr().err
     assert search.main(flags) == 2
     assert "give values to try: --N, --D, --k, --scale, --steps, --eta" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from PIL import Image
 
 from DDA import images
 from DDA.datasets import class_list
+from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import gate, metrics, models, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
@@ -274,6 +275,33 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert main(evaluate) != 0 and "but the gate asks for one" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("some", [False, True])
+def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
+    make_trees(tmp_path, cells=(".",))
+    names = images.list_images(tmp_path / "degraded")[0]
+    scores = classifiers.load(here / "0.pth").scores([np.asarray(images.read_rgb(tmp_path / "degraded" / n)) for n in names])
+    threshold = float(scores.softmax(1).amax(1).median()) if some else 0.0
+    shutil.rmtree(tmp_path / "adapted")
+    for i in range(2):
+        shutil.copy(here / f"{i}.pth", tmp_path)
+    digests = {f"{name}_sha256": images.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    fitted = {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
+    images.write_json(tmp_path / "1.fitted.json", fitted)
+    photos = ["--base_samples", tmp_path / "degraded", "--dataset", "folder"]
+    listed = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", *photos, "--out", tmp_path / "new" / "keys.txt"]
+    assert gate.main([*map(str, listed)]) == 0
+    asked = (tmp_path / "new" / "keys.txt").read_text().split()
+    assert len(asked) == (3 if some else 0)
+    adapt = ["--model_path", prior, *photos, "--keys", tmp_path / "new" / "keys.txt", "--save_dir", tmp_path / "adapted"]
+    assert image_sample.main([*map(str, adapt), "--speed", "one-shot"]) == 0
+    assert images.saved_images(tmp_path / "adapted", ["."]).keys() == set(asked)
+    evaluate = command(tmp_path, tmp_path / "out", "--ensemble", "gate", "--dataset", "folder")
+    assert main(evaluate) == 0 and report.main([str(tmp_path / "out")]) == 0
+    summary = images.read_json(tmp_path / "out/summary.json")
+    assert summary["cells"]["."]["combined"]["adapted"] == pytest.approx(len(asked) / 7)
+    assert f"7 images of {tmp_path / 'degraded'}; " in summary["protocol"]
+
+
 def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):
     make_trees(tmp_path, cells=("jpeg/train",))
     content = classifiers.read(here / "0.pth")
@@ -411,7 +439,7 @@ def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
     content["state_dict"]["linear.bias"][3] = np.nan
     torch.save(content, tmp_path / "nan.pth")
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "nan.pth")) == 1
-    assert "the scores of nan are not finite numbers, first those of fog/1/cat_00000" in capsys.readouterr().err
+    assert "the scores of nan are not finite numbers, first those of fog/1/cat_00000: its weights" in capsys.readouterr().err
 
 
 def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):

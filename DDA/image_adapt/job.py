@@ -37,7 +37,7 @@ class Plan:
     groups: lists of image paths relative to ``source``. With fixed_batches (published behaviour) a group is one batch whose
     members never change; otherwise there is one group, and batches are filled from it. planned: images of each cell. done: keys
     of the planned images that are there already. neighbours: keys that stand in groups for their batch's sake and are not
-    written: done before, or beyond ``num_samples``.
+    written: done before, or beyond ``num_samples``. elsewhere: so many of the wanted keys are outside the cells.
     """
 
     source: Source
@@ -48,6 +48,7 @@ class Plan:
     planned: Counter
     done: frozenset[str]
     neighbours: frozenset[str]
+    elsewhere: int
     same_format: bool
     not_images: list[str]
 
@@ -144,7 +145,8 @@ def plan_of(
         neighbours = frozenset(images.key_of(path) for group in groups for path in group) - wanted
     return Plan(
         cells=cells, groups=groups, fixed_batches=fixed_batch is not None, done=done, neighbours=neighbours,
-        planned=Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)}), **rest,
+        planned=Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)}),
+        elsewhere=0 if keys is None else len(keys - {images.key_of(path) for paths in listed for path in paths}), **rest,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     gate = read_gate(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     classifier = classifiers.load(images.find(args.classifier))
     classifier.network.to(pick_device(args.device, 0))
     source = datasets.open_source(images.find(args.base_samples), classifier.classes)
@@ -43,7 +44,7 @@ def _main(args: argparse.Namespace) -> int:
     doubtful, progress = [], Progress(len(names))
     for i in range(0, len(names), args.batch_size):
         part = names[i : i + args.batch_size]
-        scores = classifier.scores([source.pixels(name) for name in part], args.batch_size)
+        scores = classifier.scores([datasets.read_pixels(source, name) for name in part], args.batch_size)
         asked = is_doubtful(scores, *gate).tolist()
         doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
         progress.add([(len(part), 0)])
@@ -51,7 +52,7 @@ def _main(args: argparse.Namespace) -> int:
     share = 100 * len(doubtful) / len(names) if names else 0.0
     print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
     if not doubtful:
-        print("            no image needs an adapted copy: the first classifier alone is the answer", flush=True)
+        print("            no image needs an adapted copy: image_sample.py --keys makes an empty tree", flush=True)
     return 0
 
 
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", choices=datasets.LAYOUTS, default="folder", help="layout of the tree (default: %(default)s)")
     p.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="names, or all")
     p.add_argument("--severity", nargs="+", default=[], metavar="1..5", help="numbers, or all (default: 5)")
-    p.add_argument("--train", type=lambda text: text.lower() == "true", default=False, metavar="True|False",
+    p.add_argument("--train", type=commands.boolean, default=False, metavar="True|False",
                    help="split of layouts that have one (default: False)")  # fmt: skip
     how = p.add_mutually_exclusive_group(required=True)
     how.add_argument("--fitted", type=Path, metavar="JSON", help="what test_ensemble.py --fit wrote")

@@ -24,6 +24,16 @@ class Cell:
     second: tuple[str | None, ...]
 
 
+def named(source: Source, cell: str, partial: bool = False) -> dict[str, str]:
+    """Key to name of the images in a cell. partial: the cell may be absent, none of its images being there."""
+    try:
+        return {images.key_of(name): name for name in source.list(cell)[0]}
+    except FileNotFoundError:
+        if partial:
+            return {}
+        raise
+
+
 def join(
     first: Source,
     second: Source,
@@ -37,7 +47,7 @@ def join(
     choose: of the sorted keys, those that are wanted. gated: images may have no partner in ``second``. Raises ValueError naming
     keys that have no partner, or no class.
     """
-    names = [{images.key_of(name): name for name in source.list(cell)[0]} for source in (first, second)]
+    names = [named(first, cell), named(second, cell, partial=gated)]
     for (there, where), (other, elsewhere) in (
         ((names[0], first), (names[1], second)),
         ((names[1], second), (names[0], first)),

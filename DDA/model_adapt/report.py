@@ -27,6 +27,7 @@ from PIL import Image
 from DDA import commands, datasets, images
 from DDA.datasets import Source
 from DDA.model_adapt import metrics, results
+from DDA.model_adapt.paired import named
 
 PROGRAM = "report.py"
 COLOURS = {
@@ -100,7 +101,8 @@ class Report:
         self._count = count
         self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
         self._names = [
-            {images.key_of(name): name for cell in self.cells for name in view.list(cell)[0]} for view in self._views
+            {key: name for cell in self.cells for key, name in named(view, cell, partial=self.facts["partial"]).items()}
+            for view in self._views
         ]
         self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
 
@@ -218,7 +220,7 @@ class Report:
     def _pixels(self, view: int, key: str) -> np.ndarray:
         """Of an image degraded (0) or adapted (1; degraded where there is no copy): uint8 (H,W,3)."""
         view = view if key in self._names[view] else 0
-        return self._views[view].pixels(self._names[view][key])
+        return datasets.read_pixels(self._views[view], self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
         """Each corruption's images at its highest severity, before and after, uint8 (H,W,3).

@@ -253,9 +253,10 @@ def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in chosen))
     severities = in_order(cell.partition("/")[2] for cell in chosen)
     part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
+    of = f": {len(corruptions)} corruptions ({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}"
     return (
-        f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}: {len(corruptions)} corruptions "
-        f"({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}{part}; means over cells of equal weight; "
+        f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}{'' if chosen == ['.'] else of}{part}; "
+        "means over cells of equal weight; "
         f"combined: {', '.join(rules(facts).values())} of {facts['scores']}{_fitted(facts)}; "
         "95 % bootstrap intervals over images"
         + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")

@@ -33,7 +33,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import datasets, images, ranks
+from DDA import commands, datasets, images, ranks
 from DDA.datasets import LAYOUTS, Source, class_list
 from DDA.model_adapt import metrics, models, results
 from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
@@ -114,9 +114,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data_prefix1", metavar="PATH", help="degraded images: a tree, or a data set's files")
     p.add_argument("--data_prefix2", metavar="PATH", help="adapted copies")
     p.add_argument("--dataset", choices=LAYOUTS, help="layout of the trees (default: the config's)")
-    p.add_argument(
-        "--train", type=lambda text: text.lower() == "true", metavar="True|False", help="split of layouts that have one"
-    )
+    p.add_argument("--train", type=commands.boolean, metavar="True|False", help="split of layouts that have one")
     p.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images a cell, the first by key")
     p.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="(default: eval)")
     p.add_argument("--batch_size", type=int, metavar="INT", help="(default: the config's samples_per_gpu)")
@@ -147,6 +145,8 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
         "data_prefix1": test.get("data_prefix1"), "data_prefix2": test.get("data_prefix2"), "train": test.get("train", False),
         "batch_size": config["data"].get("samples_per_gpu", 64), "device": "auto",
     }  # fmt: skip
+    if args.dataset == "folder" != chosen["dataset"]:
+        chosen["corruption"] = []  # all of the tree; the config's are of its own layout
     for name, value in chosen.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -156,20 +156,9 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
         if getattr(args, name) is None:
             raise ValueError(f"--{name} is missing, and {args.config} does not name it either")
         setattr(args, name, images.find(getattr(args, name)))
-    if args.batch_size < 1 or (args.num_samples is not None and args.num_samples < 1):
-        raise ValueError("--batch_size and --num_samples must be at least 1")
-    odd = sorted(set(args.corruption) - {"clean", *DEGRADATIONS})
-    if args.fit and odd:
-        raise ValueError(f"--fit learns from known degradations only ({', '.join(DEGRADATIONS)}), not from {odd[0]}")
     if args.fit:
         args.ensemble = ["sum"]
-    fitted, blends = ([rule for rule in args.ensemble if rule in group] for group in (OURS, FUSE_RULES))
-    if fitted and args.scores != "logits":
-        raise ValueError(f"--ensemble {fitted[0]} is of logits; leave --scores out")
-    if len(set(args.ensemble)) < len(args.ensemble) or (blends and len(args.ensemble) > 1):
-        raise ValueError(f"--ensemble {' '.join(args.ensemble)}: each rule once, and rules that blend images alone")
-    if "mCE" in args.metrics and args.baseline is None:
-        raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
+    check(args)
     args.topk = _topk(args.metric_options)
     launched = {"none": world.size == 1, None: True}.get(args.launcher, world.size > 1)
     if not launched:
@@ -179,6 +168,25 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
     if ignored:
         print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
     return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for what does not go together."""
+    if args.batch_size < 1 or (args.num_samples is not None and args.num_samples < 1):
+        raise ValueError("--batch_size and --num_samples must be at least 1")
+    odd = sorted(set(args.corruption) - {"clean", *DEGRADATIONS})
+    if args.fit and (odd or not args.corruption):
+        raise ValueError(f"--fit learns from known degradations only: --corruption of {', '.join(DEGRADATIONS)}"
+                         + (f", not {odd[0]}" if odd else ""))  # fmt: skip
+    if args.fit and args.dataset in datasets.SPLITS and not args.train:
+        raise ValueError(f"--fit learns: on the training images of --dataset {args.dataset}, --train True")
+    fitted, blends = ([rule for rule in args.ensemble if rule in group] for group in (OURS, FUSE_RULES))
+    if fitted and args.scores != "logits":
+        raise ValueError(f"--ensemble {fitted[0]} is of logits; leave --scores out")
+    if len(set(args.ensemble)) < len(args.ensemble) or (blends and len(args.ensemble) > 1):
+        raise ValueError(f"--ensemble {' '.join(args.ensemble)}: each rule once, and rules that blend images alone")
+    if "mCE" in args.metrics and args.baseline is None:
+        raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
 
 
 def _as_list(value: Any) -> list:
@@ -257,6 +265,8 @@ class _Job:
         paths = {model.path for model, _ in self.columns().values() if model.path is not None}
         self._weights = {path: images.sha256(path) for path in paths}
         self._rule = args.ensemble[0]
+        if args.fit:
+            self._fit_path()
         self.params = self._fitted([rule for rule in args.ensemble if rule in OURS])
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
@@ -278,8 +288,9 @@ class _Job:
         return min(shares, default=None)
 
     def _fit_path(self) -> Path:
-        if self._second.path is None:
-            raise ValueError("what is fitted is stored beside the second checkpoint, but it is none; give a file")
+        if self._first.path is None or self._second.path is None:
+            raise ValueError(f"{', '.join(OURS)} are fitted for two files of weights, and stored beside the second: give files "
+                             "for FIRST and --second_model_prefix, not timm/…")  # fmt: skip
         return self._second.path.with_suffix(".fitted.json")
 
     def _digests(self) -> dict[str, str]:
@@ -330,7 +341,8 @@ class _Job:
         files = []
         for view, names in zip(self._views, (cell.first, cell.second), strict=True):
             there = [name for name in names if name is not None]
-            paths = [view.path / name for name in there] if isinstance(view, datasets.Folder) else [view.path]
+            held = [view.path] if view.path.is_file() else sorted(path for path in view.path.glob("*") if path.is_file())
+            paths = [view.path / name for name in there] if isinstance(view, datasets.Folder) else held
             files += [(str(path), (told := path.stat()).st_size, told.st_mtime_ns) for path in paths]
         return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, cell.second, files]).encode()).hexdigest()
 
@@ -364,8 +376,7 @@ class _Job:
         odd = [cell.keys[row] for row, good in zip(rows, np.isfinite(logits).all(1), strict=True) if not good]
         if odd:
             who = self.columns().get(name, (self._first, 0))[0].name
-            raise ValueError(f"the scores of {who} are not finite numbers, first those of {odd[0]}: its weights are damaged, or "
-                             "of another architecture")  # fmt: skip
+            raise ValueError(f"the scores of {who} are not finite numbers, first those of {odd[0]}: its weights are damaged")
 
     def _reads(self, batches: list[tuple[Cell, range]]) -> Iterator[dict[str, list[np.ndarray]]]:
         """What `_read` gives of each. While another device works the next are read; a CPU has no core to spare for that."""
@@ -391,8 +402,8 @@ class _Job:
         return found
 
     def _read(self, cell: Cell, rows: range) -> dict[str, list[np.ndarray]]:
-        degraded = [self._views[0].pixels(cell.first[row]) for row in rows]
-        adapted = [degraded[i] if cell.second[row] is None else self._views[1].pixels(cell.second[row])
+        degraded = [datasets.read_pixels(self._views[0], cell.first[row]) for row in rows]
+        adapted = [degraded[i] if cell.second[row] is None else datasets.read_pixels(self._views[1], cell.second[row])
                    for i, row in enumerate(rows)]  # fmt: skip
         pixels = degraded, adapted
         prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}

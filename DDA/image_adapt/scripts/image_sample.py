@@ -25,7 +25,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import datasets, images, ranks
+from DDA import commands, datasets, images, ranks
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--train",
-        type=_boolean,
+        type=commands.boolean,
         default=None,
         metavar="BOOL",
         help="the training or the test split, for layouts with splits (default: True)",
@@ -194,10 +194,10 @@ def parser() -> argparse.ArgumentParser:
         help="published: one guidance norm over the batch and noising to index N, as the reference code (default: %(default)s)",
     )
     method.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's noise (default: %(default)s)")
-    method.add_argument("--use_ddim", type=_boolean, default=False, metavar="BOOL", help="the same as --sampler ddim")
+    method.add_argument("--use_ddim", type=commands.boolean, default=False, metavar="BOOL", help="the same as --sampler ddim")
     method.add_argument(
         "--clip_denoised",
-        type=_boolean,
+        type=commands.boolean,
         default=True,
         metavar="BOOL",
         help="clamp the predicted clean image to its range (default: %(default)s)",
@@ -222,14 +222,14 @@ def parser() -> argparse.ArgumentParser:
     prior.add_argument("--attention_resolutions", metavar="16,8")
     for name in ("class_cond", "learn_sigma", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
                  "rescale_timesteps"):  # fmt: skip
-        prior.add_argument(f"--{name}", type=_boolean, metavar="BOOL")
+        prior.add_argument(f"--{name}", type=commands.boolean, metavar="BOOL")
     prior.add_argument("--noise_schedule", choices=NOISE_SCHEDULES)
     prior.add_argument("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
     prior.add_argument(
-        "--predict_xstart", type=_boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise"
+        "--predict_xstart", type=commands.boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise"
     )
     for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
-        prior.add_argument(f"--{name}", type=float if name == "dropout" else _boolean, metavar="VALUE",
+        prior.add_argument(f"--{name}", type=float if name == "dropout" else commands.boolean, metavar="VALUE",
                            help=f"accepted, changes nothing ({why})")  # fmt: skip
 
     machine = p.add_argument_group("machine")
@@ -241,7 +241,9 @@ def parser() -> argparse.ArgumentParser:
         help="images at once; changes speed and memory only (default: %(default)s)",
     )
     machine.add_argument("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
-    machine.add_argument("--use_fp16", type=_boolean, default=False, metavar="BOOL", help="float16 on a GPU, float32 on a CPU")
+    machine.add_argument(
+        "--use_fp16", type=commands.boolean, default=False, metavar="BOOL", help="float16 on a GPU, float32 on a CPU"
+    )
     machine.add_argument(
         "--device",
         default="auto",
@@ -250,14 +252,6 @@ def parser() -> argparse.ArgumentParser:
     )
     machine.add_argument("--dry_run", action="store_true", help="check everything, print the plan and stop")
     return p
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "y", "t"):
-        return True
-    if text.lower() in ("false", "0", "no", "n", "f"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
 def _names(values: list[str]) -> list[str]:
@@ -385,7 +379,7 @@ def plan_images(args: argparse.Namespace) -> job.Plan:
     source = datasets.open_source(args.base_samples)
     cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
     fixed_batch = args.batch_size if args.behavior == "published" else None
-    keys = None if args.keys is None else frozenset(datasets.read_lines(args.keys, "--keys"))
+    keys = None if args.keys is None else datasets.read_keys(args.keys)
     return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
                          same_format=args.format == "same")  # fmt: skip
 
@@ -395,6 +389,8 @@ def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, n
     print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}")
     if args.num_samples is not None:
         print(f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key")
+    if plan.elsewhere:
+        print(f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone")
     if plan.not_images:
         print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
     print(f"done        {len(plan.done):,}" + (", to be made anew" if args.overwrite and plan.done else ""))
