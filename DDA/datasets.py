@@ -318,6 +318,8 @@ def _severity_cells(source: Source, name: str, severities: Sequence[str]) -> lis
         if not found:
             raise FileNotFoundError(f"--severity all: {source.path / name} holds no severity folders")
         return [f"{name}/{severity}" for severity in found]
+    if name == "clean":
+        return [f"{name}/{folder}" for folder in source.folders(name)]  # it has no severities
     wanted = severities or ["0" if "_seq" in name else "5"]
     return [_existing(source, f"{name}/{severity}", f"--severity {severity} is wanted") for severity in sorted(set(wanted))]
 

@@ -6,10 +6,12 @@ checkpoint: `Classifier.scores` takes images as they are.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,15 @@ def build(config: Mapping[str, Any]) -> Network:
         raise ValueError(f"classifier {kind}: {error}") from None
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Around imports of mmcv and mmcls, which tell of their next versions and of CUDA: nothing that a user can change."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _build_cifar(settings: dict) -> Network:
     model = CifarResNet(**settings)
     return Network(model, model.features, model.head)
@@ -157,8 +168,7 @@ def _build_timm(settings: dict) -> Network:
 
 def _build_mmcls(settings: dict) -> Network:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             from mmcls.models import build_classifier
     except ImportError as error:
         raise ValueError(f"mmcls models need mmcls 0.25 and mmcv 1.7: pip install 'diffaud[mmcls]' ({error})") from None
@@ -346,7 +356,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for what it cannot read
-        raise ValueError(f"{path} is no checkpoint of tensors: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is cut off, or no checkpoint of tensors; get it again "
+                         f"({str(error).splitlines()[0]})") from None  # fmt: skip
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content

@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     settings = read_settings(args.setting)
+    for name, flags in settings.items():
+        image_sample.parser().parse_args(adapt_flags(args, args.base_samples, name, flags))  # ends here for a wrong flag
     classifier = classifiers.load(args.classifier)
     source = tree_of(args)
     cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)

@@ -13,7 +13,9 @@ another out. The first failure stops the pipeline and says what to do.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import shlex
 import sys
@@ -26,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DDA import commands, images
+from DDA import commands, datasets, images
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
 from DistilledClassifier.config import change, read_yaml
@@ -77,7 +79,11 @@ def main(argv: list[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     config = read_config(args.config, assignments(args.set))
     stages = plan(config)
-    return show(stages) if args.dry_run else run(stages, Path(config["out"]), config["threads"])
+    check(stages)
+    if args.dry_run:
+        return show(stages)
+    check_inputs(config, args.config)
+    return run(stages, Path(config["out"]), config["threads"])
 
 
 def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +199,47 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
         (*evaluate, "--source", f"{source}", "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out",
          f"{out}/eval", *flags(config["evaluation"])),)))  # fmt: skip
     return [*stages, Stage("the report", (("report.py", f"{out}/eval", *flags(config["report"])),))]
+
+
+def check(stages: Iterable[Stage]) -> None:
+    """Raise ValueError for what a command would refuse on reading its command line or config: before the first one runs."""
+    for stage in stages:
+        for command in stage.commands:
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(said):
+                    _parse(*command)
+            except SystemExit:
+                raise ValueError(f"{stage.title}: {said.getvalue().strip().splitlines()[-1]}") from None
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{stage.title}: {command[0]}: {error}") from None
+
+
+def _parse(name: str, *flags: str) -> None:
+    import torch
+
+    from DDA.image_adapt.scripts import image_sample, image_train
+    from DDA.model_adapt import report, test_ensemble
+    from DistilledClassifier import make_data, train
+
+    if name in ("train.py", "train_all_deg.py"):
+        kind = "ind" if name == "train.py" else "deg_all"
+        train.read_config(train.parser(name, kind, "").parse_args(flags), kind, 1, torch.device("cpu"))
+        return
+    parsers = {"make_data.py": make_data, "image_train.py": image_train, "image_sample.py": image_sample,
+               "test_ensemble.py": test_ensemble, "report.py": report}  # fmt: skip
+    parsers[name].parser().parse_args(flags)
+
+
+def check_inputs(config: Mapping[str, Any], path: Path) -> None:
+    """Raise FileNotFoundError for a file that the YAML names and that is not there."""
+    degraded = config["degraded"]
+    named = {"data.base_samples": config["data"]["base_samples"], "source": config["source"],
+             "prior.model_path": config["prior"].get("model_path"),
+             "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None}  # fmt: skip
+    for name, value in named.items():
+        if value not in (None, datasets.DIGITS) and not images.find(value).exists():
+            raise FileNotFoundError(f"{path}: {name} is {value}, which does not exist")
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     combinations, beside = grid(args), shlex.split(args.flags)
     ladder.check_flags("--flags", beside)
     settings = {name: [*beside, *(f"--{flag}={value}" for flag, value in own.items())] for name, own in combinations.items()}
+    if not args.base_samples.is_dir():
+        raise ValueError(f"--base_samples {args.base_samples} is no folder; make_data.py degrade makes a tree")
     classifier = classifiers.load(args.classifier)
     cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
     check_known(cells, args.base_samples)

@@ -178,7 +178,8 @@ def test_an_image_without_partner_is_named(here, tmp_path, capsys, view):
     make_trees(tmp_path)
     (tmp_path / view / "fog/3/dog_00004.png").unlink()
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
-    assert "1 of 7 images of" in (said := capsys.readouterr().err) and "no partner in" in said and "fog/3/dog_00004" in said
+    words = "have no partner in" if view == "degraded" else "have no copy in"
+    assert "1 images of fog/3" in (said := capsys.readouterr().err) and words in said and "fog/3/dog_00004" in said
 
 
 @pytest.mark.parametrize("scores", ["logits", "probabilities"])
@@ -261,7 +262,7 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     for path in (tmp_path / "adapted").rglob("*.png"):
         if path.relative_to(tmp_path / "adapted").with_suffix("").as_posix() not in asked:
             path.unlink()
-    assert "have no partner" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
+    assert "have no copy in" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
     evaluate[evaluate.index("--out") + 1] = str(tmp_path / "some")
     assert main(evaluate) == 0
     some, every = (images.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
@@ -432,6 +433,32 @@ def test_the_mean_corruption_error_is_of_all_corruptions_and_names_its_baseline(
 def test_no_mean_corruption_error_of_a_part(here, tmp_path, capsys):
     assert main(command(here, tmp_path, "--metrics", "mCE", "--baseline", "alexnet")) == 2
     assert "brightness/1 is not among the cells; give --severity all --corruption gaussian_noise" in capsys.readouterr().err
+
+
+def test_a_part_is_evaluated_of_which_alone_there_are_copies(here, tmp_path):
+    make_trees(tmp_path)
+    for cell in CELLS:
+        for path in sorted((tmp_path / "adapted" / cell).iterdir())[3:]:
+            path.unlink()
+    assert main(command(here, tmp_path / "out", "--num_samples", "3", views=tmp_path)) == 0
+    assert images.read_json(tmp_path / "out/summary.json")["cells"]["fog/1"]["N"] == 3
+
+
+def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, tmp_path, capsys):
+    torch.save(classifiers.CifarResNet(8, 7).state_dict(), tmp_path / "seven.pth")
+    assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "seven.pth")) == 1
+    assert "seven gives scores of 7 classes, but 0 has 10" in capsys.readouterr().err
+    make_trees(tmp_path)
+    shutil.rmtree(tmp_path / "adapted/fog/3")
+    assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
+    assert f"{tmp_path / 'adapted'} has no fog/3: adapt it, or name the cells" in capsys.readouterr().err
+
+
+def test_the_report_of_other_numbers_goes(here, tmp_path):
+    assert main(command(here, tmp_path)) == 0 and report.main([str(tmp_path)]) == 0
+    assert all((tmp_path / name).is_file() for name in results.REPORT)
+    assert main(command(here, tmp_path, "--num_samples", "3")) == 0
+    assert not any((tmp_path / name).is_file() for name in results.REPORT)
 
 
 def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):

@@ -336,7 +336,7 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
     (only_run(tmp_path) / "finished").unlink()
     assert train.main(flags(tmp_path, stages["clean"])) == 2
-    assert "resume.pt is no checkpoint of tensors" in capsys.readouterr().err
+    assert "is cut off, or no checkpoint of tensors; get it again" in capsys.readouterr().err
     broken = next((tree / "clean/train").iterdir())
     broken.write_bytes(b"x")
     assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2

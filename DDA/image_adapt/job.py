@@ -109,6 +109,9 @@ def make_plan(
         unknown = sorted(keys - {images.key_of(path) for path in source.names})
         if unknown:
             raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
+        if keys and not any(images.key_of(path) in keys for paths in listed for path in paths):
+            raise ValueError(f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
+                             "the --corruption, --severity and --train that gate.py was given")  # fmt: skip
     done = images.saved_images(save_dir, cells)
     return plan_of(
         listed, done, cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, source=source,

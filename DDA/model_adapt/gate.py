@@ -41,6 +41,8 @@ def _main(args: argparse.Namespace) -> int:
     source = datasets.open_source(images.find(args.base_samples), classifier.classes)
     cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=args.train)
     names = [name for cell in cells for name in source.list(cell)[0]]
+    if not names:
+        raise ValueError(f"no images in {args.base_samples} (suffixes: {', '.join(images.SUFFIXES)})")
     doubtful, progress = [], Progress(len(names))
     for i in range(0, len(names), args.batch_size):
         part = names[i : i + args.batch_size]
@@ -81,8 +83,13 @@ def parser() -> argparse.ArgumentParser:
 def read_gate(args: argparse.Namespace) -> tuple[float, float]:
     """Threshold and temperature. Raises FileNotFoundError, ValueError where the file was fitted for another classifier."""
     if args.threshold is not None:
+        if not 0 <= args.threshold <= 1:
+            raise ValueError(f"--threshold {args.threshold} is outside 0..1: it is of a probability")
         return args.threshold, 1.0
-    fitted = images.read_json(images.find(args.fitted))
+    path = images.find(args.fitted)
+    if not path.is_file():
+        raise FileNotFoundError(f"--fitted {path} does not exist; test_ensemble.py --fit writes it")
+    fitted = images.read_json(path)
     if fitted.get("first_sha256") != images.sha256(images.find(args.classifier)) or "gate" not in fitted:
         raise ValueError(f"--fitted {args.fitted} was fitted for another classifier than {args.classifier}; fit it anew with "
                          "test_ensemble.py --fit")  # fmt: skip

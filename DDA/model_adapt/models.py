@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,7 @@ class Mmcls(Model):
     """Weights of mmcls in the config's model, behind the config's pipeline but for its loading step: we read the images."""
 
     def __init__(self, path: Path, model: Mapping[str, Any], pipeline: Sequence[Mapping[str, Any]], device: torch.device):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with classifiers.quietly():
             from mmcls.datasets.pipelines import Compose
 
         network = classifiers.build(plain(model))

@@ -31,7 +31,8 @@ def named(source: Source, cell: str, partial: bool = False) -> dict[str, str]:
     except FileNotFoundError:
         if partial:
             return {}
-        raise
+        raise ValueError(f"{source.path} has no {cell}: adapt it, or name the cells that are there (--corruption, --severity)"
+                         ) from None  # fmt: skip
 
 
 def join(
@@ -44,22 +45,16 @@ def join(
 ) -> Cell:
     """Pair the images of a cell in two sources.
 
-    choose: of the sorted keys, those that are wanted. gated: images may have no partner in ``second``. Raises ValueError naming
-    keys that have no partner, or no class.
+    choose: of the first source's sorted keys, those that are wanted. gated: images may have no partner in ``second``. Raises
+    ValueError naming keys that have no partner, or no class.
     """
     names = [named(first, cell), named(second, cell, partial=gated)]
-    for (there, where), (other, elsewhere) in (
-        ((names[0], first), (names[1], second)),
-        ((names[1], second), (names[0], first)),
-    ):
-        alone = sorted(set(there) - set(other))
-        if alone and not (gated and where is first):
-            shown = ", ".join(alone[:3]) + (", …" if len(alone) > 3 else "")
-            raise ValueError(
-                f"{len(alone)} of {len(there)} images of {where.path} have no partner in {elsewhere.path}: {shown}; "
-                "run the adaptation again, or remove them"
-            )
     keys = tuple(choose(sorted(names[0])))
+    if not gated:
+        _refuse(set(keys) - set(names[1]), f"of {cell} have no copy in {second.path}", "adapt them too; where only the images "
+                "that a gate asks for were adapted, give --ensemble gate alone")  # fmt: skip
+    _refuse(set(names[1]) - set(names[0]), f"of {cell} in {second.path} have no partner in {first.path}",
+            "remove them, or give the images that they were made of")  # fmt: skip
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
     index = {label: i for i, label in enumerate(classes)}
@@ -70,3 +65,9 @@ def join(
         )
     found = np.array([index[label] for label in labels])
     return Cell(cell, keys, found, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))
+
+
+def _refuse(odd: set[str], what: str, advice: str) -> None:
+    if odd:
+        shown = ", ".join(sorted(odd)[:3]) + (", …" if len(odd) > 3 else "")
+        raise ValueError(f"{len(odd)} images {what}: {shown}; {advice}")

@@ -56,12 +56,16 @@ COMBINED = "both, combined"
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
+    args = parser().parse_args(argv)
+    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+
+
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, metavar="EVAL", help="the folder that test_ensemble.py wrote")
     p.add_argument("--images", type=int, default=5, metavar="INT", help="shown of each corruption (default: %(default)s)")
     p.add_argument("--title", default="Classifying images whose degradation is unknown", metavar="TEXT")
-    args = p.parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+    return p
 
 
 def _main(args: argparse.Namespace) -> int:

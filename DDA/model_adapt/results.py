@@ -28,6 +28,7 @@ TITLES = {
 }
 
 
+REPORT = ("report.html", "report.csv", "report.md", "gallery.png")  # what report.py writes beside the scores
 BASES = ("source", "self_ensemble", "first")  # columns from which the others are subtracted
 
 
@@ -149,6 +150,8 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
     }
     if "gate" in rules(facts).values() and not facts["partial"]:
         summary["gate"] = _gate_curve(out, corrupted(facts["cells"]), facts["params"]["gate"])
+    for name in REPORT:  # of other numbers
+        (out / name).unlink(missing_ok=True)
     images.write_json(out / "summary.json", summary)
     text = markdown(summary)
     images.write_bytes(out / "summary.md", text.encode())

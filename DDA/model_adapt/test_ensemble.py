@@ -40,6 +40,7 @@ from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images,
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import Cell, join
 from DDA.progress import Progress
+from DistilledClassifier.classifiers import quietly
 from DistilledClassifier.data import is_held_out
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.train import pick_device
@@ -205,7 +206,8 @@ def _topk(options: list[str]) -> int:
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     """mmcv's Config as plain values. Raises FileNotFoundError, ValueError."""
     try:
-        from mmcv import Config, DictAction
+        with quietly():
+            from mmcv import Config, DictAction
     except ImportError as error:
         raise ValueError(f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})") from None
     here = Path(__file__).parent
@@ -255,6 +257,7 @@ class _Job:
         self._second = models.load(args.second_model_prefix or args.checkpoint, args.model, second, device)
         self._source = models.load(args.source, args.model, first, device) if args.source else None
         self.classes = self._first.classes or class_list(args.classes)
+        self._classes_of = self._first.name if self._first.classes else f"{args.config}: data.test.classes"
         for model in (self._second, self._source):
             if model is not None and model.classes and tuple(model.classes) != tuple(self.classes):
                 raise ValueError(f"{model.name} has other classes than {self._first.name}: train both on one class list")
@@ -363,7 +366,7 @@ class _Job:
         for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
-                self._check_finite(name, cell, rows, said[name][-1])
+                self._check(name, cell, rows, said[name][-1])
                 if name in ("second", "source_adapted"):  # nobody was heard of copies that are not there
                     said[name][-1][[cell.second[row] is None for row in rows]] = np.nan
             world.report((len(rows), 0))
@@ -372,10 +375,13 @@ class _Job:
                 yield cell, {name: np.concatenate(parts or [nothing]) for name, parts in said.items()}
                 said = {name: [] for name in names}
 
-    def _check_finite(self, name: str, cell: Cell, rows: range, logits: np.ndarray) -> None:
+    def _check(self, name: str, cell: Cell, rows: range, logits: np.ndarray) -> None:
+        """Raises ValueError for what cannot be the scores of these images."""
+        who = self.columns().get(name, (self._first, 0))[0].name
+        if logits.shape[1] != len(self.classes):
+            raise ValueError(f"{who} gives scores of {logits.shape[1]} classes, but {self._classes_of} has {len(self.classes)}")
         odd = [cell.keys[row] for row, good in zip(rows, np.isfinite(logits).all(1), strict=True) if not good]
         if odd:
-            who = self.columns().get(name, (self._first, 0))[0].name
             raise ValueError(f"the scores of {who} are not finite numbers, first those of {odd[0]}: its weights are damaged")
 
     def _reads(self, batches: list[tuple[Cell, range]]) -> Iterator[dict[str, list[np.ndarray]]]:
