@@ -1,5 +1,6 @@
 """The evaluation of two classifiers on two views: pairs, ranks, rules, configs, what is on disk."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 from DDA import images
 from DDA.datasets import class_list
 from DDA.image_adapt.scripts import image_sample
-from DDA.model_adapt import gate, metrics, models, report, results
+from DDA.model_adapt import gate, metrics, models, predict, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DistilledClassifier import classifiers
 from DistilledClassifier.data import is_held_out
@@ -301,6 +302,48 @@ def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     summary = images.read_json(tmp_path / "out/summary.json")
     assert summary["cells"]["."]["combined"]["adapted"] == pytest.approx(len(asked) / 7)
     assert f"7 images of {tmp_path / 'degraded'}; " in summary["protocol"]
+    both = [str(word) for word in (tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--data_prefix1",
+            tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted")]  # fmt: skip
+    assert predict.main([*both, "--ensemble", "gate", "--out", str(tmp_path / "said.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "said.csv").open()))
+    right = np.mean([row["key"].startswith(row["class"]) for row in rows])
+    assert len(rows) == 7 and right == pytest.approx(summary["all"]["combined"]["top1"])
+    assert {row["key"] for row in rows if row["adapted"]} == set(asked)
+    assert predict.main([*both, "--out", str(tmp_path / "x.csv")]) == 2 and not (tmp_path / "x.csv").exists()
+
+
+def test_images_without_labels_get_classes(here, tmp_path, capsys):
+    make_trees(tmp_path, cells=("a",))
+    for view in ("degraded", "adapted"):
+        for i, path in enumerate(sorted((tmp_path / view / "a").iterdir())):
+            path.rename(path.with_name(f"photo {i}.png"))
+    trees = ["--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"]
+    flags = [
+        here / "0.pth",
+        "--second_model_prefix",
+        here / "1.pth",
+        *trees,
+        "--batch_size",
+        "3",
+        "--out",
+        tmp_path / "said.csv",
+    ]
+    assert predict.main([*map(str, flags)]) == 0
+    rows = list(csv.DictReader((tmp_path / "said.csv").open()))
+    logits = [classifiers.load(here / f"{i}.pth").scores(
+        [np.asarray(images.read_rgb(tmp_path / view / f"a/photo {j}.png")) for j in range(7)])
+        for i, view in enumerate(("degraded", "adapted"))]  # fmt: skip
+    classes = class_list("cifar10")
+    assert [row["key"] for row in rows] == [f"a/photo {i}" for i in range(7)]
+    for name, scores in zip(("degraded", "adapted", "class"), (*logits, sum(logits)), strict=True):
+        assert [row[name] for row in rows] == [classes[i] for i in scores.argmax(1)]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(sum(logits).softmax(1).amax(1).tolist(), abs=1e-3)
+    (tmp_path / "adapted/a/photo 3.png").unlink()
+    assert predict.main([*map(str, flags)]) == 2
+    assert "1 images have no copy in" in capsys.readouterr().err
+    torch.save(classifiers.CifarResNet(8).state_dict(), tmp_path / "bare.pth")
+    assert predict.main([*map(str, [tmp_path / "bare.pth", *trees, "--out", tmp_path / "x.csv"])]) == 2
+    assert "does not tell its classes; name them with --classes" in capsys.readouterr().err
 
 
 def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):

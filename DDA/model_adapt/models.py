@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from DDA import images
+from DDA.model_adapt.ensemble import OURS
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier, Preprocess
 
@@ -85,17 +86,44 @@ class Mmcls(Model):
         return self._network(batch)[1].float()
 
 
-def load(text: str, config: Mapping[str, Any], pipeline: Sequence[Mapping[str, Any]], device: torch.device) -> Model:
-    """A classifier: ``timm/<name>`` pretrained, a checkpoint of this project, or weights for the config's model.
+def load(text: str, config: Mapping[str, Any] | None, pipeline: Sequence[Mapping[str, Any]], device: torch.device) -> Model:
+    """A classifier: ``timm/<name>`` pretrained, a checkpoint that tells itself, or weights for the config's model, if any.
 
     Raises FileNotFoundError and ValueError.
     """
     if text.startswith("timm/") and not Path(text).exists():
         return _timm(text, device)
     path = images.find(text)
-    if classifiers.tells_itself(classifiers.read(path)):
+    if config is None or classifiers.tells_itself(classifiers.read(path)):
         return Ours(classifiers.load(path), path.stem, device)
     return Mmcls(path, config, pipeline, device)
+
+
+def fitted_path(first: Model, second: Model) -> Path:
+    """Where the parameters of rules that are fitted lie. Raises ValueError where the classifiers are no files."""
+    if first.path is None or second.path is None:
+        raise ValueError(f"{', '.join(OURS)} are fitted for two files of weights, and stored beside the second: give files for "
+                         "FIRST and --second_model_prefix, not timm/…")  # fmt: skip
+    return second.path.with_suffix(".fitted.json")
+
+
+def read_fitted(first: Model, second: Model, rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What ``test_ensemble.py --fit`` stored for these rules. Raises FileNotFoundError, ValueError."""
+    if not rules:
+        return {}
+    path = fitted_path(first, second)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: fit it first, on known degradations, with test_ensemble.py --fit")
+    found = images.read_json(path)
+    digests = fitted_for(first, second)
+    if {name: found.get(name) for name in digests} != digests:
+        raise ValueError(f"{path} was fitted for other checkpoints; fit it anew with test_ensemble.py --fit")
+    return {rule: found[rule] for rule in rules}
+
+
+def fitted_for(first: Model, second: Model) -> dict[str, str]:
+    """The digests that tell for which weights parameters were fitted."""
+    return {"first_sha256": images.sha256(first.path), "second_sha256": images.sha256(second.path)}
 
 
 def _timm(text: str, device: torch.device) -> Model:

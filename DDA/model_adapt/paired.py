@@ -51,9 +51,9 @@ def join(
     names = [named(first, cell), named(second, cell, partial=gated)]
     keys = tuple(choose(sorted(names[0])))
     if not gated:
-        _refuse(set(keys) - set(names[1]), f"of {cell} have no copy in {second.path}", "adapt them too; where only the images "
+        refuse(set(keys) - set(names[1]), f"of {cell} have no copy in {second.path}", "adapt them too; where only the images "
                 "that a gate asks for were adapted, give --ensemble gate alone")  # fmt: skip
-    _refuse(set(names[1]) - set(names[0]), f"of {cell} in {second.path} have no partner in {first.path}",
+    refuse(set(names[1]) - set(names[0]), f"of {cell} in {second.path} have no partner in {first.path}",
             "remove them, or give the images that they were made of")  # fmt: skip
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
@@ -67,7 +67,8 @@ def join(
     return Cell(cell, keys, found, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))
 
 
-def _refuse(odd: set[str], what: str, advice: str) -> None:
+def refuse(odd: set[str], what: str, advice: str) -> None:
+    """Raise ValueError that counts and names the keys, if there are any."""
     if odd:
         shown = ", ".join(sorted(odd)[:3]) + (", …" if len(odd) > 3 else "")
         raise ValueError(f"{len(odd)} images {what}: {shown}; {advice}")

@@ -269,8 +269,8 @@ class _Job:
         self._weights = {path: images.sha256(path) for path in paths}
         self._rule = args.ensemble[0]
         if args.fit:
-            self._fit_path()
-        self.params = self._fitted([rule for rule in args.ensemble if rule in OURS])
+            models.fitted_path(self._first, self._second)  # before the work
+        self.params = models.read_fitted(self._first, self._second, [rule for rule in args.ensemble if rule in OURS])
         names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption and "clean" not in args.corruption:
@@ -290,37 +290,16 @@ class _Job:
         shares = [model.held_out for model in (self._first, self._second) if model.held_out is not None]
         return min(shares, default=None)
 
-    def _fit_path(self) -> Path:
-        if self._first.path is None or self._second.path is None:
-            raise ValueError(f"{', '.join(OURS)} are fitted for two files of weights, and stored beside the second: give files "
-                             "for FIRST and --second_model_prefix, not timm/…")  # fmt: skip
-        return self._second.path.with_suffix(".fitted.json")
-
-    def _digests(self) -> dict[str, str]:
-        return {"first_sha256": self._weights[self._first.path], "second_sha256": self._weights[self._second.path]}
-
-    def _fitted(self, rules: list[str]) -> dict[str, dict[str, Any]]:
-        """What an earlier --fit stored for these rules. Raises FileNotFoundError, ValueError."""
-        if not rules:
-            return {}
-        path = self._fit_path()
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: fit it first, on known degradations, with --fit")
-        found = images.read_json(path)
-        if {name: found.get(name) for name in self._digests()} != self._digests():
-            raise ValueError(f"{path} was fitted for other checkpoints; fit it anew with --fit")
-        return {rule: found[rule] for rule in rules}
-
     def fit(self) -> str:
         """Fit what has parameters on the cells' scores, and store it."""
         parts = [results.read(self._args.out, cell.name) for cell in self.cells]
         first, second, labels = (torch.from_numpy(np.concatenate([part[name] for part in parts]))
                                  for name in ("first", "second", "labels"))  # fmt: skip
         found = {rule: fit(first, second, labels) for rule, fit in FITS.items()}
-        path = self._fit_path()
+        path = models.fitted_path(self._first, self._second)
         told = {"images": len(labels), "cells": [cell.name for cell in self.cells], "degraded": str(self._args.data_prefix1),
                 "held_out": self._held_out()}  # fmt: skip
-        images.write_json(path, {**found, **told, **self._digests()})
+        images.write_json(path, {**found, **told, **models.fitted_for(self._first, self._second)})
         said = "; ".join(f"{rule}: {results.say_params(params)}" for rule, params in found.items())
         return f"fitted      {said}\n            on {len(labels):,} images: {path}"
 
