@@ -36,6 +36,7 @@ from DistilledClassifier.config import Config
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.trainer import Ranks, State
 
+DISTILLED = ("deg_all", "degDistill", "adaptDistill")  # stages of train_all_deg.py
 RESUME, BEST, LAST = "resume.pt", "model_best.pth", "model_last.pth"
 
 
@@ -219,12 +220,14 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     if stage == "clean" and config.source:
         return images.find(config.source)
     name = configs.stage_name(config.raw, stage)
-    found = latest_best(save_dir, "ind", degradation, name)
+    kind, program = ("deg_all", "train_all_deg.py") if stage in DISTILLED else ("ind", "train.py")
+    found = latest_best(save_dir, kind, degradation, name)
     if found is None:
-        dt = "" if degradation == "clean" else f" --dt {degradation}"
+        command = f"{program} -c configs/{kind}/{config.dataset}/{config.backbone}/{stage}.yaml --save_dir {save_dir}"
+        known = ",".join(config.known) if stage in DISTILLED else degradation
         raise FileNotFoundError(
-            f"the stage {stage} of {degradation} is missing: {stage_folder(save_dir, 'ind', degradation, name)} has no "
-            f"finished run. Run first: train.py -c configs/ind/{config.dataset}/{config.backbone}/{stage}.yaml{dt}"
+            f"the stage {stage} of {degradation} is missing: {stage_folder(save_dir, kind, degradation, name)} has no "
+            f"finished run. Run first: {command}" + ("" if degradation == "clean" else f" --dt {known}")
         )
     return found
 
@@ -255,8 +258,9 @@ def find_inputs(config: Config, save_dir: Path) -> Inputs:
                 f"the pretrained weights {init} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
                 "put it there, or give other weights with --init FILE"
             )
-    elif init in ("clean", "deg", "adapt"):
-        init = _stage_of(config, init, "clean" if init == "clean" else config.known[0], save_dir)
+    elif init in ("clean", "deg", "adapt", *DISTILLED):
+        of = {"clean": "clean", **dict.fromkeys(DISTILLED, of_known(config.known))}
+        init = _stage_of(config, init, of.get(init, config.known[0]), save_dir)
     elif init and not images.find(init).is_file():
         raise FileNotFoundError(f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")
     taught = config.known if config.teachers else ()

@@ -53,7 +53,7 @@ ENTRIES: dict[str, tuple[str, ...] | None] = {
     "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),
     "data": ("base_samples", "experiment", "backbone", "train", "test", "held_out", "known_samples"),
     "prior": None, "adaptation": None, "evaluation": None, "report": None,
-    "training": ("all", "clean", "teachers", "students"),
+    "training": ("all", "clean", "teachers", "students", "adapted_student"),
 }  # fmt: skip
 
 
@@ -135,17 +135,18 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
     stages = [Stage("the images, as a tree", (
         ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", f"{clean}"),))]  # fmt: skip
 
-    def train(program: str, kind: str, stage: str, group: str, *more: str) -> tuple[str, ...]:
+    def train(program: str, kind: str, stage: str, groups: tuple[str, ...], *more: str) -> tuple[str, ...]:
         entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
                    "data.held_out": data["held_out"], "train.seed": config["seed"]}  # fmt: skip
         entries |= {} if config["source"] is None else {"source": config["source"]}
-        entries |= _dotted(config["training"].get("all", {})) | _dotted(config["training"].get(group, {}))
+        for group in ("all", *groups):
+            entries |= _dotted(config["training"].get(group, {}))
         settings = [f"{name}={_yaml(value)}" for name, value in entries.items()]
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
         return (program, "-c", path, "--save_dir", f"{saved}", *more, "--set", *settings)
 
     if config["source"] is None:
-        stages.append(Stage("a classifier of clean images", (train("train.py", "ind", "clean", "clean"),)))
+        stages.append(Stage("a classifier of clean images", (train("train.py", "ind", "clean", ("clean",)),)))
     prior = dict(config["prior"])
     model = prior.pop("model_path", None)
     if model is None:
@@ -176,11 +177,11 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
     stages.append(Stage("their adapted copies, to learn from", (
         (*adapt, "--base_samples", f"{clean}", *known_cells, "--save_dir", f"{out}/known_adapted"),), ranks))  # fmt: skip
     stages.append(Stage("teachers, one for each known degradation and view", tuple(
-        train("train.py", "ind", stage, "teachers", "--dt", name) for name in known for stage in ("deg", "adapt")
+        train("train.py", "ind", stage, ("teachers",), "--dt", name) for name in known for stage in ("deg", "adapt")
         if (name, stage) != ("clean", "deg"))))  # fmt: skip
     stages.append(Stage("two students, for degraded and for adapted images", tuple(
-        train("train_all_deg.py", "deg_all", stage, "students", "--dt", ",".join(known))
-        for stage in ("degDistill", "adaptDistill"))))  # fmt: skip
+        train("train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(known))
+        for stage, groups in (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student"))))))  # fmt: skip
 
     def best(degradation: str, kind: str, stage: str) -> str:
         backbone = data["backbone"].replace("/", "-")

@@ -151,7 +151,7 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "blur")) == 0
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 2
     assert "the stage deg of noise is missing" in (said := capsys.readouterr().err)
-    assert "Run first: train.py -c configs/ind/own/Tiny/deg.yaml --dt noise" in said
+    assert f"Run first: train.py -c configs/ind/own/Tiny/deg.yaml --save_dir {tmp_path / 'saved'} --dt noise" in said
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "noise")) == 0
     teacher = only_run(tmp_path, "blur/ind/own_Tiny_deg") / "model_best.pth"
     before = teacher.read_bytes()
@@ -165,6 +165,10 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     _, loss, ce, cos = map(float, first.split(","))
     assert loss == pytest.approx(ce + 2 * cos, rel=1e-4) and cos > 0
     assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(student / "model_best.pth")["metrics"].keys()
+    other = write_config(tmp_path, "other", "deg_all", "adaptDistill", view="degraded", init="degDistill", teachers="deg",
+                         known=["clean", "blur", "noise"], train={"epochs": 1, "batch_size": 30})  # fmt: skip
+    assert train_all_deg.main(flags(tmp_path, other)) == 0
+    assert f"starts from {student}/model_best.pth" in capsys.readouterr().out
 
 
 def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_path):
