@@ -166,7 +166,8 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert loss == pytest.approx(ce + 2 * cos, rel=1e-4) and cos > 0
     assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(student / "model_best.pth")["metrics"].keys()
     other = write_config(tmp_path, "other", "deg_all", "adaptDistill", view="degraded", init="degDistill", teachers="deg",
-                         known=["clean", "blur", "noise"], train={"epochs": 1, "batch_size": 30})  # fmt: skip
+                         known=["clean", "blur", "noise"], train={"epochs": 1, "batch_size": 30},
+                         loss={"cross_entropy": 1, "cosine_inheritance": 2})  # fmt: skip
     assert train_all_deg.main(flags(tmp_path, other)) == 0
     assert f"starts from {student}/model_best.pth" in capsys.readouterr().out
 
