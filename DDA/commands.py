@@ -1,13 +1,15 @@
-"""What commands share: how one of a single process ends, how one runs another, flags that are True or False."""
+"""What commands share: their command lines, how one of a single process ends, how one runs another."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from DDA import ranks
 
@@ -26,6 +28,19 @@ def run(work: Callable[[], int], program: str, go_on: str = "run the same comman
     except KeyboardInterrupt:
         print(f"{program}: interrupted; {go_on}", file=sys.stderr)
         return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command line: its help keeps the lines of the description, flags are not shortened, an error is one line."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1) if "unrecognized" in message else []
+        meant = f"; did you mean {close[0]}?" if close else ""
+        self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
 
 
 def boolean(text: str) -> bool:

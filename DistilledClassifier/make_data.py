@@ -26,7 +26,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 import numpy as np
 
-from DDA import images, ranks
+from DDA import commands, images, ranks
 from DDA.datasets import CLASS_LISTS, Source, class_list, open_official, read_lines
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = p.add_subparsers(required=True, metavar="COMMAND")
+    p = commands.Parser(PROGRAM, description=__doc__)
+    subcommands = p.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str, *, writes: bool = True) -> argparse.ArgumentParser:
-        c = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        c = subcommands.add_parser(name, help=help, description=help)
         c.set_defaults(run=run)
         if name != "verify":
             c.add_argument(

@@ -58,9 +58,7 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
     p.add_argument("-r", "--resume", type=Path, required=True, metavar="FILE", help="the classifier")
     p.add_argument(

@@ -27,7 +27,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import images, ranks
+from DDA import commands, images, ranks
 from DDA.datasets import class_list
 from DDA.progress import duration
 from DistilledClassifier import classifiers, data, trainer
@@ -98,9 +98,7 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, a
 
 
 def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(program, description=about)
     p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
     p.add_argument("-r", "--resume", type=Path, metavar="FILE", help="go on with the run that this checkpoint belongs to")
     p.add_argument(

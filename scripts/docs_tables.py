@@ -63,7 +63,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, 1 where --check finds a difference, 2 for wrong input."""
-    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("--check", action="store_true", help="change nothing, say what differs")
     args = p.parse_args(argv)
     return commands.run(lambda: _main(args), PROGRAM)

@@ -78,7 +78,7 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
     p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
     p.add_argument(

@@ -68,7 +68,7 @@ class Stage:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, the status of the stage that failed, 130 when it was interrupted, 2 for wrong input."""
-    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("config", type=Path, metavar="YAML")
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the YAML")
     p.add_argument("--dry_run", action="store_true", help="print the commands and stop")

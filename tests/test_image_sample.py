@@ -107,6 +107,7 @@ def test_published_behaviour_depends_on_the_batch_and_records_it(call, tmp_path)
 
 def test_dry_run_prints_the_plan_and_writes_nothing(call, tmp_path):
     status, out, _ = call(*CELLS, "--dry_run", "--num_samples", "20")
+    assert "cropped to their middle square and resized to 16 pixels: fog/3/cat/1.JPEG has 30 x 20" in out
     assert status == 0 and not (tmp_path / "out").exists()
     for words in (
         "images      20 in 4 cell(s)",
@@ -459,3 +460,9 @@ def test_the_published_flags_are_all_known(call):
                               "--rescale_timesteps", "False", "--predict_xstart", "False", "--use_checkpoint", "False",
                               "--save_latents", "False", "--clip_denoised", "True", "--use_ddim", "False", fast=[])  # fmt: skip
         assert (status == 2 and "--num_channels" in err) or "--image_size" in err
+
+
+def test_a_misspelt_flag_is_answered_in_one_line(call):
+    status, _, err = call(*CELLS, "--datset", "imagenetc")
+    expected = "unrecognized arguments: --datset imagenetc; did you mean --dataset? (--help lists the flags)\n"
+    assert status == 2 and err == f"image_sample.py: error: {expected}"

@@ -59,9 +59,7 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("classifier", type=Path, metavar="FIRST", help="the classifier of degraded images")
     p.add_argument(
         "--base_samples", type=Path, required=True, metavar="PATH", help="degraded images: a tree, or a data set's files"

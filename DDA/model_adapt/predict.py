@@ -41,9 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("checkpoint", metavar="FIRST", help="the classifier of the images as they are: a checkpoint, or timm/<name>")
     p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
     p.add_argument("--data_prefix1", type=Path, required=True, metavar="PATH", help="the images: a folder, or arrays")

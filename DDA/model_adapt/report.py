@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("out", type=Path, metavar="EVAL", help="the folder that test_ensemble.py wrote")
     p.add_argument("--images", type=int, default=5, metavar="INT", help="shown of each corruption (default: %(default)s)")
     p.add_argument("--title", default="Classifying images whose degradation is unknown", metavar="TEXT")

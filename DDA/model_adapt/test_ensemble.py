@@ -96,9 +96,7 @@ def _interleave(parts: list[np.ndarray], count: int) -> np.ndarray:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…")
     p.add_argument("checkpoint", metavar="FIRST", help="the classifier of degraded images")
     p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")

@@ -11,6 +11,7 @@ Run the same command again to go on where it stopped. Without mpiexec it is one 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -133,9 +134,7 @@ def fill_in(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     data = p.add_argument_group("images")
     data.add_argument("--base_samples", type=Path, required=True, metavar="PATH", help="tree of degraded images, or the "
                       "files of a data set: CIFAR-10-C as .npy, an .npy or .npz of images (dataset/README.md)")  # fmt: skip
@@ -403,9 +402,19 @@ def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, n
     print(f"prior       {args.model_path}: {method['image_size']} pixels, {method['noise_schedule']} schedule of "
           f"{method['diffusion_steps']}, sha256 {settings['weights_sha256'][:12]}")  # fmt: skip
     print(f"machine     {machine}, {settings['dtype']}, batch {args.batch_size}")
-    for notice in notices:
+    for notice in [*notices, *_resized(plan, method["image_size"])]:
         print(f"note        {notice}")
     sys.stdout.flush()
+
+
+def _resized(plan: job.Plan, size: int) -> list[str]:
+    """What the user should know of the first image's size."""
+    path = next(plan.work(), None)
+    with contextlib.suppress(Exception):  # a damaged image is named later
+        width, height = plan.source.read(path).size
+        if (width, height) != (size, size):
+            return [f"images are cropped to their middle square and resized to {size} pixels: {path} has {width} x {height}"]
+    return []
 
 
 def _some(names: list[str], most: int = 4) -> str:

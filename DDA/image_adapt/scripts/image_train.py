@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from DDA import datasets, images, ranks
+from DDA import commands, datasets, images, ranks
 from DDA.image_adapt import training
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.noise import NoiseStreams
@@ -132,9 +132,7 @@ def check_attention(attention_resolutions: str, channel_mult: str, image_size: i
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = commands.Parser(PROGRAM, description=__doc__)
     boolean = argparse.BooleanOptionalAction
     data = p.add_argument_group("images")
     data.add_argument(
