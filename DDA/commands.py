@@ -37,8 +37,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1) if "unrecognized" in message else []
+        words = message.split() if message.startswith("unrecognized arguments") else []
+        unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
+        close = [name for word in unknown for name in difflib.get_close_matches(word, self._option_string_actions, 1)]
         meant = f"; did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
 
