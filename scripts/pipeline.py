@@ -53,7 +53,7 @@ ENTRIES: dict[str, tuple[str, ...] | None] = {
     "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),
     "data": ("base_samples", "experiment", "backbone", "train", "test", "held_out", "known_samples"),
     "prior": None, "adaptation": None, "evaluation": None, "report": None,
-    "training": ("all", "clean", "teachers", "students", "adapted_student"),
+    "training": ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student"),
 }  # fmt: skip
 
 
@@ -177,7 +177,8 @@ def plan(config: Mapping[str, Any]) -> list[Stage]:
     stages.append(Stage("their adapted copies, to learn from", (
         (*adapt, "--base_samples", f"{clean}", *known_cells, "--save_dir", f"{out}/known_adapted"),), ranks))  # fmt: skip
     stages.append(Stage("teachers, one for each known degradation and view", tuple(
-        train("train.py", "ind", stage, ("teachers",), "--dt", name) for name in known for stage in ("deg", "adapt")
+        train("train.py", "ind", stage, groups, "--dt", name) for name in known
+        for stage, groups in (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
         if (name, stage) != ("clean", "deg"))))  # fmt: skip
     stages.append(Stage("two students, for degraded and for adapted images", tuple(
         train("train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(known))

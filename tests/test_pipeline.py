@@ -135,6 +135,13 @@ def test_settings_of_a_training_replace_no_others(tmp_path):
     assert not any(word.startswith("train=") for word in student)
 
 
+def test_what_learns_from_adapted_copies_may_begin_elsewhere():
+    changes = {"training.adapted_teachers": {"init": "deg"}, "training.adapted_student": {"init": "degDistill"}}
+    trained = [command for stage in plan(**changes) for command in stage.commands if command[0].startswith("train")]
+    begins = {Path(command[2]).stem: [word for word in command if word.startswith("init=")] for command in trained}
+    assert begins == {"clean": [], "deg": [], "adapt": ["init=deg"], "degDistill": [], "adaptDistill": ["init=degDistill"]}
+
+
 def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
     from DistilledClassifier.train import of_known
 
