@@ -49,7 +49,7 @@ WHAT = {
     "second": "the second classifier on adapted copies",
     "sum": "the sum of what both say (DiffAUD)",
     "weighted_sum": "a sum whose weights are fitted on known degradations",
-    "gate": "that sum where the first is unsure, else the first alone: such images need no adaptation",
+    "gate": "the weighted sum where the first is unsure, else the first alone: such images need no adaptation",
 }
 COMBINED = "both, combined"
 
@@ -286,7 +286,7 @@ class Report:
         """The whole report as one HTML page."""
         sections = [("Result", self._means() + self._chart())]
         gains = [("combined", base) for base in ("source", "first", "second") if base in self.names]
-        sections.append(("Gain of the combination, points", "".join(
+        sections.append((f"Gain of {html.escape(self.title('combined'))}, points", "".join(
             f"<h3>over {html.escape(self.title(base))}</h3>{self._grid(name, base)}" for name, base in gains)))  # fmt: skip
         if "gate" in self.summary:
             sections.append(("When to adapt", self._gate_chart()))
