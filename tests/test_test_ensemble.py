@@ -490,7 +490,9 @@ def test_a_part_is_evaluated_of_which_alone_there_are_copies(here, tmp_path):
 def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, tmp_path, capsys):
     torch.save(classifiers.CifarResNet(8, 7).state_dict(), tmp_path / "seven.pth")
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "seven.pth")) == 1
-    assert "seven gives scores of 7 classes, but 0 has 10" in capsys.readouterr().err
+    assert (
+        "seven gives scores of 7 classes, but the images have 10; take a classifier of these classes" in capsys.readouterr().err
+    )
     make_trees(tmp_path)
     shutil.rmtree(tmp_path / "adapted/fog/3")
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
@@ -509,7 +511,12 @@ def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
     content["state_dict"]["linear.bias"][3] = np.nan
     torch.save(content, tmp_path / "nan.pth")
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "nan.pth")) == 1
-    assert "the scores of nan are not finite numbers, first those of fog/1/cat_00000: its weights" in capsys.readouterr().err
+    words = "the scores of nan are not finite numbers, first those of fog/1/cat_00000"
+    assert words in capsys.readouterr().err
+    both = [here / "0.pth", "--second_model_prefix", tmp_path / "nan.pth", "--data_prefix1", here / "degraded"]
+    both += ["--data_prefix2", here / "adapted", "--out", tmp_path / "x.csv"]
+    assert predict.main([*map(str, both)]) == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # also from a checkout that is not installed
@@ -77,7 +78,7 @@ def _main(args: argparse.Namespace) -> int:
     for i in range(0, len(keys), args.batch_size):
         part = keys[i : i + args.batch_size]
         for name, model, source, there in zip(found, (first, second), sources, names, strict=True):
-            found[name].append(_logits(model, source, [there.get(key) for key in part], len(classes)))
+            found[name].append(_logits(model, source, [there.get(key) for key in part], classes))
         progress.add([(len(part), 0)])
     scores = {"keys": np.array(keys), **{name: np.concatenate(parts) for name, parts in found.items()}}
     facts = {
@@ -93,15 +94,14 @@ def _main(args: argparse.Namespace) -> int:
 
 
 @torch.inference_mode()
-def _logits(model: Model, source: datasets.Source, names: list[str | None], count: int) -> np.ndarray:
+def _logits(model: Model, source: datasets.Source, names: list[str | None], classes: Sequence[str]) -> np.ndarray:
     """(N,K) of some images, NaN where there is no image."""
     there = [i for i, name in enumerate(names) if name is not None]
-    found = np.full((len(names), count), np.nan, np.float32)
+    found = np.full((len(names), len(classes)), np.nan, np.float32)
     if there:
         prepared = [model.prepare(datasets.read_pixels(source, names[i])) for i in there]
         logits = model.logits(model.batch(prepared)).cpu().numpy()
-        if logits.shape[1] != count:
-            raise ValueError(f"{model.name} gives scores of {logits.shape[1]} classes, but there are {count}")
+        models.check_scores(model, logits, classes, [names[i] for i in there])
         found[there] = logits
     return found
 

@@ -255,7 +255,6 @@ class _Job:
         self._second = models.load(args.second_model_prefix or args.checkpoint, args.model, second, device)
         self._source = models.load(args.source, args.model, first, device) if args.source else None
         self.classes = self._first.classes or class_list(args.classes)
-        self._classes_of = self._first.name if self._first.classes else f"{args.config}: data.test.classes"
         for model in (self._second, self._source):
             if model is not None and model.classes and tuple(model.classes) != tuple(self.classes):
                 raise ValueError(f"{model.name} has other classes than {self._first.name}: train both on one class list")
@@ -343,7 +342,8 @@ class _Job:
         for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
-                self._check(name, cell, rows, said[name][-1])
+                who = self.columns().get(name, (self._first, 0))[0]
+                models.check_scores(who, said[name][-1], self.classes, [cell.keys[row] for row in rows])
                 if name in ("second", "source_adapted"):  # nobody was heard of copies that are not there
                     said[name][-1][[cell.second[row] is None for row in rows]] = np.nan
             world.report((len(rows), 0))
@@ -351,15 +351,6 @@ class _Job:
                 nothing = np.empty((0, len(self.classes)), np.float32)
                 yield cell, {name: np.concatenate(parts or [nothing]) for name, parts in said.items()}
                 said = {name: [] for name in names}
-
-    def _check(self, name: str, cell: Cell, rows: range, logits: np.ndarray) -> None:
-        """Raises ValueError for what cannot be the scores of these images."""
-        who = self.columns().get(name, (self._first, 0))[0].name
-        if logits.shape[1] != len(self.classes):
-            raise ValueError(f"{who} gives scores of {logits.shape[1]} classes, but {self._classes_of} has {len(self.classes)}")
-        odd = [cell.keys[row] for row, good in zip(rows, np.isfinite(logits).all(1), strict=True) if not good]
-        if odd:
-            raise ValueError(f"the scores of {who} are not finite numbers, first those of {odd[0]}: its weights are damaged")
 
     def _reads(self, batches: list[tuple[Cell, range]]) -> Iterator[dict[str, list[np.ndarray]]]:
         """What `_read` gives of each. While another device works the next are read; a CPU has no core to spare for that."""
