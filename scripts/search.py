@@ -6,9 +6,9 @@
       --flags="--speed one-shot" --N 4 6 8 12 16 --D 2 4 --k 0.5 0.75 1
 
 --base_samples is a tree of known degradations, <degradation>/<level>; others are refused. Each combination of --N, --D, --k,
---scale, --steps and --eta, those that are given, is adapted with --flags beside it and scored with the classifier: the mean of
-its accuracy on the adapted copies and of the self-ensemble. OUT gets a tree for each, search.json, search.md and search.png,
-the curves; finished trees are used again.
+--scale, --steps, --eta and --sampler, those that are given, is adapted with --flags beside it and scored with the classifier:
+the mean of its accuracy on the adapted copies and of the self-ensemble. OUT gets a tree for each, search.json, search.md and
+search.png, the curves; finished trees are used again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from DistilledClassifier import classifiers, trees
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "search.py"
-GRID = ("N", "D", "k", "scale", "steps", "eta")
+GRID = ("N", "D", "k", "scale", "steps", "eta", "sampler")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--flags", default="", metavar="FLAGS", help='of image_sample.py, for all: --flags="--speed one-shot"')
     for name in GRID:
-        p.add_argument(f"--{name}", nargs="+", metavar="NUMBER", help="values to try")
+        p.add_argument(f"--{name}", nargs="+", metavar="VALUE", help="values to try")
     p.add_argument("--ranks", type=int, default=1, metavar="INT", help="(default: %(default)s)")
     p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
     p.set_defaults(dataset="cifar10c", corruption=["all"], severity=["all"])
@@ -129,7 +129,7 @@ def chart(result: dict, path: Path) -> None:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in result["rows"]:
         axis, value, *others = row["flags"].split()
-        curves.setdefault(" ".join(others), []).append((float(value), row["mean"]))
+        curves.setdefault(" ".join(others), []).append((value if axis == "--sampler" else float(value), row["mean"]))
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for label in sorted(curves):
         axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)

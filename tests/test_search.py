@@ -40,6 +40,13 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
     assert search.table(result) in capsys.readouterr().out
 
 
+def test_samplers_are_compared_beside_numbers_or_alone(flags, tmp_path):
+    assert search.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
+    found = {row["flags"] for row in images.read_json(tmp_path / "out/search.json")["rows"]}
+    assert found == {"--sampler ddim", "--sampler ddpm"}
+    assert images.read_json(tmp_path / "out/samplerddpm/settings.json")["sampler"] == "ddpm"
+
+
 def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     (tmp_path / "tree/jpeg").rename(tmp_path / "tree/fog")
     assert search.main([*flags, "--N", "2"]) == 2
@@ -47,4 +54,4 @@ def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     assert search.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
     assert "--flags: --severity is not for some settings alone" in capsys.readouterr().err
     assert search.main(flags) == 2
-    assert "give values to try: --N, --D, --k, --scale, --steps, --eta" in capsys.readouterr().err
+    assert "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler" in capsys.readouterr().err
