@@ -517,6 +517,10 @@ def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
     both += ["--data_prefix2", here / "adapted", "--out", tmp_path / "x.csv"]
     assert predict.main([*map(str, both)]) == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "x.csv").exists()
+    asked = [tmp_path / "nan.pth", "--threshold", "0.5", "--base_samples", here / "degraded", "--dataset", "cifar10c",
+             "--corruption", "all", "--severity", "all", "--out", tmp_path / "keys.txt"]  # fmt: skip
+    assert gate.main([*map(str, asked)]) == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "keys.txt").exists()
 
 
 def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):

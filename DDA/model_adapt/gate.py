@@ -19,6 +19,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from DDA import commands, datasets, images
+from DDA.model_adapt import models
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.progress import Progress
 from DistilledClassifier import classifiers
@@ -47,6 +48,7 @@ def _main(args: argparse.Namespace) -> int:
     for i in range(0, len(names), args.batch_size):
         part = names[i : i + args.batch_size]
         scores = classifier.scores([datasets.read_pixels(source, name) for name in part], args.batch_size)
+        models.check_scores(args.classifier.stem, scores.numpy(), classifier.classes, [images.key_of(name) for name in part])
         asked = is_doubtful(scores, *gate).tolist()
         doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
         progress.add([(len(part), 0)])

@@ -99,14 +99,17 @@ def load(text: str, config: Mapping[str, Any] | None, pipeline: Sequence[Mapping
     return Mmcls(path, config, pipeline, device)
 
 
-def check_scores(model: Model, scores: np.ndarray, classes: Sequence[str], keys: Sequence[str]) -> None:
-    """Raise ValueError where scores (N,K) of the images with these keys are of another number of classes, or not finite."""
-    if scores.shape[1] != len(classes):
-        raise ValueError(f"{model.name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
+def check_scores(name: str, scores: np.ndarray, classes: Sequence[str] | None, keys: Sequence[str]) -> None:
+    """Raise ValueError where scores (N,K) of the images with these keys are of another number of classes, or not finite.
+
+    Without classes any number of them is right.
+    """
+    if classes is not None and scores.shape[1] != len(classes):
+        raise ValueError(f"{name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
                          "classifier of these classes, or give the class list that is its own")  # fmt: skip
     odd = [key for key, good in zip(keys, np.isfinite(scores).all(1), strict=True) if not good]
     if odd:
-        raise ValueError(f"the scores of {model.name} are not finite numbers, first those of {odd[0]}: weights are damaged; "
+        raise ValueError(f"the scores of {name} are not finite numbers, first those of {odd[0]}: weights are damaged; "
                          "get them again")  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def _logits(model: Model, source: datasets.Source, names: list[str | None], clas
     if there:
         prepared = [model.prepare(datasets.read_pixels(source, names[i])) for i in there]
         logits = model.logits(model.batch(prepared)).cpu().numpy()
-        models.check_scores(model, logits, classes, [names[i] for i in there])
+        models.check_scores(model.name, logits, classes, [names[i] for i in there])
         found[there] = logits
     return found
 

@@ -342,7 +342,7 @@ class _Job:
         for number, ((cell, rows), prepared) in enumerate(zip(batches, self._reads(batches), strict=True)):
             for name, logits in (self._judge(prepared) if rows else {}).items():
                 said[name].append(logits.cpu().numpy().astype(np.float32))
-                who = self.columns().get(name, (self._first, 0))[0]
+                who = self.columns().get(name, (self._first, 0))[0].name
                 models.check_scores(who, said[name][-1], self.classes, [cell.keys[row] for row in rows])
                 if name in ("second", "source_adapted"):  # nobody was heard of copies that are not there
                     said[name][-1][[cell.second[row] is None for row in rows]] = np.nan
