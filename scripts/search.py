@@ -133,6 +133,7 @@ def chart(result: dict, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for label in sorted(curves):
         axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)
+    axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.axhline(result["degraded"], color="dimgray", linestyle="--", linewidth=1, label="not adapted")
     axes.set_xlabel(axis.removeprefix("--"))
     axes.set_ylabel("accuracy, mean of both views, %")
