@@ -35,7 +35,12 @@ def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_
     with Image.open(tmp_path / "out/ladder.png") as chart:
         assert chart.width > 400
     table = (tmp_path / "out/ladder.md").read_text()
-    assert "| slow | 4 (+4 backward) |" in table and "| quick | 2 |" in table
+    lines = {line.split(" | ")[0]: line for line in table.splitlines()}
+    assert lines["| slow"].endswith("| 4 (+ 4 backward) | 1.0 |") and lines["| source"].count("|") == lines["| slow"].count("|")
+    assert lines["| quick"].endswith(f"| 2 | {quick['speedup']:.1f} |")
+    for row in (slow, quick):
+        del row["speedup"]
+    assert "calls" not in ladder.table(result)  # nothing was measured
     assert table in capsys.readouterr().out
 
 
