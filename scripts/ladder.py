@@ -272,8 +272,8 @@ class _Timed:
 def table(result: dict) -> str:
     """Markdown; what a setting costs stands there where it was measured."""
     rows = result["rows"]
-    base, measured = rows[1]["setting"], "speedup" in rows[1]
-    cost = ["network calls", f"images/s, times {base}"] if measured else []
+    base = rows[1]["setting"]
+    cost = ["network calls", f"images/s, times {base}"] if "speedup" in rows[1] else []
     heads = ["setting", "adapted %", f"minus {base}", "self-ensemble %", f"minus {base}", *cost]
     lines = [f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.", "",
              f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
@@ -284,11 +284,9 @@ def table(result: dict) -> str:
             cells.append("" if found is None else f"{found['accuracy']:.1f} ± {found['interval']:.1f}")
             gap = (found or {}).get("difference")
             cells.append("" if gap is None or row["setting"] == base else f"{gap:+.1f} ± {found['difference_interval']:.1f}")
-        if measured and "speedup" in row:
-            cells += [
-                f"{row['forward']}" + (f" (+ {row['backward']} backward)" if row["backward"] else ""),
-                f"{row['speedup']:.1f}",
-            ]
+        if "speedup" in row:
+            back = f" (+ {row['backward']} backward)" if row["backward"] else ""
+            cells += [f"{row['forward']}{back}", f"{row['speedup']:.1f}"]
         else:
             cells += [""] * len(cost)
         lines.append(f"| {' | '.join(cells)} |")

@@ -30,7 +30,7 @@ from DistilledClassifier import classifiers, trees
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "search.py"
-GRID = ("N", "D", "k", "scale", "steps", "eta", "sampler")
+GRID = {"N": int, "D": int, "k": float, "scale": float, "steps": int, "eta": float, "sampler": str}  # and of what kind
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,10 +126,10 @@ def chart(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[tuple[float | str, float]]] = {}
     for row in result["rows"]:
         axis, value, *others = row["flags"].split()
-        curves.setdefault(" ".join(others), []).append((value if axis == "--sampler" else float(value), row["mean"]))
+        curves.setdefault(" ".join(others), []).append((GRID[axis.removeprefix("--")](value), row["mean"]))
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for label in sorted(curves):
         axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)

@@ -40,7 +40,7 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
     assert search.table(result) in capsys.readouterr().out
 
 
-def test_samplers_are_compared_beside_numbers_or_alone(flags, tmp_path):
+def test_samplers_are_compared_too(flags, tmp_path):
     assert search.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
     found = {row["flags"] for row in images.read_json(tmp_path / "out/search.json")["rows"]}
     assert found == {"--sampler ddim", "--sampler ddpm"}
