@@ -15,7 +15,7 @@ from DDA import ranks
 
 
 def run(work: Callable[[], int], program: str, go_on: str = "run the same command again to go on") -> int:
-    """The exit status: that of ``work``, 2 where the input is wrong (ValueError, OSError), 130 where the user stopped it.
+    """The exit status: that of ``work``, 2 where the input is wrong (ValueError, OSError), 130 or 143 where it was stopped.
 
     program: name for messages. go_on: what the user does after an interruption. Commands of several ranks: `ranks.run`.
     """
@@ -25,9 +25,17 @@ def run(work: Callable[[], int], program: str, go_on: str = "run the same comman
     except (ValueError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{program}: interrupted; {go_on}", file=sys.stderr)
-        return 130
+        return stop.status if isinstance(stop, Stopped) else 130
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to stop while another command ran for it; ``status`` is what the process then ends with."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,21 +64,29 @@ def boolean(text: str) -> bool:
 def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     """Run another command to its end and return its exit status (128 + N after signal N).
 
-    env: variables on top of this process's. An interruption, which a terminal sends to both, waits for the command to save its
-    state, and is raised then (KeyboardInterrupt); a SIGTERM is passed on.
+    env: variables on top of this process's. A signal that asks this process to stop (SIGINT, which a terminal sends to both;
+    SIGTERM, which is passed on) waits for the command to save its state. Then `Stopped` is raised, whatever the command's
+    status is: a command that ends in order says 0.
     """
-    process = subprocess.Popen(command, env={**os.environ, **(env or {})})
-    interrupted = False
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    asked: list[int] = []
+    process: subprocess.Popen | None = None
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        if number == signal.SIGTERM and process is not None:
+            process.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:
-                interrupted = True
+        process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+        if signal.SIGTERM in asked:  # it came before there was a command to pass it on to
+            process.terminate()
+        status = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if interrupted or status in (130, -signal.SIGINT):
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise Stopped(asked[-1])
+    if status in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     return status if status >= 0 else 128 - status

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from DDA import images
+from DDA import files, tree
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -251,17 +251,17 @@ class Classifier:
             parts.append(self.network(self.preprocess.normalise(torch.from_numpy(batch).to(device)))[1].float().cpu())
         return torch.cat(parts)
 
-    def check_adapted(self, tree: Path) -> None:
+    def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where a tree of adapted copies was made with other settings than those that it learnt from."""
-        settings = tree / images.SETTINGS
+        settings = copies / tree.SETTINGS
         if self.adapted is None or not settings.is_file():
             return
-        there = images.read_json(settings)
+        there = files.read_json(settings)
         differ = [f"{name} {there.get(name)} there, {self.adapted.get(name)} in training" for name in {**there, **self.adapted}
                   if there.get(name) != self.adapted.get(name)]  # fmt: skip
         if differ:
             raise ValueError(
-                f"{tree} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
+                f"{copies} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
                 "adapt both alike"
             )
 
@@ -273,7 +273,7 @@ def save(path: Path, network: Network, config: Mapping[str, Any], classes: Seque
     """Write a checkpoint that is enough alone: weights, classes, preprocessing, and the config that trained them."""
     content = {"state_dict": network.model.state_dict(), "config": dict(config), "classes": list(classes),
                "preprocess": dict(config["preprocess"]), **more}  # fmt: skip
-    images.write_with(path, lambda file: torch.save(content, file))
+    files.write_with(path, lambda file: torch.save(content, file))
 
 
 def load(path: Path) -> Classifier:
@@ -283,7 +283,7 @@ def load(path: Path) -> Classifier:
     """
     content = read(path)
     if is_ours(content):
-        network = build({**content["config"]["classifier"], **_not_fetched(content["config"]["classifier"])})
+        network = build(_as_data(content["config"]["classifier"], path))
         try:
             network.model.load_state_dict(content["state_dict"])
         except RuntimeError as error:
@@ -377,5 +377,22 @@ def still(network: Network) -> Network:
     return network.to(memory_format=torch.channels_last)
 
 
-def _not_fetched(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pretrained": False} if config.get("type") == "timm" else {}
+def _as_data(value: Any, path: Path) -> Any:
+    """A model dict from a checkpoint, of which nothing leads to another file or to a download. Raises BadFile."""
+    if isinstance(value, list | tuple):
+        return [_as_data(item, path) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {}
+    for name, item in value.items():
+        if name in ("pretrained", "init_cfg"):  # the weights are in the checkpoint
+            continue
+        if name in _FETCHED or (name in ("name", "model_name") and ":" in str(item)):
+            asked = tree.shown(f"{name} {item}")
+            raise files.BadFile(f"{path} asks for {asked}, which is outside the checkpoint and is not followed")
+        kept[name] = _as_data(item, path)
+    return kept
+
+
+# settings of timm with which a model dict reads other files
+_FETCHED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "custom_imports")

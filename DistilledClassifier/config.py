@@ -15,14 +15,16 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from DDA.datasets import class_list
+from DDA import files, tree
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.losses import FROM_TEACHERS, SUPERVISED
@@ -138,32 +140,40 @@ def change(entries: dict[str, Any], changes: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- composing
 
 
-def compose(path: Path) -> dict[str, Any]:
-    """The merged entries of a config and of all that it is put together from."""
+def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The merged entries of a config and of all that it is put together from.
+
+    above: the configs that led here by their ``base``.
+    """
     parts = _experiment(path)
     if parts is None:
         file = next((place for place in (path, Path(__file__).parent / path) if place.is_file()), None)
         if file is None:
             raise FileNotFoundError(f"-c {path} does not exist; experiments are configs/{{ind,deg_all}}/<DATASET>/<BACKBONE>/"
                                     "<stage>.yaml (DistilledClassifier/README.md)")  # fmt: skip
-        own = read_yaml(file)
+        own = files.read_yaml(file)
         base = own.pop("base", None)
-        merged = {"kind": "", "dataset": "", "backbone": "", "stage": file.stem} if base is None else compose(Path(base))
-        return _merge(merged, own if base is not None else {"name": file.stem} | own)
+        if base is None:
+            return {"kind": "", "dataset": "", "backbone": "", "stage": file.stem, "name": file.stem} | own
+        if not isinstance(base, str):
+            raise ValueError(f"{file}: base: {tree.shown(base)} is not the name of a config")
+        if file in above:
+            raise ValueError(f"{file}: base: the config is put together from itself")
+        return _merge(compose(Path(base), (*above, file)), own)
     kind, dataset, backbone, stage = parts
-    data = read_yaml(_part("data", f"{dataset}.yaml"))
+    data = files.read_yaml(_part("data", f"{dataset}.yaml"))
     merged = {"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}
     merged = _merge(merged, data)
     domain = data.get("domain", "")
     if backbone.startswith("timm/"):
-        merged = _merge(merged, read_yaml(_part(f"backbones/{domain}", "timm.yaml")))
+        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", "timm.yaml")))
         merged["classifier"]["name"] = backbone.removeprefix("timm/")
     else:
-        merged = _merge(merged, read_yaml(_part(f"backbones/{domain}", f"{backbone}.yaml", extra=("timm/<name>",))))
-    merged = _merge(merged, read_yaml(_part(kind, f"{stage}.yaml")))
+        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", f"{backbone}.yaml", extra=("timm/<name>",))))
+    merged = _merge(merged, files.read_yaml(_part(kind, f"{stage}.yaml")))
     for own in (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml"):
         if (CONFIGS / kind / own).is_file():
-            merged = _merge(merged, read_yaml(CONFIGS / kind / own))
+            merged = _merge(merged, files.read_yaml(CONFIGS / kind / own))
     return merged
 
 
@@ -188,21 +198,6 @@ def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
     return path
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The entries of a YAML file. Raises ValueError where it is none, or no mapping."""
-    try:
-        import yaml
-    except ImportError:
-        raise ValueError("configs need PyYAML: pip install pyyaml") from None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
-    if not isinstance(content or {}, dict):
-        raise ValueError(f"{path} holds no entries of the form name: value")
-    return content or {}
-
-
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` wins; mappings are merged, but one of another ``type`` replaces the whole."""
     merged = copy.deepcopy(dict(below))
@@ -223,21 +218,39 @@ def check(raw: Mapping[str, Any]) -> Config:
         entries[name] = _section(name, kind, entries.get(name, {}))
     entries.setdefault("known", ["clean"])
     entries.setdefault("name", stage_name(entries, entries.get("stage", "")))
+    if not isinstance(entries["known"], list | tuple):
+        raise ValueError(f"known: {tree.shown(entries['known'])} is not a list of degradations")
     config = _section("", Config, {**entries, "raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])})
     _one_of("view", config.view, ("clean", "degraded", "adapted"))
     _one_of("made", config.made, ("fly", "trees"))
+    for name, value in (("name", config.name), ("data.train", config.data.train), ("data.val", config.data.val)):
+        tree.check_name(value, f"{name}:")  # they become folders
     for kind in config.known:
         _one_of("known", kind, ("clean", *DEGRADATIONS))
     if not config.known or len(set(config.known)) < len(config.known):
         raise ValueError(f"known: {list(config.known)} must name each degradation once")
+    _check_losses(config)
+    _check_training(config)
+    classes = tree.class_list(config.data.classes)
+    head = config.classifier.get("head", {})
+    told = config.classifier.get("num_classes", head.get("num_classes") if isinstance(head, dict) else None)
+    if told is not None and told != len(classes):
+        raise ValueError(f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes")
+    return config
+
+
+def _check_losses(config: Config) -> None:
     for loss, weight in config.loss.items():
         _one_of("loss", loss, (*SUPERVISED, *FROM_TEACHERS))
-        if not isinstance(weight, int | float) or weight < 0:
+        if not _is_of(weight, float) or weight < 0:
             raise ValueError(f"loss.{loss}: {weight!r} is no weight")
     if bool(set(config.loss) & set(FROM_TEACHERS)) != bool(config.teachers):
         raise ValueError(f"loss: {', '.join(FROM_TEACHERS)} and teachers go together; one of them is missing")
     if config.view == "adapted" and not config.data.adapted:
         raise ValueError("view: adapted needs data.adapted, the tree of adapted copies")
+
+
+def _check_training(config: Config) -> None:
     recipe = config.train
     if not (recipe.epochs or recipe.steps or recipe.minutes):
         raise ValueError("train: give a budget, one of epochs, steps, minutes")
@@ -250,11 +263,6 @@ def check(raw: Mapping[str, Any]) -> Config:
     share = config.data.held_out
     if share is not None and (not isinstance(share, float) or not 0 < share < 1):
         raise ValueError(f"data.held_out: {share!r} is no share between 0 and 1 of the training images")
-    classes = class_list(config.data.classes)
-    told = config.classifier.get("num_classes", config.classifier.get("head", {}).get("num_classes"))
-    if told is not None and told != len(classes):
-        raise ValueError(f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes")
-    return config
 
 
 def stage_name(entries: Mapping[str, Any], stage: str) -> str:
@@ -274,10 +282,35 @@ def _section(name: str, kind: type, entries: Any):
                 f"{prefix}{entry} is unknown"
                 + (f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}")
             )
+    kinds = get_type_hints(kind)
+    for entry, value in entries.items():
+        if not _is_of(value, kinds[entry]):
+            raise ValueError(f"{prefix}{entry}: {tree.shown(value)} is not {_words_of(kinds[entry])}")
     try:
         return kind(**entries)
     except TypeError as error:
         raise ValueError(f"{name or 'config'}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
+
+
+KIND_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "a group of entries",
+              tuple: "a list", NoneType: "null"}  # fmt: skip
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of a YAML fits the type hint of its entry."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    kind = get_origin(kind) or kind
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, (list, tuple) if kind is tuple else kind)
+
+
+def _words_of(kind: Any) -> str:
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return " or ".join(KIND_WORDS[get_origin(one) or one] for one in kinds)
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:

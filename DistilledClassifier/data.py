@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import datasets, images
-from DDA.datasets import Source, class_list
+from DDA import files, sources, tree
+from DDA.sources import Source
 from DistilledClassifier import trees
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.config import Augment, Config
@@ -36,13 +36,13 @@ class Examples:
             part = f"none of the {len(there)} images is chosen" if there else "there are no images"
             raise ValueError(f"{part} in {source.path}/{folder}" + ("; change data.held_out or data.at_most" if there else ""))
         self._source, self.names, self.classes = source, names, tuple(classes)
-        self.keys = [images.key_of(name)[len(folder) + 1 :] for name in names]
+        self.keys = [tree.key_of(name)[len(folder) + 1 :] for name in names]
         if source.classes and tuple(source.classes) != self.classes:
             raise ValueError(
                 f"{source.path} has {len(source.classes)} classes ({', '.join(source.classes[:3])}, …), but the config has "
                 f"{len(classes)} ({', '.join(classes[:3])}, …); set data.classes to the list of this data set"
             )
-        found = [trees.parse(name, classes)[2] for name in names]
+        found = [tree.parse(name, classes)[2] for name in names]
         if None in found:
             raise ValueError(f"{source.where(names[found.index(None)])} has none of the {len(classes)} classes in its name")
         index = {name: i for i, name in enumerate(classes)}
@@ -63,7 +63,7 @@ class Examples:
         return self._read(row) if self._pixels is None else self._pixels[row]
 
     def _read(self, row: int) -> np.ndarray:
-        return datasets.read_pixels(self._source, self.names[row])
+        return sources.read_pixels(self._source, self.names[row])
 
 
 def _has(source: Source, folder: str) -> bool:
@@ -96,11 +96,11 @@ class View:
 
 def views(config: Config, split: str) -> list[View]:
     """One view for each known degradation, ``split`` being train or val. Raises ValueError naming what is missing."""
-    classes = class_list(config.data.classes)
+    classes = tree.class_list(config.data.classes)
     adapted = config.view == "adapted"
-    root = images.find(config.data.adapted if adapted else config.data.root)
+    root = files.find(config.data.adapted if adapted else config.data.root)
     try:
-        source = datasets.open_source(root, None if root.is_dir() else classes)
+        source = sources.open_source(root, None if root.is_dir() else classes)
     except FileNotFoundError:
         how = "image_sample.py makes it" if adapted else "make_data.py prepare makes it (dataset/README.md)"
         raise ValueError(f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}") from None
@@ -136,7 +136,7 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 def _key_within(name: str, folder: str) -> str:
-    return images.key_of(name).partition(f"{folder}/")[2]
+    return tree.key_of(name).partition(f"{folder}/")[2]
 
 
 def spread(names: list[str], count: int) -> list[str]:

@@ -26,8 +26,8 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 import numpy as np
 
-from DDA import commands, images, ranks
-from DDA.datasets import CLASS_LISTS, Source, class_list, open_official, read_lines
+from DDA import commands, files, images, ranks, tree
+from DDA.sources import Source, open_official
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
 from DistilledClassifier.trees import Recipe, Task
@@ -75,10 +75,14 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument(
             "--classes",
             metavar="FILE",
-            help=f"class names, one a line, or one of {', '.join(CLASS_LISTS)}; where the data do not tell",
+            help=f"class names, one a line, or one of {', '.join(tree.CLASS_LISTS)}; where the data do not tell",
         )
         c.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
         c.add_argument("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
+        c.set_defaults(file_severity=None)
+        if name != "corrupt":  # whose severities are those that it makes
+            c.add_argument("--severity", type=int, dest="file_severity", metavar="1..5",
+                           help="that of a .npy of a corruption that holds one")  # fmt: skip
         if writes:
             c.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
             c.add_argument(
@@ -187,7 +191,7 @@ def corrupt(args: argparse.Namespace) -> int:
     if args.format == "npy" and len(severities) < 5:
         raise ValueError("--format npy holds all five severities; leave --severity out")
     source, names = choose(args)
-    if args.format == "npy" and (not source.classes or any(trees.parse(name, source.classes)[2] is None for name in names)):
+    if args.format == "npy" and (not source.classes or any(tree.parse(name, source.classes)[2] is None for name in names)):
         raise ValueError(f"--format npy needs labels, but nothing tells those of {args.base_samples}; give --classes")
     status = _write(args, source, [
         Task(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), name,
@@ -201,20 +205,20 @@ def corrupt(args: argparse.Namespace) -> int:
 
 def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequence[str]) -> None:
     """The official form beside the tree: rows in the order of their names' numbers, severities one after the other."""
-    classes = images.read_classes(save_dir) or ()
+    classes = tree.read_classes(save_dir) or ()
     labels: list[int] = []
     for kind in corruptions:
         pixels, labels = [], []
         for severity in severities:
-            names = images.list_images(save_dir, f"{kind}/{severity}")[0]
-            parsed = {name: trees.parse(name, classes) for name in names}
+            names = tree.list_images(save_dir, f"{kind}/{severity}")[0]
+            parsed = {name: tree.parse(name, classes) for name in names}
             for name in sorted(names, key=lambda name: (parsed[name][1], name)):
                 pixels.append(np.asarray(images.read_rgb(save_dir / name)))
                 labels.append(classes.index(parsed[name][2]))
         if len({image.shape for image in pixels}) > 1:
             raise ValueError(f"--format npy needs images of one size, but those of {save_dir / kind} differ")
-        images.write_array(save_dir / f"{kind}.npy", np.stack(pixels))
-    images.write_array(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
+        files.write_array(save_dir / f"{kind}.npy", np.stack(pixels))
+    files.write_array(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
 
 
 def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
@@ -225,13 +229,13 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
         names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
     names = _originals(args, names)
     if args.classes is not None:
-        odd = [name for name in names if trees.parse(name, source.classes)[2] is None]
+        odd = [name for name in names if tree.parse(name, source.classes)[2] is None]
         if odd:
             raise ValueError(f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)")
     if args.split:
         names = [name for name in names if args.split in _inside_clean(name).split("/")[:1]]
     if args.list is not None:
-        wanted = {Path(line).stem for line in read_lines(args.list, "--list")}
+        wanted = {Path(line).stem for line in files.read_lines(args.list, "--list")}
         names = [name for name in names if Path(name).stem in wanted]
         if len(names) < len(wanted):
             raise ValueError(f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}")
@@ -260,8 +264,8 @@ def _originals(args: argparse.Namespace, names: list[str]) -> list[str]:
 
 
 def _reopen(args: argparse.Namespace) -> tuple:
-    classes = None if args.classes is None else class_list(args.classes)
-    return args.base_samples, classes, args.labels
+    classes = None if args.classes is None else tree.class_list(args.classes)
+    return args.base_samples, classes, args.labels, args.file_severity
 
 
 def _inside_clean(name: str) -> str:
@@ -286,7 +290,7 @@ def _place(name: str) -> tuple[str, str]:
 
 
 def _png(name: str) -> str:
-    return f"{images.key_of(name)}.png"
+    return f"{tree.key_of(name)}.png"
 
 
 def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
@@ -294,7 +298,7 @@ def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)
     if source.classes is None:
-        print(f"note        nothing tells the class names, so {args.save_dir} gets no {images.CLASSES}; --classes FILE would")
+        print(f"note        nothing tells the class names, so {args.save_dir} gets no {tree.CLASSES}; --classes FILE would")
     failures = trees.write(source, _reopen(args), tasks, args.save_dir, seed=args.seed, workers=args.workers)
     for target, why in list(failures.items())[:10]:
         print(f"failed: {target}: {why}", file=sys.stderr)
@@ -314,11 +318,11 @@ def verify(args: argparse.Namespace) -> int:
     if args.base_samples is not None:
         args.num_samples = None
         expected = [_inside_split(name) for name in choose(args)[1]]
-        if images.read_classes(args.save_dir) is None:
-            raise ValueError(f"--base_samples compares images by their classes, but {args.save_dir} has no {images.CLASSES}")
+        if tree.read_classes(args.save_dir) is None:
+            raise ValueError(f"--base_samples compares images by their classes, but {args.save_dir} has no {tree.CLASSES}")
     counts, wrong = trees.verify(args.save_dir, expected)
-    if images.read_classes(args.save_dir) is None:
-        print(f"note        {args.save_dir} has no {images.CLASSES}: classes were not checked")
+    if tree.read_classes(args.save_dir) is None:
+        print(f"note        {args.save_dir} has no {tree.CLASSES}: classes were not checked")
     for cell, count in sorted(counts.items()):
         print(f"{cell:40} {count:8,}")
     for name, why in sorted(wrong.items()):

@@ -21,9 +21,9 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, datasets, images
-from DDA.datasets import class_list
+from DDA import commands, files, sources, tree
 from DDA.progress import Progress
+from DDA.sources.cells import cells_of, one_severity
 from DistilledClassifier import classifiers, config
 from DistilledClassifier.classifiers import Classifier
 from DistilledClassifier.data import Examples
@@ -52,8 +52,8 @@ def _main(args: argparse.Namespace) -> int:
     print(f"{result['protocol']}\n\n{text}", flush=True)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        images.write_json(args.out / "corrupt.json", result)
-        images.write_bytes(args.out / "corrupt.md", f"{result['protocol']}\n\n{text}".encode())
+        files.write_json(args.out / "corrupt.json", result)
+        files.write_bytes(args.out / "corrupt.md", f"{result['protocol']}\n\n{text}".encode())
     return 0
 
 
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ct", choices=("single", "sequence"), default="single", help="common corruptions, or the sequences")
     p.add_argument("--sev", default="all", metavar="1,2,3,4,5", help="severities (default: those that are there)")
     p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME", help="(default: those that are there)")
-    p.add_argument("--dd", type=images.find, metavar="PATH", help="corrupted images (default: data.corrupted, data.sequences)")
+    p.add_argument("--dd", type=files.find, metavar="PATH", help="corrupted images (default: data.corrupted, data.sequences)")
     p.add_argument("--dl", metavar="LOADER", help="accepted, and changes nothing: layouts are recognised")
     for names in IGNORED:
         p.add_argument(*names, help="accepted, and changes nothing: it is for training")
@@ -93,20 +93,20 @@ def load(path: Path, experiment: config.Config) -> Classifier:
 
 def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.Namespace) -> dict:
     """Top-1 in per cent of each corruption and severity, with the number of images."""
-    classes = classifier.classes or class_list(experiment.data.classes)
+    classes = classifier.classes or tree.class_list(experiment.data.classes)
     default = experiment.data.corrupted if args.ct == "single" else experiment.data.sequences
     if args.dd is None and default is None:
         raise ValueError("--dd is missing: where are the corrupted images?")
-    root = args.dd or images.find(default)
+    root = args.dd or files.find(default)
     if not root.exists():
         how = "corrupt" if args.ct == "single" else "sequence"
         raise FileNotFoundError(f"--dd {root} does not exist; make_data.py {how} makes such a tree (dataset/README.md)")
-    source = datasets.open_source(root, None if root.is_dir() else classes)
     severities = args.sev.split(",") if args.ct == "single" else ["0"]
+    source = sources.open_source(root, None if root.is_dir() else classes, one_severity(severities))
     wanted = args.corruption
     if args.ct == "sequence" and wanted == ["all"]:
         wanted = [name for name in source.folders(".") if name in SEQUENCES]
-    cells = datasets.cells(source, "imagenetc", wanted, severities, train=True)
+    cells = cells_of(source, "imagenetc", wanted, severities, train=True)
     if wanted == ["all"]:
         cells = [cell for cell in cells if cell.split("/")[0] != "clean"]
     top1: dict[str, dict[str, float]] = {}

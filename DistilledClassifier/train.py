@@ -27,8 +27,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, images, ranks
-from DDA.datasets import class_list
+from DDA import commands, files, ranks, tree
 from DDA.progress import duration
 from DistilledClassifier import classifiers, data, trainer
 from DistilledClassifier import config as configs
@@ -114,7 +113,7 @@ def parser(program: str, kind: str, about: str) -> argparse.ArgumentParser:
     p.add_argument("--init", metavar="FILE", help="weights to start from, of any origin")
     p.add_argument("--epochs", type=float, metavar="FLOAT", help="the budget in epochs")
     p.add_argument("--minutes", type=float, metavar="FLOAT", help="the budget in minutes; whichever ends first")
-    p.add_argument("--save_dir", type=images.find, default=images.find("saved"), metavar="DIR", help="(default: saved)")
+    p.add_argument("--save_dir", type=files.find, default=files.find("saved"), metavar="DIR", help="(default: saved)")
     p.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="any entry of the config, such as data.root=photos"
     )
@@ -216,7 +215,7 @@ def latest_best(save_dir: Path, kind: str, degradation: str, name: str) -> Path 
 def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> Path:
     """The best weights of another stage of this experiment. Raises FileNotFoundError that names the command to run."""
     if stage == "clean" and config.source:
-        return images.find(config.source)
+        return files.find(config.source)
     name = configs.stage_name(config.raw, stage)
     kind, program = ("deg_all", "train_all_deg.py") if stage in DISTILLED else ("ind", "train.py")
     found = latest_best(save_dir, kind, degradation, name)
@@ -240,7 +239,7 @@ class Inputs:
 
     def digests(self) -> dict[str, Any]:
         """What tells these inputs from others, as plain values."""
-        return {"init": self.init and images.sha256(self.init), "teachers": [images.sha256(path) for path in self.teachers],
+        return {"init": self.init and files.sha256(self.init), "teachers": [files.sha256(path) for path in self.teachers],
                 "adapted": self.adapted}  # fmt: skip
 
 
@@ -250,7 +249,7 @@ def find_inputs(config: Config, save_dir: Path) -> Inputs:
     if init == "pretrained":
         if config.pretrained is None and not config.classifier.get("pretrained"):
             raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
-        init = config.pretrained and images.find(config.pretrained)
+        init = config.pretrained and files.find(config.pretrained)
         if init and not init.is_file():
             raise FileNotFoundError(
                 f"the pretrained weights {init} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
@@ -259,14 +258,14 @@ def find_inputs(config: Config, save_dir: Path) -> Inputs:
     elif init in ("clean", "deg", "adapt", *DISTILLED):
         of = {"clean": "clean", **dict.fromkeys(DISTILLED, of_known(config.known))}
         init = _stage_of(config, init, of.get(init, config.known[0]), save_dir)
-    elif init and not images.find(init).is_file():
+    elif init and not files.find(init).is_file():
         raise FileNotFoundError(f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")
     taught = config.known if config.teachers else ()
     stages = {"clean": "clean"} if config.teachers == "deg" else {}  # clean images are not degraded, but may be adapted
     teachers = [_stage_of(config, stages.get(name, config.teachers), name, save_dir) for name in taught]
-    settings = images.find(config.data.adapted) / images.SETTINGS if config.view == "adapted" else None
-    return Inputs(images.find(init) if init else None, tuple(teachers),
-                  images.read_json(settings) if settings and settings.is_file() else None)  # fmt: skip
+    settings = files.find(config.data.adapted) / tree.SETTINGS if config.view == "adapted" else None
+    return Inputs(files.find(init) if init else None, tuple(teachers),
+                  files.read_json(settings) if settings and settings.is_file() else None)  # fmt: skip
 
 
 def start(config: Config, inputs: Inputs, device: torch.device) -> tuple[State, list[str]]:
@@ -285,9 +284,9 @@ def load_teachers(
     found = []
     for path in inputs.teachers:
         teacher = classifiers.load(path)
-        if teacher.classes and len(teacher.classes) != len(class_list(config.data.classes)):
+        if teacher.classes and len(teacher.classes) != len(tree.class_list(config.data.classes)):
             raise ValueError(f"the teacher {path} has {len(teacher.classes)} classes, but {config.data.classes} has "
-                             f"{len(class_list(config.data.classes))}; train it anew")  # fmt: skip
+                             f"{len(tree.class_list(config.data.classes))}; train it anew")  # fmt: skip
         teacher.network.to(device)
         try:
             with torch.no_grad():
@@ -325,8 +324,8 @@ def find_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path |
     runs = sorted(path.parent for path in _runs(args, config).glob("*/inputs.json"))
     if not runs or args.new:
         return None
-    same = configs.read_yaml(runs[-1] / "config.yaml") == config.raw
-    return runs[-1] if same and images.read_json(runs[-1] / "inputs.json") == inputs.digests() else None
+    same = files.read_yaml(runs[-1] / "config.yaml") == config.raw
+    return runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests() else None
 
 
 def new_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path:
@@ -334,8 +333,8 @@ def new_run(args: argparse.Namespace, config: Config, inputs: Inputs) -> Path:
 
     folder = _runs(args, config) / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     folder.mkdir(parents=True)
-    images.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
-    images.write_json(folder / "inputs.json", inputs.digests())
+    files.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
+    files.write_json(folder / "inputs.json", inputs.digests())
     return folder
 
 
@@ -390,7 +389,7 @@ class _Job:
               + (", the best" if is_best else ""), file=sys.stderr, flush=True)  # fmt: skip
         for name in (LAST, BEST) if is_best else (LAST,):
             self._guarded(lambda name=name: classifiers.save(
-                self._folder / name, state.network, self._config.raw, class_list(self._config.data.classes),
+                self._folder / name, state.network, self._config.raw, tree.class_list(self._config.data.classes),
                 epoch=row["epoch"], metrics=row, adapted=self._inputs.adapted,
             ))  # fmt: skip
         if self._events is not None:
@@ -427,7 +426,7 @@ class _Job:
         print(f"to          {self._folder}", flush=True)
 
     def say_end(self) -> None:
-        self._guarded(lambda: images.write_bytes(self._folder / "finished", b""))
+        self._guarded(lambda: files.write_bytes(self._folder / "finished", b""))
         print(f"done        best validation top-1 {self._state.best:.2f} %: {self._folder / BEST}", flush=True)
 
     def save(self) -> None:
@@ -436,9 +435,9 @@ class _Job:
         if self._world.rank != 0:
             return
         content = {**self._state.as_dict(), "config": self._config.raw}
-        self._guarded(lambda: images.write_with(self._folder / RESUME, lambda file: torch.save(content, file)))
-        self._guarded(lambda: images.write_bytes(self._folder / "losses.csv", trainer.as_csv(self._state.losses)))
-        self._guarded(lambda: images.write_bytes(self._folder / "epochs.csv", trainer.as_csv(self._state.epochs, "epoch")))
+        self._guarded(lambda: files.write_with(self._folder / RESUME, lambda file: torch.save(content, file)))
+        self._guarded(lambda: files.write_bytes(self._folder / "losses.csv", trainer.as_csv(self._state.losses)))
+        self._guarded(lambda: files.write_bytes(self._folder / "epochs.csv", trainer.as_csv(self._state.epochs, "epoch")))
         if self._events is not None:
             for step in range(self._told, len(self._state.losses)):
                 for name, value in self._state.losses[step].items():

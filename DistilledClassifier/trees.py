@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images
-from DDA.datasets import Folder, Source, open_official
+from DDA import files, images, tree
 from DDA.progress import Progress
+from DDA.sources import Folder, Source, open_official
 from DistilledClassifier import degradations
 
 
@@ -91,20 +91,20 @@ def write(
 ) -> dict[str, str]:
     """Write the tasks' images that are not there yet; returns the failures, target to reason.
 
-    reopen: arguments of `datasets.open_official`, with which every process opens the source. Raises ValueError where a folder
+    reopen: arguments of `sources.open_official`, with which every process opens the source. Raises ValueError where a folder
     holds images that were made in another way, or that were not made here.
     """
     folders: dict[str, list[Task]] = {}
     for task in tasks:
         folders.setdefault(task.recipe.folder, []).append(task)
-    saved = {folder: images.saved_images(save_dir, [folder]) for folder in folders}
+    saved = {folder: tree.saved_images(save_dir, [folder]) for folder in folders}
     for folder, group in folders.items():
         _claim(save_dir, group, source, seed, saved[folder])
     save_dir.mkdir(parents=True, exist_ok=True)
-    images.sweep_temporaries(save_dir, folders)
+    tree.sweep_temporaries(save_dir, folders)
     if source.classes:
-        images.write_classes(save_dir, source.classes)
-    todo = {folder: [task for task in group if images.key_of(task.target) not in saved[folder]]
+        tree.write_classes(save_dir, source.classes)
+    todo = {folder: [task for task in group if tree.key_of(task.target) not in saved[folder]]
             for folder, group in folders.items()}  # fmt: skip
     for folder, group in folders.items():
         if todo[folder]:
@@ -138,7 +138,7 @@ def manifest_path(save_dir: Path, folder: str) -> Path:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest. Raises ValueError where it is damaged."""
-    manifest = images.read_json(path)
+    manifest = files.read_json(path)
     if not {"folder", "state", "settings", "images", "failures", "source_sha256"} <= manifest.keys():
         raise ValueError(f"{path} is no manifest of this program; remove it or put it right")
     return manifest
@@ -151,7 +151,7 @@ def _settings(recipe: Recipe, seed: int) -> dict[str, Any]:
 def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: dict[str, str]) -> None:
     """Raise ValueError where the folder is not this run's to fill."""
     folder = group[0].recipe.folder
-    if (save_dir / images.SETTINGS).is_file():
+    if (save_dir / tree.SETTINGS).is_file():
         raise ValueError(f"--save_dir {save_dir} holds adapted images; choose another folder")
     path = manifest_path(save_dir, folder)
     if not path.is_file():
@@ -163,7 +163,7 @@ def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: 
     manifest = read_manifest(path)
     theirs, ours = manifest.get("settings", {}), _settings(group[0].recipe, seed)
     differ = [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
-    done = {task.name for task in group if images.key_of(task.target) in saved}
+    done = {task.name for task in group if tree.key_of(task.target) in saved}
     samples = manifest.get("source_sha256", {})
     changed = [name for name, digest in samples.items() if name in done and source.digest(name) != digest]
     if changed:
@@ -199,12 +199,12 @@ def _write_manifest(
         if task.target in before and task.target not in digests:  # made by an earlier run, whatever lies there now
             made[task.target] = before[task.target]
             continue
-        name, level = recipe.draw(generator(seed, images.key_of(task.target)))
-        digest = digests.get(task.target) or images.sha256(save_dir / task.target)
+        name, level = recipe.draw(generator(seed, tree.key_of(task.target)))
+        digest = digests.get(task.target) or files.sha256(save_dir / task.target)
         made[task.target] = {"sha256": digest} if recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
     whole = [task.name for task in group if task.target not in failed]
     samples = {whole[i * (len(whole) - 1) // 7] for i in range(8)} if whole else set()
-    images.write_json(path, {
+    files.write_json(path, {
         "folder": recipe.folder, "state": "failures" if failed else state, "settings": _settings(recipe, seed),
         "source": str(source.path.resolve()), "source_sha256": {name: source.digest(name) for name in sorted(samples)},
         "failures": failed, "images": made,
@@ -281,20 +281,20 @@ def _make_all(tasks: list[Task]) -> list[tuple[str, str | None, str | None]]:
 def _make(task: Task) -> tuple[str, str | None, str | None]:
     """Write one image: its target, the SHA-256 of its file, and the reason where there is none."""
     source, save_dir, seed = _here
-    path = save_dir / task.target
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path = save_dir / tree.check_name(task.target, source.path)
         image = source.read(task.name)  # also of copies: what cannot be read is not passed on
         data = source.encoded(task.name) if task.recipe.kind == "copy" else None
         if data is None:
-            pixels = task.recipe.apply(np.asarray(image), generator(seed, images.key_of(task.target)))
+            pixels = task.recipe.apply(np.asarray(image), generator(seed, tree.key_of(task.target)))
     except Exception as error:  # PIL and its plugins raise many types for damaged files, a recipe refuses tiny images
         return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if data is None:
         images.write_image(path, pixels)
     elif not (isinstance(source, Folder) and _link(source.where(task.name), path)):
-        images.write_bytes(path, data, sync=False)
-    return task.target, images.sha256(path), None
+        files.write_bytes(path, data, sync=False)
+    return task.target, files.sha256(path), None
 
 
 def _link(file: Path, path: Path) -> bool:
@@ -318,8 +318,8 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     """
     if not save_dir.is_dir():
         raise FileNotFoundError(f"--save_dir {save_dir} is not a folder")
-    classes = images.read_classes(save_dir) or ()
-    names, others = images.list_images(save_dir)
+    classes = tree.read_classes(save_dir) or ()
+    names, others = tree.list_images(save_dir)
     if not names:
         raise ValueError(f"--save_dir {save_dir} holds no images")
     wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
@@ -348,54 +348,22 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
         except Exception as error:  # PIL and its plugins raise many types for damaged files
             wrong[name] = f"truncated or damaged: {error}"
             continue
-        if name in made and images.sha256(save_dir / name) != made[name]:
+        if name in made and files.sha256(save_dir / name) != made[name]:
             wrong[name] = "altered: it is not the file that was made"
-        elif classes and parse(name, classes)[2] is None:
-            wrong[name] = f"mislabelled: its name has none of the classes in {images.CLASSES}"
-    return dict(Counter(parse(name, classes)[0] for name in names)), wrong
-
-
-def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
-    """The cell (two folders), the image's own name and its class, from <cell>/<class>/<image> or <cell>/<class>_<index>.
-
-    Raises ValueError where both tell a class and not the same: classes called 1, 2, 3 are mistaken for severities.
-    """
-    *folders, file = name.split("/")
-    stem = images.key_of(file)
-    label, _, index = stem.rpartition("_")
-    if folders and folders[-1] in classes:
-        if label in classes and label != folders[-1]:
-            raise ValueError(f"{name} may be of the class {folders[-1]} or {label}; give the classes other names")
-        return "/".join(folders[:-1]) or ".", stem, folders[-1]
-    return "/".join(folders) or ".", index if label in classes else stem, label if label in classes else None
-
-
-def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarray]:
-    """Key to path of the images in some cells of a tree, by key, and their labels (N,), indices of its classes.txt.
-
-    Raises ValueError where a class is not told.
-    """
-    paths = {images.key_of(path): path for cell in cells for path in images.list_images(root, cell)[0]}
-    paths = {key: paths[key] for key in sorted(paths)}
-    classes = images.read_classes(root)
-    if classes is None:
-        raise ValueError(f"{root} has no {images.CLASSES}, which tells the classes of its images")
-    labels = [parse(path, classes)[2] for path in paths.values()]
-    if None in labels:
-        odd = root / list(paths.values())[labels.index(None)]
-        raise ValueError(f"{odd} has none of the classes in {root / images.CLASSES} in its name")
-    return paths, np.array([classes.index(label) for label in labels])
+        elif classes and tree.parse(name, classes)[2] is None:
+            wrong[name] = f"mislabelled: its name has none of the classes in {tree.CLASSES}"
+    return dict(Counter(tree.parse(name, classes)[0] for name in names)), wrong
 
 
 def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
     """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
     cells: dict[str, set[str]] = {}
     for name in there:
-        cell = parse(name, classes)[0]
+        cell = tree.parse(name, classes)[0]
         cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
     rest = set(expected)
     if not rest:
-        own = {name: parse(name, classes)[1] for names in cells.values() for name in names}
+        own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
         if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
             own = {name: name for name in own}  # classes share names: a class cannot be told from another
         votes: dict[str, Counter] = {}
@@ -409,9 +377,9 @@ def _compare(there: set[str], wanted: set[str], classes: Sequence[str]) -> dict[
     """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
     missing: dict[tuple, list[str]] = {}
     for name in sorted(wanted - there):
-        missing.setdefault(parse(name, classes)[:2], []).append(name)
+        missing.setdefault(tree.parse(name, classes)[:2], []).append(name)
     wrong = {}
     for name in sorted(there - wanted):
-        others = missing.get(parse(name, classes)[:2])
+        others = missing.get(tree.parse(name, classes)[:2])
         wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
     return wrong | {name: "missing" for names in missing.values() for name in names}

@@ -28,8 +28,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DDA.datasets import Folder
 from DDA.image_adapt import job
+from DDA.sources import Folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import search
 
-from DDA import commands, images
+from DDA import commands, files
 from DDA.model_adapt import results
 
 PROGRAM = "docs_tables.py"
@@ -80,7 +80,7 @@ def _main(args: argparse.Namespace) -> int:
             print(f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's", file=sys.stderr)
             status = 1
         else:
-            images.write_bytes(path, right.encode())
+            files.write_bytes(path, right.encode())
             print(f"written     {path.relative_to(ROOT)}")
     return status
 
@@ -97,7 +97,7 @@ def filled(text: str) -> str:
 def _table(kind: str, name: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"there is no table of the kind {kind}; use one of {', '.join(KINDS)}")
-    return KINDS[kind](images.read_json(ROOT / name))
+    return KINDS[kind](files.read_json(ROOT / name))
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
-from DDA import commands, datasets, images
+from DDA import commands, files, images, sources, tree
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
-from DistilledClassifier import classifiers, make_data, trees
+from DDA.sources.cells import LAYOUTS, cells_of, one_severity
+from DistilledClassifier import classifiers, make_data
 
 PROGRAM = "ladder.py"
 VIEWS = ("adapted", "self-ensemble")
@@ -53,8 +54,8 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         image_sample.parser().parse_args(adapt_flags(args, args.base_samples, name, flags))  # ends here for a wrong flag
     classifier = classifiers.load(args.classifier)
     source = tree_of(args)
-    cells = datasets.cells(datasets.Folder(source), args.dataset, args.corruption, args.severity, train=True)
-    labelled = cells, *trees.labelled(source, cells)
+    cells = cells_of(sources.Folder(source), args.dataset, args.corruption, args.severity, train=True)
+    labelled = cells, *tree.labelled(source, cells)
     if status := adapt_all(args, source, settings):
         return status
     keys, rows = score(args, source, settings, classifier, *labelled)
@@ -68,7 +69,7 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         "timing_images": args.timing_images,
         "rows": [{**row, **cost.get(row["setting"], {})} for row in rows],
     }
-    images.write_json(args.out / "ladder.json", result)
+    files.write_json(args.out / "ladder.json", result)
     (args.out / "ladder.md").write_text(table(result), encoding="utf-8")
     if cost:
         chart(result, args.out / "ladder.png")
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--base_samples", type=Path, required=True, metavar="PATH", help="labelled tree, or npz/npy files of a data set"
     )
-    p.add_argument("--dataset", choices=datasets.LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
+    p.add_argument("--dataset", choices=LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
     p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME")
     p.add_argument("--severity", nargs="+", default=["all"], metavar="1..5")
     p.add_argument("--setting", nargs="+", default=list(SPEEDS), metavar="SETTING", help="(default: the four rungs)")
@@ -128,12 +129,15 @@ def _setting(text: str) -> tuple[str, list[str]]:
 
 def tree_of(args: argparse.Namespace) -> Path:
     """The labelled tree; files of a data set are written out first."""
-    if args.base_samples.is_dir() and images.list_images(args.base_samples)[0]:
+    if args.base_samples.is_dir() and tree.list_images(args.base_samples)[0]:
         return args.base_samples
-    tree = args.out / "source"
-    if make_data.main(["prepare", "--base_samples", str(args.base_samples), "--save_dir", str(tree)]):
-        raise ValueError(f"--base_samples {args.base_samples} could not be written to {tree}")
-    return tree
+    written = args.out / "source"
+    severity = one_severity(args.severity)
+    told = [] if severity is None else ["--severity", str(severity)]
+    command = [make_data.__file__, "prepare", "--base_samples", str(args.base_samples), "--save_dir", str(written), *told]
+    if commands.call([sys.executable, *command]):
+        raise ValueError(f"--base_samples {args.base_samples} could not be written to {written}")
+    return written
 
 
 def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[str]]) -> int:
@@ -166,7 +170,7 @@ def score(
     truth: torch.Tensor,
 ) -> tuple[list[str], list[dict]]:  # fmt: skip
     """The keys that were scored and one row for the source and each setting. Raises ValueError for other classes."""
-    listed = images.read_classes(source)
+    listed = tree.read_classes(source)
     if classifier.classes and classifier.classes != listed:
         raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source} has "
                          f"{', '.join(listed[:3])}, …: labels would be taken for others")  # fmt: skip
@@ -174,7 +178,7 @@ def score(
     groups = np.unique([key[len(_cell(key)) + 1 :] for key in keys], return_inverse=True)[1]
 
     def view(root: Path) -> torch.Tensor:
-        saved = images.saved_images(root, cells) if root != source else paths
+        saved = tree.saved_images(root, cells) if root != source else paths
         return classifier.scores([np.asarray(images.read_rgb(root / saved[key])) for key in keys])
 
     degraded = view(source)
@@ -262,7 +266,7 @@ class _Timed:
         for i in range(0, len(paths), self._args.batch_size):
             self.forward = self.backward = 0
             part = slice(i, i + self._args.batch_size)
-            self._adapt([images.key_of(path) for path in paths[part]], pixels[part])
+            self._adapt([tree.key_of(path) for path in paths[part]], pixels[part])
         return time.perf_counter() - begun
 
 

@@ -28,10 +28,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DDA import commands, datasets, images
+from DDA import commands, files, sources
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
-from DistilledClassifier.config import change, read_yaml
+from DistilledClassifier.config import change
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.train import BEST, assignments, of_known, stage_folder
 
@@ -90,7 +90,7 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The checked entries. Raises FileNotFoundError, ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
-    config = read_yaml(path)
+    config = files.read_yaml(path)
     change(config, changes)
     for name, value in config.items():
         if name not in ENTRIES:
@@ -240,7 +240,7 @@ def check_inputs(config: Mapping[str, Any], path: Path) -> None:
              "prior.model_path": config["prior"].get("model_path"),
              "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None}  # fmt: skip
     for name, value in named.items():
-        if value not in (None, datasets.DIGITS) and not images.find(value).exists():
+        if value not in (None, sources.DIGITS) and not files.find(value).exists():
             raise FileNotFoundError(f"{path}: {name} is {value}, which does not exist")
 
 
@@ -290,7 +290,7 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     state = out / "pipeline.json"
-    told = images.read_json(state) if state.is_file() else {}
+    told = files.read_json(state) if state.is_file() else {}
     finished, made = told.get("finished", {}), told.get("made", [])
     ours = {_made(command, out) for stage in stages for command in stage.commands}
     strange = [command for command in made if command not in ours]
@@ -308,14 +308,14 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
             finished.pop(later.title, None)
         for command in stage.commands:
             made += [text for text in [_made(command, out)] if text and text not in made]
-            images.write_json(state, {"finished": finished, "made": made})
+            files.write_json(state, {"finished": finished, "made": made})
             status = _run(command, stage.ranks, threads)
             if status:
                 print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
                       "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
                 return status
         finished[stage.title] = digest
-        images.write_json(state, {"finished": finished, "made": made})
+        files.write_json(state, {"finished": finished, "made": made})
     print(f"\n== finished in {duration(time.monotonic() - begun)}: {out / 'eval' / 'report.html'}", flush=True)
     return 0
 

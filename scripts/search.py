@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import numpy as np
 
-from DDA import commands, datasets, images
-from DistilledClassifier import classifiers, trees
+from DDA import commands, files, sources, tree
+from DDA.sources.cells import cells_of
+from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "search.py"
@@ -46,12 +47,12 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     if not args.base_samples.is_dir():
         raise ValueError(f"--base_samples {args.base_samples} is no folder; make_data.py degrade makes a tree")
     classifier = classifiers.load(args.classifier)
-    cells = datasets.cells(datasets.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
+    cells = cells_of(sources.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
     check_known(cells, args.base_samples)
     if status := ladder.adapt_all(args, args.base_samples, settings):
         return status
     keys, rows = ladder.score(args, args.base_samples, settings, classifier, cells,
-                              *trees.labelled(args.base_samples, cells))  # fmt: skip
+                              *tree.labelled(args.base_samples, cells))  # fmt: skip
     result = {
         "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
         "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
@@ -60,8 +61,8 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         "degraded": rows[0]["adapted"]["accuracy"],
         "rows": sorted((summed(row, combinations[row["setting"]]) for row in rows[1:]), key=lambda row: -row["mean"]),
     }
-    images.write_json(args.out / "search.json", result)
-    images.write_bytes(args.out / "search.md", table(result).encode())
+    files.write_json(args.out / "search.json", result)
+    files.write_bytes(args.out / "search.md", table(result).encode())
     chart(result, args.out / "search.png")
     print(f"\n{table(result)}\nbest        {args.flags} {result['rows'][0]['flags']}")
     print(f"written     {args.out}/search.json, .md, .png")
@@ -95,11 +96,11 @@ def grid(args: argparse.Namespace) -> dict[str, dict[str, str]]:
     return found
 
 
-def check_known(cells: list[str], tree: Path) -> None:
+def check_known(cells: list[str], root: Path) -> None:
     """Raises ValueError for what is no known degradation: the settings would be chosen on what they are judged by."""
     odd = sorted({cell.partition("/")[0] for cell in cells} - set(DEGRADATIONS))
     if odd:
-        raise ValueError(f"{tree} holds {odd[0]}: settings are chosen on known degradations only, {', '.join(DEGRADATIONS)}")
+        raise ValueError(f"{root} holds {odd[0]}: settings are chosen on known degradations only, {', '.join(DEGRADATIONS)}")
 
 
 def summed(row: dict, own: dict[str, str]) -> dict:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from DDA import images
+from DDA import tree
 from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.unet import create_unet
 
@@ -112,7 +112,7 @@ def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
         for i in range(4):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
-    images.write_classes(folder / "tree", ("cat", "dog"))
+    tree.write_classes(folder / "tree", ("cat", "dog"))
     torch.manual_seed(0)
     torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, folder / "net.pt")
     return [*map(str, ["--model_path", prior, "--classifier", folder / "net.pt", "--base_samples", folder / "tree", "--out",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from DDA.datasets import class_list
+from DDA import tree
 from DistilledClassifier import classifiers
 from DistilledClassifier.config import CONFIGS, check, compose, learning_rate, load, make_optimizer
 
@@ -37,7 +37,7 @@ def test_every_backbone_builds_with_the_classes_of_its_data(path):
     pytest.importorskip("timm")
     config = load(Path(path))
     network = classifiers.build({**config.classifier, **({"pretrained": False} if "timm" in path else {})})
-    assert list(network.model.parameters())[-1].shape[0] == len(class_list(config.data.classes))
+    assert list(network.model.parameters())[-1].shape[0] == len(tree.class_list(config.data.classes))
 
 
 def test_every_file_is_used_and_holds_only_what_is_its_own():
@@ -133,7 +133,8 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are(path, words):
 
 
 def test_what_is_no_yaml_of_entries_is_refused(tmp_path):
-    for text, words in (("a: [", "is no YAML"), ("- 1", "holds no entries"), ("a: !!python/object:os.system {}", "is no YAML")):
+    code = "a: !!python/object:os.system {}"
+    for text, words in (("a: [", "is no YAML"), ("- 1", "holds no entries"), (code, "asks for more than plain values")):
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(ValueError, match=words):
             load(tmp_path / "x.yaml")

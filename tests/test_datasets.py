@@ -8,7 +8,8 @@ import pytest
 from helpers import SHARED, needs_shared
 from PIL import Image
 
-from DDA import datasets, images
+from DDA import sources, tree
+from DDA.sources.cells import cells_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 10
@@ -23,7 +24,7 @@ def write_cifar10(folder, *, binary=False):
     """Two images in each of the six files."""
     folder.mkdir(parents=True)
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    classes = list(datasets.class_list("cifar10"))
+    classes = list(tree.class_list("cifar10"))
     for i, name in enumerate(names):
         part = slice(2 * i, 2 * i + 2)
         if binary:
@@ -46,7 +47,7 @@ def write_cifar10(folder, *, binary=False):
 
 def write_cifar100(folder, *, binary=False):
     folder.mkdir(parents=True)
-    classes = list(datasets.class_list("cifar100"))
+    classes = list(tree.class_list("cifar100"))
     for name, part in (("train", slice(0, 12)), ("test", slice(12, 20))):
         count = len(LABELS[part])
         if binary:
@@ -76,8 +77,8 @@ def test_cifar_10_in_every_form(tmp_path, binary, packed):
         path = tmp_path / "cifar-10.tar.gz"
         with tarfile.open(path, "w:gz") as archive:
             archive.add(tmp_path / "cifar-10-batches", "cifar-10-batches")
-    source = datasets.open_source(path)
-    assert len(source.names) == 12 and source.classes == datasets.class_list("cifar10")
+    source = sources.open_source(path)
+    assert len(source.names) == 12 and source.classes == tree.class_list("cifar10")
     seventh = check_cifar(source, source.classes, split="cifar_train", row=7, index=7)
     np.testing.assert_array_equal(seventh, PIXELS[7])
     np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_test", row=1, index=1), PIXELS[11])
@@ -85,7 +86,7 @@ def test_cifar_10_in_every_form(tmp_path, binary, packed):
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_cifar_100_takes_the_fine_labels(tmp_path, binary):
-    source = datasets.open_source(write_cifar100(tmp_path / "c100", binary=binary))
+    source = sources.open_source(write_cifar100(tmp_path / "c100", binary=binary))
     assert len(source.names) == 20 and len(source.classes) == 100
     np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_train", row=5, index=55), PIXELS[5])
     np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_test", row=0, index=22), PIXELS[12])
@@ -101,7 +102,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_executed(tmp_path, monkeypa
     folder = write_cifar10(tmp_path / "c10")
     (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": Evil(), b"labels": [1]}, protocol=2))
     with pytest.raises(ValueError, match=r"data_batch_3 is no CIFAR file: it asks for \w+.mkdir, which is refused"):
-        datasets.open_source(folder)
+        sources.open_source(folder)
     assert not (tmp_path / "executed").exists()
 
 
@@ -112,7 +113,9 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_executed(tmp_path, monkeypa
         (lambda folder: (folder / "data_batch_2").write_bytes(b"\x80\x02"), "data_batch_2 is damaged"),
         (lambda folder: (folder / "data_batch_2").write_bytes(pickle.dumps([1])), "data_batch_2 holds no dictionary"),
         (
-            lambda folder: (folder / "data_batch_2").write_bytes(pickle.dumps({b"data": np.zeros((2, 7)), b"labels": [1, 2]})),
+            lambda folder: (folder / "data_batch_2").write_bytes(
+                pickle.dumps({b"data": np.zeros((2, 7), np.uint8), b"labels": [1, 2]})
+            ),
             "no CIFAR images of 3 x 32 x 32",
         ),
     ],
@@ -121,17 +124,17 @@ def test_damaged_cifar_files_are_named(tmp_path, harm, words):
     folder = write_cifar10(tmp_path / "c10")
     harm(folder)
     with pytest.raises(ValueError, match=words):
-        datasets.open_source(folder)
+        sources.open_source(folder)
 
 
 def test_a_damaged_archive_and_a_truncated_binary_are_named(tmp_path):
     (tmp_path / "x.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"x.tar.gz is damaged"):
-        datasets.open_source(tmp_path / "x.tar.gz")
+        sources.open_source(tmp_path / "x.tar.gz")
     folder = write_cifar10(tmp_path / "bin", binary=True)
     (folder / "data_batch_1.bin").write_bytes(b"12345")
     with pytest.raises(ValueError, match=r"data_batch_1.bin has 5 bytes, no multiple of 3073"):
-        datasets.open_source(folder)
+        sources.open_source(folder)
 
 
 @pytest.fixture
@@ -146,14 +149,14 @@ def cifar10c(tmp_path):
 
 def test_cifar_10_c_is_a_tree_of_corruptions_and_severities(cifar10c):
     with pytest.raises(ValueError, match="labels up to 3 but no class names"):
-        datasets.open_source(cifar10c)
-    source = datasets.open_source(cifar10c, datasets.class_list("cifar10"))
+        sources.open_source(cifar10c)
+    source = sources.open_source(cifar10c, tree.class_list("cifar10"))
     assert len(source.names) == 40 and source.folders(".") == ["fog", "snow"] and source.folders("fog") == list("12345")
     assert source.list("fog/3")[0] == [
         f"fog/3/{name}.png" for name in ("airplane_00000", "automobile_00001", "bird_00002", "cat_00003")
     ]
     np.testing.assert_array_equal(source.read("snow/5/bird_00002.png"), 255 - PIXELS[18])
-    one = datasets.open_source(cifar10c / "fog.npy", datasets.class_list("cifar10"))
+    one = sources.open_source(cifar10c / "fog.npy", tree.class_list("cifar10"))
     assert one.names == [name for name in source.names if name.startswith("fog/")]
     assert one.digest("fog/1/airplane_00000.png") == source.digest("fog/1/airplane_00000.png")
 
@@ -161,21 +164,21 @@ def test_cifar_10_c_is_a_tree_of_corruptions_and_severities(cifar10c):
 def test_wrong_numbers_of_rows_are_named(cifar10c):
     np.save(cifar10c / "fog.npy", PIXELS[:19])
     with pytest.raises(ValueError, match=r"fog.npy has 19 images and labels.npy 20 labels"):
-        datasets.open_source(cifar10c, datasets.class_list("cifar10"))
+        sources.open_source(cifar10c, tree.class_list("cifar10"))
 
 
 def test_any_npy_and_npz_of_images(tmp_path):
     np.save(tmp_path / "some.npy", PIXELS[:3, ..., 0])
-    source = datasets.open_source(tmp_path / "some.npy")
+    source = sources.open_source(tmp_path / "some.npy")
     assert source.names == ["00000.png", "00001.png", "00002.png"] and source.classes is None
     np.testing.assert_array_equal(np.asarray(source.read("00001.png"))[..., 2], PIXELS[1, ..., 0])
     np.savez(tmp_path / "some.npz", train_x=PIXELS, train_y=LABELS, fog=PIXELS.reshape(2, 10, 32, 32, 3)[:, :, :16])
     with pytest.raises(ValueError, match="fog/1 has 10 images and 20 labels"):
-        datasets.open_source(tmp_path / "some.npz")
+        sources.open_source(tmp_path / "some.npz")
     for array, words in ((PIXELS / 255, "are uint8"), (np.array([{}]), "no npy file of numbers")):
         np.save(tmp_path / "bad.npy", array)
         with pytest.raises(ValueError, match=words):
-            datasets.open_source(tmp_path / "bad.npy")
+            sources.open_source(tmp_path / "bad.npy")
 
 
 def test_another_process_gets_the_source_by_its_files_not_by_their_content(tmp_path, cifar10c):
@@ -186,7 +189,7 @@ def test_another_process_gets_the_source_by_its_files_not_by_their_content(tmp_p
         labels=LABELS[:10],
     )
     for path in (tmp_path / "part.npz", cifar10c, write_cifar10(tmp_path / "cifar-10-batches-py")):
-        source = datasets.open_source(path, datasets.class_list("cifar10"))
+        source = sources.open_source(path, tree.class_list("cifar10"))
         source.pixels(source.names[0])
         sent = pickle.dumps(source)
         assert len(sent) < 1000
@@ -198,7 +201,7 @@ def test_another_process_gets_the_source_by_its_files_not_by_their_content(tmp_p
 def test_a_cell_of_arrays_is_its_folder_and_no_other(tmp_path):
     pixels = PIXELS[:4].reshape(2, 2, 32, 32, 3)
     np.savez(tmp_path / "part.npz", **dict.fromkeys(("fog", "fog-2", "fog_seq", "fox"), pixels), labels=LABELS[:2])
-    source = datasets.open_source(tmp_path / "part.npz", datasets.class_list("cifar10"))
+    source = sources.open_source(tmp_path / "part.npz", tree.class_list("cifar10"))
     assert [name.rpartition("/")[0] for name in source.list("fog")[0]] == ["fog/1"] * 2 + ["fog/2"] * 2
     assert source.list("fog/2")[0] == [name for name in source.names if name.startswith("fog/2/")]
     assert source.list("fo") == ([], [])
@@ -206,10 +209,10 @@ def test_a_cell_of_arrays_is_its_folder_and_no_other(tmp_path):
 
 def test_all_corruptions_are_without_clean_images_unless_they_are_named(tmp_path):
     np.savez(tmp_path / "part.npz", fog=PIXELS.reshape(2, 10, 32, 32, 3), clean=PIXELS[:10], labels=LABELS[:10])
-    source = datasets.open_source(tmp_path / "part.npz", datasets.class_list("cifar10"))
+    source = sources.open_source(tmp_path / "part.npz", tree.class_list("cifar10"))
 
     def cells(corruptions, severities):
-        return datasets.cells(source, "cifar10c", corruptions, severities, train=False)
+        return cells_of(source, "cifar10c", corruptions, severities, train=False)
 
     assert cells(["all"], ["2"]) == ["fog/2"] and cells(["all"], ["all"]) == ["fog/1", "fog/2"]
     assert cells(["all", "clean"], ["all"]) == ["clean/0", "fog/1", "fog/2"]
@@ -225,7 +228,7 @@ def test_image_files_in_an_npz_are_passed_on_as_they_are(tmp_path):
     offsets = np.cumsum([0, *map(len, files)])
     np.savez(tmp_path / "x.npz", jpeg=np.frombuffer(b"".join(files), np.uint8), offsets=offsets, labels=np.array([1, 0, 1]),
              classes=np.array(["cat", "dog"]))  # fmt: skip
-    source = datasets.open_source(tmp_path / "x.npz")
+    source = sources.open_source(tmp_path / "x.npz")
     assert source.names == [
         "clean/cifar_train/cat_00001.jpg",
         "clean/cifar_train/dog_00000.jpg",
@@ -246,13 +249,13 @@ def test_tiny_imagenet(tmp_path):
     jpeg_at(tmp_path / "val/images/val_0.JPEG")
     jpeg_at(tmp_path / "test/images/test_0.JPEG")
     (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tn00000002\t0\t0\t62\t62\n")
-    source = datasets.open_official(tmp_path)
+    source = sources.open_official(tmp_path)
     assert source.classes == ("n00000002", "n00000001")
     assert source.names == ["clean/train/n00000001/n00000001_0.JPEG", "clean/val/n00000002/val_0.JPEG"]
     assert source.read(source.names[1]).size == (32, 32)
 
 
-WNIDS = datasets.class_list("imagenet")
+WNIDS = tree.class_list("imagenet")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_a_flat_imagenet_val_folder_is_labelled_by_any_official_list(tmp_path, t
     for number in (1, 2):
         jpeg_at(tmp_path / f"imagenet/val/ILSVRC2012_val_{number:08}.JPEG")
     jpeg_at(tmp_path / f"imagenet/train/{WNIDS[0]}/{WNIDS[0]}_1.JPEG")
-    source = datasets.open_official(tmp_path / "imagenet", labels=labels)
+    source = sources.open_official(tmp_path / "imagenet", labels=labels)
     assert source.names == [
         f"clean/train/{WNIDS[0]}/{WNIDS[0]}_1.JPEG",
         f"clean/val/{WNIDS[2]}/ILSVRC2012_val_00000002.JPEG",
@@ -285,58 +288,58 @@ def test_a_flat_imagenet_val_folder_is_labelled_by_any_official_list(tmp_path, t
     ]
     assert source.classes == WNIDS and len(WNIDS) == 1000
     with pytest.raises(ValueError, match="give --labels, the official list"):
-        datasets.open_official(tmp_path / "imagenet")
+        sources.open_official(tmp_path / "imagenet")
 
 
 def test_labels_out_of_range_are_named(tmp_path):
     jpeg_at(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
     (tmp_path / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 1000\n")
     with pytest.raises(ValueError, match=r"has the label 1000, but labels are 0..999"):
-        datasets.open_official(tmp_path / "val", labels=tmp_path / "val.txt")
+        sources.open_official(tmp_path / "val", labels=tmp_path / "val.txt")
     with pytest.raises(FileNotFoundError, match="--labels .*nowhere is not a file"):
-        datasets.open_official(tmp_path / "val", labels=tmp_path / "nowhere")
+        sources.open_official(tmp_path / "val", labels=tmp_path / "nowhere")
 
 
 def test_cifar_10_c_without_its_labels_is_named(tmp_path):
     np.save(tmp_path / "fog.npy", PIXELS)
     with pytest.raises(ValueError, match=r"fog.npy, but labels.npy is missing"):
-        datasets.open_source(tmp_path)
+        sources.open_source(tmp_path)
 
 
 def test_the_development_kits_numbers_need_its_table(tmp_path):
     jpeg_at(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
     (tmp_path / "truth.txt").write_text("490\n")
     with pytest.raises(ValueError, match=r"put its meta.mat beside it"):
-        datasets.open_official(tmp_path / "val", labels=tmp_path / "truth.txt")
+        sources.open_official(tmp_path / "val", labels=tmp_path / "truth.txt")
 
 
 def test_imagenet_c_with_and_without_folders_of_groups(tmp_path):
     jpeg_at(tmp_path / f"weather/fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG")
-    assert datasets.open_official(tmp_path).names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
-    assert datasets.open_official(tmp_path / "weather").names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
+    assert sources.open_official(tmp_path).names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
+    assert sources.open_official(tmp_path / "weather").names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
     jpeg_at(tmp_path / "weather/fog/3/n99999999/ILSVRC2012_val_00000002.JPEG")
     with pytest.raises(ValueError, match="n99999999, which is none of the 1000"):
-        datasets.open_official(tmp_path)
+        sources.open_official(tmp_path)
 
 
 def test_a_tree_of_ours_is_left_as_it_is(tmp_path):
     jpeg_at(tmp_path / f"jpeg/val/{WNIDS[0]}/1.png")
-    images.write_classes(tmp_path, WNIDS)
-    assert datasets.open_official(tmp_path).names == [f"jpeg/val/{WNIDS[0]}/1.png"]
+    tree.write_classes(tmp_path, WNIDS)
+    assert sources.open_official(tmp_path).names == [f"jpeg/val/{WNIDS[0]}/1.png"]
 
 
 @pytest.mark.parametrize("name", ["missing", "text.txt"])
 def test_what_is_no_source_is_named(tmp_path, name):
     (tmp_path / "text.txt").write_text("x")
     with pytest.raises((ValueError, FileNotFoundError), match=f"{name} .*expected a folder of images"):
-        datasets.open_source(tmp_path / name)
+        sources.open_source(tmp_path / name)
 
 
 @needs_shared
 def test_the_npz_files_beside_the_project_are_known():
-    lossless = datasets.open_source(SHARED / "data" / "cifar10_lossless.npz")
+    lossless = sources.open_source(SHARED / "data" / "cifar10_lossless.npz")
     assert len(lossless.list("clean/cifar_train")[0]) == 5170 and len(lossless.list("clean/cifar_test")[0]) == 1017
-    corrupted = datasets.open_source(SHARED / "data" / "cifar10c_open.npz")
+    corrupted = sources.open_source(SHARED / "data" / "cifar10c_open.npz")
     assert len(corrupted.names) == 19000 and len(corrupted.list("fog/5")[0]) == 250
     with np.load(SHARED / "data" / "cifar10c_open.npz") as data:
         row = int(corrupted.list("fog/5")[0][7].rsplit("_", 1)[1][:5])
@@ -346,5 +349,5 @@ def test_the_npz_files_beside_the_project_are_known():
 def test_a_truncated_npz_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", train_x=np.zeros((2, 8, 8, 3), np.uint8))
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="a.npz is no npz file of arrays"):
-        datasets.open_source(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="a.npz is damaged, or no npz file of arrays"):
+        sources.open_source(tmp_path / "a.npz")

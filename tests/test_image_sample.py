@@ -14,7 +14,8 @@ import pytest
 import torch
 from helpers import ROOT, processes_of, tiny_unet
 
-from DDA import images
+from DDA import files, images
+from DDA import tree as trees
 from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.sampler import SPEEDS, adapt
@@ -39,7 +40,7 @@ def call(prior, tree, tmp_path, capsys):
 
 
 def saved(folder):
-    return {key: np.asarray(images.read_rgb(folder / path)) for key, path in images.saved_images(folder, ["."]).items()}
+    return {key: np.asarray(images.read_rgb(folder / path)) for key, path in trees.saved_images(folder, ["."]).items()}
 
 
 def same(one, other):
@@ -56,7 +57,7 @@ CELLS = ["--dataset", "imagenetc", "--corruption", "fog", "snow", "--severity", 
 def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, tree, tmp_path):
     status, out, _ = call(*CELLS, "--gallery", tmp_path / "look" / "gallery.png")
     assert status == 0 and "24 of 24 adapted images" in out
-    assert saved(tmp_path / "out").keys() == {images.key_of(path) for path in images.list_images(tree)[0]}
+    assert saved(tmp_path / "out").keys() == {trees.key_of(path) for path in trees.list_images(tree)[0]}
     others = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert others == {"settings.json", "classes.txt"} | {f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)}
     assert images.read_rgb(tmp_path / "look/gallery.png").size[0] > 8 * 128
@@ -161,7 +162,7 @@ def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads
     status, out, _ = call(*flags, "--steps", "2", "--scale", "3")
     assert status == 0 and "2 from 3 of 10" in out
     assert "--scale is ignored by --guidance projection" in out
-    recorded = images.read_json(tmp_path / "out/settings.json")
+    recorded = files.read_json(tmp_path / "out/settings.json")
     wanted = dict(guidance="projection", projection="dct", k=0.5, s_y=None, sampler="ddim", eta=0.5, steps=2, N=3, D=4)
     assert {name: recorded[name] for name in wanted} == wanted and "scale" not in recorded
     assert call(*flags, "--steps", "2")[0] == 0
@@ -174,7 +175,7 @@ def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads
 def test_a_rung_is_recorded_by_its_settings_and_single_flags_override_it(call, tmp_path):
     few = ["--dataset", "imagenetc", "--corruption", "fog", "--num_samples", "2"]
     assert call(*few, "--speed", "fast", "--k", "0.3", "--N", "6", fast=[])[0] == 0
-    settings = images.read_json(tmp_path / "out" / "settings.json")
+    settings = files.read_json(tmp_path / "out" / "settings.json")
     rung = SPEEDS["fast"]
     expected = {"N": 6, "steps": min(6, rung["steps"]), "D": rung["factor"], "guidance": "projection", "k": 0.3}
     assert settings.items() >= expected.items() and "speed" not in settings and "scale" not in settings
@@ -209,7 +210,7 @@ def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
     assert same(saved(tmp_path / "file"), saved(tmp_path / "plain")) and same(
         saved(tmp_path / "folder"), saved(tmp_path / "plain")
     )
-    assert images.read_classes(tmp_path / "file")[9] == "truck"
+    assert trees.read_classes(tmp_path / "file")[9] == "truck"
     np.save(tmp_path / "C/fog.npy", 255 - pixels)
     status, _, err = call(*cells, base_samples=tmp_path / "C/fog.npy", save_dir=tmp_path / "file")
     assert status == 2 and "is not the image that its copy" in err
@@ -222,7 +223,7 @@ def test_a_folder_of_any_shape_with_a_broken_file_adapts_the_rest_and_fails(call
     status, _, err = call()
     assert status == 1 and "1 of 25 images failed: fog/3/cat/broken.png" in err
     assert len(saved(tmp_path / "out")) == 24
-    assert images.read_json(tmp_path / "out/manifest.json")["failures"] == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
+    assert files.read_json(tmp_path / "out/manifest.json")["failures"] == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
     (tree / "fog/3/cat/broken.png").unlink()
     assert call()[0] == 0
 
@@ -360,7 +361,7 @@ def test_two_ranks_write_what_one_rank_writes(prior, tree, tmp_path, call):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("24 of 24 adapted images") == 1 and "24/24 images" in result.stderr
     assert same(saved(tmp_path / "one"), saved(tmp_path / "two"))
-    assert images.read_json(tmp_path / "two/manifest.fog.3.json")["ranks"] == 2
+    assert files.read_json(tmp_path / "two/manifest.fog.3.json")["ranks"] == 2
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(prior, tree, tmp_path):
@@ -382,7 +383,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(pri
     assert shell(["mpiexec", "-n", "2", *command(prior, tree, out, *slow)]).returncode == 0
     whole = tmp_path / "whole"
     assert shell(command(prior, tree, whole, *slow)).returncode == 0
-    assert same(saved(out), saved(whole)) and not list(out.rglob(f"*{images.TEMPORARY}"))
+    assert same(saved(out), saved(whole)) and not list(out.rglob(f"*{files.TEMPORARY}"))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -413,7 +414,7 @@ def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior,
     out = tmp_path / "out"
     result = shell(command(prior, tree, out, *CELLS), preexec_fn=small)
     assert result.returncode == 2 and "cannot be written: File too large; choose another or make room" in result.stderr
-    assert "Traceback" not in result.stderr and not any(p.suffix == images.TEMPORARY for p in out.rglob("*"))
+    assert "Traceback" not in result.stderr and not any(p.suffix == files.TEMPORARY for p in out.rglob("*"))
     assert shell(command(prior, tree, out, *CELLS)).returncode == 0
     assert len(saved(out)) == 24
 

@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import images
+from DDA import files, images
 from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 
@@ -144,12 +144,12 @@ def test_a_full_disk_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(images, "write_bytes", full)
+    monkeypatch.setattr(files, "write_bytes", full)
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 1
     assert f"cannot write to --save_dir {tmp_path / 'out'}: No space left on device; make room" in capsys.readouterr().err
 
 
 def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
     assert main(flags(photos, tmp_path / "out", "--steps", 1, "--noise_schedule", "cosine")) == 0
-    told = images.read_json(tmp_path / "out/ema.json")
+    told = files.read_json(tmp_path / "out/ema.json")
     assert told["noise_schedule"] == "cosine" and told["image_size"] == 16 and told["num_heads"] == 2

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import datasets, images
+from DDA import files, images, sources
+from DDA import tree as trees
+from DDA.sources.cells import cells_of
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -20,24 +22,24 @@ def test_pixels_survive_the_way_to_the_model_and_back():
 
 
 def test_keys_are_paths_without_the_image_suffix_in_sorted_order(tree):
-    found, others = images.list_images(tree, "fog/3")
-    assert [images.key_of(path) for path in found] == [
+    found, others = trees.list_images(tree, "fog/3")
+    assert [trees.key_of(path) for path in found] == [
         f"fog/3/{name}" for name in ("cat/1", "cat/a b", "cat/ü", "dog/1", "dog/2", "dog/3")
     ]
     assert others == []
-    assert images.list_images(tree)[0] == sorted(images.list_images(tree)[0], key=images.key_of)
+    assert trees.list_images(tree)[0] == sorted(trees.list_images(tree)[0], key=trees.key_of)
 
 
 def test_other_files_are_named_and_metadata_is_not(tree):
     for name in ("notes.txt", "fog/x.json", "fog/.hidden.png", "fog/a.partial"):
         (tree / name).write_text("x")
-    assert images.list_images(tree)[1] == ["notes.txt"]
+    assert trees.list_images(tree)[1] == ["notes.txt"]
 
 
 def test_two_files_with_one_key_are_an_error(tree):
     (tree / "fog/3/cat/1.png").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"1\.JPEG and .*1\.png|1\.png and .*1\.JPEG"):
-        images.list_images(tree)
+        trees.list_images(tree)
 
 
 def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
@@ -45,7 +47,7 @@ def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
     Image.new("RGB", (2, 2)).save(tree / "fog/out/x.png")
     os.symlink(tree, tree / "fog/loop")
     os.symlink(tree / "snow", tree / "linked")
-    found = images.list_images(tree, leave_out=tree / "fog/out")[0]
+    found = trees.list_images(tree, leave_out=tree / "fog/out")[0]
     assert len(found) == 36 and not any("out" in path or "loop" in path for path in found)
 
 
@@ -60,16 +62,16 @@ def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
     ],
 )
 def test_cells_of_each_layout(tree, layout, corruptions, severities, expected):
-    assert datasets.cells(datasets.Folder(tree), layout, corruptions, severities, train=True) == expected
+    assert cells_of(sources.Folder(tree), layout, corruptions, severities, train=True) == expected
 
 
 def test_splits_and_sequences_have_their_own_folders(tmp_path):
     for name in ("jpeg/train", "jpeg/val", "jpeg/cifar_test", "weak_seq/0"):
         (tmp_path / name).mkdir(parents=True)
-    assert datasets.cells(datasets.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
-    assert datasets.cells(datasets.Folder(tmp_path), "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
-    assert datasets.cells(datasets.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
-    assert datasets.cells(datasets.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
+    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
+    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
+    assert cells_of(sources.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
+    assert cells_of(sources.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_splits_and_sequences_have_their_own_folders(tmp_path):
 )
 def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(tree, layout, corruptions, severities, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        datasets.cells(datasets.Folder(tree), layout, corruptions, severities, train=True)
+        cells_of(sources.Folder(tree), layout, corruptions, severities, train=True)
 
 
 def test_every_kind_of_file_is_read_as_rgb(tmp_path):
@@ -147,23 +149,23 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
             images.write_image(tmp_path / "x.png", np.zeros((4, 4, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "cell").mkdir()
-    (tmp_path / "cell" / f"abc{images.TEMPORARY}").write_bytes(b"half")
+    (tmp_path / "cell" / f"abc{files.TEMPORARY}").write_bytes(b"half")
     dead = subprocess.Popen(["true"])
     dead.wait()
-    own, other = images._temporary(tmp_path / "x"), f"{platform.node()}-{dead.pid}-0123456789ab{images.TEMPORARY}"
+    own, other = files.temporary(tmp_path / "x"), f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
     own.write_bytes(b"being written")
     (tmp_path / other).write_bytes(b"half")
-    assert not images.TEMPORARY.endswith(images.SUFFIXES)
-    assert images.sweep_temporaries(tmp_path, ["cell", "absent"]) == 2
+    assert not files.TEMPORARY.endswith(trees.SUFFIXES)
+    assert trees.sweep_temporaries(tmp_path, ["cell", "absent"]) == 2
     assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
 
 
 def test_exclusive_json_is_written_once(tmp_path):
-    images.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
+    files.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
     with pytest.raises(FileExistsError):
-        images.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} == images.read_json(tmp_path / "x.json")
+        files.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} == files.read_json(tmp_path / "x.json")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -179,7 +181,7 @@ def test_damaged_json_is_named(tmp_path):
     for text in ("{", "[1]"):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(ValueError, match=r"x\.json"):
-            images.read_json(tmp_path / "x.json")
+            files.read_json(tmp_path / "x.json")
 
 
 def test_contact_sheet_shows_each_image_in_its_place():
@@ -196,10 +198,10 @@ def test_contact_sheet_shows_each_image_in_its_place():
 def test_published_paths_are_found_from_the_root_and_from_dda(tmp_path, monkeypatch):
     root = images.Path(images.__file__).parents[1]
     monkeypatch.chdir(root)
-    assert images.find("ckpt/x.pt") == root / "DDA" / "ckpt/x.pt"
-    assert images.find("dataset/x") in (images.Path("dataset/x"), root / "dataset/x")
+    assert files.find("ckpt/x.pt") == root / "DDA" / "ckpt/x.pt"
+    assert files.find("dataset/x") in (images.Path("dataset/x"), root / "dataset/x")
     monkeypatch.chdir(root / "DDA")
-    assert images.find("ckpt/x.pt") == images.Path("ckpt/x.pt")
-    assert images.find("dataset/x") == root / "dataset/x"
+    assert files.find("ckpt/x.pt") == images.Path("ckpt/x.pt")
+    assert files.find("dataset/x") == root / "dataset/x"
     monkeypatch.chdir(tmp_path)
-    assert images.find("dataset/x") == images.Path("dataset/x")
+    assert files.find("dataset/x") == images.Path("dataset/x")

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from DDA import images
-from DDA.datasets import Folder
+from DDA import files, images
+from DDA import tree as trees
 from DDA.image_adapt import job
 from DDA.ranks import World
+from DDA.sources import Folder
 
 
 class Ranks(World):
@@ -64,7 +65,7 @@ def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch
     failures, seen = run(plan, size, batch_size=batch_size)
     assert failures == {} and plan.total == plan.todo == 18
     keys = [key for rank in seen for batch in rank for key in batch]
-    assert len(keys) == len(set(keys)) == 18 and set(keys) == images.saved_images(tmp_path / "out", plan.cells).keys()
+    assert len(keys) == len(set(keys)) == 18 and set(keys) == trees.saved_images(tmp_path / "out", plan.cells).keys()
     for rank in seen:
         assert all(len(batch) == batch_size for batch in rank[:-1])
     assert sum(len(batch) for batch in seen[0]) - 18 / size < 1
@@ -80,7 +81,7 @@ def test_images_lie_under_their_keys_as_png_or_in_the_source_format(tree, tmp_pa
     written = np.asarray(images.read_rgb(tmp_path / "png/fog/3/cat/a b.png"))
     np.testing.assert_array_equal(written, 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/a b.png"), 16))
     run(job.make_plan(Folder(tree), tmp_path / "same", ["fog/3"], same_format=True))
-    assert images.saved_images(tmp_path / "same", ["fog/3"])["fog/3/dog/1"] == "fog/3/dog/1.JPEG"
+    assert trees.saved_images(tmp_path / "same", ["fog/3"])["fog/3/dog/1"] == "fog/3/dog/1.JPEG"
     assert images.read_rgb(tmp_path / "same/fog/3/dog/3.bmp").size == (16, 16)
 
 
@@ -95,7 +96,7 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     (tmp_path / "out").mkdir()
     job.begin_manifests(plan, {"note": 1})
-    assert images.read_json(tmp_path / "out/manifest.fog.3.json")["state"] == "running"
+    assert files.read_json(tmp_path / "out/manifest.fog.3.json")["state"] == "running"
     failures, seen = run(plan, batch_size=4)
     assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png", "fog/3/cat/huge.png"}
     assert "10000000000 pixels" in failures["fog/3/cat/huge.png"]
@@ -103,7 +104,7 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
     assert [len(batch) for batch in seen[0]] == [4]
     assert job.end_manifests(plan, failures, {"note": 2}) == []
-    manifest = images.read_json(tmp_path / "out/manifest.fog.3.json")
+    manifest = files.read_json(tmp_path / "out/manifest.fog.3.json")
     assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 2)
     assert manifest["failures"] == failures and manifest["state"] == "failures"
     assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
@@ -118,7 +119,7 @@ def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_pa
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     failures, _ = run(plan, adapt_batch=poison)
     assert list(failures) == ["fog/3/dog/2.PNG"] and "not finite" in failures["fog/3/dog/2.PNG"]
-    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
+    assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 5
 
 
 def test_a_key_that_is_neither_written_nor_failed_is_reported_as_lost(tree, tmp_path):
@@ -138,7 +139,7 @@ def test_failures_that_a_later_run_does_not_try_again_stay_in_the_manifest(tree,
         plan = job.make_plan(Folder(tree), out, ["fog/3", "fog/5"], **settings)
         job.begin_manifests(plan, {})
         job.end_manifests(plan, run(plan)[0], {})
-        return images.read_json(out / "manifest.fog.3.json")
+        return files.read_json(out / "manifest.fog.3.json")
 
     assert once()["failures"].keys() == {"fog/3/cat/1.JPEG", "fog/3/dog/3.bmp"}
     shutil.copy(tree / "snow/3/cat/1.JPEG", tree / "fog/3/cat/1.JPEG")
@@ -192,7 +193,7 @@ def test_published_batches_do_not_depend_on_num_samples(tree, tmp_path):
     part = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"], num_samples=5, fixed_batch=4)
     _, seen = run(part)
     assert [len(batch) for batch in seen[0]] == [4, 2] and part.todo == 5
-    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 5
+    assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 5
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -215,7 +216,7 @@ def test_published_batches_never_change_their_members(tree, tmp_path, size):
 
 def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
     first = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=8)
-    assert [images.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
+    assert [trees.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
     run(first)
     assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
     assert first.planned == {"fog/3": 6, "fog/5": 2}
@@ -253,13 +254,13 @@ def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, t
     fog = job.make_plan(Folder(tree), out, ["fog/3"])
     with pytest.raises(ValueError, match="leaves 6, such as snow/3/cat/1"):
         job.discard(fog, {"N": 6})
-    assert len(images.saved_images(out, ["."])) == 12
+    assert len(trees.saved_images(out, ["."])) == 12
     job.discard(fog, {"N": 5})
-    assert not (tree / "fog").is_symlink() and len(images.list_images(tree)[0]) == 24
-    assert images.saved_images(out, ["."]).keys() == images.saved_images(out, ["snow/3"]).keys()
+    assert not (tree / "fog").is_symlink() and len(trees.list_images(tree)[0]) == 24
+    assert trees.saved_images(out, ["."]).keys() == trees.saved_images(out, ["snow/3"]).keys()
     assert (out / job.SETTINGS).is_file()
     job.discard(job.make_plan(Folder(tree), out, ["fog/3", "snow/3"]), {"N": 6})
-    assert not images.saved_images(out, ["."]) and not (out / job.SETTINGS).exists()
+    assert not trees.saved_images(out, ["."]) and not (out / job.SETTINGS).exists()
 
 
 def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree, tmp_path):
@@ -268,18 +269,18 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
     (tmp_path / "out/fog/5").write_text("a file where a folder should be")
     with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another --save_dir"):
         run(plan, batch_size=1)
-    assert len(images.saved_images(tmp_path / "out", ["fog/3"])) == 6
-    assert not any(path.name.endswith(images.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
+    assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 6
+    assert not any(path.name.endswith(files.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
 
 
 def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
     cells = ["fog/3", "fog/5"]
     everything = [path for group in job.make_plan(Folder(tree), tmp_path / "out", cells).groups for path in group]
-    keys = frozenset(images.key_of(path) for path in everything[1::3])
+    keys = frozenset(trees.key_of(path) for path in everything[1::3])
     plan = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys)
     assert plan.groups == [everything[1::3]] and plan.total == len(keys)
     assert job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, num_samples=2).groups == [everything[1::3][:2]]
     published = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, fixed_batch=4)
-    assert {images.key_of(path) for group in published.groups for path in group} - published.neighbours == keys
+    assert {trees.key_of(path) for group in published.groups for path in group} - published.neighbours == keys
     with pytest.raises(ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})

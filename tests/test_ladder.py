@@ -6,7 +6,7 @@ import torch
 from helpers import ROOT, labelled_tree
 from PIL import Image
 
-from DDA import images
+from DDA import files, images, tree
 from DistilledClassifier import classifiers
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -21,14 +21,14 @@ def small(tmp_path, prior):
 def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_path, capsys):
     settings = ["slow: --N 4 --D 4", "quick: --speed fast --N 4 --D 4 --steps 2"]
     assert ladder.main([*small, "--setting", *settings]) == 0
-    result = images.read_json(tmp_path / "out/ladder.json")
+    result = files.read_json(tmp_path / "out/ladder.json")
     source, slow, quick = result["rows"]
     assert (slow["forward"], slow["backward"], quick["forward"], quick["backward"]) == (4, 4, 2, 0)
     assert slow["adapted"]["difference"] == slow["adapted"]["difference_interval"] == 0 and slow["speedup"] == 1
     assert "8 images in 2 cells" in result["protocol"] and result["cells"] == ["fog/1", "snow/1"]
     classifier = classifiers.load(tmp_path / "net.pt")
     for row, folder in ((source, "tree"), (quick, "out/quick")):
-        paths = images.list_images(tmp_path / folder)[0]
+        paths = tree.list_images(tmp_path / folder)[0]
         scores = classifier.scores(np.stack([np.asarray(images.read_rgb(tmp_path / folder / path)) for path in paths]))
         labels = torch.tensor(["dog" in path for path in paths]).long()
         assert row["adapted"]["accuracy"] == pytest.approx(100 * float((scores.argmax(1) == labels).double().mean()))

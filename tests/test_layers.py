@@ -10,12 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PURE = {"torch", "numpy"}
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
+GROUND = {"DDA", "DDA.files", "DDA.images", "DDA.tree", "DDA.ranks", "DDA.progress", "DDA.commands"}
+SOURCES_OF = {f"DDA.sources{module}" for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")}
 # module: what it may import beside the standard library
 MAY_IMPORT = {
-    "DDA/images.py": {"numpy", "PIL"},
-    "DDA/datasets.py": {"numpy", "PIL", "scipy", "sklearn.datasets", "DDA", "DDA.images"},
+    "DDA/files.py": {"numpy", "yaml"},
+    "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
+    "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/progress.py": set(),
     "DDA/ranks.py": {"mpi4py", "torch"},
+    **{
+        f"DDA/sources/{module}.py": {"numpy", "PIL", "scipy", "sklearn.datasets", *GROUND, *SOURCES_OF}
+        for module in ("__init__", "arrays", "cifar", "cells", "digits", "folder", "imagenet")
+    },
     "DDA/image_adapt/diffusion.py": PURE,
     "DDA/image_adapt/low_pass.py": PURE,
     "DDA/image_adapt/noise.py": PURE,
@@ -23,7 +30,7 @@ MAY_IMPORT = {
     "DDA/image_adapt/guidance.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.low_pass"},
     "DDA/image_adapt/training.py": PURE | {"DDA.image_adapt.diffusion"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
-    "DDA/image_adapt/job.py": {"numpy", "DDA", "DDA.datasets", "DDA.images", "DDA.progress", "DDA.ranks"},
+    "DDA/image_adapt/job.py": {"numpy", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
     "DDA/model_adapt/metrics.py": {"numpy"},
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
@@ -32,10 +39,8 @@ MAY_IMPORT = {
     "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/trees.py": {
         "numpy",
-        "DDA",
-        "DDA.datasets",
-        "DDA.images",
-        "DDA.progress",
+        *GROUND,
+        "DDA.sources",
         "DistilledClassifier",
         "DistilledClassifier.degradations",
         "DistilledClassifier.corruptions",

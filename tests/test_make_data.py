@@ -13,8 +13,8 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from DDA import images
-from DDA.datasets import Folder, open_source
+from DDA import files, images, tree
+from DDA.sources import Folder, open_source
 from DistilledClassifier import degradations, make_data, trees
 from DistilledClassifier.corruptions import corrupt
 
@@ -31,7 +31,7 @@ def clean(tmp_path) -> Path:
         for i in range(6):
             small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
             small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{CLASSES[i % 2]}_{i:05}.png")
-    images.write_classes(tmp_path / "set", CLASSES)
+    tree.write_classes(tmp_path / "set", CLASSES)
     return tmp_path / "set"
 
 
@@ -39,7 +39,7 @@ def run(*argv, status=0):
     assert make_data.main([str(arg) for arg in argv]) == status
 
 
-def tree(root):
+def contents(root):
     """Every file's bytes but the manifests', which hold the source's place."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(Path(root).rglob("*"))
             if path.is_file() and path.suffix != ".json"}  # fmt: skip
@@ -61,16 +61,16 @@ def test_degraded_copies_have_the_level_that_the_manifest_tells(clean, tmp_path)
     )
     assert (tmp_path / "deg/classes.txt").read_text().split() == list(CLASSES)
     for kind in ("jpeg", "noise", "combined"):
-        manifest = images.read_json(tmp_path / f"deg/made.{kind}.json")
+        manifest = files.read_json(tmp_path / f"deg/made.{kind}.json")
         assert manifest["state"] == "complete" and len(manifest["images"]) == 12
         for target, entry in manifest["images"].items():
             source = np.asarray(images.read_rgb(clean / target.replace(kind, "clean", 1)))
-            rng = trees.generator(0, images.key_of(target))
+            rng = trees.generator(0, tree.key_of(target))
             drawn = trees.Recipe(kind, "degrade", kind).draw(rng)
             assert drawn == (entry["name"], entry["level"]) and (kind == "combined" or entry["name"] == kind)
             expected = degradations.by_name(entry["name"])(source, entry["level"], rng)
             np.testing.assert_array_equal(images.read_rgb(tmp_path / "deg" / target), expected)
-    levels = [entry["level"] for entry in images.read_json(tmp_path / "deg/made.noise.json")["images"].values()]
+    levels = [entry["level"] for entry in files.read_json(tmp_path / "deg/made.noise.json")["images"].values()]
     assert len(set(levels)) > 4
 
 
@@ -88,11 +88,11 @@ def test_one_seed_gives_the_same_bytes_with_one_process_and_with_two(clean, tmp_
     command = [{"levels": "degrade"}.get(name, name), "--base_samples", clean, *COMMANDS[name]]
     run(*command, "--save_dir", tmp_path / "one", "--workers", 1)
     run(*command, "--save_dir", tmp_path / "two", "--workers", 2)
-    one = tree(tmp_path / "one")
-    assert one == tree(tmp_path / "two") and len(one) > 6
+    one = contents(tmp_path / "one")
+    assert one == contents(tmp_path / "two") and len(one) > 6
     if name != "prepare":
         run(*command, "--save_dir", tmp_path / "other", "--workers", 1, "--seed", 1)
-        assert (one == tree(tmp_path / "other")) == (name == "levels")  # JPEG draws nothing
+        assert (one == contents(tmp_path / "other")) == (name == "levels")  # JPEG draws nothing
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_one_seed_gives_the_same_bytes_with_one_process_and_with_two(clean, tmp_
 )
 def test_the_trees_are_laid_out_as_the_adaptation_job_reads_them(clean, tmp_path, command, expected):
     run(*command, "--base_samples", clean, "--save_dir", tmp_path / "out", "--workers", 1)
-    found = images.list_images(tmp_path / "out")[0]
+    found = tree.list_images(tmp_path / "out")[0]
     assert [name for name in found if name.endswith("cat_00000.png")] == expected
 
 
@@ -132,20 +132,20 @@ def test_the_fixed_test_levels_are_the_papers(clean, tmp_path):
         "--level",
         "test",
     )
-    levels = [images.read_json(tmp_path / f"out/made.noise.{s}.json")["settings"]["level"] for s in range(1, 6)]
+    levels = [files.read_json(tmp_path / f"out/made.noise.{s}.json")["settings"]["level"] for s in range(1, 6)]
     np.testing.assert_allclose(levels, [57.0, 80.6, 98.8, 114.0, 127.5], atol=0.05)
 
 
 def test_a_finished_command_does_nothing_and_an_unfinished_one_goes_on(clean, tmp_path, capsys):
     command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "noise", "--workers", 1]
     run(*command)
-    first = tree(tmp_path / "out")
+    first = contents(tmp_path / "out")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
     lost = tmp_path / "out/noise/cifar_test/dog_00003.png"
     lost.unlink()
-    (tmp_path / f"out/noise/{platform.node()[:64]}-9999999-aa{images.TEMPORARY}").write_bytes(b"half")
+    (tmp_path / f"out/noise/{platform.node()[:64]}-9999999-aa{files.TEMPORARY}").write_bytes(b"half")
     run(*command)
-    assert tree(tmp_path / "out") == first
+    assert contents(tmp_path / "out") == first
     assert all(path.stat().st_mtime_ns == at for path, at in times.items() if path != lost)
     before = (tmp_path / "out/made.noise.json").stat().st_mtime_ns
     run(*command)
@@ -175,15 +175,15 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_run_completes_them(tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(2.5)  # the workers see that their parent is gone
-    written = images.list_images(tmp_path / "out")[0]
+    written = tree.list_images(tmp_path / "out")[0]
     assert 100 <= len(written) < 3000
     assert all(images.read_rgb(tmp_path / "out" / name).size == (64, 64) for name in written)
     time.sleep(0.5)
-    assert len(images.list_images(tmp_path / "out")[0]) == len(written)  # no orphan goes on
+    assert len(tree.list_images(tmp_path / "out")[0]) == len(written)  # no orphan goes on
     assert trees.verify(tmp_path / "out")[1]["made.blur.json"].startswith("the run that made this folder did not end")
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert len(images.list_images(tmp_path / "out")[0]) == 3000
-    assert not list((tmp_path / "out").rglob(f"*{images.TEMPORARY}"))
+    assert len(tree.list_images(tmp_path / "out")[0]) == 3000
+    assert not list((tmp_path / "out").rglob(f"*{files.TEMPORARY}"))
     assert not trees.verify(tmp_path / "out")[1]
 
 
@@ -200,7 +200,7 @@ def test_another_way_of_making_them_is_refused(clean, tmp_path, capsys):
     (tmp_path / "out/made.noise.json").unlink()
     run(*command, status=2)
     assert "were not made here" in capsys.readouterr().err
-    (tmp_path / "out" / images.SETTINGS).write_text("{}")
+    (tmp_path / "out" / tree.SETTINGS).write_text("{}")
     run(*command, status=2)
     assert "holds adapted images" in capsys.readouterr().err
 
@@ -217,7 +217,7 @@ def test_broken_images_are_named_counted_and_tried_again(clean, tmp_path, capsys
         and "clean/cifar_test/dog_00001.png: " in said
         and "1 of 12 images failed" in said
     )
-    assert list(images.read_json(tmp_path / "out/made.blur.json")["failures"]) == ["blur/cifar_test/dog_00001.png"]
+    assert list(files.read_json(tmp_path / "out/made.blur.json")["failures"]) == ["blur/cifar_test/dog_00001.png"]
     run("verify", "--save_dir", tmp_path / "out", status=1)
     assert "dog_00001.png: failed when it was made" in capsys.readouterr().err
     bad.write_bytes(whole)
@@ -273,7 +273,7 @@ def test_verify_knows_classes_that_share_file_names(tmp_path, capsys):
         for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
             (tmp_path / cell / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8)).save(tmp_path / cell / f"{name}.png")
-    images.write_classes(tmp_path, CLASSES)
+    tree.write_classes(tmp_path, CLASSES)
     run("verify", "--save_dir", tmp_path)
     (tmp_path / "fog/2/cat/1.png").unlink()
     (tmp_path / "fog/2/dog/1.png").unlink()
@@ -321,7 +321,7 @@ def test_prepare_links_image_files_and_writes_pixels_as_png(clean, tmp_path):
         fog=np.random.default_rng(0).integers(0, 256, (2, 10, 32, 32, 3), dtype=np.uint8),
     )
     run("prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "pixels", "--workers", 1)
-    assert images.list_images(tmp_path / "pixels", "fog/2")[0][0] == "fog/2/airplane_00000.png"
+    assert tree.list_images(tmp_path / "pixels", "fog/2")[0][0] == "fog/2/airplane_00000.png"
     run("verify", "--save_dir", tmp_path / "pixels")
     run("prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "few", "--num_samples", 3)
     assert len(Folder(tmp_path / "few").names) == 3
@@ -403,7 +403,7 @@ def test_verify_and_sheet_name_wrong_input(clean, tmp_path, capsys):
 def test_manifests_are_plain_json(made):
     manifest = json.loads((made / "made.fog.3.json").read_text())
     assert manifest["settings"]["name"] == "fog" and manifest["state"] == "complete"
-    assert set(manifest["images"]) == set(images.list_images(made, "fog/3")[0])
+    assert set(manifest["images"]) == set(tree.list_images(made, "fog/3")[0])
 
 
 def test_copies_beside_their_sources_are_no_sources(tmp_path):
@@ -425,7 +425,7 @@ def test_copies_beside_their_sources_are_no_sources(tmp_path):
                 1,
             )
         run("degrade", "--base_samples", tmp_path / "photos", "--save_dir", tmp_path / target, "--type", "blur", "--workers", 1)
-    assert len(images.list_images(tmp_path / "photos")[0]) == 3 + 2 * 6
+    assert len(tree.list_images(tmp_path / "photos")[0]) == 3 + 2 * 6
     assert not (tmp_path / "photos/blur/jpeg").exists()
 
 

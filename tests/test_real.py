@@ -18,8 +18,8 @@ import pytest
 import torch
 from helpers import ROOT, SHARED, needs_shared, processes_of
 
-from DDA import images
-from DDA.datasets import open_source
+from DDA import files, images, tree
+from DDA.sources import open_source
 from DistilledClassifier import classifiers, trees
 from DistilledClassifier.corruptions import CORRUPTIONS, corrupt
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         for name in source.list(CELL)[0]:
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             source.read(name).save(folder / "source" / name)
-        images.write_classes(folder / "source", source.classes)
+        tree.write_classes(folder / "source", source.classes)
     return folder
 
 
@@ -59,14 +59,14 @@ def adapted(folder, name, *flags, **options):
 
 
 def read(root):
-    saved = images.saved_images(root, [CELL])
+    saved = tree.saved_images(root, [CELL])
     assert len(saved) == 250
     return np.stack([np.asarray(images.read_rgb(root / saved[key])) for key in sorted(saved)])
 
 
 def sources(folder):
     """Pixels and labels in key order."""
-    paths, _ = images.list_images(folder / "source", CELL)
+    paths, _ = tree.list_images(folder / "source", CELL)
     classes = (folder / "source" / "classes.txt").read_text().split()
     labels = [classes.index(Path(path).name.split("_")[0]) for path in paths]
     return np.stack([np.asarray(images.read_rgb(folder / "source" / path)) for path in paths]), torch.tensor(labels)
@@ -134,7 +134,7 @@ def test_ten_kills_of_a_rank_lose_nothing(folder):
         errors, _ = job.communicate(timeout=60)
         assert job.returncode != 0 and "BAD TERMINATION" in errors
         kills += 1
-        present = len(images.saved_images(folder / "killed", [CELL]))
+        present = len(tree.saved_images(folder / "killed", [CELL]))
         print(f"kill {kills}: {present} images, all of them whole: {all_whole(folder / 'killed')}")
         assert all_whole(folder / "killed")
     assert kills == 10
@@ -142,11 +142,11 @@ def test_ten_kills_of_a_rank_lose_nothing(folder):
     share = agreement(final, adapted(folder, "r2b7", batch_size=7))
     print(f"{100 * share:.4f} % of the values within 1 grey level of the uninterrupted run")
     assert share >= 0.999
-    assert not [path for path in (folder / "killed").rglob("*") if path.name.endswith(images.TEMPORARY)]
+    assert not [path for path in (folder / "killed").rglob("*") if path.name.endswith(files.TEMPORARY)]
 
 
 def all_whole(root):
-    return all(images.read_rgb(root / path).size == (32, 32) for path in images.saved_images(root, [CELL]).values())
+    return all(images.read_rgb(root / path).size == (32, 32) for path in tree.saved_images(root, [CELL]).values())
 
 
 def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import images
-from DDA.datasets import class_list
+from DDA import files, tree
 from DDA.model_adapt import results
 from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.report import main
@@ -25,7 +24,7 @@ CELLS = ("fog/1", "fog/3", "sno<w/1", "sno<w/3")
 def out(tmp_path):
     """Results of random scores over a tiny tree, with a source classifier; one class has a name that HTML must escape."""
     rng = np.random.default_rng(0)
-    classes = ["cat", "<b>&dog", *class_list("cifar10")[2:]]
+    classes = ["cat", "<b>&dog", *tree.class_list("cifar10")[2:]]
     for cell in CELLS:
         labels = np.arange(4) % 2
         keys = [f"{cell}/{('cat', 'dog')[label]}_{i}" for i, label in enumerate(labels)]
@@ -37,7 +36,7 @@ def out(tmp_path):
         columns = {name: rng.normal(size=(4, 10)).astype(np.float32) + 2 * np.eye(10)[labels].astype(np.float32)
                    for name in ("source", "source_adapted", "first", "second")}  # fmt: skip
         results.write(tmp_path / "out", Cell(cell, tuple(keys), labels, (), ()), columns)
-    images.write_json(tmp_path / "adapted/settings.json", {"N": 12, "D": 4})
+    files.write_json(tmp_path / "adapted/settings.json", {"N": 12, "D": 4})
     facts = {"first": "a.pth", "second": "b.pth", "source": "c.pth", "ensemble": "sum", "scores": "logits", "topk": 5,
              "beside": ["weighted_sum", "gate", "entropy"], "partial": False,
              "params": {"gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]}},
@@ -85,7 +84,7 @@ def test_the_page_is_whole_offline_and_escapes_names(out, capsys):
     assert page.fetched == [] and "url(" not in text and "<script" not in text
     assert page.pictures >= 2 * 2 * 2  # two corruptions, two images, two views
     assert "<b>&dog" in "".join(page.text) and "sno<w" in "".join(page.text) and "a < b" in page.text
-    summary = images.read_json(out / "summary.json")
+    summary = files.read_json(out / "summary.json")
     for name in ("source", "first", "second", "combined"):
         assert f"{100 * summary['all'][name]['top1']:.1f}" in text
     assert summary["protocol"].replace("<", "&lt;").replace("'", "&#x27;") in text
@@ -97,7 +96,7 @@ def test_the_page_is_whole_offline_and_escapes_names(out, capsys):
 
 def test_won_and_lost_are_counted(out):
     assert main([str(out), "--images", "1"]) == 0
-    facts = images.read_json(out / "summary.json")["facts"]
+    facts = files.read_json(out / "summary.json")["facts"]
     won = lost = 0
     for cell in CELLS:
         found = results.read(out, cell)
@@ -112,7 +111,7 @@ def test_the_csv_has_every_number_and_the_markdown_is_the_summarys(out):
     assert main([str(out)]) == 0
     rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
     assert len(rows) == 4 * 9
-    cells = images.read_json(out / "summary.json")["cells"]
+    cells = files.read_json(out / "summary.json")["cells"]
     for row in rows:
         name = {
             "sum": "combined",

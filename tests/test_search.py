@@ -8,7 +8,7 @@ import torch
 from helpers import ROOT, labelled_tree
 from PIL import Image
 
-from DDA import images
+from DDA import files, images, tree
 from DistilledClassifier import classifiers
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -22,16 +22,16 @@ def flags(tmp_path, prior):
 
 def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, capsys):
     assert search.main([*flags, "--N", "2", "4", "--D", "2", "4", "--k", "0.5"]) == 0
-    result = images.read_json(tmp_path / "out/search.json")
+    result = files.read_json(tmp_path / "out/search.json")
     means = [row["mean"] for row in result["rows"]]
     assert len(means) == 4 and means == sorted(means, reverse=True)
     assert {row["flags"] for row in result["rows"]} == {f"--N {n} --D {d} --k 0.5" for n in (2, 4) for d in (2, 4)}
-    assert images.read_json(tmp_path / "out/N4-D2-k0.5/settings.json")["N"] == 4
+    assert files.read_json(tmp_path / "out/N4-D2-k0.5/settings.json")["N"] == 4
     classifier = classifiers.load(tmp_path / "net.pt")
     for row in result["rows"]:
-        tree = tmp_path / "out" / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
-        paths = images.list_images(tree)[0]
-        scores = classifier.scores([np.asarray(images.read_rgb(tree / path)) for path in paths])
+        copies = tmp_path / "out" / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
+        paths = tree.list_images(copies)[0]
+        scores = classifier.scores([np.asarray(images.read_rgb(copies / path)) for path in paths])
         right = scores.argmax(1) == torch.tensor(["dog" in path for path in paths]).long()
         assert row["adapted"] == pytest.approx(100 * float(right.double().mean()))
         assert row["mean"] == pytest.approx((row["adapted"] + row["self-ensemble"]) / 2)
@@ -42,9 +42,9 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
 
 def test_samplers_are_compared_too(flags, tmp_path):
     assert search.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
-    found = {row["flags"] for row in images.read_json(tmp_path / "out/search.json")["rows"]}
+    found = {row["flags"] for row in files.read_json(tmp_path / "out/search.json")["rows"]}
     assert found == {"--sampler ddim", "--sampler ddpm"}
-    assert images.read_json(tmp_path / "out/samplerddpm/settings.json")["sampler"] == "ddpm"
+    assert files.read_json(tmp_path / "out/samplerddpm/settings.json")["sampler"] == "ddpm"
 
 
 def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):

@@ -6,7 +6,7 @@ import torch
 from helpers import SHARED, needs_shared
 from PIL import Image
 
-from DDA import images
+from DDA import files, tree
 from DistilledClassifier import classifiers
 from DistilledClassifier.test_corrupt import main
 
@@ -20,9 +20,8 @@ def corrupted(tmp_path):
         (tmp_path / "c" / cell).mkdir(parents=True)
         for i, label in enumerate(labels.split()):
             Image.new("RGB", (32, 32), (100, 10 * i, 0)).save(tmp_path / "c" / cell / f"{label}_{i}.png")
-    from DDA.datasets import class_list
 
-    images.write_classes(tmp_path / "c", class_list("cifar10"))
+    tree.write_classes(tmp_path / "c", tree.class_list("cifar10"))
     network = classifiers.build({"type": "CifarResNet", "depth": 20})
     with torch.no_grad():
         network.model.linear.weight.zero_()
@@ -33,7 +32,7 @@ def corrupted(tmp_path):
 
 def test_each_cell_is_counted(corrupted, tmp_path, capsys):
     assert main([*corrupted, "--corruption", "fog", "snow", "--out", str(tmp_path / "out")]) == 0
-    result = images.read_json(tmp_path / "out/corrupt.json")
+    result = files.read_json(tmp_path / "out/corrupt.json")
     assert result["top1"] == {"fog": {"1": 50, "3": 100}, "snow": {"1": 0}} and result["mean"] == 50
     assert result["counts"] == {"fog/1": 2, "fog/3": 2, "snow/1": 2}
     assert "| fog | 50.0 | 100.0 | 75.0 |" in (said := capsys.readouterr().out) and "| snow | 0.0 |  | 0.0 |" in said
@@ -67,7 +66,7 @@ def test_the_published_resnet20_on_a_part_of_cifar10c(tmp_path):
     config.write_text(f"base: {CONFIG}\npreprocess: {{mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}\n")
     command = ["-c", config, "-r", weights, "--dd", part, "--corruption", "jpeg_compression", "--sev", "5", "--out", tmp_path]
     assert main([*map(str, command)]) == 0
-    found = images.read_json(tmp_path / "corrupt.json")["top1"]["jpeg_compression"]["5"]
+    found = files.read_json(tmp_path / "corrupt.json")["top1"]["jpeg_compression"]["5"]
     with np.load(part) as data:
         scores = classifiers.load(weights).scores(data["jpeg_compression"][4])
         labels = torch.from_numpy(data["labels"]).long()

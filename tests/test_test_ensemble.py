@@ -13,8 +13,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import images
-from DDA.datasets import class_list
+from DDA import files, images, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import gate, metrics, models, predict, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
@@ -40,7 +39,7 @@ def make_trees(root: Path, order: int = 1, cells=CELLS) -> None:
             pixels = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
             for i in range(7)[::order]:
                 Image.fromarray(pixels[i]).save(root / view / cell / f"{('cat', 'dog', 'ship')[i % 3]}_{i:05}.png")
-        images.write_classes(root / view, class_list("cifar10"))
+        tree.write_classes(root / view, tree.class_list("cifar10"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def here(tmp_path_factory):
         network = classifiers.build(model)
         network.train()(torch.randn(64, 3, 32, 32))
         config = {"classifier": model, "preprocess": {"size": 32, "mean": [0.4 + 0.1 * i] * 3, "std": [0.2] * 3}}
-        classifiers.save(root / f"{i}.pth", network.eval(), config, class_list("cifar10"))
+        classifiers.save(root / f"{i}.pth", network.eval(), config, tree.class_list("cifar10"))
     return root
 
 
@@ -75,7 +74,8 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
         found = results.read(done, cell)
         names = [f"{key}.png" for key in found["keys"]]
         assert names == sorted(names) and len(names) == 7
-        assert [class_list("cifar10")[label] in name for label, name in zip(found["labels"], names, strict=True)] == [True] * 7
+        labels = [tree.class_list("cifar10")[label] for label in found["labels"]]
+        assert all(label in name for label, name in zip(labels, names, strict=True))
         views = [[np.asarray(images.read_rgb(here / view / name)) for name in names] for view in ("degraded", "adapted")]
         expected = {"first": one.scores(views[0]), "second": two.scores(views[1]), "source": two.scores(views[0]),
                     "source_adapted": two.scores(views[1])}  # fmt: skip
@@ -84,7 +84,7 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
 
 
 def test_differences_of_columns_are_paired(done):
-    summary = images.read_json(done / "summary.json")["all"]
+    summary = files.read_json(done / "summary.json")["all"]
     parts = [results.read(done, cell) for cell in CELLS]
     gaps = np.concatenate([(part["second"].argmax(1) == part["labels"]) * 1.0 - (part["source"].argmax(1) == part["labels"])
                            for part in parts])  # fmt: skip
@@ -95,7 +95,7 @@ def test_differences_of_columns_are_paired(done):
 
 
 def test_the_summary_counts_and_says_its_protocol(done):
-    summary = images.read_json(done / "summary.json")
+    summary = files.read_json(done / "summary.json")
     assert set(summary["cells"]) == set(CELLS) and all(row["N"] == 7 for row in summary["cells"].values())
     assert (
         "21 images" in summary["protocol"]
@@ -117,7 +117,7 @@ def test_the_summary_counts_and_says_its_protocol(done):
 
 def test_tables_are_made_again_without_the_models(done):
     before = (done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()
-    results.summarise(done, images.read_json(done / "summary.json")["facts"])
+    results.summarise(done, files.read_json(done / "summary.json")["facts"])
     assert ((done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()) == before
 
 
@@ -134,7 +134,7 @@ def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch
         for name in ("first", "second"):
             np.testing.assert_allclose(one[name], many[name], atol=1e-5)
             assert (one[name].argmax(1) == many[name].argmax(1)).all()
-    one, many = (images.read_json(out / "summary.json") for out in (done, tmp_path))
+    one, many = (files.read_json(out / "summary.json") for out in (done, tmp_path))
     for cell in CELLS:
         assert one["cells"][cell]["combined"]["top1"] == many["cells"][cell]["combined"]["top1"]
 
@@ -189,7 +189,7 @@ def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, ru
     flags = command(here, tmp_path, "--ensemble", rule, "--scores", scores, "--corruption", "snow")
     assert main([*flags, "--metrics", "accuracy", "calibration"]) == 0
     found = results.read(tmp_path, "snow/1")
-    summary = images.read_json(tmp_path / "summary.json")["cells"]["snow/1"]["combined"]
+    summary = files.read_json(tmp_path / "summary.json")["cells"]["snow/1"]["combined"]
     if rule in FUSE_RULES:
         expected = found["combined"]
     else:
@@ -213,10 +213,10 @@ def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the
     assert run("--ensemble", rule)[0] == 2 and "fit it first" in run("--ensemble", rule)[1]
     assert "--fit learns from known degradations only" in run("--fit", "--corruption", "fog")[1]
     assert run("--fit", "--corruption", "jpeg", "noise", views=tmp_path)[0] == 0
-    stored = images.read_json(tmp_path / "1.fitted.json")
+    stored = files.read_json(tmp_path / "1.fitted.json")
     assert stored["images"] == 14 and 0 <= stored[rule]["weight"] <= 1
     assert run("--ensemble", rule, "sum", gate, "--corruption", "fog")[0] == 0
-    found, summary = results.read(tmp_path / "out", "fog/3"), images.read_json(tmp_path / "out/summary.json")
+    found, summary = results.read(tmp_path / "out", "fog/3"), files.read_json(tmp_path / "out/summary.json")
     pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
     for name, used in (("combined", rule), ("sum", "sum"), (gate, gate)):
         expected = combine(*pair, used, **stored.get(used, {})).numpy().argmax(1) == found["labels"]
@@ -241,11 +241,11 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
     probable = np.concatenate([classifiers.load(here / "0.pth").scores(
-        [np.asarray(images.read_rgb(here / "degraded" / name)) for name in images.list_images(here / "degraded", cell)[0]]
+        [np.asarray(images.read_rgb(here / "degraded" / name)) for name in tree.list_images(here / "degraded", cell)[0]]
     ).softmax(1).amax(1) for cell in CELLS])  # fmt: skip
     threshold = round(float(np.median(probable)), 4)
-    digests = {f"{name}_sha256": images.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
-    images.write_json(
+    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    files.write_json(
         tmp_path / "1.fitted.json", {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
     )
     flags = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", "--base_samples", tmp_path / "degraded", "--dataset",
@@ -266,7 +266,7 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert "have no copy in" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
     evaluate[evaluate.index("--out") + 1] = str(tmp_path / "some")
     assert main(evaluate) == 0
-    some, every = (images.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
+    some, every = (files.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
     for name in ("combined", "source", "first"):
         assert some["cells"]["fog/3"][name] == every["cells"]["fog/3"][name]
         assert all(some["all"][name][key] == every["all"][name][key] for key in ("top1", "interval"))
@@ -280,15 +280,15 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
 @pytest.mark.parametrize("some", [False, True])
 def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     make_trees(tmp_path, cells=(".",))
-    names = images.list_images(tmp_path / "degraded")[0]
+    names = tree.list_images(tmp_path / "degraded")[0]
     scores = classifiers.load(here / "0.pth").scores([np.asarray(images.read_rgb(tmp_path / "degraded" / n)) for n in names])
     threshold = float(scores.softmax(1).amax(1).median()) if some else 0.0
     shutil.rmtree(tmp_path / "adapted")
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    digests = {f"{name}_sha256": images.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
     fitted = {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
-    images.write_json(tmp_path / "1.fitted.json", fitted)
+    files.write_json(tmp_path / "1.fitted.json", fitted)
     photos = ["--base_samples", tmp_path / "degraded", "--dataset", "folder"]
     listed = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", *photos, "--out", tmp_path / "new" / "keys.txt"]
     assert gate.main([*map(str, listed)]) == 0
@@ -296,10 +296,10 @@ def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     assert len(asked) == (3 if some else 0)
     adapt = ["--model_path", prior, *photos, "--keys", tmp_path / "new" / "keys.txt", "--save_dir", tmp_path / "adapted"]
     assert image_sample.main([*map(str, adapt), "--speed", "one-shot"]) == 0
-    assert images.saved_images(tmp_path / "adapted", ["."]).keys() == set(asked)
+    assert tree.saved_images(tmp_path / "adapted", ["."]).keys() == set(asked)
     evaluate = command(tmp_path, tmp_path / "out", "--ensemble", "gate", "--dataset", "folder")
     assert main(evaluate) == 0 and report.main([str(tmp_path / "out")]) == 0
-    summary = images.read_json(tmp_path / "out/summary.json")
+    summary = files.read_json(tmp_path / "out/summary.json")
     assert summary["cells"]["."]["combined"]["adapted"] == pytest.approx(len(asked) / 7)
     assert f"7 images of {tmp_path / 'degraded'}; " in summary["protocol"]
     both = [str(word) for word in (tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--data_prefix1",
@@ -333,7 +333,7 @@ def test_images_without_labels_get_classes(here, tmp_path, capsys):
     logits = [classifiers.load(here / f"{i}.pth").scores(
         [np.asarray(images.read_rgb(tmp_path / view / f"a/photo {j}.png")) for j in range(7)])
         for i, view in enumerate(("degraded", "adapted"))]  # fmt: skip
-    classes = class_list("cifar10")
+    classes = tree.class_list("cifar10")
     assert [row["key"] for row in rows] == [f"a/photo {i}" for i in range(7)]
     for name, scores in zip(("degraded", "adapted", "class"), (*logits, sum(logits)), strict=True):
         assert [row[name] for row in rows] == [classes[i] for i in scores.argmax(1)]
@@ -357,7 +357,7 @@ def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):
     keys = results.read(tmp_path / "out", "jpeg/train")["keys"].tolist()
     there = [path.stem for path in sorted((tmp_path / "degraded/jpeg/train").iterdir())]
     assert keys == [f"jpeg/train/{name}" for name in there if is_held_out(name, 0.4)] and 0 < len(keys) < len(there)
-    assert images.read_json(tmp_path / "0.fitted.json")["held_out"] == 0.4
+    assert files.read_json(tmp_path / "0.fitted.json")["held_out"] == 0.4
 
 
 def test_a_blend_of_equal_views_is_the_image_itself(here, tmp_path):
@@ -385,10 +385,10 @@ def test_flags_that_are_not_given_leave_the_config_alone(here, tmp_path):
     )
     flags = [own, *command(here, tmp_path / "out")[1:]]
     assert main([*map(str, flags)]) == 0
-    facts = images.read_json(tmp_path / "out/summary.json")["facts"]
+    facts = files.read_json(tmp_path / "out/summary.json")["facts"]
     assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("confidence", "probabilities", ["snow/1"])
     assert main([*map(str, flags), "--ensemble", "sum", "--corruption", "fog", "--severity", "3"]) == 0
-    facts = images.read_json(tmp_path / "out/summary.json")["facts"]
+    facts = files.read_json(tmp_path / "out/summary.json")["facts"]
     assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("sum", "probabilities", ["fog/3"])
 
 
@@ -399,7 +399,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "DDA/model_adapt/configs/ensemble
 def test_every_published_config_runs_with_weights_of_mmcls(name, tmp_path):
     config = read_config(Path(f"configs/ensemble/{name}.py"), [])
     large = "Imagenet" in name
-    classes = class_list(config["data"]["test"]["classes"])[:2]
+    classes = tree.class_list(config["data"]["test"]["classes"])[:2]
     cell = "jpeg/cifar_test" if name.endswith("_cifar10") else "fog/5"
     rng = np.random.default_rng(0)
     for view, size in (("degraded", 224 if large else 32), ("adapted", 256 if large else 32)):
@@ -455,7 +455,7 @@ def test_the_mean_corruption_error_is_of_all_corruptions_and_names_its_baseline(
     make_trees(tmp_path, cells=[*(f"{name}/{severity}" for name in metrics.ALEXNET for severity in range(1, 6)), "clean/val"])
     more = ["--metrics", "accuracy", "mCE", "--baseline", "alexnet"]
     assert main(command(here, tmp_path / "out", *more, views=tmp_path)) == 0
-    summary = images.read_json(tmp_path / "out/summary.json")
+    summary = files.read_json(tmp_path / "out/summary.json")
     assert "alexnet" in summary["protocol"] and "torch" in summary["facts"]["versions"]
     row = summary["all"]["first"]
     top1 = {name: np.mean([summary["cells"][f"{name}/{severity}"]["first"]["top1"] for severity in range(1, 6)])
@@ -465,7 +465,7 @@ def test_the_mean_corruption_error_is_of_all_corruptions_and_names_its_baseline(
     assert row["mCE"] == pytest.approx(np.mean(list(each.values()))) and "relative mCE" not in row
 
     assert main(command(here, tmp_path / "out", *more, "--corruption", "all", "clean", views=tmp_path)) == 0
-    summary = images.read_json(tmp_path / "out/summary.json")
+    summary = files.read_json(tmp_path / "out/summary.json")
     row, clean = summary["all"]["first"], 1 - summary["cells"]["clean/val"]["first"]["top1"]
     relative = {name: 100 * (1 - top1[name] - clean) / (error - 43.5) * 100 for name, error in metrics.ALEXNET.items()}
     assert row["relative mCE"] == pytest.approx(np.mean(list(relative.values())))
@@ -484,7 +484,7 @@ def test_a_part_is_evaluated_of_which_alone_there_are_copies(here, tmp_path):
         for path in sorted((tmp_path / "adapted" / cell).iterdir())[3:]:
             path.unlink()
     assert main(command(here, tmp_path / "out", "--num_samples", "3", views=tmp_path)) == 0
-    assert images.read_json(tmp_path / "out/summary.json")["cells"]["fog/1"]["N"] == 3
+    assert files.read_json(tmp_path / "out/summary.json")["cells"]["fog/1"]["N"] == 3
 
 
 def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, tmp_path, capsys):

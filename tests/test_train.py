@@ -14,7 +14,8 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import images
+from DDA import files, images
+from DDA import tree as trees
 from DistilledClassifier import classifiers, config, data, make_data, train, train_all_deg, trainer
 from DistilledClassifier.data import Steps
 
@@ -34,7 +35,7 @@ def tree(tmp_path):
             pixels = rng.integers(0, 150, (8, 8, 3), dtype=np.uint8)
             pixels[..., i % 3] += 60
             Image.fromarray(pixels).save(folder / f"{CLASSES[i % 3]}_{i:05}.png")
-    images.write_classes(tmp_path / "tree", CLASSES)
+    trees.write_classes(tmp_path / "tree", CLASSES)
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     return tmp_path / "tree"
 
@@ -79,7 +80,7 @@ def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_noth
     assert len(losses(folder)) == 9 and len((folder / "epochs.csv").read_text().splitlines()) == 4
     best = classifiers.load(folder / "model_best.pth")
     assert best.classes == CLASSES
-    names = images.list_images(tree, "clean/val")[0]
+    names = trees.list_images(tree, "clean/val")[0]
     scores = best.scores([np.asarray(images.read_rgb(tree / name)) for name in names])
     right = np.mean([CLASSES[i] in name for i, name in zip(scores.argmax(1), names, strict=True)])
     told = classifiers.read(folder / "model_best.pth")["metrics"]
@@ -175,12 +176,12 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
 def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_path):
     (tmp_path / "tree").joinpath("clean").rename(tmp_path / "tree" / "jpeg")
     (tmp_path / "tree").rename(tmp_path / "adapted")
-    images.write_json(tmp_path / "adapted" / "settings.json", {"N": 12})
+    files.write_json(tmp_path / "adapted" / "settings.json", {"N": 12})
     assert train.main(flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")) == 0
     found = classifiers.load(only_run(tmp_path, "jpeg/ind/own_Tiny_adapt") / "model_best.pth")
     assert found.adapted == {"N": 12}
     found.check_adapted(tmp_path / "adapted")
-    images.write_json(tmp_path / "adapted" / "settings.json", {"N": 13})
+    files.write_json(tmp_path / "adapted" / "settings.json", {"N": 13})
     with pytest.raises(ValueError, match="N 13 there, 12 in training"):
         found.check_adapted(tmp_path / "adapted")
 
@@ -197,7 +198,7 @@ def test_a_finished_student_is_trained_anew_when_a_teacher_or_the_copies_have_ch
     (tmp_path / "tree").rename(tmp_path / "adapted")
     command = flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")
     for n, expected in ((12, 1), (12, 1), (13, 2)):
-        images.write_json(tmp_path / "adapted" / "settings.json", {"N": n})
+        files.write_json(tmp_path / "adapted" / "settings.json", {"N": n})
         assert train.main(command) == 0
         assert len(list((tmp_path / "saved/jpeg/ind/own_Tiny_adapt/train").iterdir())) == expected
 
@@ -352,7 +353,7 @@ def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(images, "write_with", full)
+    monkeypatch.setattr(files, "write_with", full)
     assert train.main(flags(tmp_path, stages["clean"])) == 1
     assert "No space left on device; make room" in capsys.readouterr().err
 

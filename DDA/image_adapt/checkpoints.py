@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from DDA.files import read_json
 from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
-from DDA.images import read_json
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
 # so a process of another length needs rescaled times.

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images
-from DDA.datasets import Source
-from DDA.images import SETTINGS
+from DDA import files, images, tree
 from DDA.progress import Progress
 from DDA.ranks import World
+from DDA.sources import Source
+from DDA.tree import SETTINGS
 
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
@@ -62,15 +62,16 @@ class Plan:
 
     def work(self) -> Iterator[str]:
         """The paths that are to be adapted and written."""
-        return (path for group in self.groups for path in group if images.key_of(path) not in self.neighbours)
+        return (path for group in self.groups for path in group if tree.key_of(path) not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
         """The groups of one rank: every size-th group, or every size-th image of the only group."""
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
 
     def target(self, path: str) -> Path:
-        """Where the adapted copy of an image goes."""
-        return self.save_dir / (path if self.same_format else images.key_of(path) + ".png")
+        """Where the adapted copy of an image goes. Raises ValueError for a path that leads out of the save folder."""
+        tree.check_name(path, self.source.path)
+        return self.save_dir / (path if self.same_format else tree.key_of(path) + ".png")
 
     def cell_of(self, path: str) -> str:
         """The cell of an image's path or key."""
@@ -104,15 +105,15 @@ def make_plan(
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
-        raise ValueError(f"no images in {where} (suffixes: {', '.join(images.SUFFIXES)})")
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
     if keys is not None:
-        unknown = sorted(keys - {images.key_of(path) for path in source.names})
+        unknown = sorted(keys - {tree.key_of(path) for path in source.names})
         if unknown:
             raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
-        if keys and not any(images.key_of(path) in keys for paths in listed for path in paths):
+        if keys and not any(tree.key_of(path) in keys for paths in listed for path in paths):
             raise ValueError(f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
                              "the --corruption, --severity and --train that gate.py was given")  # fmt: skip
-    done = images.saved_images(save_dir, cells)
+    done = tree.saved_images(save_dir, cells)
     return plan_of(
         listed, done, cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, source=source,
         save_dir=save_dir, same_format=same_format, not_images=not_images,
@@ -133,23 +134,23 @@ def plan_of(
     left = num_samples
     taken: list[list[str]] = []
     for paths in listed:  # cells are sorted, and so are the paths in them: these are the first by key
-        chosen = paths if keys is None else [path for path in paths if images.key_of(path) in keys]
+        chosen = paths if keys is None else [path for path in paths if tree.key_of(path) in keys]
         taken.append(chosen if left is None else chosen[:left])
         left = None if left is None else left - len(taken[-1])
     saved = set(saved)
-    done = frozenset(key for paths in taken for path in paths if (key := images.key_of(path)) in saved)
+    done = frozenset(key for paths in taken for path in paths if (key := tree.key_of(path)) in saved)
     neighbours: frozenset[str] = frozenset()
     if fixed_batch is None:
-        groups = [[path for paths in taken for path in paths if images.key_of(path) not in done]]
+        groups = [[path for paths in taken for path in paths if tree.key_of(path) not in done]]
     else:
-        wanted = {images.key_of(path) for paths in taken for path in paths} - done
+        wanted = {tree.key_of(path) for paths in taken for path in paths} - done
         batches = [paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch)]
-        groups = [batch for batch in batches if any(images.key_of(path) in wanted for path in batch)]
-        neighbours = frozenset(images.key_of(path) for group in groups for path in group) - wanted
+        groups = [batch for batch in batches if any(tree.key_of(path) in wanted for path in batch)]
+        neighbours = frozenset(tree.key_of(path) for group in groups for path in group) - wanted
     return Plan(
         cells=cells, groups=groups, fixed_batches=fixed_batch is not None, done=done, neighbours=neighbours,
         planned=Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)}),
-        elsewhere=0 if keys is None else len(keys - {images.key_of(path) for paths in listed for path in paths}), **rest,
+        elsewhere=0 if keys is None else len(keys - {tree.key_of(path) for paths in listed for path in paths}), **rest,
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def claim(save_dir: Path, settings: dict[str, Any]) -> None:
     save_dir.mkdir(parents=True, exist_ok=True)
     if not (save_dir / SETTINGS).is_file():
         try:
-            images.write_json(save_dir / SETTINGS, settings, exclusive=True)
+            files.write_json(save_dir / SETTINGS, settings, exclusive=True)
         except FileExistsError:
             check_settings(save_dir, settings)  # another job was faster
 
@@ -177,14 +178,14 @@ def check_settings(save_dir: Path, settings: dict[str, Any], *, overwrite: bool 
     if not save_dir.is_dir():
         raise ValueError(f"--save_dir {save_dir} is a file, not a folder")
     if (save_dir / SETTINGS).is_file():
-        differ = _differences(images.read_json(save_dir / SETTINGS), settings)
+        differ = _differences(files.read_json(save_dir / SETTINGS), settings)
         if differ and not overwrite:
-            how = "holds images of" if images.saved_images(save_dir, ["."]) else "was begun with"
+            how = "holds images of" if tree.saved_images(save_dir, ["."]) else "was begun with"
             raise ValueError(
                 f"--save_dir {save_dir} {how} other settings: {'; '.join(differ)}. "
                 "Choose another --save_dir, or make them anew with --overwrite"
             )
-    elif any(path.lower().endswith(images.SUFFIXES) for path in images.walk(save_dir)):
+    elif any(path.lower().endswith(tree.SUFFIXES) for path in tree.walk(save_dir)):
         raise ValueError(
             f"--save_dir {save_dir} holds images but no {SETTINGS}: they were not made by this program; choose another folder"
         )
@@ -201,8 +202,8 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 def check_discard(plan: Plan, settings: dict[str, Any]) -> None:
     """--overwrite: raise ValueError where images outside the plan would be left with other settings."""
     path = plan.save_dir / SETTINGS
-    differ = _differences(images.read_json(path), settings) if path.is_file() else []
-    others = images.saved_images(plan.save_dir, ["."]).keys() - plan.done if differ else ()
+    differ = _differences(files.read_json(path), settings) if path.is_file() else []
+    others = tree.saved_images(plan.save_dir, ["."]).keys() - plan.done if differ else ()
     if others:
         raise ValueError(
             f"--save_dir {plan.save_dir} holds images of other settings: {'; '.join(differ)}. --overwrite must make all of "
@@ -213,11 +214,11 @@ def check_discard(plan: Plan, settings: dict[str, Any]) -> None:
 def discard(plan: Plan, settings: dict[str, Any]) -> None:
     """--overwrite: remove the planned images that are there, and then the settings file where it says something else."""
     check_discard(plan, settings)
-    saved = images.saved_images(plan.save_dir, plan.cells)
+    saved = tree.saved_images(plan.save_dir, plan.cells)
     for key in plan.done:
         (plan.save_dir / saved[key]).unlink()
     path = plan.save_dir / SETTINGS
-    if path.is_file() and _differences(images.read_json(path), settings):
+    if path.is_file() and _differences(files.read_json(path), settings):
         path.unlink()
 
 
@@ -236,9 +237,9 @@ def check_source(plan: Plan) -> None:
     """
     for cell in plan.cells:
         path = manifest_path(plan, cell)
-        known = images.read_json(path).get("source_sha256", {}) if path.is_file() else {}
+        known = files.read_json(path).get("source_sha256", {}) if path.is_file() else {}
         for name, digest in known.items():
-            if images.key_of(name) in plan.done and _digest(plan.source, name) not in (digest, None):
+            if tree.key_of(name) in plan.done and _digest(plan.source, name) not in (digest, None):
                 raise ValueError(
                     f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
                     "another --save_dir for another source, or make the copies anew with --overwrite"
@@ -253,11 +254,11 @@ def begin_manifests(plan: Plan, facts: dict[str, Any]) -> None:
     for cell, names in first.items():
         samples = [names[i * (len(names) - 1) // 7] for i in range(8)] if len(names) > 8 else names
         path = manifest_path(plan, cell)
-        before = images.read_json(path) if path.is_file() else {}
+        before = files.read_json(path) if path.is_file() else {}
         anew = set(names)  # what is made anew is no longer known by what it was made from before
         digests = {name: digest for name, digest in before.get("source_sha256", {}).items() if name not in anew}
         digests |= {name: digest for name in samples if (digest := _digest(plan.source, name)) is not None}
-        images.write_json(path, {
+        files.write_json(path, {
             "cell": cell, "state": "running", "planned": plan.planned[cell], "failures": before.get("failures", {}),
             "source": str(plan.source.path.resolve()), "source_sha256": digests, **facts,
         })  # fmt: skip
@@ -277,21 +278,21 @@ def end_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -
     Lost is an image that was to be adapted, is not there and is no known failure. Failures of earlier runs that were not tried
     again are kept.
     """
-    saved = images.saved_images(plan.save_dir, plan.cells).keys()
+    saved = tree.saved_images(plan.save_dir, plan.cells).keys()
     there = Counter(plan.cell_of(key) for key in saved)
     work = list(plan.work())
     worked = {plan.cell_of(name) for name in work}
     for cell in plan.cells:
         path = manifest_path(plan, cell)
-        before = images.read_json(path) if path.is_file() else {}
+        before = files.read_json(path) if path.is_file() else {}
         if cell not in worked and before.get("state") != "running":  # running: stopped after its last image
             continue
-        failed = {name: why for name, why in before.get("failures", {}).items() if images.key_of(name) not in saved}
+        failed = {name: why for name, why in before.get("failures", {}).items() if tree.key_of(name) not in saved}
         failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
         state = "failures" if failed else "complete"
         counts = {"state": state, "images": there[cell], "failed": len(failed), "failures": failed}
-        images.write_json(path, {**before, **counts, **facts})
-    return [path for path in work if images.key_of(path) not in saved and path not in failures]
+        files.write_json(path, {**before, **counts, **facts})
+    return [path for path in work if tree.key_of(path) not in saved and path not in failures]
 
 
 # ---------------------------------------------------------------------------------------------- the work of one rank
@@ -308,7 +309,7 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     ended = 0
 
     def fail(path: str, reason: str) -> None:
-        if images.key_of(path) in plan.neighbours:
+        if tree.key_of(path) in plan.neighbours:
             return
         failures[path] = reason
         if len(failures) <= 20:
@@ -329,11 +330,11 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
         cleanup.callback(writer.finish)  # also after an interruption: what is computed is kept
         groups = plan.share(world.rank, world.size)
         for paths, pixels in _batches(groups, plan.source, image_size, batch_size, pool, fail):
-            adapted = adapt_batch([images.key_of(path) for path in paths], pixels)
+            adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             finite = np.isfinite(adapted).all(axis=(1, 2, 3))
             written = 0
             for i, path in enumerate(paths):
-                if images.key_of(path) in plan.neighbours:
+                if tree.key_of(path) in plan.neighbours:
                     continue
                 if finite[i]:
                     writer.write(plan.target(path), adapted[i])
@@ -386,6 +387,7 @@ def _batches(
 def _decode(source: Source, name: str, image_size: int) -> np.ndarray | str:
     """uint8 (S,S,3), or the reason why there is none."""
     try:
+        tree.check_name(name, source.path)  # a copy has the same name
         return images.fit_square(source.read(name), image_size)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
         path = Path(source.where(name))

@@ -18,10 +18,11 @@ from pathlib import Path
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from DDA import commands, datasets, images
+from DDA import commands, files, sources, tree
 from DDA.model_adapt import models
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.progress import Progress
+from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers
 from DistilledClassifier.train import pick_device
 
@@ -37,22 +38,22 @@ def main(argv: list[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     gate = read_gate(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    classifier = classifiers.load(images.find(args.classifier))
+    classifier = classifiers.load(files.find(args.classifier))
     classifier.network.to(pick_device(args.device, 0))
-    source = datasets.open_source(images.find(args.base_samples), classifier.classes)
-    cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=args.train)
+    source = sources.open_source(files.find(args.base_samples), classifier.classes, one_severity(args.severity))
+    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=args.train)
     names = [name for cell in cells for name in source.list(cell)[0]]
     if not names:
-        raise ValueError(f"no images in {args.base_samples} (suffixes: {', '.join(images.SUFFIXES)})")
+        raise ValueError(f"no images in {args.base_samples} (suffixes: {', '.join(tree.SUFFIXES)})")
     doubtful, progress = [], Progress(len(names))
     for i in range(0, len(names), args.batch_size):
         part = names[i : i + args.batch_size]
-        scores = classifier.scores([datasets.read_pixels(source, name) for name in part], args.batch_size)
-        models.check_scores(args.classifier.stem, scores.numpy(), classifier.classes, [images.key_of(name) for name in part])
+        scores = classifier.scores([sources.read_pixels(source, name) for name in part], args.batch_size)
+        models.check_scores(args.classifier.stem, scores.numpy(), classifier.classes, [tree.key_of(name) for name in part])
         asked = is_doubtful(scores, *gate).tolist()
-        doubtful += [images.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
+        doubtful += [tree.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
         progress.add([(len(part), 0)])
-    images.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
+    files.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
     share = 100 * len(doubtful) / len(names) if names else 0.0
     print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
     if not doubtful:
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--base_samples", type=Path, required=True, metavar="PATH", help="degraded images: a tree, or a data set's files"
     )
-    p.add_argument("--dataset", choices=datasets.LAYOUTS, default="folder", help="layout of the tree (default: %(default)s)")
+    p.add_argument("--dataset", choices=LAYOUTS, default="folder", help="layout of the tree (default: %(default)s)")
     p.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="names, or all")
     p.add_argument("--severity", nargs="+", default=[], metavar="1..5", help="numbers, or all (default: 5)")
     p.add_argument("--train", type=commands.boolean, default=False, metavar="True|False",
@@ -86,11 +87,11 @@ def read_gate(args: argparse.Namespace) -> tuple[float, float]:
         if not 0 <= args.threshold <= 1:
             raise ValueError(f"--threshold {args.threshold} is outside 0..1: it is of a probability")
         return args.threshold, 1.0
-    path = images.find(args.fitted)
+    path = files.find(args.fitted)
     if not path.is_file():
         raise FileNotFoundError(f"--fitted {path} does not exist; test_ensemble.py --fit writes it")
-    fitted = images.read_json(path)
-    if fitted.get("first_sha256") != images.sha256(images.find(args.classifier)) or "gate" not in fitted:
+    fitted = files.read_json(path)
+    if fitted.get("first_sha256") != files.sha256(files.find(args.classifier)) or "gate" not in fitted:
         raise ValueError(f"--fitted {args.fitted} was fitted for another classifier than {args.classifier}; fit it anew with "
                          "test_ensemble.py --fit")  # fmt: skip
     return fitted["gate"]["threshold"], fitted["gate"]["temperatures"][0]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import images
+from DDA import files
 from DDA.model_adapt.ensemble import OURS
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier, Preprocess
@@ -32,7 +32,7 @@ class Model:
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def check_adapted(self, tree: Path) -> None:
+    def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where a tree was adapted otherwise than the copies that it learnt from."""
 
 
@@ -53,8 +53,8 @@ class Ours(Model):
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         return self._network(batch)[1].float()
 
-    def check_adapted(self, tree: Path) -> None:
-        self._classifier.check_adapted(tree)
+    def check_adapted(self, copies: Path) -> None:
+        self._classifier.check_adapted(copies)
 
 
 class Mmcls(Model):
@@ -93,7 +93,7 @@ def load(text: str, config: Mapping[str, Any] | None, pipeline: Sequence[Mapping
     """
     if text.startswith("timm/") and not Path(text).exists():
         return _timm(text, device)
-    path = images.find(text)
+    path = files.find(text)
     if config is None or classifiers.tells_itself(classifiers.read(path)):
         return Ours(classifiers.load(path), path.stem, device)
     return Mmcls(path, config, pipeline, device)
@@ -128,7 +128,7 @@ def read_fitted(first: Model, second: Model, rules: Sequence[str]) -> dict[str, 
     path = fitted_path(first, second)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: fit it first, on known degradations, with test_ensemble.py --fit")
-    found = images.read_json(path)
+    found = files.read_json(path)
     digests = fitted_for(first, second)
     if {name: found.get(name) for name in digests} != digests:
         raise ValueError(f"{path} was fitted for other checkpoints; fit it anew with test_ensemble.py --fit")
@@ -137,7 +137,7 @@ def read_fitted(first: Model, second: Model, rules: Sequence[str]) -> dict[str, 
 
 def fitted_for(first: Model, second: Model) -> dict[str, str]:
     """The digests that tell for which weights parameters were fitted."""
-    return {"first_sha256": images.sha256(first.path), "second_sha256": images.sha256(second.path)}
+    return {"first_sha256": files.sha256(first.path), "second_sha256": files.sha256(second.path)}
 
 
 def _timm(text: str, device: torch.device) -> Model:

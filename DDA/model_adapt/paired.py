@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DDA import images
-from DDA.datasets import Source
-from DistilledClassifier import trees
+from DDA import tree
+from DDA.sources import Source
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Cell:
 def named(source: Source, cell: str, partial: bool = False) -> dict[str, str]:
     """Key to name of the images in a cell. partial: the cell may be absent, none of its images being there."""
     try:
-        return {images.key_of(name): name for name in source.list(cell)[0]}
+        return {tree.key_of(name): name for name in source.list(cell)[0]}
     except FileNotFoundError:
         if partial:
             return {}
@@ -58,7 +57,7 @@ def join(
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
     index = {label: i for i, label in enumerate(classes)}
-    labels = [trees.parse(names[0][key], classes)[2] for key in keys]
+    labels = [tree.parse(names[0][key], classes)[2] for key in keys]
     if None in labels:
         raise ValueError(
             f"{first.where(names[0][keys[labels.index(None)]])} has none of the {len(classes)} classes in its name"

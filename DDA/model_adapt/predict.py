@@ -24,7 +24,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, datasets, images
+from DDA import commands, files, sources, tree
 from DDA.model_adapt import models, results
 from DDA.model_adapt.ensemble import OURS, RULES
 from DDA.model_adapt.models import Model
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     rules = (*RULES, *OURS)
     p.add_argument("--ensemble", choices=rules, default="sum", metavar="RULE", help=f"{', '.join(rules)} (default: sum)")
     p.add_argument("--classes", metavar="LIST", help="a built-in list or a file, where FIRST does not tell its classes")
+    p.add_argument("--severity", type=int, metavar="1..5", help="that of a .npy of a corruption that holds one")
     p.add_argument("--out", type=Path, required=True, metavar="CSV")
     p.add_argument("--batch_size", type=int, default=64, metavar="INT", help="(default: %(default)s)")
     p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
@@ -60,24 +61,24 @@ def _main(args: argparse.Namespace) -> int:
     device = pick_device(args.device, 0)
     first = models.load(args.checkpoint, None, [], device)
     second = models.load(args.second_model_prefix, None, [], device) if args.second_model_prefix else first
-    classes = datasets.class_list(args.classes) if args.classes else first.classes
+    classes = tree.class_list(args.classes) if args.classes else first.classes
     if classes is None:
         raise ValueError(f"{args.checkpoint} does not tell its classes; name them with --classes")
     params = models.read_fitted(first, second, [args.ensemble] if args.ensemble in OURS else [])
-    sources = [datasets.open_source(images.find(path), classes) for path in (args.data_prefix1, args.data_prefix2)]
-    names = [named(source, ".") for source in sources]
+    opened = [sources.open_source(files.find(path), classes, args.severity) for path in (args.data_prefix1, args.data_prefix2)]
+    names = [named(source, ".") for source in opened]
     keys = sorted(names[0])
     if args.ensemble != "gate":
-        refuse(set(keys) - set(names[1]), f"have no copy in {sources[1].path}", "adapt them too, or give --ensemble gate")
-    if isinstance(sources[1], datasets.Folder):
-        second.check_adapted(sources[1].path)
+        refuse(set(keys) - set(names[1]), f"have no copy in {opened[1].path}", "adapt them too, or give --ensemble gate")
+    if isinstance(opened[1], sources.Folder):
+        second.check_adapted(opened[1].path)
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     found: dict[str, list[np.ndarray]] = {"first": [], "second": []}
     progress = Progress(len(keys))
     for i in range(0, len(keys), args.batch_size):
         part = keys[i : i + args.batch_size]
-        for name, model, source, there in zip(found, (first, second), sources, names, strict=True):
+        for name, model, source, there in zip(found, (first, second), opened, names, strict=True):
             found[name].append(_logits(model, source, [there.get(key) for key in part], classes))
         progress.add([(len(part), 0)])
     scores = {"keys": np.array(keys), **{name: np.concatenate(parts) for name, parts in found.items()}}
@@ -94,12 +95,12 @@ def _main(args: argparse.Namespace) -> int:
 
 
 @torch.inference_mode()
-def _logits(model: Model, source: datasets.Source, names: list[str | None], classes: Sequence[str]) -> np.ndarray:
+def _logits(model: Model, source: sources.Source, names: list[str | None], classes: Sequence[str]) -> np.ndarray:
     """(N,K) of some images, NaN where there is no image."""
     there = [i for i, name in enumerate(names) if name is not None]
     found = np.full((len(names), len(classes)), np.nan, np.float32)
     if there:
-        prepared = [model.prepare(datasets.read_pixels(source, names[i])) for i in there]
+        prepared = [model.prepare(sources.read_pixels(source, names[i])) for i in there]
         logits = model.logits(model.batch(prepared)).cpu().numpy()
         models.check_scores(model.name, logits, classes, [names[i] for i in there])
         found[there] = logits
@@ -114,7 +115,7 @@ def _write(path: Path, scores: dict[str, np.ndarray], facts: dict, classes: tupl
     alone = [[classes[row.argmax()] if np.isfinite(row).all() else "" for row in scores[name]] for name in ("first", "second")]
     for key, row, *others in zip(scores["keys"], chances, *alone, strict=True):
         table.writerow([key, classes[row.argmax()], f"{row.max():.4f}", *others])
-    images.write_bytes(path, file.getvalue().encode("utf-8", "surrogateescape"))
+    files.write_bytes(path, file.getvalue().encode("utf-8", "surrogateescape"))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 from PIL import Image
 
-from DDA import commands, datasets, images
-from DDA.datasets import Source
+from DDA import commands, files, images, sources, tree
 from DDA.model_adapt import metrics, results
 from DDA.model_adapt.paired import named
+from DDA.sources import Source
 
 PROGRAM = "report.py"
 COLOURS = {
@@ -72,9 +72,9 @@ def _main(args: argparse.Namespace) -> int:
     if not (args.out / "summary.json").is_file():
         raise FileNotFoundError(f"{args.out} has no summary.json; test_ensemble.py writes it")
     report = Report(args.out, args.images)
-    images.write_bytes(args.out / "report.html", report.page(args.title).encode())
-    images.write_bytes(args.out / "report.csv", report.table().encode())
-    images.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
+    files.write_bytes(args.out / "report.html", report.page(args.title).encode())
+    files.write_bytes(args.out / "report.csv", report.table().encode())
+    files.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
     if args.images:
         images.write_image(args.out / "gallery.png", report.gallery())
         print(f"gallery     {args.out / 'gallery.png'}")
@@ -96,7 +96,7 @@ class Report:
     """What lies in a folder of results, read again; ``page`` and ``table`` show it."""
 
     def __init__(self, out: Path, count: int):
-        self.summary = images.read_json(out / "summary.json")
+        self.summary = files.read_json(out / "summary.json")
         self.facts, self.cells = self.summary["facts"], self.summary["cells"]
         self.names = results.shown(next(iter(self.cells.values())), self.facts)
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
@@ -113,7 +113,8 @@ class Report:
     def _open(self, path: str) -> Source:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}, whose images were evaluated, is gone; --images 0 leaves the galleries out")
-        return datasets.open_source(Path(path), None if Path(path).is_dir() else self.facts["classes"])
+        classes = None if Path(path).is_dir() else self.facts["classes"]
+        return sources.open_source(Path(path), classes, self.facts.get("severity"))
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
         found = results.read(out, cell)
@@ -224,7 +225,7 @@ class Report:
     def _pixels(self, view: int, key: str) -> np.ndarray:
         """Of an image degraded (0) or adapted (1; degraded where there is no copy): uint8 (H,W,3)."""
         view = view if key in self._names[view] else 0
-        return datasets.read_pixels(self._views[view], self._names[view][key])
+        return sources.read_pixels(self._views[view], self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
         """Each corruption's images at its highest severity, before and after, uint8 (H,W,3).
@@ -307,9 +308,9 @@ class Report:
     def _settings(self) -> str:
         facts = {name: value for name, value in self.facts.items() if name not in ("cells", "classes") and value is not None}
         facts["classes"] = len(self.facts["classes"])
-        settings = Path(self.facts["adapted"]) / images.SETTINGS
+        settings = Path(self.facts["adapted"]) / tree.SETTINGS
         if settings.is_file():
-            facts |= {f"adaptation: {name}": value for name, value in images.read_json(settings).items() if value is not None}
+            facts |= {f"adaptation: {name}": value for name, value in files.read_json(settings).items() if value is not None}
         rows = "".join(
             f"<tr><th>{html.escape(name)}</th><td class=what>{html.escape(_text(value))}</td></tr>"
             for name, value in facts.items()

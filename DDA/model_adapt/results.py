@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from DDA import images
+from DDA import files, tree
 from DDA.model_adapt import metrics
 from DDA.model_adapt.ensemble import FUSE_RULES, combine, is_doubtful
 from DDA.model_adapt.paired import Cell
@@ -38,6 +38,9 @@ def in_order(severities: Iterable[str]) -> list[str]:
 
 
 def path_of(out: Path, cell: str) -> Path:
+    """Where the scores of a cell lie. Raises ValueError for a name that leads out of the folder."""
+    if cell != ".":
+        tree.check_name(cell, out / "summary.json")
     corruption, _, severity = cell.partition("/")
     return out / (severity or "0") / f"{'all' if corruption == '.' else corruption}.npz"
 
@@ -46,7 +49,7 @@ def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray], digest: str 
     """The scores of a cell's images. digest: of all that decided them."""
     path = path_of(out, cell.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write_with(path, lambda file: np.savez(
+    files.write_with(path, lambda file: np.savez(
         file, keys=np.array(cell.keys), labels=cell.labels, digest=np.array(digest), **columns))  # fmt: skip
 
 
@@ -152,9 +155,9 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         summary["gate"] = _gate_curve(out, corrupted(facts["cells"]), facts["params"]["gate"])
     for name in REPORT:  # of other numbers
         (out / name).unlink(missing_ok=True)
-    images.write_json(out / "summary.json", summary)
+    files.write_json(out / "summary.json", summary)
     text = markdown(summary)
-    images.write_bytes(out / "summary.md", text.encode())
+    files.write_bytes(out / "summary.md", text.encode())
     return text
 
 

@@ -33,13 +33,14 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, datasets, images, ranks
-from DDA.datasets import LAYOUTS, Source, class_list
+from DDA import commands, files, ranks, sources, tree
 from DDA.model_adapt import metrics, models, results
 from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import Cell, join
 from DDA.progress import Progress
+from DDA.sources import Source
+from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 from DistilledClassifier.classifiers import quietly
 from DistilledClassifier.data import is_held_out
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -48,6 +49,7 @@ from DistilledClassifier.train import pick_device
 PROGRAM = "test_ensemble.py"
 METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
 SCORES = ("logits", "probabilities")
+DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
 IGNORED = {"show": False, "show_dir": None, "show_options": None, "gpu_collect": False, "tmpdir": None, "out_items": None,
            "local_rank": None}  # fmt: skip
 
@@ -97,7 +99,8 @@ def _interleave(parts: list[np.ndarray], count: int) -> np.ndarray:
 
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…")
+    p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…; a .py config is "
+                   "code and is run, .yaml and .json hold values only")  # fmt: skip
     p.add_argument("checkpoint", metavar="FIRST", help="the classifier of degraded images")
     p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
     p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
@@ -154,7 +157,7 @@ def parse(argv: list[str] | None, world: ranks.World) -> argparse.Namespace:
     for name in ("data_prefix1", "data_prefix2"):
         if getattr(args, name) is None:
             raise ValueError(f"--{name} is missing, and {args.config} does not name it either")
-        setattr(args, name, images.find(getattr(args, name)))
+        setattr(args, name, files.find(getattr(args, name)))
     if args.fit:
         args.ensemble = ["sum"]
     check(args)
@@ -177,7 +180,7 @@ def check(args: argparse.Namespace) -> None:
     if args.fit and (odd or not args.corruption):
         raise ValueError(f"--fit learns from known degradations only: --corruption of {', '.join(DEGRADATIONS)}"
                          + (f", not {odd[0]}" if odd else ""))  # fmt: skip
-    if args.fit and args.dataset in datasets.SPLITS and not args.train:
+    if args.fit and args.dataset in SPLITS and not args.train:
         raise ValueError(f"--fit learns: on the training images of --dataset {args.dataset}, --train True")
     fitted, blends = ([rule for rule in args.ensemble if rule in group] for group in (OURS, FUSE_RULES))
     if fitted and args.scores != "logits":
@@ -202,7 +205,11 @@ def _topk(options: list[str]) -> int:
 
 
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
-    """mmcv's Config as plain values. Raises FileNotFoundError, ValueError."""
+    """The entries of a config as plain values.
+
+    A .py config is code: mmcv runs it. A .yaml or .json config holds values and nothing else: no tag, import or base in it
+    leads to code. Raises FileNotFoundError, ValueError.
+    """
     try:
         with quietly():
             from mmcv import Config, DictAction
@@ -215,7 +222,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     if found is None:
         there = ", ".join(sorted(file.stem for file in (here / "configs" / "ensemble").glob("*.py")))
         raise FileNotFoundError(f"{path} does not exist; in configs/ensemble/ there are {there}")
-    config = Config.fromfile(str(found))
+    config = Config(_data_config(found)) if found.suffix in DATA_CONFIGS else Config.fromfile(str(found))
     changes = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -224,9 +231,61 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
         changes[name] = DictAction._parse_iterable(value)
     config.merge_from_dict(changes)
     content = models.plain(config._cfg_dict.to_dict())
-    if "pipeline" not in content.get("data", {}).get("test", {}):
-        raise ValueError(f"{found} has no data.test.pipeline")
+    _check_entries(content, found)
     return content
+
+
+def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The entries of a .yaml or .json config over those of its ``_base_``. Raises ValueError for what would execute code."""
+    from mmcv import Config
+
+    if path.suffix not in DATA_CONFIGS:
+        raise files.BadFile(f"{above[-1]} inherits from {path}: a config of values inherits from {', '.join(DATA_CONFIGS)} "
+                            "only, for any other would be executed")  # fmt: skip
+    if path.resolve() in above:
+        raise files.BadFile(f"{path} inherits from itself")
+    own = files.read_config_json(path) if path.suffix == ".json" else files.read_yaml(path)
+    if "custom_imports" in own:
+        raise files.BadFile(f"{path} asks for custom_imports, which execute code; only a .py config may")
+    bases = _as_list(own.pop("_base_", []))
+    if not all(isinstance(base, str) for base in bases):
+        raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = Config._merge_a_into_b(_data_config(path.parent / base, (*above, path.resolve())), merged)
+    with files.parsing(path, "config whose entries fit those of its _base_"):
+        return Config._merge_a_into_b(own, merged)
+
+
+def _check_entries(content: dict[str, Any], path: Path) -> None:
+    """Raise ValueError for entries that are missing or of another kind than those that are read here."""
+
+    def entry(name: str, default: Any, kind: type, words: str) -> Any:
+        value = content
+        for part in name.split("."):
+            value = value.get(part, default) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise files.BadFile(f"{path}: {name} is {tree.shown(value)}, but it is {words}")
+        return value
+
+    for name in ("data", "data.test", "evaluation", "model"):
+        entry(name, {}, dict, "a group of entries")
+    for name in ("data.test.pipeline", *(["data.test.pipeline2"] if "pipeline2" in content["data"]["test"] else [])):
+        steps = entry(name, None, list | tuple, "a list of steps")
+        if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps):
+            raise files.BadFile(f"{path}: {name} is a list of steps of the form {{type: NAME, …}}")
+    size = entry("data.samples_per_gpu", 64, int, "a whole number")
+    known = {"ensemble": (*RULES, *OURS, *FUSE_RULES), "scores": SCORES, "metrics": METRICS}
+    for name, values in known.items():
+        for value in _as_list(content.get("evaluation", {}).get(name, [])):
+            if value not in values:
+                raise files.BadFile(f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}")
+    for name in ("corruption", "severity"):
+        entry(f"evaluation.{name}", [], list | tuple, "a list of names, or of numbers")
+    for name in ("layout", "classes", "data_prefix1", "data_prefix2"):
+        entry(f"data.test.{name}", None, str | None, "text")
+    if size < 1 or content["data"]["test"].get("layout") not in (None, *LAYOUTS):
+        raise files.BadFile(f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}")
 
 
 def versions() -> dict[str, str]:
@@ -254,21 +313,21 @@ class _Job:
         self._first = models.load(args.checkpoint, args.model, first, device)
         self._second = models.load(args.second_model_prefix or args.checkpoint, args.model, second, device)
         self._source = models.load(args.source, args.model, first, device) if args.source else None
-        self.classes = self._first.classes or class_list(args.classes)
+        self.classes = self._first.classes or tree.class_list(args.classes)
         for model in (self._second, self._source):
             if model is not None and model.classes and tuple(model.classes) != tuple(self.classes):
                 raise ValueError(f"{model.name} has other classes than {self._first.name}: train both on one class list")
         self._views = (self._open(args.data_prefix1), self._open(args.data_prefix2))
-        if isinstance(self._views[1], datasets.Folder):
+        if isinstance(self._views[1], sources.Folder):
             self._second.check_adapted(self._views[1].path)
-        severities = args.severity if args.dataset not in datasets.SPLITS else []
+        severities = args.severity if args.dataset not in SPLITS else []
         paths = {model.path for model, _ in self.columns().values() if model.path is not None}
-        self._weights = {path: images.sha256(path) for path in paths}
+        self._weights = {path: files.sha256(path) for path in paths}
         self._rule = args.ensemble[0]
         if args.fit:
             models.fitted_path(self._first, self._second)  # before the work
         self.params = models.read_fitted(self._first, self._second, [rule for rule in args.ensemble if rule in OURS])
-        names = datasets.cells(self._views[0], args.dataset, args.corruption, severities, train=args.train,
+        names = cells_of(self._views[0], args.dataset, args.corruption, severities, train=args.train,
                                leave_out=args.data_prefix2)  # fmt: skip
         if "all" in args.corruption and "clean" not in args.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
@@ -296,7 +355,7 @@ class _Job:
         path = models.fitted_path(self._first, self._second)
         told = {"images": len(labels), "cells": [cell.name for cell in self.cells], "degraded": str(self._args.data_prefix1),
                 "held_out": self._held_out()}  # fmt: skip
-        images.write_json(path, {**found, **told, **models.fitted_for(self._first, self._second)})
+        files.write_json(path, {**found, **told, **models.fitted_for(self._first, self._second)})
         said = "; ".join(f"{rule}: {results.say_params(params)}" for rule, params in found.items())
         return f"fitted      {said}\n            on {len(labels):,} images: {path}"
 
@@ -304,7 +363,7 @@ class _Job:
         if not path.exists():
             flag = "--data_prefix1" if path == self._args.data_prefix1 else "--data_prefix2"
             raise FileNotFoundError(f"{flag} {path} does not exist; make_data.py and image_sample.py make such trees")
-        return datasets.open_source(path, None if path.is_dir() else self.classes)
+        return sources.open_source(path, None if path.is_dir() else self.classes, one_severity(self._args.severity))
 
     def missing(self, out: Path) -> dict[str, str]:
         """The cells whose scores are not there yet, or are of other weights or images: name to digest."""
@@ -317,13 +376,13 @@ class _Job:
         blends = [self._rule, args.scores] if self._rule in FUSE_RULES else []
         looks = [[model.name, self._weights.get(model.path), view] for model, view in self.columns().values()]
         pipelines = [[str(step) for step in steps] for steps in args.pipelines]
-        files = []
+        stamps = []
         for view, names in zip(self._views, (cell.first, cell.second), strict=True):
             there = [name for name in names if name is not None]
             held = [view.path] if view.path.is_file() else sorted(path for path in view.path.glob("*") if path.is_file())
-            paths = [view.path / name for name in there] if isinstance(view, datasets.Folder) else held
-            files += [(str(path), (told := path.stat()).st_size, told.st_mtime_ns) for path in paths]
-        return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, cell.second, files]).encode()).hexdigest()
+            paths = [view.path / name for name in there] if isinstance(view, sources.Folder) else held
+            stamps += [(str(path), (told := path.stat()).st_size, told.st_mtime_ns) for path in paths]
+        return hashlib.sha256(json.dumps([looks, blends, pipelines, cell.keys, cell.second, stamps]).encode()).hexdigest()
 
     def columns(self) -> dict[str, tuple[Model, int]]:
         """Which classifier sees which view (0 degraded, 1 adapted)."""
@@ -376,8 +435,8 @@ class _Job:
         return found
 
     def _read(self, cell: Cell, rows: range) -> dict[str, list[np.ndarray]]:
-        degraded = [datasets.read_pixels(self._views[0], cell.first[row]) for row in rows]
-        adapted = [degraded[i] if cell.second[row] is None else datasets.read_pixels(self._views[1], cell.second[row])
+        degraded = [sources.read_pixels(self._views[0], cell.first[row]) for row in rows]
+        adapted = [degraded[i] if cell.second[row] is None else sources.read_pixels(self._views[1], cell.second[row])
                    for i, row in enumerate(rows)]  # fmt: skip
         pixels = degraded, adapted
         prepared = {name: [model.prepare(image) for image in pixels[view]] for name, (model, view) in self.columns().items()}
@@ -394,8 +453,8 @@ class _Job:
             "partial": any(None in cell.second for cell in self.cells), "scores": args.scores,
             "metrics": list(args.metrics), "topk": args.topk, "baseline": args.baseline,
             "degraded": str(args.data_prefix1), "adapted": str(args.data_prefix2), "layout": args.dataset,
-            "num_samples": args.num_samples, "classes": list(self.classes), "cells": [cell.name for cell in self.cells],
-            "versions": versions(),
+            "severity": one_severity(args.severity), "num_samples": args.num_samples, "classes": list(self.classes),
+            "cells": [cell.name for cell in self.cells], "versions": versions(),
         }  # fmt: skip
 
     def say_plan(self, size: int) -> None:

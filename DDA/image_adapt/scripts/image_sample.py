@@ -26,13 +26,14 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, datasets, images, ranks
+from DDA import commands, files, images, ranks, sources, tree
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS, adapt, check_range
 from DDA.image_adapt.unet import UNet, cpu_computes
+from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRAM = "image_sample.py"
@@ -92,7 +93,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     wrong = [value for value in args.severity if value != "all" and not value.isdigit()]
     if wrong:
         raise ValueError(f"--severity {wrong[0]} is neither a number nor all")
-    args.model_path, args.base_samples, args.save_dir = map(images.find, (args.model_path, args.base_samples, args.save_dir))
+    args.model_path, args.base_samples, args.save_dir = map(files.find, (args.model_path, args.base_samples, args.save_dir))
     for name in ("batch_size", "num_samples"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
@@ -106,7 +107,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
     check_writable("save_dir", args.save_dir)
     if args.gallery is not None:
-        args.gallery = images.find(args.gallery)
+        args.gallery = files.find(args.gallery)
         for name in ("save_dir", "base_samples"):
             if args.gallery.resolve().is_relative_to(getattr(args, name).resolve()):
                 raise ValueError(f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere")
@@ -141,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
     data.add_argument(
         "--dataset",
-        choices=datasets.LAYOUTS,
+        choices=LAYOUTS,
         default="folder",
         help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
         "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
@@ -153,7 +154,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="1..5",
-        help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences)",
+        help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences); one number also tells of "
+        "which severity a .npy is that holds one",
     )
     data.add_argument(
         "--train",
@@ -271,7 +273,7 @@ def unused(args: argparse.Namespace) -> list[str]:
     notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
     notices += [f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
                 for _, (name, _) in PRESET.items() if name in args.given and name not in how(args)]  # fmt: skip
-    if args.train is not None and args.dataset not in datasets.SPLITS:
+    if args.train is not None and args.dataset not in SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
         notices.append(f"--severity is ignored: --dataset {args.dataset} has no severities")
@@ -320,7 +322,7 @@ def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str
     check_numbers(args, method)
     plan = plan_images(args)
     settings = {
-        "weights_sha256": images.sha256(args.model_path),
+        "weights_sha256": files.sha256(args.model_path),
         **method,
         **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")},
         **how(args),
@@ -375,10 +377,10 @@ def make_diffusion(args: argparse.Namespace, method: dict[str, Any]) -> Diffusio
 
 def plan_images(args: argparse.Namespace) -> job.Plan:
     train = True if args.train is None else args.train
-    source = datasets.open_source(args.base_samples)
-    cells = datasets.cells(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
+    source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
+    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
     fixed_batch = args.batch_size if args.behavior == "published" else None
-    keys = None if args.keys is None else datasets.read_keys(args.keys)
+    keys = None if args.keys is None else tree.read_keys(args.keys)
     return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
                          same_format=args.format == "same")  # fmt: skip
 
@@ -440,10 +442,10 @@ def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any], fa
             job.discard(plan, settings)
             plan = plan_images(args)
         job.claim(plan.save_dir, settings)
-        images.sweep_temporaries(plan.save_dir, plan.cells)
+        tree.sweep_temporaries(plan.save_dir, plan.cells)
         job.begin_manifests(plan, facts)
-        if plan.source.classes and images.read_classes(plan.save_dir) != plan.source.classes:
-            images.write_classes(plan.save_dir, plan.source.classes)
+        if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
+            tree.write_classes(plan.save_dir, plan.source.classes)
     except OSError as error:
         why = error.strerror or error
         raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
@@ -505,15 +507,15 @@ def finish(args, plan: job.Plan, settings, failures: dict[str, str], facts: dict
 
 def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) -> None:
     """Degraded and adapted images side by side, spread evenly over the adapted images of the plan."""
-    saved = images.saved_images(plan.save_dir, plan.cells)
-    sources = {images.key_of(name): name for cell in plan.cells
+    saved = tree.saved_images(plan.save_dir, plan.cells)
+    names = {tree.key_of(name): name for cell in plan.cells
                for name in plan.source.list(cell, leave_out=plan.save_dir)[0]}  # fmt: skip
-    keys = sorted(saved.keys() & sources.keys())
+    keys = sorted(saved.keys() & names.keys())
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
     if not keys:
         raise ValueError(f"{plan.save_dir} holds no adapted image to show")
     rows = {
-        "degraded": [images.fit_square(plan.source.read(sources[key]), image_size) for key in keys],
+        "degraded": [images.fit_square(plan.source.read(names[key]), image_size) for key in keys],
         "adapted": [np.asarray(images.read_rgb(plan.save_dir / saved[key])) for key in keys],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

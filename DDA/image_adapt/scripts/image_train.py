@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from DDA import commands, datasets, images, ranks
+from DDA import commands, files, images, ranks, sources
 from DDA.image_adapt import training
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.noise import NoiseStreams
@@ -105,7 +105,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
 def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
     """The checked command line. Raises ValueError for values that cannot be meant."""
     args = parser().parse_args(argv)
-    args.base_samples, args.save_dir = images.find(args.base_samples), images.find(args.save_dir)
+    args.base_samples, args.save_dir = files.find(args.base_samples), files.find(args.save_dir)
     if args.steps is None and args.minutes is None:
         raise ValueError("give a budget: --steps INT or --minutes FLOAT")
     for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "diffusion_steps", "save_minutes"):
@@ -205,7 +205,7 @@ class Images:
     """The training images, decoded once where memory allows. Raises ValueError for what cannot be trained on."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device):
-        self._source = datasets.open_source(args.base_samples)
+        self._source = sources.open_source(args.base_samples)
         if args.cell != "." and args.base_samples.is_dir() and not (args.base_samples / args.cell).is_dir():
             raise ValueError(f"--cell {args.cell} is no folder of --base_samples {args.base_samples}")
         self._names = self._source.list(args.cell)[0]
@@ -343,11 +343,11 @@ class _Run:
             try:
                 weights = {name: value.contiguous() for name, value in state.ema.state_dict().items()}
                 saved = {**state.as_dict(), "settings": self._settings}
-                images.write_with(folder / "resume.pt", lambda file: torch.save(saved, file))
-                images.write_with(folder / "ema.pt", lambda file: torch.save(weights, file))
-                images.write_json(folder / "ema.json", self._flags)
+                files.write_with(folder / "resume.pt", lambda file: torch.save(saved, file))
+                files.write_with(folder / "ema.pt", lambda file: torch.save(weights, file))
+                files.write_json(folder / "ema.json", self._flags)
                 lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(state.losses, start=1)]
-                images.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
+                files.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
                 if samples or time.monotonic() - self._drawn > 60:
                     draw_losses(folder / "loss.png", state.losses)
                     self._drawn = time.monotonic()
@@ -386,7 +386,7 @@ def draw_losses(path: Path, losses: list[float]) -> None:
     axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
     axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
     axes.legend()
-    images.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+    files.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     plt.close(figure)
 
 

@@ -1,0 +1,215 @@
+"""Files on disk: looked up as users name them, read with faults in words, written whole or not at all, digested, JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+TEMPORARY = ".partial"  # the last suffix of a file that is being written
+
+
+def find(path: str | Path) -> Path:
+    """``path`` as given; where it starts with ``ckpt``, ``dataset`` or ``saved``, also from other folders of a checkout.
+
+    The published commands are run from DDA/ and from DistilledClassifier/, name ``ckpt/…`` (in DDA/), ``dataset/…`` and
+    ``saved/…`` (at the root), and must also work from the root.
+    """
+    path = Path(path).expanduser()
+    root = Path(__file__).resolve().parents[1]
+    homes = {"ckpt": root / "DDA", "dataset": root, "saved": root}
+    first = path.parts[0] if path.parts else "."
+    if first not in homes or not Path.cwd().is_relative_to(root) or path.exists():
+        return path
+    at_home = homes[first] / path
+    return path if Path(first).exists() and not at_home.exists() else at_home
+
+
+class BadFile(ValueError):
+    """A fault of one file, in words: which file, what was expected, what to do."""
+
+
+@contextlib.contextmanager
+def parsing(path: str | Path, expected: str) -> Iterator[None]:
+    """Turn whatever a parser raises inside the block into a `BadFile` that says so of ``path``.
+
+    Parsers of binary formats raise dozens of types on damaged bytes, MemoryError and RecursionError
+    among them. Their texts speak of the parser, not of the file, and are left out.
+    """
+    try:
+        yield
+    except (BadFile, FileNotFoundError):
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
+        raise BadFile(f"{path} cannot be read: {error.strerror}") from None
+    except Exception:
+        raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
+
+
+def read_lines(path: Path, flag: str) -> list[str]:
+    """The lines of a text file that are not empty, without white space at their ends.
+
+    Raises FileNotFoundError, and ValueError where there are none or the file is no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag} {path} is not a file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise BadFile(f"{flag} {path} is no text file") from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise BadFile(f"{flag} {path} is empty")
+    return lines
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The entries of a YAML file: text, numbers, True, False, null, and lists and mappings of these.
+
+    Nothing in the file is executed: tags that ask for more are refused. Raises BadFile in words.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ValueError("configs need PyYAML: pip install pyyaml") from None
+
+    with parsing(path, "YAML file"):
+        try:
+            content = yaml.safe_load(_config_text(path))
+        except yaml.constructor.ConstructorError as error:
+            line, problem = error.problem_mark.line + 1, _one_line(error.problem)
+            raise BadFile(f"{path}, line {line}, asks for more than plain values ({problem}); nothing was executed") from None
+        except yaml.YAMLError as error:
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+            line = "" if mark is None else f", line {mark.line + 1}"
+            raise BadFile(f"{path} is no YAML{line}: {_one_line(problem or 'a character that YAML has not')}") from None
+    return _entries(path, content)
+
+
+def _config_text(path: Path, most: int = 1 << 22) -> str:
+    size = path.stat().st_size
+    if size > most:
+        raise BadFile(f"{path} has {size:,} bytes; a config has at most {most:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(ascii(text)[1:-1].split())[:160]
+
+
+def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
+    """Raise BadFile unless ``content`` is a mapping of plain values whose names are text, of a size that can be meant.
+
+    Aliases of YAML let some lines stand for billions of values, or for themselves: each is counted as
+    often as it is named.
+    """
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise BadFile(f"{path} holds no entries of the form name: value")
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > most:
+            raise BadFile(f"{path} holds more than {most:,} values; a config has fewer")
+        if isinstance(value, dict):
+            odd = next((name for name in value if not isinstance(name, str)), None)
+            if odd is not None:
+                raise BadFile(f"{path} has the entry {_one_line(repr(odd))}, but names of entries are text; put it in quotes")
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif not (value is None or isinstance(value, str | bool | int | float)):
+            raise BadFile(f"{path} has a value of the type {type(value).__name__}; put {_one_line(str(value))} in quotes")
+    return content
+
+
+def read_config_json(path: Path) -> dict[str, Any]:
+    """`read_yaml` of a JSON file."""
+    with parsing(path, "JSON file"):
+        content = json.loads(_config_text(path))
+    return _entries(path, content)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
+    """Write a file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it.
+
+    sync: wait until it is on the disk, which is slow for many files.
+    """
+    unfinished = temporary(path)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if not exclusive:
+            os.replace(unfinished, path)
+            return
+        try:
+            os.link(unfinished, path)  # unlike a rename, it fails where the name is taken
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with open(path, "xb") as file:
+                file.write(data)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """`write_bytes` of what ``write`` puts into a file, such as ``lambda file: np.save(file, array)``."""
+    buffer = io.BytesIO()
+    write(buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """`write_bytes` of an .npy file."""
+    write_with(path, lambda file: np.save(file, array))
+
+
+def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
+    """`write_bytes` of indented JSON."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), exclusive=exclusive)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises ValueError naming the file where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path} is damaged ({_one_line(str(error))}); remove it or put it right") from None
+    if not isinstance(value, dict):
+        raise BadFile(f"{path} holds no JSON object; remove it or put it right")
+    return value
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` for a file that is being written: it tells whose it is and ends in TEMPORARY."""
+    return path.with_name(f"{host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{TEMPORARY}")
+
+
+def host() -> str:
+    """This machine's name, as temporaries carry it."""
+    return platform.node()[:64]

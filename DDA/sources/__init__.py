@@ -1,0 +1,74 @@
+"""Sources of images: a folder, or a data set in the files in which it is published, seen as a tree of named images.
+
+Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative paths that its images
+have in a tree, sorted by key; ``read(name)``, the image as RGB; ``pixels(name)``, the same as uint8 (H,W,3);
+``encoded(name)``, the bytes of its file, or None where there are only pixels; ``digest(name)``, a SHA-256 of what is read;
+``where(name)``, for messages. Nothing that a file says is executed, and no name that it says leads out of the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from DDA import files, tree
+from DDA.sources.arrays import Arrays, npy, npz, official_arrays
+from DDA.sources.cifar import archive, cifar_folder
+from DDA.sources.digits import DIGITS, digits
+from DDA.sources.folder import Folder
+from DDA.sources.imagenet import imagenet, tiny_imagenet
+
+FORMATS = (
+    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder with labels.npy and one "
+    "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images; the word digits"
+)
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+
+Source = Folder | Arrays
+
+
+def open_source(path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None) -> Source:
+    """Recognise what lies at ``path``: one of FORMATS.
+
+    classes: names for labels that come without. severity: that of the images in a file of a corruption that holds one.
+    Raises FileNotFoundError where there is nothing, ValueError for what is damaged, unknown or wants to execute code.
+    """
+    path = Path(path)
+    if str(path) == DIGITS and not path.exists():
+        return digits(classes)
+    if not path.exists():
+        raise FileNotFoundError(f"--base_samples {path} does not exist; expected {FORMATS}")
+    if path.is_dir():
+        return cifar_folder(path, classes) or official_arrays(path, classes, severity) or Folder(path, classes=classes)
+    if path.suffix == ".npz":
+        return npz(path, classes, severity)
+    if path.suffix == ".npy":
+        return npy(path, classes, severity)
+    if path.name.endswith(ARCHIVES):
+        return archive(path, classes)
+    raise ValueError(f"--base_samples {path} is no source of images; expected {FORMATS}")
+
+
+def open_official(
+    path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None, severity: int | None = None
+) -> Source:
+    """`open_source`, and ImageNet and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours.
+
+    A folder with classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
+    """
+    path = Path(path)
+    if path.is_dir() and tree.read_classes(path) is None:
+        source = tiny_imagenet(path) or imagenet(path, classes, labels)
+        if source is not None:
+            return source
+    return open_source(path, classes, severity)
+
+
+def read_pixels(source: Source, name: str) -> np.ndarray:
+    """An image, uint8 (H,W,3). Raises BadFile that names it where it is damaged."""
+    try:
+        return source.pixels(name)
+    except Exception as error:  # PIL and its plugins raise many types for damaged files
+        raise files.BadFile(f"{source.where(name)} cannot be read ({error}); remove it or make it anew") from None

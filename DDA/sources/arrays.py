@@ -1,0 +1,379 @@
+"""Images in arrays: .npy and .npz files, CIFAR-10-C as it is published."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from DDA import files, tree
+
+CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+           "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
+           "gaussian_blur", "spatter", "saturate")  # fmt: skip
+SEVERITIES = 5  # of the official files
+
+
+class Arrays:
+    """Images in arrays, in parts that are folders of the tree.
+
+    severity: what `open_source` was told of files that hold one.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str] | None = None, severity: int | None = None):
+        self.path = path
+        self.classes = None if classes is None else tree.check_classes(classes, path)
+        self._severity = severity
+        self._places: dict[str, tuple[Rows | Jpegs, int]] = {}
+        self._sorted: list[str] = []
+
+    def __reduce__(self) -> tuple:
+        from DDA.sources import open_source
+
+        return open_source, (self.path, self.classes, self._severity)  # another process reads the same files
+
+    def add(self, folder: str, part: Rows | Jpegs, count: int, labels: Any = None) -> None:
+        """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>.
+
+        labels: class indices (N,), or whatever `as_labels` takes. Raises BadFile for names that lead elsewhere and for
+        labels that are none.
+        """
+        if folder != ".":
+            tree.check_name(folder, self.path)
+        if labels is not None:
+            labels = as_labels(labels, f"{self.path}: {folder}")
+            if len(labels) != count:
+                raise files.BadFile(f"{self.path}: {folder} has {count} images and {len(labels)} labels")
+            if self.classes is None:
+                raise ValueError(f"{self.path}: {folder} has labels, but nothing tells the class names; give --classes")
+            if count and labels.max() >= len(self.classes):
+                raise files.BadFile(
+                    f"{self.path}: {folder} has the label {labels.max()}, but there are {len(self.classes)} classes"
+                )
+        prefix = f"{folder}/" if folder != "." else ""
+        for row in range(count):
+            name = f"{row:05}" if labels is None else f"{self.classes[labels[row]]}_{row:05}"
+            self._places[f"{prefix}{name}{part.suffix}"] = (part, row)
+
+    @property
+    def names(self) -> list[str]:
+        if len(self._sorted) < len(self._places):
+            self._sorted = sorted(self._places, key=tree.key_of)
+        return self._sorted
+
+    def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+        if cell == ".":
+            return self.names, []
+        first, end = (bisect_left(self.names, f"{cell}{after}", key=tree.key_of) for after in "/0")  # 0 comes after /
+        return self.names[first:end], []
+
+    def folders(self, folder: str) -> list[str]:
+        prefix = "" if folder == "." else f"{folder}/"
+        inside = {name[len(prefix) :] for name in self._places if name.startswith(prefix)}
+        return sorted({name.split("/")[0] for name in inside if "/" in name})
+
+    def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
+        return False
+
+    def where(self, name: str) -> str:
+        return f"{self.path}: {name}"
+
+    def read(self, name: str) -> Image.Image:
+        part, row = self._places[name]
+        return part.read(row)
+
+    def pixels(self, name: str) -> np.ndarray:
+        part, row = self._places[name]
+        return part.pixels(row)
+
+    def encoded(self, name: str) -> bytes | None:
+        part, row = self._places[name]
+        return part.encoded(row)
+
+    def digest(self, name: str) -> str:
+        part, row = self._places[name]
+        return hashlib.sha256(part.encoded(row) or part.read(row).tobytes()).hexdigest()
+
+
+class Rows:
+    """Pixels uint8 (N,H,W,3) or (N,H,W), loaded when the first is wanted."""
+
+    suffix = ".png"
+
+    def __init__(self, load: Callable[[], np.ndarray]):
+        self._load = load
+        self._pixels: np.ndarray | None = None
+
+    def read(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pixels(row))
+
+    def pixels(self, row: int) -> np.ndarray:
+        if self._pixels is None:
+            self._pixels = self._load()
+        pixels = np.ascontiguousarray(self._pixels[row])
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+    def encoded(self, row: int) -> None:
+        return None
+
+
+class Jpegs:
+    """JPEG files end to end: file i is ``data[offsets[i]:offsets[i+1]]``."""
+
+    suffix = ".jpg"
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self._data, self._offsets = data, offsets
+
+    def read(self, row: int) -> Image.Image:
+        with Image.open(io.BytesIO(self.encoded(row)), formats=["JPEG"]) as image:
+            return image.convert("RGB")
+
+    def pixels(self, row: int) -> np.ndarray:
+        return np.asarray(self.read(row))
+
+    def encoded(self, row: int) -> bytes:
+        return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def as_labels(values: Any, where: str) -> np.ndarray:
+    """Class indices int64 (N,) of an array (N,) or (N,1), or of a flat list of numbers.
+
+    Whole numbers in floating point are taken for what they are. Raises BadFile, in words, for labels that are one-hot, text,
+    negative, fractional or too large for an index.
+    """
+    expected = "expected one class index for each image, 0, 1, 2, …"
+    if isinstance(values, list):
+        if not all(type(value) is int for value in values):  # a list in a list would be multiplied out by numpy
+            raise files.BadFile(f"{where} has labels that are no numbers; {expected}")
+        if any(abs(value) > 2**31 for value in values):
+            raise files.BadFile(f"{where} has the label {tree.shown(max(values, key=abs))}; {expected}")
+        values = np.array(values, np.int64)
+    if not isinstance(values, np.ndarray):
+        raise files.BadFile(f"{where} has no labels; {expected}")
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        one_hot = "one-hot rows or scores" if values.ndim == 2 else "an array"
+        raise files.BadFile(f"{where} has labels of the shape {values.shape}, {one_hot}; {expected}: labels.argmax(1)")
+    if values.dtype.kind not in "iuf":
+        raise files.BadFile(f"{where} has labels that are no numbers ({values.dtype}); {expected}")
+    odd = values[~((values >= 0) & (values < 2**31) & (values == np.floor(values)))]
+    if len(odd):
+        raise files.BadFile(f"{where} has the label {odd[0]}; {expected}")
+    return values.astype(np.int64)
+
+
+def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
+    """The class names of labels that come without: CIFAR-10's where there are 10, CIFAR-100's where there are 100."""
+    largest = int(labels.max(initial=-1))
+    for name, count in (("cifar10", 10), ("cifar100", 100)):
+        if largest == count - 1:
+            return tree.class_list(name)
+    raise ValueError(f"{where} has labels up to {largest} but no class names; give --classes FILE, one name a line")
+
+
+# ---------------------------------------------------------------------------------------------- headers and files
+
+
+class Header(NamedTuple):
+    """What an array's header declares."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+
+def _header(file: Any, where: str, size: int) -> Header:
+    """The header of an .npy file that is open; ``size`` bytes are there in all, header and numbers.
+
+    Raises BadFile where it declares more numbers than there are bytes, or Python objects, whose loading executes code.
+    """
+    with files.parsing(where, "npy file of numbers"):
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise files.BadFile(f"{where} is no npy file of numbers: it holds Python objects, whose loading could execute "
+                                "code; save an array of numbers")  # fmt: skip
+        count = 1
+        for side in shape:
+            if side < 0:
+                raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
+            count *= side
+        if count * dtype.itemsize > size:
+            raise files.BadFile(f"{where} declares {count * dtype.itemsize:,} bytes of numbers, but holds {size:,} in all; it "
+                                "is cut off or damaged, get it again")  # fmt: skip
+    return Header(shape, dtype, count * dtype.itemsize)
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    """Mapped, not read: CIFAR-10-C has 15 files of 150 MB."""
+    with files.parsing(path, "npy file of numbers"):
+        with open(path, "rb") as file:
+            _header(file, f"{path}", path.stat().st_size)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _check_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
+    """How many images uint8 (N,H,W,3) or (N,H,W) there are. Raises BadFile for any other array."""
+    if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3)) or 0 in shape[1:]:
+        raise files.BadFile(f"{where} is {dtype} {shape}, but images are uint8 (N,H,W,3) or (N,H,W)")
+    return shape[0]
+
+
+# ---------------------------------------------------------------------------------------------- CIFAR-10-C
+
+
+def official_arrays(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays | None:
+    """CIFAR-10-C, CIFAR-100-C: labels.npy and <corruption>.npy of equally many rows for each severity 1..5."""
+    corruptions = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
+    if not corruptions:
+        return None
+    if not (path / "labels.npy").is_file():
+        raise ValueError(f"{path} holds {corruptions[0].name}, but labels.npy is missing; download it too")
+    return _corruptions(path, corruptions, path / "labels.npy", classes, severity)
+
+
+def npy(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
+    """One file of images, or of one corruption where labels.npy lies beside it."""
+    labels = path.with_name("labels.npy")
+    if path.stem in CIFAR_C and labels.is_file():
+        return _corruptions(path, [path], labels, classes, severity)
+    source = Arrays(path, classes, severity)
+    pixels = _load_npy(path)
+    source.add(".", Rows(lambda: _load_npy(path)), _check_images(pixels.shape, pixels.dtype, f"{path}"))
+    return source
+
+
+def _corruptions(
+    path: Path, corruptions: list[Path], labels_file: Path, classes: Sequence[str] | None, severity: int | None
+) -> Arrays:
+    labels = as_labels(_load_npy(labels_file), f"{labels_file}")
+    source = Arrays(path, classes or _classes_of(labels, f"{labels_file}"), severity)
+    for file in corruptions:
+        pixels = _load_npy(file)
+        rows = _check_images(pixels.shape, pixels.dtype, f"{file}")
+        for folder, first, each in _severity_parts(f"{file}", rows, labels, severity):
+            part = slice(first, first + len(each))
+            source.add(f"{file.stem}/{folder}", Rows(lambda file=file, part=part: _load_npy(file)[part]), len(each), each)
+    return source
+
+
+def _severity_parts(where: str, rows: int, labels: np.ndarray, severity: int | None) -> list[tuple[int, int, np.ndarray]]:
+    """Severity, first row and labels of each part of a file of a corruption with ``rows`` images.
+
+    A file holds five severities where the five blocks of its labels are equal, or there is one label for each row of a
+    severity. Any other holds one, and then ``severity`` tells which. Raises BadFile where it is not told, or nothing fits.
+    """
+    each = rows // SEVERITIES
+    blocks = labels.reshape(SEVERITIES, -1) if len(labels) % SEVERITIES == 0 else None
+    repeated = blocks is not None and (blocks == blocks[0]).all()
+    if rows % SEVERITIES == 0 and (len(labels) == each or (len(labels) == rows and repeated)):
+        return [(number + 1, number * each, labels[:each]) for number in range(SEVERITIES)]
+    of_one = labels if len(labels) == rows else blocks[0] if repeated and len(blocks[0]) == rows else None
+    if of_one is None:
+        raise files.BadFile(f"{where} has {rows} images and labels.npy {len(labels)} labels; expected {SEVERITIES} "
+                            "severities of equally many")  # fmt: skip
+    if severity is None:
+        raise files.BadFile(f"{where} has {rows} images, but labels.npy does not repeat itself {SEVERITIES} times: the file "
+                            "seems to hold one severity. Tell which, --severity 5 for example; where there is no such flag, "
+                            "write it as a tree first, make_data.py prepare --severity 5")  # fmt: skip
+    return [(severity, 0, of_one)]
+
+
+# ---------------------------------------------------------------------------------------------- npz
+
+
+class _Archive:
+    """The arrays of an npz file: what they declare is compared with what is there before anything is made of it."""
+
+    MOST_DEFLATED = 1032  # no stream of zlib holds more bytes for one of its own
+
+    def __init__(self, path: Path):
+        self.path = path
+        with files.parsing(path, "npz file of arrays"), np.load(path, allow_pickle=False) as data:
+            self.headers = {name: self._declared(data, name) for name in data.files}
+
+    def _declared(self, data: Any, name: str) -> Header:
+        info = data.zip.getinfo(f"{name}.npy")
+        where, whole = f"{self.path}: {tree.shown(name)}", self.path.stat().st_size
+        if info.compress_size > whole or info.file_size > self.MOST_DEFLATED * (info.compress_size + 1):
+            raise files.BadFile(
+                f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is damaged, get it again"
+            )
+        with data.zip.open(info) as file:
+            return _header(file, where, info.file_size)
+
+    def read(self, name: str) -> np.ndarray:
+        with (
+            files.parsing(f"{self.path}: {tree.shown(name)}", "array of numbers"),
+            np.load(self.path, allow_pickle=False) as data,
+        ):
+            return data[name]
+
+
+def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
+    """Arrays by their names: train_x and test_x with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg files."""
+    archive = _Archive(path)
+    small = {name: archive.read(name) for name, header in archive.headers.items() if len(header.shape) < 4}
+    large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
+    labels = next((small[name] for name in ("labels", "train_y", "test_y", "y") if name in small), None)
+    if classes is None and labels is not None:
+        classes = _named_classes(small, labels, path)
+    source = Arrays(path, classes, severity)
+    whole = lru_cache(maxsize=1)(archive.read)  # of several severities in one array
+
+    def rows(name: str, index: int | None = None) -> Rows:
+        return Rows(lambda: whole(name) if index is None else whole(name)[index])
+
+    if {"jpeg", "offsets"} <= small.keys():
+        jpegs = _jpegs(small["jpeg"], small["offsets"], path)
+        source.add("clean/cifar_train", jpegs, len(small["offsets"]) - 1, labels)
+    for name, (shape, dtype, _) in large.items():
+        where = f"{path}: {tree.shown(name)}"
+        if len(shape) == 5:
+            count = _check_images(shape[1:], dtype, where)
+            for number in range(shape[0]):
+                source.add(f"{name}/{number + 1}", rows(name, number), count, labels)
+            continue
+        count = _check_images(shape, dtype, where)
+        if name in ("train_x", "test_x"):
+            source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
+        else:
+            told = severity if severity is not None and name in CIFAR_C else 0
+            source.add(f"{name}/{told}" if len(large) > 1 or told else ".", rows(name), count,
+                       labels if labels is not None and len(labels) == count else None)  # fmt: skip
+    if not source.names:
+        raise files.BadFile(f"{path} holds no images: its arrays are {', '.join(map(tree.shown, archive.headers))}")
+    return source
+
+
+def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> Sequence[str]:
+    if "classes" not in small:
+        return _classes_of(as_labels(labels, f"{path}"), f"{path}")
+    names = small["classes"]
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise files.BadFile(f"{path}: classes is {names.dtype} {names.shape}, but class names are text, one for each index")
+    with files.parsing(f"{path}: classes", "list of names"):
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _jpegs(data: np.ndarray, offsets: np.ndarray, path: Path) -> Jpegs:
+    """Raises BadFile where the offsets lead out of the bytes."""
+    if data.dtype != np.uint8 or data.ndim != 1 or offsets.dtype.kind not in "iu" or offsets.ndim != 1 or not len(offsets):
+        raise files.BadFile(f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} {offsets.shape}, but "
+                            "files end to end are uint8 (bytes,) with offsets (N+1,) of whole numbers")  # fmt: skip
+    if not (int(offsets[0]) >= 0 and int(offsets[-1]) <= len(data) and (offsets[1:] >= offsets[:-1]).all()):
+        raise files.BadFile(f"{path}: offsets do not rise from 0 to the {len(data):,} bytes of jpeg; get it again")
+    return Jpegs(data, offsets.astype(np.int64))

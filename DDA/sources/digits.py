@@ -1,0 +1,34 @@
+"""The handwritten digits that scikit-learn carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from DDA import tree
+from DDA.sources.arrays import Arrays, Rows
+
+DIGITS = "digits"  # a source by its name
+
+
+def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -> Arrays:
+    """The 1,797 handwritten digits of the UCI repository (Alpaydin & Kaynak) that scikit-learn carries, at 16 pixels.
+
+    They come as 8x8 counts of ink, 0..16; the last 360 are the test split.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ValueError("--base_samples digits needs scikit-learn: pip install scikit-learn") from None
+
+    carried = load_digits()
+    ink = (carried.images * (255 / 16)).round().astype(np.uint8)
+    pixels = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in ink])
+    source = Arrays(Path(DIGITS), classes or tree.class_list(DIGITS))
+    train, test = slice(len(pixels) - held_out), slice(len(pixels) - held_out, None)
+    for split, part in (("train", train), ("test", test)):
+        source.add(f"clean/{split}", Rows(lambda part=part: pixels[part]), len(pixels[part]), carried.target[part])
+    return source

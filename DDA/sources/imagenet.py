@@ -1,0 +1,123 @@
+"""ImageNet, ImageNet-C and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from DDA import files, tree
+from DDA.sources.folder import Folder
+
+
+def tiny_imagenet(path: Path) -> Folder | None:
+    """wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt; its test images have no labels."""
+    annotations = path / "val" / "val_annotations.txt"
+    if not (path / "wnids.txt").is_file() or not annotations.is_file():
+        return None
+    named = {}
+    for file in (path / "train").glob("*/images/*"):
+        named[f"clean/train/{file.parts[-3]}/{file.name}"] = file
+    for line in files.read_lines(annotations, "the annotations"):
+        name, label, *_ = [*line.split("\t"), ""]
+        tree.check_name(f"{label}/{name}", annotations)
+        named[f"clean/val/{label}/{name}"] = path / "val" / "images" / name
+    return _labelled(path, named, tree.class_list(path / "wnids.txt"))
+
+
+def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> Folder | None:
+    """ImageNet as it is unpacked: train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone.
+
+    Also a val folder that is sorted into classes already; and ImageNet-C, where the folders of the corruptions may lie in those
+    of their groups (noise, blur, weather, digital, extra).
+    """
+    flat = [file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))]
+    folders = _wnid_folders(path / "train" if flat else path)
+    if not flat and not folders:
+        return None
+    classes = classes or tree.class_list("imagenet")
+    named = {}
+    if flat:
+        if labels is None:
+            raise ValueError(
+                f"{flat[0].parent} is not sorted into classes: give --labels, the official list (dataset/README.md)"
+            )
+        wnids = _val_labels(labels, classes)
+        unknown = [file.name for file in flat if file.stem not in wnids]
+        if unknown:
+            raise ValueError(f"--labels {labels} has no label of {len(unknown)} images, such as {unknown[0]}")
+        named = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
+    for folder in folders:
+        above = folder.relative_to(path).parts[:-1]
+        is_cell = len(above) > 1 and above[-1].isdigit()  # [<group>/]<corruption>/<severity>
+        prefix = "/".join(above[-2:] if is_cell else ("clean", *(part for part in above if part != "clean")))
+        named.update((f"{prefix}/{folder.name}/{file.name}", file) for file in folder.iterdir())
+    return _labelled(path, named, classes)
+
+
+def _wnid_folders(path: Path) -> list[Path]:
+    """The folders named as ImageNet's classes, at the first level below ``path`` that has any, at most the fourth."""
+    for level in range(4):
+        found = [folder for folder in path.glob("/".join(["*"] * level + ["n[0-9]*"])) if _is_wnid(folder)]
+        if found:
+            return sorted(found)
+    return []
+
+
+def _is_wnid(folder: Path) -> bool:
+    return len(folder.name) == 9 and folder.name[1:].isdigit() and folder.is_dir()
+
+
+def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Folder:
+    """A folder whose files' classes must all be known; hidden files are not seen."""
+    shown = {name: file for name, file in named.items() if file.suffix.lower() in tree.SUFFIXES and file.name[0] != "."}
+    unknown = sorted({name.split("/")[-2] for name in shown} - set(classes))
+    if unknown:
+        raise ValueError(
+            f"{path} has the class {unknown[0]}, which is none of the {len(classes)} of its data set; give --classes"
+        )
+    return Folder(path, shown, classes)
+
+
+def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
+    """File name without suffix to class, for ImageNet's 50,000 validation images.
+
+    Known lists: Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>" (Caffe's val.txt); one class a line,
+    in the order of the files; the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
+    """
+    lines = [line.replace(",", " ").split() for line in files.read_lines(path, "--labels")]
+    if lines and lines[0][0] == "ImageId":
+        lines = lines[1:]
+    if all(len(line) > 1 for line in lines):
+        found = {Path(line[0]).stem: line[1] for line in lines}
+        if all(label.isdigit() for label in found.values()):
+            largest = max(map(int, found.values()))
+            if largest >= len(classes):
+                raise ValueError(f"--labels {path} has the label {largest}, but labels are 0..{len(classes) - 1}")
+            found = {name: classes[int(label)] for name, label in found.items()}
+    else:
+        order = [line[0] for line in lines]
+        if all(label.isdigit() for label in order):
+            kit = _development_kit(path)
+            odd = next((label for label in order if int(label) not in kit), None)
+            if odd is not None:
+                raise ValueError(f"--labels {path} has the number {odd}, which its meta.mat does not know")
+            order = [kit[int(label)] for label in order]
+        found = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
+    unknown = set(found.values()) - set(classes)
+    if unknown:
+        raise ValueError(f"--labels {path} has the class {min(unknown)}, which is none of the {len(classes)} of the data set")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _development_kit(path: Path) -> dict[int, str]:
+    """The development kit's own numbers of the classes, which are not the usual ones."""
+    meta = next((place / "meta.mat" for place in (path.parent, path.parent.parent) if (place / "meta.mat").is_file()), None)
+    if meta is None:
+        raise ValueError(f"--labels {path} holds the development kit's own numbers: put its meta.mat beside it")
+    from scipy.io import loadmat
+
+    with files.parsing(meta, "meta.mat of the development kit"):
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}

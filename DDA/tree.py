@@ -1,0 +1,222 @@
+"""The image tree on disk: names, keys, listing, class names, labels.
+
+A *tree* is a folder of images; a *key* is an image's POSIX path relative to the tree's root without the image suffix. A *cell*
+is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from DDA import files
+from DDA.files import TEMPORARY
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+CLASSES = "classes.txt"  # at the root of a tree: its class names in order
+SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
+CLASS_LISTS = ("cifar10", "cifar100", "imagenet", "digits")  # built in, in the order of their labels
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def check_name(name: str, where: str | Path) -> str:
+    """Return ``name`` if it can be a POSIX path below a folder and nowhere else; raise BadFile otherwise.
+
+    Names in data files become paths: they must be relative, and no part of them may be empty, hidden
+    (``..`` begins with a dot too), or hold a backslash or NUL. where: the file that says the name.
+    """
+    parts = name.split("/")
+    if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
+        raise files.BadFile(
+            f"{where} holds the name {shown(name)}, which is no path below a folder: names are "
+            "relative, without backslash or NUL, and no part of them is empty or begins with a dot"
+        )
+    return name
+
+
+def check_classes(names: Iterable[object], where: str | Path) -> tuple[str, ...]:
+    """Class names, of which each can be the name of a folder. Raises BadFile for any other, and for one that occurs twice."""
+    classes = tuple(name.strip() if isinstance(name, str) else name for name in names)
+    for name in classes:
+        if not isinstance(name, str):
+            raise files.BadFile(f"{where} has the class name {shown(name)}, which is no text")
+        if "/" in name or not name.isprintable():
+            raise files.BadFile(f"{where} has the class name {shown(name)}, which cannot be the name of a folder")
+        check_name(name, where)
+    if len(set(classes)) < len(classes):
+        double = next(name for i, name in enumerate(classes) if name in classes[:i])
+        raise files.BadFile(f"{where} has the class {shown(double)} twice; class names must differ")
+    return classes
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value from a data file as a message shows it: on one line, without control characters, not too long."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+# ---------------------------------------------------------------------------------------------- what is there
+
+
+def key_of(path: str) -> str:
+    """The key of an image's path relative to its tree."""
+    return path[: path.rindex(".")]
+
+
+def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, and what is none of them.
+
+    Hidden files, JSON, ``classes.txt`` and temporaries are neither. Not entered are the folder ``leave_out`` and, named among
+    the others, folders of adapted images. Raises ValueError where two files have one key.
+    """
+    images: list[str] = []
+    others: list[str] = []
+    prefix = "" if cell == "." else f"{cell}/"
+    for path in walk(root / cell, leave_out=leave_out):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in SUFFIXES:
+            images.append(prefix + path)
+        elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != CLASSES:
+            others.append(prefix + path)
+    images.sort(key=lambda path: (key_of(path), path))
+    doubles = [(one, two) for one, two in itertools.pairwise(images) if key_of(one) == key_of(two)]
+    if doubles:
+        one, two = doubles[0]
+        more = f" (and {len(doubles) - 1} more such pairs)" if len(doubles) > 1 else ""
+        raise ValueError(f"{root / one} and {root / two} would be one image{more}; rename or remove one of them")
+    return images, others
+
+
+def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
+    """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle.
+
+    A sub-folder of adapted images is not entered but returned, with a slash at its end.
+    """
+    left_out = os.path.realpath(leave_out) if leave_out is not None else None
+    stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
+    while stack:
+        prefix, above = stack.pop()
+        with os.scandir(os.path.join(folder, prefix)) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+        if prefix and any(entry.name == SETTINGS for entry in entries):
+            yield prefix
+            continue
+        for entry in entries:
+            if not entry.is_dir():
+                yield prefix + entry.name
+                continue
+            inside = above
+            if left_out is not None or entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                if real == left_out or real in above:
+                    continue
+                inside = above | {real}
+            stack.append((f"{prefix}{entry.name}/", inside))
+
+
+def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
+    """Key and relative path of each image in the given cells of a tree; a missing folder has none."""
+    saved = {}
+    for cell in cells:
+        if (root / cell).is_dir():
+            saved.update((key_of(path), path) for path in list_images(root, cell)[0])
+    return saved
+
+
+def sweep_temporaries(root: Path, cells: Iterable[str]) -> int:
+    """Remove what dead writers left at the root and in the given cells; returns how many files."""
+    swept = 0
+    for folder in [root, *(root / cell for cell in cells if (root / cell).is_dir())]:
+        paths = [entry.name for entry in os.scandir(folder)] if folder == root and "." not in cells else list(walk(folder))
+        for path in paths:
+            if path.endswith(TEMPORARY) and not _is_being_written(folder / path):
+                (folder / path).unlink(missing_ok=True)
+                swept += 1
+    return swept
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether a temporary may belong to a living process: of this machine, or of another one within the last day."""
+    match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
+    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
+        return False
+    if match[1] != files.host():
+        return True
+    try:
+        os.kill(int(match[2]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def read_keys(path: Path) -> frozenset[str]:
+    """The keys that gate.py wrote, one a line; there may be none. Raises FileNotFoundError, BadFile."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--keys {path} is not a file; gate.py writes one")
+    lines = path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
+    return frozenset(check_name(line, f"--keys {path}") for line in lines if line)
+
+
+# ---------------------------------------------------------------------------------------------- classes and labels
+
+
+def read_classes(root: Path) -> tuple[str, ...] | None:
+    """The class names in ``root``/classes.txt, one a line, in order; None where there is no such file."""
+    path = root / CLASSES
+    if not path.is_file():
+        return None
+    return check_classes(files.read_lines(path, "the class list"), path)
+
+
+def write_classes(root: Path, classes: Iterable[str]) -> None:
+    """Write ``root``/classes.txt."""
+    files.write_bytes(root / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+
+
+def class_list(name: str | Path) -> tuple[str, ...]:
+    """The class names of a built-in list, or of a file with one a line. Raises FileNotFoundError for neither."""
+    path = Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}")
+    return check_classes(files.read_lines(path, "--classes"), path)
+
+
+def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
+    """The cell (two folders), the image's own name and its class, from <cell>/<class>/<image> or <cell>/<class>_<index>.
+
+    Raises ValueError where both tell a class and not the same: classes called 1, 2, 3 are mistaken for severities.
+    """
+    *folders, file = name.split("/")
+    stem = key_of(file)
+    label, _, index = stem.rpartition("_")
+    if folders and folders[-1] in classes:
+        if label in classes and label != folders[-1]:
+            raise ValueError(f"{name} may be of the class {folders[-1]} or {label}; give the classes other names")
+        return "/".join(folders[:-1]) or ".", stem, folders[-1]
+    return "/".join(folders) or ".", index if label in classes else stem, label if label in classes else None
+
+
+def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarray]:
+    """Key to path of the images in some cells of a tree, by key, and their labels (N,), indices of its classes.txt.
+
+    Raises ValueError where a class is not told.
+    """
+    paths = {key_of(path): path for cell in cells for path in list_images(root, cell)[0]}
+    paths = {key: paths[key] for key in sorted(paths)}
+    classes = read_classes(root)
+    if classes is None:
+        raise ValueError(f"{root} has no {CLASSES}, which tells the classes of its images")
+    labels = [parse(path, classes)[2] for path in paths.values()]
+    if None in labels:
+        odd = root / list(paths.values())[labels.index(None)]
+        raise ValueError(f"{odd} has none of the classes in {root / CLASSES} in its name")
+    return paths, np.array([classes.index(label) for label in labels])
