@@ -9,6 +9,7 @@ import ctypes
 import os
 import pickle
 import platform
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,10 +17,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# seconds of silence: a rank that waits longer says for whom, and again when the wait has doubled
+PATIENCE = 30.0
+# seconds within which all ranks of a job have to meet: only a mistake makes one that late
+START_LIMIT = 600.0
 
 
 class SharedError(Exception):
@@ -160,58 +168,197 @@ class _Mpi(World):
         self._comm.Abort(1)
 
 
+@dataclass(frozen=True)
+class _Meeting:
+    """Where the ranks of one job meet, and what its user can do where they do not.
+
+    job names this start of this job and no other: it keeps two that reach one store apart.
+    """
+
+    job: str
+    address: str
+    port: int
+    served: bool  # by torchrun's agent; else rank 0 serves the store
+    if_taken: str  # advice, where another program has the port
+    if_missing: str  # advice, where ranks do not come
+
+    @property
+    def place(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+class _Wait:
+    """A wait of one rank for others: on stderr it says for whom, as soon as it takes long."""
+
+    def __init__(self, program: str, rank: int):
+        self._program, self._rank = program, rank
+        self._began, self._next = time.monotonic(), PATIENCE
+        self._since = time.strftime("%H:%M:%S")
+
+    def pause(self, sentence: Callable[[], str]) -> float:
+        """Sleep for a moment; returns the seconds waited so far.
+
+        sentence: what follows "rank 1 has waited 30 s for"; it is asked for when it is printed.
+        """
+        time.sleep(0.05)
+        waited = time.monotonic() - self._began
+        if waited >= self._next:
+            self._next *= 2
+            who = f"{self._program}: note: rank {self._rank} has waited {waited:.0f} s"
+            print(f"{who}, since {self._since}, for {sentence()}", file=sys.stderr, flush=True)
+        return waited
+
+
 class _TorchDistributed(World):
-    """torchrun and srun: rank and size from the environment, messages over a key-value store on rank 0's machine."""
+    """torchrun and srun: rank and size from the environment, messages over a key-value store.
 
-    def __init__(self, rank: int, size: int, local_rank: int, address: str, port: int):
+    It is on rank 0's machine, in torchrun's process or in that of rank 0.
+
+    The ranks agree on a token before any value is exchanged, and every key of a value is under
+    that token: a process of another job, or a second one of the same rank, is told so and leaves
+    without having read or written a value. Until then nothing is unpickled. What Slurm does was
+    tried with plain processes that have srun's environment on one machine; a real cluster was not
+    at hand.
+    """
+
+    def __init__(self, rank: int, size: int, local_rank: int, meeting: _Meeting, program: str):
         super().__init__()
-        from torch.distributed import PrefixStore, TCPStore
-
         self.rank, self.size, self.local_rank = rank, size, local_rank
-        # torchrun's agent may already serve a store at this address
-        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = TCPStore(address, port, size, is_master=rank == 0 and not agent, wait_for_workers=False)
-        self._store = PrefixStore(f"diffaud/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        self._meeting, self._program = meeting, program
+        self._serves = rank == 0 and not meeting.served
+        self._server = "torchrun" if meeting.served else "rank 0"
+        self._agree(self._connect())
         self._round = 0
         self._seen = [0] * size
         self._told = 0
 
+    def _connect(self) -> Any:
+        """The store. Raises RuntimeError where it cannot be served or does not answer in time.
+
+        torch waits for it without a word, deaf to Ctrl-C, and forever where a program that knows no
+        such store has the port: so a thread does it.
+        """
+        import torch.distributed  # noqa: F401 - here, where its seconds are no wait for others
+
+        outcome: list = []
+        threading.Thread(target=self._open, args=(outcome,), daemon=True).start()
+        server = "its own store" if self._serves else self._server
+        missing = f"{server} at {self._meeting.place} to answer"
+        self._await(lambda: bool(outcome), lambda: missing)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    def _open(self, outcome: list) -> None:
+        """Put the store, or the error that says why there is none, into ``outcome``."""
+        from torch.distributed import TCPStore
+
+        meeting = self._meeting
+        address, port = meeting.address, meeting.port
+        while not self._serves:  # until somebody listens: torch prints a page about each attempt
+            with suppress(OSError), socket.create_connection((address, port), 5):
+                break
+            time.sleep(0.05)
+        try:
+            kind = dict(is_master=self._serves, wait_for_workers=False)
+            outcome.append(TCPStore(address, port, self.size, **kind))
+        except Exception as error:  # raised in a thread, it would reach nobody
+            who, text = f"rank {self.rank} of {meeting.job}", _first_line(error)
+            if self._serves and "address already in use" in text.lower():
+                text = (
+                    f"{who} cannot serve the other ranks at {meeting.place}: another program has "
+                    "this port, such as a second job on this machine or this command started "
+                    f"twice. {meeting.if_taken}"
+                )
+            else:
+                text = f"{who} has no connection to {self._server} at {meeting.place}: {text}"
+            outcome.append(RuntimeError(text))
+
+    def _agree(self, store: Any) -> None:
+        """Wait until every rank of this job is here, once, and move on to keys only they know."""
+        from torch.distributed import PrefixStore
+
+        self._store = PrefixStore("diffaud", store)
+        job, place = self._meeting.job, self._meeting.place
+        everyone = {rank: f"{job}/here/{rank}" for rank in range(self.size)}
+        token = f"{job}/token"
+        awaited = list(everyone.values()) if self.rank == 0 else [token]
+        if self._serves:
+            self._ask("set", "host", job)
+        if self._ask("add", everyone[self.rank], 1) > 1:
+            raise RuntimeError(
+                f"rank {self.rank} of {job} is there already, at {place}: this command was started "
+                "twice for it. Start it once for each rank"
+            )
+
+        def agreed() -> bool:
+            self._refuse_strangers()
+            return self._ask("check", awaited)
+
+        self._await(agreed, lambda: f"{_names(self._missing(everyone) or [0])} to start")
+        if self.rank == 0:
+            self._ask("set", token, secrets.token_hex(8))
+        self._store = PrefixStore(f"diffaud/{job}/{self._ask('get', token).decode()}", store)
+
+    def _refuse_strangers(self) -> None:
+        """Raises RuntimeError where rank 0 of another job serves this store."""
+        meeting = self._meeting
+        if meeting.served or not self._ask("check", ["host"]):
+            return
+        host = self._ask("get", "host").decode(errors="replace")
+        if host != meeting.job:
+            raise RuntimeError(
+                f"rank {self.rank} of {meeting.job} looked for its rank 0 at {meeting.place} and "
+                f"found that of another job there ({host}). {meeting.if_taken}"
+            )
+
+    def _await(self, ready: Callable[[], bool], missing: Callable[[], str]) -> None:
+        """Wait until it is ready; RuntimeError after START_LIMIT. missing: what is waited for."""
+        wait = _Wait(self._program, self.rank)
+        advice = f"({self._meeting.job}). {self._meeting.if_missing}"
+        while not ready():
+            if wait.pause(lambda: f"{missing()} {advice}") > START_LIMIT:
+                gave_up = f"rank {self.rank} gave up after {START_LIMIT:.0f} s of waiting for"
+                raise RuntimeError(f"{gave_up} {missing()} {advice}")
+
     def broadcast(self, value: Any) -> Any:
         self._round += 1
+        key = f"broadcast/{self._round}"
         if self.rank == 0:
-            self._store.set(f"broadcast/{self._round}", pickle.dumps(value))
+            self._ask("set", key, pickle.dumps(value))
             return value
-        return self._wait(f"broadcast/{self._round}")
+        return self._collect({0: key})[0]
 
     def gather(self, value: Any) -> list:
         self._round += 1
-        self._store.set(f"gather/{self._round}/{self.rank}", pickle.dumps(value))
-        return [self._wait(f"gather/{self._round}/{rank}") for rank in range(self.size)]
+        keys = {rank: f"gather/{self._round}/{rank}" for rank in range(self.size)}
+        self._ask("set", keys[self.rank], pickle.dumps(value))
+        return self._collect(keys)
 
     def report(self, value: Any) -> None:
         self._told += 1
-        self._store.set(f"report/{self.rank}/{self._told}", pickle.dumps(value))
+        self._ask("set", f"report/{self.rank}/{self._told}", pickle.dumps(value))
 
     def reports(self) -> list:
-        if self._store.check(["aborted"]):
+        if self._ask("check", ["aborted"]):
             self._leave()
         for rank in range(self.size):
-            while self._store.check([f"report/{rank}/{self._seen[rank] + 1}"]):
+            while self._ask("check", [f"report/{rank}/{self._seen[rank] + 1}"]):
                 self._seen[rank] += 1
                 key = f"report/{rank}/{self._seen[rank]}"
-                self._reports.append(pickle.loads(self._store.get(key)))
-                self._store.delete_key(key)
+                self._reports.append(pickle.loads(self._ask("get", key)))
+                self._ask("delete_key", key)
         return super().reports()
 
     def close(self) -> None:
         if self.rank == 0:  # the store may live in this process: the others leave first
-            for rank in range(1, self.size):
-                self._wait(f"closed/{rank}")
+            self._collect({rank: f"closed/{rank}" for rank in range(1, self.size)})
         else:
-            self._store.set(f"closed/{self.rank}", pickle.dumps(True))
+            self._ask("set", f"closed/{self.rank}", pickle.dumps(True))
 
     def abort(self) -> None:
-        self._store.set("aborted", b"")
+        with suppress(ConnectionError):  # then the others have lost it as well
+            self._ask("set", "aborted", b"")
         self._leave()
 
     def _leave(self) -> None:
@@ -219,30 +366,97 @@ class _TorchDistributed(World):
         time.sleep(0.5)  # for the others to learn of it, where the store is in this process
         os._exit(1)
 
-    def _wait(self, key: str) -> Any:
-        while not self._store.check([key]):  # no time-out: another rank may compute for hours
-            if self._store.check(["aborted"]):
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """A call of the store. Raises ConnectionError where its server has ended."""
+        try:
+            return getattr(self._store, method)(*arguments)
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"the connection to {self._server} at {self._meeting.place} is lost: it has ended "
+                f"or was killed; see what it said last ({_first_line(error)})"
+            ) from None
+
+    def _missing(self, keys: dict[int, str]) -> list[int]:
+        return [rank for rank, key in keys.items() if not self._ask("check", [key])]
+
+    def _collect(self, keys: dict[int, str]) -> list:
+        """The values that the ranks put under these keys, once all of them are there."""
+        wait = _Wait(self._program, self.rank)
+        # no time-out: another rank may compute for hours
+        while not self._ask("check", list(keys.values())):
+            if self._ask("check", ["aborted"]):
                 self._leave()
-            time.sleep(0.05)
-        return pickle.loads(self._store.get(key))
+            wait.pause(lambda: _names(self._missing(keys)))
+        return [pickle.loads(self._ask("get", key)) for key in keys.values()]
 
 
-def start() -> World:
-    """The world that this process's launcher made. Raises RuntimeError where launcher and MPI library do not fit."""
+def start(program: str) -> World:
+    """The world that this process's launcher made; ``program`` is its name for messages.
+
+    Raises RuntimeError or OSError where launcher and MPI library do not fit, or where the ranks do
+    not find together.
+    """
     size = _number("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     if size is None and "PMIX_RANK" in os.environ:
         size = _number("SLURM_STEP_NUM_TASKS")
     if size is not None and size > 1:
         return _start_mpi(size)
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
-        rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return _TorchDistributed(rank, size, local_rank, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        return _start_torchrun(program)
     size = _number("SLURM_STEP_NUM_TASKS")  # of srun; a batch script that runs python itself is one process
     if size is not None and size > 1 and "SLURM_PROCID" in os.environ:
-        rank, local_rank = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_LOCALID"])
-        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) * 7 % 20000
-        return _TorchDistributed(rank, size, local_rank, _first_slurm_host(), port)
+        return _start_srun(size, program)
     return World()
+
+
+def _start_torchrun(program: str) -> World:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    rank, size, local_rank = (int(os.environ[name]) for name in names)
+    run_id = os.environ["TORCHELASTIC_RUN_ID"]
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    meeting = _Meeting(
+        job=f"torchrun {run_id}, restart {restart}, {size} ranks",
+        address=os.environ["MASTER_ADDR"],
+        port=int(os.environ["MASTER_PORT"]),
+        served=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        if_taken="Run it again, or give torchrun a free --master-port",
+        if_missing="torchrun starts every rank: see whether one of them has ended with an error",
+    )
+    return _TorchDistributed(rank, size, local_rank, meeting, program)
+
+
+def _start_srun(size: int, program: str) -> World:
+    job = _number("SLURM_JOB_ID", "SLURM_JOBID") or 0
+    step = _number("SLURM_STEP_ID", "SLURM_STEPID") or 0  # the second is the older name
+    restart = _number("SLURM_RESTART_COUNT") or 0  # of a job that was requeued
+    wanted = os.environ.get("MASTER_PORT", "")
+    remedy = "Unset MASTER_PORT" if wanted else "Run it again"
+    if wanted and not (wanted.isdigit() and 0 < int(wanted) < 65536):
+        raise RuntimeError(
+            f"MASTER_PORT is {wanted!r}, not a number of 1 to 65535; set it to a free port for the "
+            "messages between the ranks, or unset it"
+        )
+    meeting = _Meeting(
+        job=f"Slurm job {job}, step {step}, restart {restart}, {size} ranks",
+        address=_first_slurm_host(),
+        port=int(wanted) if wanted else _slurm_port(job, step, restart),
+        served=False,
+        if_taken=f"{remedy}, or set MASTER_PORT to a free port",
+        if_missing="srun starts every rank, but inside `srun --pty bash` nobody does: use "
+        f"`srun --overlap --ntasks {size} COMMAND` there, or for one rank alone "
+        "`env -u SLURM_STEP_NUM_TASKS COMMAND`",
+    )
+    local_rank = int(os.environ["SLURM_LOCALID"])
+    return _TorchDistributed(int(os.environ["SLURM_PROCID"]), size, local_rank, meeting, program)
+
+
+def _slurm_port(job: int, step: int, restart: int) -> int:
+    """A port of 20000 to 32762, below those that Linux gives to outgoing connections.
+
+    The factors keep any two steps apart whose jobs and steps differ by less than 99 each (by 40 and
+    74 after up to three restarts).
+    """
+    return 20000 + (1005 * job + step + 2941 * restart) % 12763
 
 
 def _start_mpi(size: int) -> World:
@@ -270,10 +484,13 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
     """
     keep_memory()
     try:
-        world = start()
-    except RuntimeError as error:
+        world = start(program)
+    except (RuntimeError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted before all ranks were there", file=sys.stderr, flush=True)
+        return 130
     where = f" (rank {world.rank} of {world.size})" if world.size > 1 else ""
     try:
         status = main(world)
@@ -295,7 +512,11 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
             print(f"{program}: what was written is complete; {go_on}", file=sys.stderr, flush=True)
         world.abort()
         return 1
-    world.close()
+    try:
+        world.close()
+    except ConnectionError as error:
+        print(f"{program}: error{where}: {error}; {go_on}", file=sys.stderr, flush=True)
+        return 1
     return status
 
 
@@ -342,6 +563,17 @@ def _number(*names: str) -> int | None:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return None
+
+
+def _names(ranks: Iterable[int]) -> str:
+    """rank 1; ranks 1, 2; the first eight of many, and how many more."""
+    ranks = list(ranks)
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{more}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _first_slurm_host() -> str:
