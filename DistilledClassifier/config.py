@@ -13,18 +13,15 @@ changes: ``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
-from DDA import files, tree
+from DDA import files, settings, tree
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.losses import FROM_TEACHERS, SUPERVISED
@@ -242,7 +239,7 @@ def check(raw: Mapping[str, Any]) -> Config:
 def _check_losses(config: Config) -> None:
     for loss, weight in config.loss.items():
         _one_of("loss", loss, (*SUPERVISED, *FROM_TEACHERS))
-        if not _is_of(weight, float) or weight < 0:
+        if not settings.is_of(weight, float) or weight < 0:
             raise ValueError(f"loss.{loss}: {weight!r} is no weight")
     if bool(set(config.loss) & set(FROM_TEACHERS)) != bool(config.teachers):
         raise ValueError(f"loss: {', '.join(FROM_TEACHERS)} and teachers go together; one of them is missing")
@@ -273,44 +270,13 @@ def stage_name(entries: Mapping[str, Any], stage: str) -> str:
 def _section(name: str, kind: type, entries: Any):
     if not isinstance(entries, dict):
         raise ValueError(f"{name}: {entries!r} has no entries")
-    known = {item.name for item in fields(kind)}
     prefix = f"{name}." if name else ""
-    for entry in entries:
-        if entry not in known:
-            close = difflib.get_close_matches(str(entry), known, 1)
-            raise ValueError(
-                f"{prefix}{entry} is unknown"
-                + (f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}")
-            )
-    kinds = get_type_hints(kind)
-    for entry, value in entries.items():
-        if not _is_of(value, kinds[entry]):
-            raise ValueError(f"{prefix}{entry}: {tree.shown(value)} is not {_words_of(kinds[entry])}")
+    settings.check_names(entries, [item.name for item in fields(kind)], prefix)
+    settings.check_kinds(entries, get_type_hints(kind), prefix)
     try:
         return kind(**entries)
     except TypeError as error:
         raise ValueError(f"{name or 'config'}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
-
-
-KIND_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "a group of entries",
-              tuple: "a list", NoneType: "null"}  # fmt: skip
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value of a YAML fits the type hint of its entry."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_is_of(value, one) for one in get_args(kind))
-    kind = get_origin(kind) or kind
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return kind is Any or isinstance(value, (list, tuple) if kind is tuple else kind)
-
-
-def _words_of(kind: Any) -> str:
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return " or ".join(KIND_WORDS[get_origin(one) or one] for one in kinds)
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
@@ -320,16 +286,16 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
 
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
     """Of torch.optim, by its name there. Raises ValueError for an unknown one, or for settings that it does not take."""
-    settings = dict(config.optimizer)
-    kind = getattr(torch.optim, str(settings.pop("type", None)), None)
+    chosen = dict(config.optimizer)
+    kind = getattr(torch.optim, str(chosen.pop("type", None)), None)
     if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
         raise ValueError(
             f"optimizer.type: {config.optimizer.get('type')!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW"
         )
-    if not isinstance(settings.get("lr"), int | float) or settings["lr"] <= 0:
-        raise ValueError(f"optimizer.lr: {settings.get('lr')!r} is not a number above 0")
+    if not isinstance(chosen.get("lr"), int | float) or chosen["lr"] <= 0:
+        raise ValueError(f"optimizer.lr: {chosen.get('lr')!r} is not a number above 0")
     try:
-        return kind(parameters, **settings)
+        return kind(parameters, **chosen)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {kind.__name__} does not take these settings: {error}") from None
 

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DDA import commands, files, sources
+from DDA import commands, files, settings, sources, tree
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
 from DistilledClassifier.config import change
@@ -55,6 +55,9 @@ ENTRIES: dict[str, tuple[str, ...] | None] = {
     "prior": None, "adaptation": None, "evaluation": None, "report": None,
     "training": ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student"),
 }  # fmt: skip
+HINTS = {"out": str, "ranks": int, "threads": int | None, "seed": int, "source": str | None, "training": dict}
+DATA_HINTS = {"base_samples": str, "experiment": str, "backbone": str, "train": str, "test": str, "held_out": float,
+              "known_samples": int | None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,36 +95,59 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
     config = files.read_yaml(path)
     change(config, changes)
-    for name, value in config.items():
-        if name not in ENTRIES:
-            raise ValueError(f"{path}: {name} is unknown; there are {', '.join(ENTRIES)}")
-        if ENTRIES[name] != ():
-            config[name] = _section(path, name, value)
-        odd = sorted(set(config[name]) - set(ENTRIES[name])) if ENTRIES[name] else []
-        if odd:
-            raise ValueError(f"{path}: {name}.{odd[0]} is unknown; there are {', '.join(ENTRIES[name])}")
-    if "training" in config:
-        config["training"] = {name: _section(path, f"training.{name}", value) for name, value in config["training"].items()}
+    try:
+        return check_entries(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def check_entries(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries with what they are where they are not given. Raises ValueError for those that cannot be meant."""
+    settings.check_names(config, ENTRIES)
+    settings.check_kinds(config, HINTS)
+    for name, inside in ENTRIES.items():
+        if inside != () and name in config:
+            config[name] = _section(name, config[name])
+            settings.check_names(config[name], inside or config[name], f"{name}.")
+    training = {name: _section(f"training.{name}", value) for name, value in config.get("training", {}).items()}
     missing = [name for name in ("out", "data", "known", "prior", "adaptation", "degraded") if name not in config]
     optional = ("held_out", "known_samples")
     missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {}) and name not in optional]
     if missing:
-        raise ValueError(f"{path}: {missing[0]} is missing")
-    known, degraded = config["known"], config["degraded"]
-    if not isinstance(known, list) or not known or set(known) - {"clean", *DEGRADATIONS}:
-        raise ValueError(f"{path}: known is {known!r}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}")
+        raise ValueError(f"{missing[0]} is missing")
+    settings.check_kinds(config["data"], DATA_HINTS, "data.")
+    for name in ("train", "test", "experiment", "backbone"):
+        tree.check_name(config["data"][name], f"data.{name}:")  # they become folders
+    known = config["known"]
+    if not isinstance(known, list) or not known or any(name not in ("clean", *DEGRADATIONS) for name in known):
+        raise ValueError(f"known is {tree.shown(known)}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}")
+    _check_degraded(config["degraded"])
+    for name in ("prior", "adaptation", "evaluation", "report"):
+        flags(config.get(name, {}), f"{name}.")
+    data = {"held_out": 0.1, "known_samples": None, **config["data"]}
+    least = {"ranks": 1, "threads": 1, "seed": 0}
+    for name, value in [*((name, config.get(name)) for name in least), ("data.known_samples", data["known_samples"])]:
+        if value is not None and value < least.get(name, 1):
+            raise ValueError(f"{name} {value} must be at least {least.get(name, 1)}")
+    if not config["out"]:
+        raise ValueError("out is empty; name the folder of the results")
+    return {"ranks": 1, "threads": None, "seed": 0, "source": None, "evaluation": {}, "report": {}, **config, "data": data,
+            "training": training}  # fmt: skip
+
+
+def _check_degraded(degraded: Any) -> None:
     entries = [degraded] if isinstance(degraded, dict) else degraded if isinstance(degraded, list) and degraded else [None]
     wanted = "base_samples" if isinstance(degraded, dict) else "command"
-    if not all(isinstance(entry, dict) and wanted in entry for entry in entries):
-        raise ValueError(f"{path}: degraded is {{base_samples: TREE, …}}, or a list of {{command: degrade or corrupt, …}}")
-    config["data"] = {"held_out": 0.1, "known_samples": None, **config["data"]}
-    return {"ranks": 1, "threads": None, "seed": 0, "source": None, "training": {}, "evaluation": {}, "report": {}, **config}
+    if not all(isinstance(entry, dict) and isinstance(entry.get(wanted), str) for entry in entries):
+        raise ValueError("degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}")
+    for entry in entries:
+        flags(entry, "degraded.")
 
 
-def _section(path: Path, name: str, value: Any) -> dict[str, Any]:
+def _section(name: str, value: Any) -> dict[str, Any]:
     """Entries, of which there may be none. Raises ValueError."""
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{path}: {name} is {value!r}, but it holds entries, such as {{batch_size: 16}}")
+        raise ValueError(f"{name} is {value!r}, but it holds entries, such as {{batch_size: 16}}")
     return value or {}
 
 
@@ -261,10 +287,13 @@ def _experiment(config: Mapping[str, Any]) -> str:
     return config["training"].get("all", {}).get("dataset", config["data"]["experiment"])
 
 
-def flags(entries: Mapping[str, Any]) -> list[str]:
-    """Entries of the YAML as flags of a command."""
+def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
+    """Entries of the YAML as flags of a command. Raises ValueError for values that no flag takes."""
     found = []
     for name, value in entries.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(one, str | int | float) for one in values):
+            raise ValueError(f"{where}{name} is {tree.shown(value)}, but a flag takes a value, or a list of values")
         if isinstance(value, bool):
             found.append(f"--{name}" if value else f"--no-{name}")
         else:

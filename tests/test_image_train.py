@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images
+from DDA import files
 from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 

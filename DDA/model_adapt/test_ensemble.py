@@ -261,17 +261,19 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
     """Raise ValueError for entries that are missing or of another kind than those that are read here."""
 
     def entry(name: str, default: Any, kind: type, words: str) -> Any:
+        *above, last = name.split(".")
         value = content
-        for part in name.split("."):
-            value = value.get(part, default) if isinstance(value, dict) else None
+        for part in above:
+            value = value.get(part, {})
+        value = value.get(last, default)
         if not isinstance(value, kind):
             raise files.BadFile(f"{path}: {name} is {tree.shown(value)}, but it is {words}")
         return value
 
     for name in ("data", "data.test", "evaluation", "model"):
         entry(name, {}, dict, "a group of entries")
-    for name in ("data.test.pipeline", *(["data.test.pipeline2"] if "pipeline2" in content["data"]["test"] else [])):
-        steps = entry(name, None, list | tuple, "a list of steps")
+    for name, default in (("data.test.pipeline", None), ("data.test.pipeline2", [])):
+        steps = entry(name, default, list | tuple, "a list of steps")
         if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps):
             raise files.BadFile(f"{path}: {name} is a list of steps of the form {{type: NAME, …}}")
     size = entry("data.samples_per_gpu", 64, int, "a whole number")
@@ -284,7 +286,7 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
         entry(f"evaluation.{name}", [], list | tuple, "a list of names, or of numbers")
     for name in ("layout", "classes", "data_prefix1", "data_prefix2"):
         entry(f"data.test.{name}", None, str | None, "text")
-    if size < 1 or content["data"]["test"].get("layout") not in (None, *LAYOUTS):
+    if size < 1 or entry("data.test.layout", None, str | None, "text") not in (None, *LAYOUTS):
         raise files.BadFile(f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}")
 
 

@@ -306,6 +306,7 @@ class _Archive:
             self.headers = {name: self._declared(data, name) for name in data.files}
 
     def _declared(self, data: Any, name: str) -> Header:
+        tree.check_name(name, self.path)
         info = data.zip.getinfo(f"{name}.npy")
         where, whole = f"{self.path}: {tree.shown(name)}", self.path.stat().st_size
         if info.compress_size > whole or info.file_size > self.MOST_DEFLATED * (info.compress_size + 1):

@@ -170,8 +170,11 @@ class _Dtype:
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: tuple) -> None:
-        if state[1] in ("<", b"<", ">", b">"):
-            self.dtype = self.dtype.newbyteorder(state[1] if isinstance(state[1], str) else state[1].decode())
+        _, order, *inner = state[:5]
+        if inner != [None, None, None]:
+            raise _Refused("an array in it holds parts, which is no type of whole numbers")
+        if order in ("<", b"<", ">", b">"):
+            self.dtype = self.dtype.newbyteorder(order if isinstance(order, str) else order.decode())
 
 
 class _Array:

@@ -73,9 +73,8 @@ def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Fol
     shown = {name: file for name, file in named.items() if file.suffix.lower() in tree.SUFFIXES and file.name[0] != "."}
     unknown = sorted({name.split("/")[-2] for name in shown} - set(classes))
     if unknown:
-        raise ValueError(
-            f"{path} has the class {unknown[0]}, which is none of the {len(classes)} of its data set; give --classes"
-        )
+        label = tree.shown(unknown[0])[1:-1]
+        raise ValueError(f"{path} has the class {label}, which is none of the {len(classes)} of its data set; give --classes")
     return Folder(path, shown, classes)
 
 

@@ -1,0 +1,49 @@
+"""Entries that people write, in YAML or as keyword arguments, compared with the type hints of what takes them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from DDA import tree
+
+WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "a group of entries",
+         tuple: "a list", list: "a list", NoneType: "null"}  # fmt: skip
+
+
+def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "") -> None:
+    """Raise ValueError for a name that is not known, with the one that was meant or all that there are."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ValueError(f"{prefix}{name} is unknown; {advice}")
+
+
+def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ValueError for an entry whose value does not fit the type hint of its name. Names without a hint pass."""
+    for name, value in entries.items():
+        if name in hints and not is_of(value, hints[name]):
+            raise ValueError(f"{prefix}{name} is {tree.shown(value)}, but it is {words_of(hints[name])}")
+
+
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value fits a type hint: unions, and text, numbers that are finite, lists and mappings of anything."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(is_of(value, one) for one in get_args(hint))
+    kind = get_origin(hint) or hint
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return kind is Any or isinstance(value, (list, tuple) if kind in (list, tuple) else kind)
+
+
+def words_of(hint: Any) -> str:
+    """A type hint as a message says it, such as ``a number or null``."""
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return " or ".join(WORDS[get_origin(one) or one] for one in hints)
