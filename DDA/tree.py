@@ -6,6 +6,7 @@ is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -220,3 +221,10 @@ def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarr
         odd = root / list(paths.values())[labels.index(None)]
         raise ValueError(f"{odd} has none of the classes in {root / CLASSES} in its name")
     return paths, np.array([classes.index(label) for label in labels])
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether a training image is kept for validation: drawn by its key within its cell, such as ``cat_00012``, so that it is
+    kept in every view and degradation, and in any part of the images."""
+    number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
+    return int.from_bytes(number, "big") < share * 2**64

@@ -28,10 +28,12 @@ import numpy as np
 import torch
 
 from DDA import commands, files, ranks, tree
+from DDA.devices import pick_device
 from DDA.progress import duration
-from DistilledClassifier import classifiers, data, trainer
+from DistilledClassifier import classifiers, trainer
 from DistilledClassifier import config as configs
 from DistilledClassifier.config import Config
+from DistilledClassifier.data.views import View, views
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.trainer import Ranks, State
 
@@ -62,8 +64,8 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, kind: str, a
     torch.manual_seed(config.train.seed)
     state, left = world.together(lambda: start(config, inputs, device))
     teachers = world.together(lambda: load_teachers(config, inputs, state.network, device))
-    found = world.together(lambda: data.views(config, "train"))
-    held_out = world.together(lambda: data.views(config, "val"))
+    found = world.together(lambda: views(config, "train"))
+    held_out = world.together(lambda: views(config, "val"))
     world.together(lambda: check_sizes(config, found))
     folder = world.on_root(lambda: folder or new_run(args, config, inputs))
     world.together(lambda: resume(folder, state, config))
@@ -148,15 +150,7 @@ def read_config(args: argparse.Namespace, kind: str, size: int, device: torch.de
         raise ValueError(f"--bs {config.train.batch_size} cannot be shared by {size} processes; use a multiple of {size}")
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers} must be 0 or more")
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
-    raw = config.raw
-    raw.setdefault("train", {})["amp"] = bool(config.train.amp and fast)
-    return configs.check(raw)
-
-
-def _cpu_has_bf16() -> bool:
-    told = [getattr(torch.cpu, probe, None) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(probe is not None and probe() for probe in told)
+    return config
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:
@@ -172,24 +166,6 @@ def assignments(texts: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ValueError(f"--set {text}: {value} is no value") from None
     return found
-
-
-def pick_device(text: str, local_rank: int) -> torch.device:
-    """The device of this process. Raises ValueError for one that is not there."""
-    if text == "cpu" or (text == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    indices = list(range(torch.cuda.device_count())) if text == "auto" else text.removeprefix("cuda").strip(":").split(",")
-    if not torch.cuda.is_available():
-        raise ValueError(f"-d {text}: there is no GPU that torch can use; leave -d out")
-    try:
-        index = int(indices[local_rank % len(indices)])
-        torch.cuda.get_device_properties(index)
-    except (ValueError, AssertionError, RuntimeError):
-        raise ValueError(
-            f"-d {text} is neither auto, cpu nor numbers of the {torch.cuda.device_count()} GPUs, such as 0,1"
-        ) from None
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 # ---------------------------------------------------------------------------------------------- stages find each other
@@ -300,7 +276,7 @@ def load_teachers(
     return found
 
 
-def check_sizes(config: Config, found: list[data.View]) -> None:
+def check_sizes(config: Config, found: list[View]) -> None:
     small = min(found, key=lambda view: len(view.examples))
     if len(small.examples) < config.train.batch_size:
         raise ValueError(
@@ -407,7 +383,7 @@ class _Job:
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
         print(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}", file=sys.stderr, flush=True)
 
-    def say_plan(self, found: list[data.View], held_out: list[data.View], teachers: list, left: list[str]) -> None:
+    def say_plan(self, found: list[View], held_out: list[View], teachers: list, left: list[str]) -> None:
         config = self._config
         self._per_epoch = min(len(view.examples) for view in found) // config.train.batch_size
         parameters = sum(p.numel() for p in self._state.network.parameters())

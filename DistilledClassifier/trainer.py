@@ -20,7 +20,8 @@ from torch import nn
 
 from DistilledClassifier.classifiers import Classifier, Network
 from DistilledClassifier.config import Config, learning_rate
-from DistilledClassifier.data import Steps, View, fixed_batches
+from DistilledClassifier.data.batches import Steps, fixed_batches
+from DistilledClassifier.data.views import View
 from DistilledClassifier.losses import Seen, objective
 
 CPU = torch.device("cpu")

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from DDA import commands, files, images, sources, tree
+from DDA.devices import pick_device
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
@@ -241,7 +242,7 @@ class _Timed:
 
     def __init__(self, args: argparse.Namespace):
         self._args = args
-        device = image_sample.pick_device(args.device, 0)
+        device = pick_device(args.device, 0)
         dtype, _ = image_sample.pick_dtype(args, device)
         state = checkpoints.read_state_dict(args.model_path)
         self._method = checkpoints.resolve(args.model_path, state, vars(args))

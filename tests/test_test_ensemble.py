@@ -17,8 +17,8 @@ from DDA import files, images, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import gate, metrics, models, predict, report, results
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
+from DDA.tree import is_held_out
 from DistilledClassifier import classifiers
-from DistilledClassifier.data import is_held_out
 
 pytest.importorskip("mmcls")
 from DDA.model_adapt.test_ensemble import METRICS, main, read_config

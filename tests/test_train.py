@@ -16,8 +16,9 @@ from PIL import Image
 
 from DDA import files, images
 from DDA import tree as trees
-from DistilledClassifier import classifiers, config, data, make_data, train, train_all_deg, trainer
-from DistilledClassifier.data import Steps
+from DistilledClassifier import classifiers, config, make_data, train, train_all_deg, trainer
+from DistilledClassifier.data.batches import Steps
+from DistilledClassifier.data.views import views
 
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
 ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -220,20 +221,20 @@ def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
     (teacher,) = train.load_teachers(experiment, inputs, network, torch.device("cpu"))
     before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
     state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
-    found = data.views(experiment, "train"), data.views(experiment, "val")
+    found = views(experiment, "train"), views(experiment, "val")
     assert trainer.train(state, experiment, *found, [teacher])
     assert not teacher.network.training and state.step == 3
     assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
 
 
 def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(stages, tree, tmp_path):
-    fly = data.views(config.load(stages["deg"], {"known": ["noise", "jpeg"]}), "val")
+    fly = views(config.load(stages["deg"], {"known": ["noise", "jpeg"]}), "val")
     for kind in ("noise", "jpeg"):
         assert (
             make_data.main(["degrade", "--base_samples", str(tree), "--save_dir", str(tree), "--type", kind, "--workers", "1"])
             == 0
         )
-    stored = data.views(config.load(stages["deg"], {"known": ["noise", "jpeg"], "made": "trees"}), "val")
+    stored = views(config.load(stages["deg"], {"known": ["noise", "jpeg"], "made": "trees"}), "val")
     for one, two in zip(fly, stored, strict=True):
         assert one.examples.labels.tolist() == two.examples.labels.tolist()
         for row in range(31):
@@ -243,7 +244,7 @@ def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(st
 
 def test_ranks_share_a_batch_and_epochs_are_permutations(stages):
     experiment = config.load(stages["deg"], {"known": ["clean", "noise"]})
-    found = data.views(experiment, "train")
+    found = views(experiment, "train")
 
     def steps(rank, ranks):
         return Steps(found, experiment.augment, experiment.preprocess, 30, 0, rank, ranks)
@@ -265,7 +266,7 @@ def test_images_can_be_held_out_of_training_and_a_file_can_be_the_clean_stage(st
     experiment = config.load(
         stages["deg"], {"known": ["noise"], "data.held_out": 0.2, "data.at_most": 60, "data.val": "nowhere"}
     )
-    kept, used = (set(data.views(experiment, split)[0].examples.keys) for split in ("val", "train"))
+    kept, used = (set(views(experiment, split)[0].examples.keys) for split in ("val", "train"))
     assert 5 < len(kept) < 35 and len(used) == 60 and not kept & used
     more = ["--set", f"source={source}", "data.held_out=0.2", "loss={cross_entropy: 1, cosine_inheritance: 1}", "known=[clean]"]
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
@@ -319,13 +320,13 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
         ("clean", ["--init", "nowhere.pth"], "init: nowhere.pth is not a file; give --init FILE"),
         ("clean", ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"], "OpenMMLab's model zoo"),
         ("clean", ["--set", "init=pretrained"], "the backbone names no pretrained weights"),
-        ("clean", ["-d", "7"], "-d 7: there is no GPU"),
+        ("clean", ["-d", "7"], "--device 7: there is no GPU"),
         ("clean", ["-r", "nowhere/model_best.pth"], "there is no resume.pt beside it"),
         ("clean", ["--lr", "1e30", "--epochs", "30"], "lower --lr, or set train.warmup=200"),
     ],
 )
 def test_wrong_input_is_named(stages, tmp_path, capsys, stage, more, words):
-    if words.startswith("-d") and torch.cuda.is_available():
+    if words.startswith("--device") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert train.main(flags(tmp_path, stages[stage], *more)) == 2
     assert words in capsys.readouterr().err
@@ -364,7 +365,7 @@ def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeyp
     monkeypatch.setitem(degradations.DEGRADATIONS, "invert", lambda image, level, rng, behavior="corrected": 255 - image)
     monkeypatch.setitem(degradations.TRAINING_LEVELS, "invert", (0, 1, 1))
     experiment = config.load(stages["deg"], {"known": ["invert"]})
-    (view,) = data.views(experiment, "train")
+    (view,) = views(experiment, "train")
     np.testing.assert_array_equal(view.fixed(0), 255 - view.examples.read(0))
 
 
@@ -378,7 +379,7 @@ def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monk
 
 def test_bfloat16_trains_to_about_the_same_loss(stages):
     experiment = config.load(stages["clean"])
-    found = data.views(experiment, "train"), data.views(experiment, "val")
+    found = views(experiment, "train"), views(experiment, "val")
     ends = []
     for amp in (False, True):
         torch.manual_seed(0)

@@ -19,12 +19,12 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from DDA import commands, files, sources, tree
+from DDA.devices import pick_device
 from DDA.model_adapt import models
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.progress import Progress
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers
-from DistilledClassifier.train import pick_device
 
 PROGRAM = "gate.py"
 

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from DDA import commands, files, sources, tree
+from DDA.devices import pick_device
 from DDA.model_adapt import models, results
 from DDA.model_adapt.ensemble import OURS, RULES
 from DDA.model_adapt.models import Model
 from DDA.model_adapt.paired import named, refuse
 from DDA.progress import Progress
-from DistilledClassifier.train import pick_device
 
 PROGRAM = "predict.py"
 

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from DDA import commands, files, ranks, sources, tree
+from DDA.devices import pick_device
 from DDA.model_adapt import metrics, models, results
 from DDA.model_adapt.ensemble import FITS, FUSE_RULES, OURS, RULES, fuse_images, fuse_weights
 from DDA.model_adapt.models import Model
@@ -41,10 +42,9 @@ from DDA.model_adapt.paired import Cell, join
 from DDA.progress import Progress
 from DDA.sources import Source
 from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
+from DDA.tree import is_held_out
 from DistilledClassifier.classifiers import quietly
-from DistilledClassifier.data import is_held_out
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.train import pick_device
 
 PROGRAM = "test_ensemble.py"
 METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")

@@ -27,15 +27,15 @@ import numpy as np
 import torch
 
 from DDA import commands, files, images, ranks, sources, tree
+from DDA.devices import DTYPES, pick_device, relative_speed
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS, adapt, check_range
-from DDA.image_adapt.unet import UNet, cpu_computes
+from DDA.image_adapt.unet import UNet
 from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRAM = "image_sample.py"
 # flags that --speed sets, by their names in `adapt`, with what they are where it does not
 PRESET = {"diffusion_range": ("N", None), "factor": ("D", None), "guidance": ("guidance", None), "scale": ("scale", 6.0),
@@ -283,32 +283,14 @@ def unused(args: argparse.Namespace) -> list[str]:
 # ---------------------------------------------------------------------------------------------- preparation
 
 
-def pick_device(wanted: str, local_rank: int) -> torch.device:
-    """The device of this rank. Raises ValueError for one that does not exist."""
-    gpus = torch.cuda.device_count()
-    if wanted == "auto":
-        wanted = "cuda" if gpus else "cpu"
-    try:
-        device = torch.device(wanted)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-    except RuntimeError:
-        raise ValueError(f"--device {wanted} is unknown; use auto, cpu, cuda or cuda:NUMBER") from None
-    if device.type == "cuda":
-        if (device.index or 0) >= gpus:
-            raise ValueError(f"--device {wanted}: torch sees {gpus} GPUs here")
-        device = torch.device("cuda", local_rank % gpus if device.index is None else device.index)
-        torch.cuda.set_device(device)
-    return device
-
-
 def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, list[str]]:
     """The name of the network's dtype, and what the user should know of it."""
     if args.dtype is None and args.use_fp16 and device.type == "cpu":
         return "float32", ["--use_fp16 True is float32 on a CPU"]
     name = args.dtype or ("float16" if args.use_fp16 else "float32")
-    if device.type == "cpu" and not cpu_computes(DTYPES[name]):
-        return name, [f"this CPU has no {name} arithmetic: it is emulated, with the same result, no faster than float32"]
+    speed = relative_speed(device, DTYPES[name])
+    if speed < 1:
+        return name, [f"--dtype {name} is slower than float32 on this {device.type}: {speed:.2g} times its speed, as measured"]
     return name, []
 
 

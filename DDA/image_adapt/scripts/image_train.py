@@ -27,12 +27,13 @@ import torch
 from torch import nn
 
 from DDA import commands, files, images, ranks, sources
+from DDA.devices import fastest_dtype, pick_device
 from DDA.image_adapt import training
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.sampler import adapt
-from DDA.image_adapt.scripts.image_sample import check_writable, pick_device
-from DDA.image_adapt.unet import UNet, cpu_computes, create_unet
+from DDA.image_adapt.scripts.image_sample import check_writable
+from DDA.image_adapt.unet import UNet, create_unet
 from DDA.progress import duration
 
 PROGRAM = "image_train.py"
@@ -70,7 +71,8 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     world.together(lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size))
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
-    recipe = training.Recipe(**{name: getattr(args, name) for name in (*BUDGET, *RECIPE)}, autocast=autocast(args, device))
+    chosen = {name: getattr(args, name) for name in (*BUDGET, *RECIPE)}
+    recipe = training.Recipe(**chosen, autocast=autocast(args, model, device))
     state = training.start(model, recipe)
     settings = {**flags, **{name: getattr(args, name) for name in RECIPE}, "images": data.count, "source": data.digest}
     world.together(lambda: resume(args.save_dir, state, settings, device))
@@ -193,9 +195,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def autocast(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes(torch.bfloat16)
-    return torch.bfloat16 if (fast if args.bf16 is None else args.bf16) else None
+def autocast(args: argparse.Namespace, model: UNet, device: torch.device) -> torch.dtype | None:
+    fast = args.bf16 if args.bf16 is not None else fastest_dtype(model, device) == torch.bfloat16
+    return torch.bfloat16 if fast else None
 
 
 # ---------------------------------------------------------------------------------------------- data and network

@@ -1,27 +1,17 @@
-"""Labelled images as a trainer sees them: views of a data set, and the batch of every step.
-
-Which images are in a batch, how they are degraded and how they are changed is drawn from the seed and the step's number alone:
-a run that was interrupted, or has more processes, sees the same images. Validation images never change.
-"""
+"""Labelled images as a training sees them: views of a data set. Validation images never change."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import torch
-from PIL import Image
 
 from DDA import files, sources, tree
 from DDA.sources import Source
 from DistilledClassifier import trees
-from DistilledClassifier.classifiers import Preprocess
-from DistilledClassifier.config import Augment, Config
+from DistilledClassifier.config import Config
 
 CACHE = 4 << 30  # bytes of decoded images that are kept
 
@@ -109,7 +99,7 @@ def views(config: Config, split: str) -> list[View]:
 
     def choose(names: list[str]) -> list[str]:
         if share:
-            names = [name for name in names if is_held_out(_key_within(name, folder), share) == (split == "val")]
+            names = [name for name in names if tree.is_held_out(_key_within(name, folder), share) == (split == "val")]
         return spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
 
     clean: Examples | None = None
@@ -128,13 +118,6 @@ def views(config: Config, split: str) -> list[View]:
     return found
 
 
-def is_held_out(key: str, share: float) -> bool:
-    """Whether a training image is kept for validation: drawn by its key within its cell, such as ``cat_00012``, so that it is
-    kept in every view and degradation, and in any part of the images."""
-    number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
-    return int.from_bytes(number, "big") < share * 2**64
-
-
 def _key_within(name: str, folder: str) -> str:
     return tree.key_of(name).partition(f"{folder}/")[2]
 
@@ -150,91 +133,3 @@ def _hint(config: Config, name: str, on_disk: bool) -> str:
     if on_disk:
         return f"; make them first: make_data.py degrade … --type {name} --save_dir {config.data.root} (or set made: fly)"
     return "; make_data.py prepare writes a data set as this tree"
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-
-class Steps:
-    """Item ``step``: the whole batch of one rank, one group of each view after the other; uint8 (B,S,S,3) and labels (B,)."""
-
-    def __init__(self, found: Sequence[View], augment: Augment, preprocess: Preprocess, batch_size: int, seed: int,
-                 rank: int, ranks: int):  # fmt: skip
-        self._views, self._augment, self._preprocess, self._seed = found, augment, preprocess, seed
-        self._batch, self._each, self._rank = batch_size, batch_size // ranks, rank
-        self.per_epoch = min(len(view.examples) for view in found) // batch_size
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, place = divmod(step, self.per_epoch)
-        first = place * self._batch + self._rank * self._each
-        pixels, labels = [], []
-        for number, view in enumerate(self._views):
-            for row in _order(self._seed, number, epoch, len(view.examples))[first : first + self._each]:
-                rng = np.random.default_rng([self._seed, 3, number, epoch, int(row)])
-                image = change(view.drawn(int(row), rng), self._augment, self._preprocess, rng)
-                pixels.append(image)
-                labels.append(view.examples.labels[row])
-        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.array(labels))
-
-    def loader(self, first: int, last: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of the steps first..last-1, prepared ahead by ``workers`` threads.
-
-        Threads, because a process that forks while libraries run threads of their own may hang; the libraries that decode and
-        degrade let other threads run.
-        """
-        if not workers:
-            yield from map(self.__getitem__, range(first, last))
-            return
-        pool = ThreadPoolExecutor(workers, "batches")
-        try:
-            ahead: deque[Future] = deque()
-            for step in range(first, last):
-                ahead.append(pool.submit(self.__getitem__, step))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@lru_cache(maxsize=16)
-def _order(seed: int, view: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, 1, view, epoch]).permutation(count)
-
-
-def change(pixels: np.ndarray, augment: Augment, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
-    """A training image, uint8 (size,size,3), of any uint8 (H,W,3)."""
-    if augment.resized_crop:
-        pixels = _resized_crop(pixels, preprocess, rng)
-    pixels = preprocess.fit(pixels)
-    if augment.crop:
-        padded = np.pad(pixels, ((augment.crop, augment.crop), (augment.crop, augment.crop), (0, 0)))
-        top, left = rng.integers(0, 2 * augment.crop + 1, 2)
-        pixels = padded[top : top + preprocess.size, left : left + preprocess.size]
-    if augment.flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _resized_crop(pixels: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
-    """8 to 100 % of the area, sides in 3:4 to 4:3 (Inception's), the whole image where ten tries do not fit."""
-    height, width = pixels.shape[:2]
-    for _ in range(10):
-        area, ratio = rng.uniform(0.08, 1) * height * width, np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            pixels = pixels[top : top + h, left : left + w]
-            break
-    how = Image.Resampling[preprocess.interpolation.upper()]
-    return np.asarray(Image.fromarray(pixels).resize((preprocess.size, preprocess.size), how))
-
-
-def fixed_batches(view: View, preprocess: Preprocess, batch_size: int, rank: int, ranks: int):
-    """Every ``ranks``-th image of a view, in batches: uint8 (B,S,S,3) and labels (B,)."""
-    rows = range(rank, len(view.examples), ranks)
-    for i in range(0, len(rows), batch_size):
-        part = rows[i : i + batch_size]
-        pixels = np.stack([preprocess.fit(view.fixed(row)) for row in part])
-        yield torch.from_numpy(pixels), torch.from_numpy(view.examples.labels[list(part)])

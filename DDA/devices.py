@@ -1,0 +1,89 @@
+"""The device that computes, and the precision in which it computes fastest: both are found, not assumed."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MARGIN = 1.1  # times faster than float32 that another precision has to be: it costs accuracy
+
+
+def pick_device(text: str, local_rank: int = 0) -> torch.device:
+    """The device of this process, made the current one.
+
+    text: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` (the GPU of this process's place on its machine),
+    ``cuda:1``, or the numbers of GPUs that the processes share out, such as ``0,1``. Raises ValueError for one that is
+    not there.
+    """
+    gpus = torch.cuda.device_count()
+    if text == "cpu" or (text == "auto" and not gpus):
+        return torch.device("cpu")
+    numbers = text.removeprefix("cuda").removeprefix(":") if text != "auto" else ""
+    indices = numbers.split(",") if numbers else [str(index) for index in range(gpus)]
+    if text not in ("auto", "cuda") and not all(part.isdecimal() for part in indices):
+        raise ValueError(f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1")
+    missing = [index for index in indices if int(index) >= gpus]
+    if missing or not indices:
+        seen = f"torch sees {gpus} GPUs here" if gpus else "there is no GPU that torch can use"
+        raise ValueError(f"--device {text}: {seen}; use auto or cpu" + (f", or numbers below {gpus}" if gpus else ""))
+    device = torch.device("cuda", int(indices[local_rank % len(indices)]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def fastest_dtype(network: nn.Module, device: torch.device) -> torch.dtype:
+    """bfloat16 where this device trains a network of this kind faster in it, else float32."""
+    widths = sorted(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    channels = widths[len(widths) // 2] if widths else 64
+    return torch.bfloat16 if relative_speed(device, torch.bfloat16, channels) > MARGIN else torch.float32
+
+
+@lru_cache
+def relative_speed(device: torch.device, dtype: torch.dtype, channels: int = 64) -> float:
+    """How many times faster than in float32 a convolution and a product run on this device, forward and backward.
+
+    Measured in some 50 ms, once in a process. Flags do not tell: some CPUs list bfloat16 instructions and multiply at half of
+    the rate of float32, and a GPU may emulate them. channels: of the network's layers. 0 where the device cannot compute in
+    ``dtype`` at all.
+    """
+    if dtype == torch.float32:
+        return 1.0
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], dtype: []}
+    try:
+        work = _Work(device, channels)
+        for kind in seconds:  # kernels are chosen and memory is taken the first time
+            work.run(kind)
+        for _ in range(5):  # in turns: the machine's speed may change
+            for kind, times in seconds.items():
+                times.append(work.run(kind))
+            if seconds[dtype][0] > 3 * seconds[torch.float32][0]:
+                break
+    except (RuntimeError, NotImplementedError):
+        return 0.0
+    return min(seconds[torch.float32]) / min(seconds[dtype])
+
+
+class _Work:
+    """A convolution, a normalisation and a product in the layout of our networks."""
+
+    def __init__(self, device: torch.device, channels: int):
+        self._device = device
+        batch = 128 if device.type != "cpu" else 8
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            layers = (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Flatten(2), nn.Linear(256, 256))
+            x = torch.randn(batch, channels, 16, 16)
+        self._layers = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
+        self._x = x.to(device, memory_format=torch.channels_last)
+
+    def run(self, dtype: torch.dtype) -> float:
+        """Seconds of one pass forward and backward."""
+        begun = time.perf_counter()
+        with torch.enable_grad(), torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+            self._layers(self._x).float().square().mean().backward()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - begun

@@ -1,0 +1,16 @@
+"""Classifiers behind one interface, of mmcls, of timm and our own; their checkpoints, and what they want to see.
+
+Preprocessing belongs to a classifier and lies in its checkpoint: `Classifier.scores` takes images as they are.
+"""
+
+from DistilledClassifier.classifiers.checkpoints import initialise, is_ours, load, read, save, tells_itself
+from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+from DistilledClassifier.classifiers.libraries import build, quietly
+from DistilledClassifier.classifiers.network import Network, still
+from DistilledClassifier.classifiers.preprocess import Preprocess
+from DistilledClassifier.classifiers.scoring import Classifier
+
+__all__ = [
+    "CifarResNet", "Classifier", "Network", "Preprocess", "build", "initialise", "is_ours", "load", "quietly", "read", "save",
+    "still", "tells_itself",
+]  # fmt: skip

@@ -1,0 +1,135 @@
+"""Checkpoints of classifiers: ours, which are enough alone, and those of other origins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from DDA import files, tree
+from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+from DistilledClassifier.classifiers.libraries import build
+from DistilledClassifier.classifiers.network import Network, still
+from DistilledClassifier.classifiers.preprocess import Preprocess
+from DistilledClassifier.classifiers.scoring import Classifier
+
+_CIFAR = {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"}
+# settings of timm with which a model dict reads other files
+_FETCHED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "custom_imports")
+
+
+def save(path: Path, network: Network, config: Mapping[str, Any], classes: Sequence[str], **more: Any) -> None:
+    """Write a checkpoint that is enough alone: weights, classes, preprocessing, and the config that trained them."""
+    content = {"state_dict": network.model.state_dict(), "config": dict(config), "classes": list(classes),
+               "preprocess": dict(config["preprocess"]), **more}  # fmt: skip
+    files.write_with(path, lambda file: torch.save(content, file))
+
+
+def load(path: Path) -> Classifier:
+    """A classifier from its checkpoint: ours, or a CIFAR ResNet with the names of akamaster/pytorch_resnet_cifar10.
+
+    Nothing in the file is executed. Raises FileNotFoundError where it is absent, ValueError for any other file.
+    """
+    content = read(path)
+    if is_ours(content):
+        network = build(_as_data(content["config"]["classifier"], path))
+        try:
+            network.model.load_state_dict(content["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit its own config: {error}") from None
+        preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
+        return Classifier(still(network), preprocess, classes, content["config"], content.get("adapted"), path)
+    state = weights(content)
+    if not state.keys() >= _CIFAR:
+        raise ValueError(
+            f"{path} tells no architecture: it is neither a checkpoint of this project nor one of a CIFAR ResNet (conv1, "
+            "layer3, linear). Weights of mmcls and timm are read with a config: train.py --init FILE"
+        )
+    blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
+    config = {"type": "CifarResNet", "depth": 6 * blocks + 2, "num_classes": len(state["linear.weight"])}
+    network = build(config)
+    try:
+        network.model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit a CIFAR ResNet-{6 * blocks + 2}: {error}") from None
+    return Classifier(still(network), Preprocess(32), config={"classifier": config}, path=path)
+
+
+def is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether what `read` gave is a checkpoint of this project."""
+    return {"state_dict", "config", "classes", "preprocess"} <= content.keys()
+
+
+def tells_itself(content: Mapping[str, Any]) -> bool:
+    """Whether `load` knows the architecture of what `read` gave, without a config."""
+    return is_ours(content) or weights(content).keys() >= _CIFAR
+
+
+def initialise(network: Network, path: Path) -> list[str]:
+    """Take over the weights of a checkpoint, of any origin, by their names; returns the names that were left as they were.
+
+    Only the last layer may be left, where its number of classes differs. Raises ValueError where anything else does not fit.
+    """
+    theirs, own = weights(read(path)), network.model.state_dict()
+    missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, such as {missing[0]}"
+        )
+    last = {f"{name}.{leaf}" for name, module in network.model.named_modules() if module is _last(network) for leaf in
+            ("weight", "bias")}  # fmt: skip
+    differ = [name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape]
+    odd = [name for name in differ if name not in last]
+    if odd:
+        raise ValueError(
+            f"{path} does not fit the classifier: {odd[0]} is {tuple(theirs[odd[0]].shape)} there, "
+            f"{tuple(own[odd[0]].shape)} here"
+        )
+    network.model.load_state_dict(
+        {name: theirs[name] if name in theirs and name not in differ else value for name, value in own.items()}
+    )
+    return differ
+
+
+def _last(network: Network) -> nn.Module | None:
+    return network.model.linear if isinstance(network.model, CifarResNet) else network._head
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of tensors and plain values. Raises FileNotFoundError and ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; expected a classifier's checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for what it cannot read
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is cut off, or no checkpoint of tensors; get it again "
+                         f"({str(error).splitlines()[0]})") from None  # fmt: skip
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict in a checkpoint of any origin, without the prefix of DataParallel."""
+    state = content.get("state_dict", content.get("model", content))
+    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _as_data(value: Any, path: Path) -> Any:
+    """A model dict from a checkpoint, of which nothing leads to another file or to a download. Raises BadFile."""
+    if isinstance(value, list | tuple):
+        return [_as_data(item, path) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {}
+    for name, item in value.items():
+        if name in ("pretrained", "init_cfg"):  # the weights are in the checkpoint
+            continue
+        if name in _FETCHED or (name in ("name", "model_name") and ":" in str(item)):
+            asked = tree.shown(f"{name} {item}")
+            raise files.BadFile(f"{path} asks for {asked}, which is outside the checkpoint and is not followed")
+        kept[name] = _as_data(item, path)
+    return kept

@@ -1,0 +1,63 @@
+"""The ResNet for images of 32 pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class _Block(nn.Module):
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.stride, self.grown = (1, 0) if width_in == width else (2, width - width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride=self.stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        if self.grown:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+        return F.relu(h.add_(x), inplace=True)
+
+
+class CifarResNet(nn.Module):
+    """The ResNet for 32 pixels of He et al. (arXiv:1512.03385, section 4.2), shortcut A; depth 20, 32, 44, 56 or 110.
+
+    Parameters are named as in akamaster/pytorch_resnet_cifar10, whose weights load.
+    """
+
+    def __init__(self, depth: int, num_classes: int = 10):
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, such as 20, 32, 44, 56")
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        width_in = 16
+        for i, width in enumerate((16, 32, 64), start=1):
+            blocks = [_Block(width_in if j == 0 else width, width) for j in range((depth - 2) // 6)]
+            setattr(self, f"layer{i}", nn.Sequential(*blocks))
+            width_in = width
+        self.linear = nn.Linear(64, num_classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N,3,H,W) to (N,64)."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x))
+
+    def fold(self) -> None:
+        """Let the convolutions, in eval mode, do what BatchNorm does after them: the same logits but for rounding, sooner."""
+        for module in [self, *(block for block in self.modules() if isinstance(block, _Block))]:
+            for conv, bn in (("conv1", "bn1"), ("conv2", "bn2")):
+                if isinstance(getattr(module, bn, None), nn.BatchNorm2d):
+                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
+                    setattr(module, bn, nn.Identity())

@@ -1,0 +1,91 @@
+"""Networks of our own, of timm and of mmcls behind one interface. A new kind is a builder here and its entry in `build`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+from DistilledClassifier.classifiers.network import Network
+
+
+def build(config: Mapping[str, Any]) -> Network:
+    """The network that a model dict describes, with fresh weights.
+
+    ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; ``{"type": "timm", "name": …, "num_classes": …}`` and what else
+    timm's create_model takes, ``pretrained`` too; or a model dict of mmcls (``{"type": "ImageClassifier", "backbone": …, …}``).
+    Raises ValueError for what cannot be built and for libraries that are missing.
+    """
+    settings = copy.deepcopy(dict(config))
+    kind = settings.pop("type", None)
+    builders = {"CifarResNet": _build_cifar, "timm": _build_timm, "ImageClassifier": _build_mmcls}
+    if kind not in builders:
+        raise ValueError(f"classifier type {kind!r} is unknown; use one of {', '.join(builders)}")
+    try:
+        return builders[kind](settings)
+    except TypeError as error:  # an argument that its library does not know
+        raise ValueError(f"classifier {kind}: {error}") from None
+
+
+def _build_cifar(settings: dict) -> Network:
+    model = CifarResNet(**settings)
+    return Network(model, model.features, model.head)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Around imports of mmcv and mmcls, which tell of their next versions and of CUDA: nothing that a user can change."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _build_timm(settings: dict) -> Network:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError("classifiers of timm need it: pip install timm") from None
+    name = settings.pop("name", None)
+    try:
+        model = timm.create_model(name, **settings)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise ValueError(f"timm cannot build {name}: {error}") from None
+        close = ", ".join(difflib.get_close_matches(str(name), timm.list_models(), 3)) or "see timm.list_models()"
+        raise ValueError(f"timm has no model {name}; the nearest: {close}") from None
+    except Exception as error:  # of the hub and the network, many types
+        if not settings.get("pretrained"):
+            raise
+        raise ValueError(
+            f"the pretrained weights of timm/{name} could not be fetched ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); check the connection to the hub, or fetch the file elsewhere and give it with "
+            "--init FILE and pretrained=false"
+        ) from None
+    last = model.get_classifier()
+    if not isinstance(last, nn.Module):
+        raise ValueError(f"timm/{name} has no single last layer, so no features of one; choose another model")
+    return Network(model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True), last)
+
+
+def _build_mmcls(settings: dict) -> Network:
+    try:
+        with quietly():
+            from mmcls.models import build_classifier
+    except ImportError as error:
+        raise ValueError(f"mmcls models need mmcls 0.25 and mmcv 1.7: pip install 'diffaud[mmcls]' ({error})") from None
+    try:
+        model = build_classifier({"type": "ImageClassifier", **settings})
+    except (KeyError, AssertionError) as error:
+        raise ValueError(f"mmcls cannot build the model: {error}") from None
+    last = getattr(model.head, "fc", None) or getattr(getattr(model.head, "layers", None), "head", None)
+    if last is None:
+        raise ValueError(f"the mmcls head {type(model.head).__name__} has no last layer fc; use a LinearClsHead")
+    return Network(model, lambda x: model.extract_feat(x, stage="pre_logits"), last)
