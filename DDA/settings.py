@@ -24,6 +24,13 @@ def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "")
             raise ValueError(f"{prefix}{name} is unknown; {advice}")
 
 
+def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
+    """Raise ValueError for a value that is none of those known."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{name}: {value!r} is unknown; use one of {', '.join(map(str, known))}")
+
+
 def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ValueError for an entry whose value does not fit the type hint of its name. Names without a hint pass."""
     for name, value in entries.items():

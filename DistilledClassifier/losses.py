@@ -1,56 +1,69 @@
 """Losses, by the field's names. A new one is a function here and its entry in the table under it.
 
-Features are (N,C) or (N,C,H,W), logits (N,K), labels (N,) of whole numbers. Each returns a scalar.
+Features are (N,C), maps (N,C,H,W), logits (N,K), labels (N,) of whole numbers. Each returns a scalar.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 
 
+class Seen(Protocol):
+    """What a network makes of a batch."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    maps: torch.Tensor
+
+
 def cosine_inheritance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The mean over the batch of 1 - cos(student, teacher), features flattened (FusionDistill and DiffAUD: COS)."""
+    """The mean over the batch of 1 - cos(student, teacher), each flattened (FusionDistill and DiffAUD: COS)."""
     if student.shape != teacher.shape:
         raise ValueError(f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape")
     towards = torch.ones(len(student), device=student.device)
     return F.cosine_embedding_loss(student.flatten(1), teacher.detach().flatten(1), towards)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a network makes of a batch."""
+class FromTeacher(NamedTuple):
+    """A loss of a student and a teacher on the same images, and the part of `Seen` of which it is."""
 
-    features: torch.Tensor
-    logits: torch.Tensor
-
-    def part(self, rows: slice) -> Seen:
-        return Seen(self.features[rows], self.logits[rows])
+    of: str
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-# of a student and the labels; of a student and one teacher on the same images
-SUPERVISED: dict[str, Callable[[Seen, torch.Tensor], torch.Tensor]] = {
-    "cross_entropy": lambda student, labels: F.cross_entropy(student.logits, labels),
+# of a student, the labels, and the share of the target that is spread over all classes
+SUPERVISED: dict[str, Callable[[Seen, torch.Tensor, float], torch.Tensor]] = {
+    "cross_entropy": lambda student, labels, smoothing: F.cross_entropy(student.logits, labels, label_smoothing=smoothing),
 }
-FROM_TEACHERS: dict[str, Callable[[Seen, Seen], torch.Tensor]] = {
-    "cosine_inheritance": lambda student, teacher: cosine_inheritance(student.features, teacher.features),
+FROM_TEACHERS: dict[str, FromTeacher] = {
+    "cosine_inheritance": FromTeacher("features", cosine_inheritance),
+    "cosine_inheritance_maps": FromTeacher("maps", cosine_inheritance),
 }
 
 
 def objective(
-    student: Seen, labels: torch.Tensor, teachers: Sequence[Seen], weights: Mapping[str, float]
+    student: Seen,
+    labels: torch.Tensor,
+    teachers: Mapping[str, torch.Tensor] | None,
+    weights: Mapping[str, float],
+    *,
+    groups: int = 1,
+    label_smoothing: float = 0.0,
 ) -> dict[str, torch.Tensor]:
-    """Each loss of ``weights``, unweighted, and ``loss``, their weighted sum (DiffAUD: w0 CE + w1 sum over teachers of COS).
+    """``loss``, the weighted sum, and each loss of ``weights``, unweighted (DiffAUD: w0 CE + w1 sum over teachers of COS).
 
-    The batch is one group of equally many images for each teacher, in order; a loss from teachers is summed over the groups.
+    teachers: what they make of each image of the batch, by the names of the parts of `Seen`. The batch is ``groups`` groups
+    of equally many images, one after the other; a loss from teachers is summed over the groups.
     """
-    parts = {name: SUPERVISED[name](student, labels) for name in weights if name in SUPERVISED}
-    each = len(labels) // max(1, len(teachers))
-    groups = [student.part(slice(i * each, (i + 1) * each)) for i in range(len(teachers))]
+    parts = {name: SUPERVISED[name](student, labels, label_smoothing) for name in weights if name in SUPERVISED}
+    each = len(labels) // groups
+    rows = [slice(i * each, (i + 1) * each) for i in range(groups)]
     for name in weights:
-        if name in FROM_TEACHERS:
-            parts[name] = sum(FROM_TEACHERS[name](group, teacher) for group, teacher in zip(groups, teachers, strict=True))
+        if name in FROM_TEACHERS and teachers is not None:
+            of, loss = FROM_TEACHERS[name]
+            parts[name] = sum(loss(getattr(student, of)[part], teachers[of][part]) for part in rows)
     return {"loss": sum(weights[name] * value for name, value in parts.items()), **parts}

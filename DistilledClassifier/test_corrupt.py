@@ -25,10 +25,11 @@ from DDA import commands, files, sources, tree
 from DDA.devices import pick_device
 from DDA.progress import Progress
 from DDA.sources.cells import cells_of, one_severity
-from DistilledClassifier import classifiers, config
+from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
 from DistilledClassifier.data.views import Examples
 from DistilledClassifier.degradations import SEQUENCES
+from DistilledClassifier.experiments import config
 
 PROGRAM = "test_corrupt.py"
 IGNORED = (("--lr", "--learning_rate"), ("--dt", "--deg_type"), ("--rs", "--random_seed"))

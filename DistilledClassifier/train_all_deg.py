@@ -22,7 +22,7 @@ from DistilledClassifier.train import run
 
 def main(argv: list[str] | None = None) -> int:
     """Train the student; returns 0 when the budget is spent, 130 when it was interrupted, 1 or 2 for errors."""
-    return run(argv, "train_all_deg.py", "deg_all", __doc__)
+    return run(argv, "train_all_deg.py", __doc__)
 
 
 if __name__ == "__main__":

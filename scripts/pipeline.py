@@ -31,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 from DDA import commands, files, settings, sources, tree
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
-from DistilledClassifier.config import change
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.train import BEST, assignments, of_known, stage_folder
+from DistilledClassifier.experiments.config import change
+from DistilledClassifier.experiments.stages import BEST, of_known, stage_folder
+from DistilledClassifier.train import assignments
 
 PROGRAM = "pipeline.py"
 SCRIPTS = {
@@ -244,15 +245,12 @@ def check(stages: Iterable[Stage]) -> None:
 
 
 def _parse(name: str, *flags: str) -> None:
-    import torch
-
     from DDA.image_adapt.scripts import image_sample, image_train
     from DDA.model_adapt import report, test_ensemble
     from DistilledClassifier import make_data, train
 
     if name in ("train.py", "train_all_deg.py"):
-        kind = "ind" if name == "train.py" else "deg_all"
-        train.read_config(train.parser(name, kind, "").parse_args(flags), kind, 1, torch.device("cpu"))
+        train.read_config(train.parser(name, "").parse_args(flags), name, 1)
         return
     parsers = {"make_data.py": make_data, "image_train.py": image_train, "image_sample.py": image_sample,
                "test_ensemble.py": test_ensemble, "report.py": report}  # fmt: skip

@@ -248,7 +248,7 @@ class Configs:
 
         from DDA import files
         from DDA.model_adapt import test_ensemble
-        from DistilledClassifier import config
+        from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"
         path.write_bytes(data)

@@ -7,7 +7,7 @@ import torch
 
 from DDA import tree
 from DistilledClassifier import classifiers
-from DistilledClassifier.config import CONFIGS, check, compose, learning_rate, load, make_optimizer
+from DistilledClassifier.experiments.config import CONFIGS, check, compose, learning_rate, load, make_optimizer
 
 BACKBONES = {"CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
              "digits": ("ResNet20", "ResNet56", "timm/resnet18"),

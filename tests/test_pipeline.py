@@ -143,7 +143,7 @@ def test_what_learns_from_adapted_copies_may_begin_elsewhere():
 
 
 def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
-    from DistilledClassifier.train import of_known
+    from DistilledClassifier.experiments.stages import of_known
 
     commands = [command for stage in plan(known=["noise"]) for command in stage.commands]
     evaluated = [command for command in commands if command[0] == "test_ensemble.py"]

@@ -19,7 +19,8 @@ from DDA import tree as trees
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import test_ensemble
 from DDA.sources import arrays, cifar
-from DistilledClassifier import classifiers, config, make_data
+from DistilledClassifier import classifiers, make_data
+from DistilledClassifier.experiments import config
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
 CIFAR10 = trees.class_list("cifar10")

@@ -6,11 +6,11 @@ Preprocessing belongs to a classifier and lies in its checkpoint: `Classifier.sc
 from DistilledClassifier.classifiers.checkpoints import initialise, is_ours, load, read, save, tells_itself
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
 from DistilledClassifier.classifiers.libraries import build, quietly
-from DistilledClassifier.classifiers.network import Network, still
+from DistilledClassifier.classifiers.network import Network, Seen, still
 from DistilledClassifier.classifiers.preprocess import Preprocess
 from DistilledClassifier.classifiers.scoring import Classifier
 
 __all__ = [
-    "CifarResNet", "Classifier", "Network", "Preprocess", "build", "initialise", "is_ours", "load", "quietly", "read", "save",
-    "still", "tells_itself",
+    "CifarResNet", "Classifier", "Network", "Preprocess", "Seen", "build", "initialise", "is_ours", "load", "quietly", "read",
+    "save", "still", "tells_itself",
 ]  # fmt: skip

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from DDA import files, tree
-from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+from DDA.training.run import read_tensors
 from DistilledClassifier.classifiers.libraries import build
 from DistilledClassifier.classifiers.network import Network, still
 from DistilledClassifier.classifiers.preprocess import Preprocess
@@ -79,7 +78,7 @@ def initialise(network: Network, path: Path) -> list[str]:
         raise ValueError(
             f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, such as {missing[0]}"
         )
-    last = {f"{name}.{leaf}" for name, module in network.model.named_modules() if module is _last(network) for leaf in
+    last = {f"{name}.{leaf}" for name, module in network.model.named_modules() if module is network.last for leaf in
             ("weight", "bias")}  # fmt: skip
     differ = [name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape]
     odd = [name for name in differ if name not in last]
@@ -94,22 +93,9 @@ def initialise(network: Network, path: Path) -> list[str]:
     return differ
 
 
-def _last(network: Network) -> nn.Module | None:
-    return network.model.linear if isinstance(network.model, CifarResNet) else network._head
-
-
 def read(path: Path) -> dict[str, Any]:
-    """A file of tensors and plain values. Raises FileNotFoundError and ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; expected a classifier's checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for what it cannot read
-        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is cut off, or no checkpoint of tensors; get it again "
-                         f"({str(error).splitlines()[0]})") from None  # fmt: skip
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
+    """A file of tensors and plain values; nothing in it is executed. Raises FileNotFoundError and BadFile."""
+    return read_tensors(path, "classifier's checkpoint")
 
 
 def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:

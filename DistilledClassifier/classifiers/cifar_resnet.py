@@ -43,16 +43,17 @@ class CifarResNet(nn.Module):
             width_in = width
         self.linear = nn.Linear(64, num_classes)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N,3,H,W) to (N,64)."""
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """(N,3,H,W) to (N,64,H/4,W/4)."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+        return self.layer3(self.layer2(self.layer1(x)))
 
-    def head(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(features)
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N,64,H/4,W/4) to (N,64)."""
+        return maps.mean((2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x))
+        return self.linear(self.pool(self.maps(x)))
 
     def fold(self) -> None:
         """Let the convolutions, in eval mode, do what BatchNorm does after them: the same logits but for rounding, sooner."""

@@ -8,8 +8,10 @@ import difflib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
@@ -36,7 +38,7 @@ def build(config: Mapping[str, Any]) -> Network:
 
 def _build_cifar(settings: dict) -> Network:
     model = CifarResNet(**settings)
-    return Network(model, model.features, model.head)
+    return Network(model, model.maps, model.pool, model.linear)
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def _build_timm(settings: dict) -> Network:
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
         raise ValueError(f"timm/{name} has no single last layer, so no features of one; choose another model")
-    return Network(model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True), last)
+    return Network(model, model.forward_features, partial(model.forward_head, pre_logits=True), last)
 
 
 def _build_mmcls(settings: dict) -> Network:
@@ -88,4 +90,19 @@ def _build_mmcls(settings: dict) -> Network:
     last = getattr(model.head, "fc", None) or getattr(getattr(model.head, "layers", None), "head", None)
     if last is None:
         raise ValueError(f"the mmcls head {type(model.head).__name__} has no last layer fc; use a LinearClsHead")
-    return Network(model, lambda x: model.extract_feat(x, stage="pre_logits"), last)
+    parts = _MmclsParts(model)
+    return Network(model, parts.maps, parts.pool, last)
+
+
+class _MmclsParts:
+    """What mmcls does before its last layer; methods, unlike closures, follow a model that is copied."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        return self._model.extract_feat(x, stage="backbone")[-1]
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        stages = (maps,)
+        return self._model.head.pre_logits(self._model.neck(stages) if self._model.with_neck else stages)

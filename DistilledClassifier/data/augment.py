@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from DistilledClassifier.classifiers import Preprocess
-from DistilledClassifier.config import Augment
+from DistilledClassifier.experiments.config import Augment
 
 
 def change(pixels: np.ndarray, augment: Augment, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:

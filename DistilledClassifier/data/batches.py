@@ -2,61 +2,93 @@
 
 from __future__ import annotations
 
-from collections import deque
+import copy
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from DDA.ahead import prepared
+from DDA.training.loop import Recipe
 from DistilledClassifier.classifiers import Preprocess
-from DistilledClassifier.config import Augment
 from DistilledClassifier.data.augment import change
 from DistilledClassifier.data.views import View
+from DistilledClassifier.experiments.config import Augment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a step, or of a part of it, one group of each view after the other.
+
+    pixels: uint8 (B,S,S,3); labels: (B,); groups: so many, of equally many images; clean: the undegraded twins under the same
+    changes, uint8 (B,S,S,3), where a panel of teachers sees them; keys: of the images within their view.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    groups: int = 1
+    clean: torch.Tensor | None = None
+    keys: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {name: getattr(self, name) for name in ("pixels", "labels", "clean")}
+        return replace(self, **{name: value.to(device) for name, value in moved.items() if value is not None})
 
 
 class Steps:
-    """Item ``step``: the whole batch of one rank, one group of each view after the other; uint8 (B,S,S,3) and labels (B,)."""
+    """The batches of a rank: ``batch_size`` images of each view a step, over all ranks, in ``accumulate`` parts.
 
-    def __init__(self, found: Sequence[View], augment: Augment, preprocess: Preprocess, batch_size: int, seed: int,
-                 rank: int, ranks: int):  # fmt: skip
-        self._views, self._augment, self._preprocess, self._seed = found, augment, preprocess, seed
-        self._batch, self._each, self._rank = batch_size, batch_size // ranks, rank
-        self.per_epoch = min(len(view.examples) for view in found) // batch_size
+    twins: whether each image comes with its undegraded twin.
+    """
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __init__(
+        self,
+        views: Sequence[View],
+        augment: Augment,
+        preprocess: Preprocess,
+        recipe: Recipe,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        threads: int = 0,
+        twins: bool = False,
+    ):
+        self._views, self._augment, self._preprocess, self._seed = views, augment, preprocess, recipe.seed
+        self._rank, self._threads, self._twins = rank, threads, twins
+        self._batch, self._parts = recipe.batch_size, recipe.accumulate
+        self._each = recipe.batch_size // (ranks * recipe.accumulate)
+        self.per_epoch = min(len(view.examples) for view in views) // recipe.batch_size
+
+    def stream(self, first: int, last: int) -> Iterator[list[Batch]]:
+        return prepared(self.__getitem__, range(first, last), threads=self._threads)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """The parts of this rank's batch of a step."""
         epoch, place = divmod(step, self.per_epoch)
-        first = place * self._batch + self._rank * self._each
-        pixels, labels = [], []
-        for number, view in enumerate(self._views):
-            for row in _order(self._seed, number, epoch, len(view.examples))[first : first + self._each]:
-                rng = np.random.default_rng([self._seed, 3, number, epoch, int(row)])
-                image = change(view.drawn(int(row), rng), self._augment, self._preprocess, rng)
-                pixels.append(image)
-                labels.append(view.examples.labels[row])
-        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.array(labels))
+        first = place * self._batch + self._rank * self._parts * self._each
+        return [self._part(epoch, first + part * self._each) for part in range(self._parts)]
 
-    def loader(self, first: int, last: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of the steps first..last-1, prepared ahead by ``workers`` threads.
+    def _part(self, epoch: int, first: int) -> Batch:
+        chosen = [
+            (number, view, int(row))
+            for number, view in enumerate(self._views)
+            for row in _order(self._seed, number, epoch, len(view.examples))[first : first + self._each]
+        ]
+        images = [self._image(number, view, epoch, row) for number, view, row in chosen]
+        pixels = torch.from_numpy(np.stack([image for image, _ in images]))
+        clean = torch.from_numpy(np.stack([twin for _, twin in images])) if self._twins else None
+        labels = torch.from_numpy(np.array([view.examples.labels[row] for _, view, row in chosen]))
+        return Batch(pixels, labels, len(self._views), clean, tuple(view.examples.keys[row] for _, view, row in chosen))
 
-        Threads, because a process that forks while libraries run threads of their own may hang; the libraries that decode and
-        degrade let other threads run.
-        """
-        if not workers:
-            yield from map(self.__getitem__, range(first, last))
-            return
-        pool = ThreadPoolExecutor(workers, "batches")
-        try:
-            ahead: deque[Future] = deque()
-            for step in range(first, last):
-                ahead.append(pool.submit(self.__getitem__, step))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def _image(self, number: int, view: View, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """An image under this epoch's changes, and its twin where there are twins."""
+        rng = np.random.default_rng([self._seed, 3, number, epoch, row])
+        degraded = view.drawn(row, rng)
+        same = copy.deepcopy(rng)
+        image = change(degraded, self._augment, self._preprocess, rng)
+        return image, change(view.twin(row), self._augment, self._preprocess, same) if self._twins else None
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ import numpy as np
 from DDA import files, sources, tree
 from DDA.sources import Source
 from DistilledClassifier import trees
-from DistilledClassifier.config import Config
+from DistilledClassifier.experiments.config import Config
 
 CACHE = 4 << 30  # bytes of decoded images that are kept
 
@@ -37,6 +37,7 @@ class Examples:
             raise ValueError(f"{source.where(names[found.index(None)])} has none of the {len(classes)} classes in its name")
         index = {name: i for i, name in enumerate(classes)}
         self.labels = np.array([index[label] for label in found])
+        self._rows: dict[str, int] | None = None
         self._pixels: np.ndarray | list | None = None
         first = self._read(0)
         if len(names) * first.nbytes <= CACHE:
@@ -47,6 +48,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def row_of(self, key: str) -> int:
+        """The row of an image. Raises ValueError where it is not there."""
+        if self._rows is None:
+            self._rows = {name: row for row, name in enumerate(self.keys)}
+        if key not in self._rows:
+            raise ValueError(f"{self._source.path} has no clean image of {key}, which a teacher is to see")
+        return self._rows[key]
 
     def read(self, row: int) -> np.ndarray:
         """uint8 (H,W,3)."""
@@ -66,26 +75,39 @@ def _has(source: Source, folder: str) -> bool:
 
 @dataclass(frozen=True)
 class View:
-    """The images of one degradation: copies that lie on disk, or ``recipe`` to make them of clean ones."""
+    """The images of one degradation: copies that lie on disk, or ``recipe`` to make them of clean ones.
+
+    clean: the undegraded images of copies that lie on disk, where their twins are wanted.
+    """
 
     name: str
     examples: Examples
     split: str
     seed: int
     recipe: trees.Recipe | None = None
+    clean: Examples | None = None
 
     def drawn(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """uint8 (H,W,3), degraded at a level drawn by ``rng``."""
         pixels = self.examples.read(row)
         return pixels if self.recipe is None else self.recipe.apply(pixels, rng)
 
+    def twin(self, row: int) -> np.ndarray:
+        """uint8 (H,W,3), not degraded. Raises ValueError where there is none."""
+        if self.clean is None:
+            return self.examples.read(row)
+        return self.clean.read(self.clean.row_of(self.examples.keys[row]))
+
     def fixed(self, row: int) -> np.ndarray:
         """uint8 (H,W,3), always the same: the image that ``make_data.py degrade`` writes with this seed."""
         return self.drawn(row, trees.generator(self.seed, f"{self.name}/{self.split}/{self.examples.keys[row]}"))
 
 
-def views(config: Config, split: str) -> list[View]:
-    """One view for each known degradation, ``split`` being train or val. Raises ValueError naming what is missing."""
+def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
+    """One view for each known degradation, ``split`` being train or val.
+
+    twins: whether the undegraded images of copies that lie on disk are wanted. Raises ValueError naming what is missing.
+    """
     classes = tree.class_list(config.data.classes)
     adapted = config.view == "adapted"
     root = files.find(config.data.adapted if adapted else config.data.root)
@@ -114,8 +136,14 @@ def views(config: Config, split: str) -> list[View]:
                 examples, recipe = clean, None if name == "clean" else trees.Recipe("", "degrade", name, None, "corrected")
         except ValueError as error:
             raise ValueError(f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}") from None
-        found.append(View(name, examples, folder, config.train.seed, recipe))
+        undegraded = _undegraded(config, folder, classes, choose) if twins and on_disk and name != "clean" else None
+        found.append(View(name, examples, folder, config.train.seed, recipe, undegraded))
     return found
+
+
+def _undegraded(config: Config, folder: str, classes: Sequence[str], choose: Callable) -> Examples:
+    root = files.find(config.data.root)
+    return Examples(sources.open_source(root, None if root.is_dir() else classes), f"clean/{folder}", classes, choose)
 
 
 def _key_within(name: str, folder: str) -> str:

@@ -24,17 +24,17 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 import numpy as np
 import torch
-from torch import nn
 
 from DDA import commands, files, images, ranks, sources
-from DDA.devices import fastest_dtype, pick_device
-from DDA.image_adapt import training
+from DDA.devices import pick_device
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
 from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.scripts.image_sample import check_writable
 from DDA.image_adapt.unet import UNet, create_unet
-from DDA.progress import duration
+from DDA.training.loop import Recipe, State, make_rate, start
+from DDA.training.run import RESUME, Run, precision, resume
 
 PROGRAM = "image_train.py"
 ARCHITECTURE = ("image_size", "num_channels", "num_res_blocks", "channel_mult", "attention_resolutions", "num_heads",
@@ -42,19 +42,10 @@ ARCHITECTURE = ("image_size", "num_channels", "num_res_blocks", "channel_mult", 
                 "dropout", "learn_sigma")  # fmt: skip
 PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
 BUDGET = ("steps", "minutes")
-RECIPE = (
-    "batch_size",
-    "accumulate",
-    "lr",
-    "weight_decay",
-    "warmup",
-    "anneal",
-    "anneal_steps",
-    "clip_norm",
-    "ema",
-    "flip",
-    "seed",
-)
+RECIPE = (*BUDGET, "batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
+# what identifies a run, beside its images, its network and its process: all but the budget
+SETTINGS = ("batch_size", "accumulate", "lr", "weight_decay", "warmup", "anneal", "anneal_steps", "clip_norm", "ema", "flip",
+            "seed")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,39 +57,43 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     args = world.on_root(lambda: parse(argv, world.size))
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(args.device, world.local_rank))
-    data = world.together(lambda: Images(args, device))
-    flags = {name: getattr(args, name) for name in (*ARCHITECTURE, *PROCESS)} | {"image_size": data.size, "class_cond": False}
+    data = world.together(lambda: Images(args))
+    flags = {name: getattr(args, name) for name in (*ARCHITECTURE, *PROCESS)}
+    flags |= {"image_size": data.size, "class_cond": False}
     world.together(lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size))
+    recipe = Recipe(**{name: getattr(args, name) for name in RECIPE}, amp=args.bf16)
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
-    chosen = {name: getattr(args, name) for name in (*BUDGET, *RECIPE)}
-    recipe = training.Recipe(**chosen, autocast=autocast(args, model, device))
-    state = training.start(model, recipe)
-    settings = {**flags, **{name: getattr(args, name) for name in RECIPE}, "images": data.count, "source": data.digest}
-    world.together(lambda: resume(args.save_dir, state, settings, device))
-    run = _Run(world, args, state, recipe, settings, flags, device)
+    diffusion = make_diffusion(flags)
+    dtype = world.broadcast(precision(recipe, model, device))
+    state = start(PriorTask(model, diffusion), recipe, optimizer_of(args), dtype)
+    settings = {**flags, **{name: getattr(args, name) for name in SETTINGS}, "images": data.count, "source": data.digest}
+    world.together(lambda: check_folder(args.save_dir))
+    world.together(lambda: resume(args.save_dir, state, settings, "choose another --save_dir"))
     if world.rank == 0:
-        say_plan(args, data, model, state, recipe, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
+        say_plan(args, data, model, state, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
         args.save_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        training.train(
-            state, make_diffusion(flags), data.load, data.count, recipe, rank=world.rank, ranks=world.size,
-            network=run.network, agree=run.agree, after_step=run.after_step,
-        )  # fmt: skip
-    except FloatingPointError as error:
-        raise ranks.SharedError(
-            f"{error}: lower --lr or raise --warmup and start anew in another --save_dir; the same command goes on from the "
-            "last saved step"
-        ) from None
-    finally:
-        if world.size > 1:
-            torch.distributed.destroy_process_group()
-    run.save(samples=True)
-    if run.interrupted:
-        raise KeyboardInterrupt
+    batches = PriorBatches(data.load, data.count, len(diffusion), recipe, flip=args.flip, rank=world.rank, ranks=world.size,
+                           threads=0 if data.is_cached and device.type == "cpu" else 2)  # fmt: skip
+    results = Results(args.save_dir, state, flags)
+    run = Run(world, args.save_dir, state, settings, images=recipe.batch_size, save_minutes=args.save_minutes,
+              losses="loss.csv", on_save=results.write)  # fmt: skip
+    advice = "lower --lr or raise --warmup and start anew in another --save_dir"
+    run.train(batches, recipe, make_rate(args.lr, schedule_of(args), recipe), advice=advice)
     if world.rank == 0:
+        run.write(results.write_samples)
         print(f"done        {state.step:,} steps in all; the prior is {args.save_dir / 'ema.pt'}", flush=True)
     return 0
+
+
+def optimizer_of(args: argparse.Namespace) -> dict[str, Any]:
+    return {"type": "AdamW", "lr": args.lr, "weight_decay": args.weight_decay}
+
+
+def schedule_of(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.anneal:
+        return {"type": "constant"}
+    return {"type": "linear", "steps": args.anneal_steps} if args.anneal_steps else {"type": "linear"}
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -195,23 +190,17 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def autocast(args: argparse.Namespace, model: UNet, device: torch.device) -> torch.dtype | None:
-    fast = args.bf16 if args.bf16 is not None else fastest_dtype(model, device) == torch.bfloat16
-    return torch.bfloat16 if fast else None
-
-
 # ---------------------------------------------------------------------------------------------- data and network
 
 
 class Images:
     """The training images, decoded once where memory allows. Raises ValueError for what cannot be trained on."""
 
-    def __init__(self, args: argparse.Namespace, device: torch.device):
+    def __init__(self, args: argparse.Namespace):
         self._source = sources.open_source(args.base_samples)
         if args.cell != "." and args.base_samples.is_dir() and not (args.base_samples / args.cell).is_dir():
             raise ValueError(f"--cell {args.cell} is no folder of --base_samples {args.base_samples}")
         self._names = self._source.list(args.cell)[0]
-        self._device = device
         if not self._names:
             raise ValueError(
                 f"--base_samples {args.base_samples} has no images" + (f" in --cell {args.cell}" if args.cell != "." else "")
@@ -220,8 +209,9 @@ class Images:
         self.count = len(self._names)
         self.size = args.image_size or self._own_size()
         self.digest = self._source.digest(self._names[0])
-        self._pixels = None
-        if self.count * self.size**2 * 3 <= args.cache_gib * 2**30:
+        self._pixels: np.ndarray | None = None
+        self.is_cached = self.count * self.size**2 * 3 <= args.cache_gib * 2**30
+        if self.is_cached:
             self._pixels = self._decode(range(self.count))
         else:
             self._decode(range(0, self.count, max(1, self.count // 64)))  # a sample of them is checked
@@ -255,9 +245,9 @@ class Images:
             )
         return np.stack(found)
 
-    def load(self, rows: np.ndarray) -> torch.Tensor:
-        pixels = self._decode(rows.tolist()) if self._pixels is None else self._pixels[rows]
-        return torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 (b,S,S,3)."""
+        return self._decode(rows.tolist()) if self._pixels is None else self._pixels[rows]
 
 
 def make_model(flags: dict[str, Any], device: torch.device) -> UNet:
@@ -275,90 +265,41 @@ def make_diffusion(flags: dict[str, Any], respacing: str = "") -> Diffusion:
 # ---------------------------------------------------------------------------------------------- what is saved
 
 
-def resume(save_dir: Path, state: training.State, settings: dict[str, Any], device: torch.device) -> None:
-    """Go on from the state that is there. Raises ValueError where it is another run's, or damaged."""
-    path = save_dir / "resume.pt"
-    if not path.is_file():
-        if save_dir.is_dir() and any(save_dir.iterdir()):
-            raise ValueError(f"--save_dir {save_dir} holds other files and no resume.pt; choose another folder")
-        return
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception:  # torch reports damaged files through many types
-        raise ValueError(f"{path} is damaged; remove {save_dir} to start anew") from None
-    theirs = saved.pop("settings")
-    differ = [f"{name} {theirs.get(name)} there, {value} here" for name, value in settings.items() if theirs.get(name) != value]
-    if differ:
-        raise ValueError(f"--save_dir {save_dir} is a run with other settings: {'; '.join(differ)}. Choose another --save_dir")
-    state.load(saved)
+def check_folder(save_dir: Path) -> None:
+    """Raise ValueError where a folder holds something that is no run."""
+    if save_dir.is_dir() and any(save_dir.iterdir()) and not (save_dir / RESUME).is_file():
+        raise ValueError(f"--save_dir {save_dir} holds other files and no {RESUME}; choose another folder")
 
 
-class _Run:
-    """What happens between the steps: progress, saving, stopping; and what the ranks tell each other."""
+class Results:
+    """What is made of a run's state: the prior with its flags, and pictures now and then."""
 
-    def __init__(self, world, args, state, recipe, settings, flags, device):
-        self._world, self._args, self._state, self._recipe = world, args, state, recipe
-        self._settings, self._flags, self._device = settings, flags, device
-        self.network: nn.Module = state.model
-        self.interrupted = False
-        self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
-        self._saved = self._said = self._sampled = self._drawn = time.monotonic()
-        self._first = (state.step, state.seconds)
-        if world.size > 1:
-            world.process_group(device.type)
-            self.network = nn.parallel.DistributedDataParallel(state.model)
+    def __init__(self, folder: Path, state: State, flags: dict[str, Any]):
+        self._folder, self._state, self._flags = folder, state, flags
+        self._sampled = self._drawn = time.monotonic()
 
-    def agree(self, values: list[float]) -> list[float]:
-        if self._world.size == 1:
-            return values
-        mean = torch.tensor(values, dtype=torch.float64, device=self._device)
-        torch.distributed.all_reduce(mean)
-        return (mean / self._world.size).tolist()
-
-    def after_step(self, state: training.State) -> bool:
+    def write(self) -> None:
+        """The prior, the curve of the loss once a minute, samples every ten."""
+        weights = {name: value.contiguous() for name, value in self._state.judged.model.state_dict().items()}
+        files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))
+        files.write_json(self._folder / "ema.json", self._flags)
         now = time.monotonic()
-        self.interrupted, due = (
-            value > 0 for value in self.agree([bool(self._stop), now - self._saved > 60 * self._args.save_minutes])
-        )
-        if self._world.rank == 0 and now - self._said > 15:
-            self._said = now
-            self._say()
-        if due:
-            self.save(samples=now - self._sampled > 600)
-        return self.interrupted
+        if now - self._sampled > 600:
+            self.write_samples()
+        elif now - self._drawn > 60:
+            self._draw_losses()
 
-    def _say(self) -> None:
-        state, (first, before) = self._state, self._first
-        rate = (state.step - first) * self._recipe.batch_size / (state.seconds - before)
-        spent = training.progress(self._recipe, state)
-        left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
-        print(
-            f"step {state.step:,}, loss {np.mean(state.losses[-100:]):.4f}, {rate:.3g} images/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+    def write_samples(self) -> None:
+        model = self._state.judged.model
+        is_learning, device = model.training, next(model.parameters()).device
+        images.write_image(self._folder / "samples.png", draw_samples(model.eval(), self._flags, device))
+        model.train(is_learning)
+        self._sampled = time.monotonic()
+        self._draw_losses()
 
-    def save(self, *, samples: bool) -> None:
-        """Everything in the save folder, by rank 0, each file whole."""
-        if self._world.rank == 0:
-            state, folder = self._state, self._args.save_dir
-            try:
-                weights = {name: value.contiguous() for name, value in state.ema.state_dict().items()}
-                saved = {**state.as_dict(), "settings": self._settings}
-                files.write_with(folder / "resume.pt", lambda file: torch.save(saved, file))
-                files.write_with(folder / "ema.pt", lambda file: torch.save(weights, file))
-                files.write_json(folder / "ema.json", self._flags)
-                lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(state.losses, start=1)]
-                files.write_bytes(folder / "loss.csv", ("step,loss\n" + "".join(lines)).encode())
-                if samples or time.monotonic() - self._drawn > 60:
-                    draw_losses(folder / "loss.png", state.losses)
-                    self._drawn = time.monotonic()
-                if samples:
-                    images.write_image(folder / "samples.png", draw_samples(state.ema, self._flags, self._device))
-                    self._sampled = time.monotonic()
-            except OSError as error:
-                raise OSError(f"cannot write to --save_dir {folder}: {error.strerror or error}; make room") from error
-        self._saved = time.monotonic()
+    def _draw_losses(self) -> None:
+        draw_losses(self._folder / "loss.png", [row["mse"] for row in self._state.losses])
+        self._drawn = time.monotonic()
 
 
 def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
@@ -392,12 +333,12 @@ def draw_losses(path: Path, losses: list[float]) -> None:
     plt.close(figure)
 
 
-def say_plan(args, data: Images, model: UNet, state: training.State, recipe: training.Recipe, machine: str) -> None:
+def say_plan(args, data: Images, model: UNet, state: State, machine: str) -> None:
     budget = " or ".join(f"{value:,g} {name}" for name in BUDGET if (value := getattr(args, name)))
     print(f"images      {data.count:,} of {args.base_samples}, {data.size} x {data.size}")
     print(f"network     {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"training    {budget} of {recipe.batch_size} images" + (f", from step {state.step:,}" if state.step else ""))
-    print(f"machine     {machine}, {'bfloat16' if recipe.autocast else 'float32'}")
+    print(f"training    {budget} of {args.batch_size} images" + (f", from step {state.step:,}" if state.step else ""))
+    print(f"machine     {machine}, {state.dtype}")
     print(f"to          {args.save_dir}", flush=True)
 
 

@@ -1,0 +1,171 @@
+"""Training a prior: the losses of DDPM and of improved DDPM, and the batch of every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from DDA.ahead import prepared
+from DDA.image_adapt.diffusion import Diffusion
+from DDA.training.loop import Recipe, seed_of
+from DDA.training.task import Moment, Task
+
+
+def training_losses(
+    model: nn.Module, diffusion: Diffusion, x0: torch.Tensor, index: torch.Tensor, noise: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned variances, ``loss`` to minimise.
+
+    x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of improved DDPM (eq. 16):
+    ``vb`` in bits a dimension trains the variances alone and is weighted with steps/1000, as their code does.
+    """
+    tables = _tables(diffusion, x0.device)
+    signal = tables["alphas_cumprod"][index][:, None, None, None]
+    x_t = signal.sqrt() * x0 + (1 - signal).sqrt() * noise
+    times = torch.as_tensor(diffusion.timestep_map, device=x0.device)[index]
+    if diffusion.rescale_timesteps:
+        times = times * (1000 / diffusion.original_steps)
+    output = model(x_t, times)
+    wanted = x0 if diffusion.predict_xstart else noise
+    if not diffusion.learn_sigma:
+        mse = (output.float() - wanted).square().mean((1, 2, 3))
+        return {"loss": mse, "mse": mse}
+    output, fraction = output.float().chunk(2, dim=1)
+    mse = (output - wanted).square().mean((1, 2, 3))
+    vb = _bound(diffusion, tables, x0, x_t, index, output.detach(), fraction)
+    return {"loss": mse + vb * len(diffusion) / 1000, "mse": mse, "vb": vb}
+
+
+def _tables(diffusion: Diffusion, device: torch.device) -> dict[str, torch.Tensor]:
+    names = ("betas", "alphas_cumprod", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2")
+    return {name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=device) for name in names}
+
+
+def _bound(diffusion, tables, x0, x_t, index, output, fraction) -> torch.Tensor:
+    """The term of the variational bound at each image's time, in bits a dimension (improved DDPM, eq. 4 to 7), (B,)."""
+    at = {name: table[index][:, None, None, None] for name, table in tables.items()}
+    fraction = (fraction + 1) / 2
+    log_variance = fraction * at["betas"].log() + (1 - fraction) * at["posterior_log_variance_clipped"]
+    if not diffusion.predict_xstart:
+        output = (x_t - (1 - at["alphas_cumprod"]).sqrt() * output) / at["alphas_cumprod"].sqrt()
+    mean = at["posterior_mean_coef1"] * output + at["posterior_mean_coef2"] * x_t
+    true_mean = at["posterior_mean_coef1"] * x0 + at["posterior_mean_coef2"] * x_t
+    true_log_variance = at["posterior_log_variance_clipped"]
+    divergence = 0.5 * (
+        log_variance - true_log_variance - 1 + (true_log_variance - log_variance).exp()
+        + (true_mean - mean).square() * (-log_variance).exp()
+    )  # fmt: skip
+    decoder = -_log_likelihood_of_levels(x0, mean, log_variance / 2)
+    bits = torch.where(index[:, None, None, None] == 0, decoder, divergence) / math.log(2)
+    return bits.mean((1, 2, 3))
+
+
+def _log_likelihood_of_levels(x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
+    """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
+    gap, scale = x - mean, (-log_deviation).exp()
+    upper = torch.special.ndtr((gap + 1 / 255) * scale)
+    lower = torch.special.ndtr((gap - 1 / 255) * scale)
+    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
+    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
+    return (upper - lower).clamp(min=1e-12).log()
+
+
+class PriorTask(Task):
+    """A U-Net that learns to predict the noise in images (DDPM), with the hybrid loss where it learns variances."""
+
+    def __init__(self, model: nn.Module, diffusion: Diffusion):
+        super().__init__()
+        self.model = model
+        self._diffusion = diffusion
+
+    def forward(self, batch: PriorBatch, moment: Moment) -> dict[str, torch.Tensor]:
+        losses = training_losses(self.model, self._diffusion, batch.x0(), batch.index, batch.noise())
+        return {name: loss.mean() for name, loss in losses.items()}
+
+
+@dataclass(frozen=True)
+class PriorBatch:
+    """A part of a step's batch: its images from ``first`` on, of ``total`` in the whole batch.
+
+    pixels: uint8 (b,S,S,3); index: (b,) of the process; flips: (b,) images to be mirrored. The noise is that of the whole
+    batch, of which this is a part: the same for any number of ranks and parts.
+    """
+
+    pixels: torch.Tensor
+    index: torch.Tensor
+    flips: torch.Tensor
+    noise_seed: int
+    first: int
+    total: int
+
+    def to(self, device: torch.device) -> PriorBatch:
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "index", "flips")}
+        return replace(self, **moved)
+
+    def x0(self) -> torch.Tensor:
+        """The images, (b,3,S,S) in [-1,1]."""
+        x0 = self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.where(self.flips[:, None, None, None], x0.flip(3), x0)
+
+    def noise(self) -> torch.Tensor:
+        """Standard normal (b,3,S,S)."""
+        device, side = self.pixels.device, self.pixels.shape[1]
+        generator = torch.Generator(device).manual_seed(self.noise_seed)
+        noise = torch.randn((self.total, 3, side, side), generator=generator, device=device)
+        return noise[self.first : self.first + len(self.pixels)]
+
+
+class PriorBatches:
+    """The batch of every step: rows, times, flips and noise are drawn for the whole batch, and each rank takes its part.
+
+    load(rows) gives images uint8 (b,S,S,3), of ``count`` in all; times: steps of the process; threads: that load ahead.
+    """
+
+    def __init__(
+        self, load: Callable[[np.ndarray], np.ndarray], count: int, times: int, recipe: Recipe, *, flip: bool = False,
+        rank: int = 0, ranks: int = 1, threads: int = 0,
+    ):  # fmt: skip
+        self._load, self._count, self._times, self._recipe, self._flip = load, count, times, recipe, flip
+        self._rank, self._threads = rank, threads
+        self._each = recipe.batch_size // ranks // recipe.accumulate
+        self.per_epoch = max(1, count // recipe.batch_size)
+
+    def stream(self, first: int, last: int) -> Iterator[list[PriorBatch]]:
+        return prepared(self._parts, range(first, last), threads=self._threads)
+
+    def _parts(self, step: int) -> list[PriorBatch]:
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        index = rng.integers(0, self._times, recipe.batch_size)
+        flips = (rng.random(recipe.batch_size) < 0.5) & self._flip
+        rows, seed = self._rows(step), seed_of(recipe.seed, step)
+        parts = []
+        for part in range(recipe.accumulate):
+            first = (self._rank * recipe.accumulate + part) * self._each
+            own = slice(first, first + self._each)
+            pixels = torch.from_numpy(self._load(rows[own]))
+            parts.append(PriorBatch(pixels, torch.from_numpy(index[own]), torch.from_numpy(flips[own]), seed, first,
+                                    recipe.batch_size))  # fmt: skip
+        return parts
+
+    def _rows(self, step: int) -> np.ndarray:
+        """The rows of a step's whole batch. Each epoch is a permutation; a batch may span two of them."""
+        size = self._recipe.batch_size
+        places = np.arange(step * size, (step + 1) * size)
+        rows = np.empty(size, dtype=np.int64)
+        for epoch in np.unique(places // self._count):
+            order = _order(self._recipe.seed, int(epoch), self._count)
+            inside = places // self._count == epoch
+            rows[inside] = order[places[inside] % self._count]
+        return rows
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)

@@ -1,0 +1,1 @@
+"""Experiments: YAML parts put together, checked, and run."""

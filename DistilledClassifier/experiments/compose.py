@@ -1,0 +1,130 @@
+"""Configs put together from their parts.
+
+``configs/<kind>/<DATASET>/<BACKBONE>/<stage>.yaml`` names an experiment. It is put together from these files under
+``configs/``, each of which holds only what is its own, later ones winning:
+
+    data/<DATASET>.yaml   backbones/<domain>/<BACKBONE>.yaml   <kind>/<stage>.yaml
+    <kind>/<DATASET>.yaml   <kind>/<DATASET>/<stage>.yaml   <kind>/<DATASET>/<BACKBONE>/<stage>.yaml
+
+of which the last three need not exist. ``timm/<name>`` is a backbone too. A name of three parts, as FusionDistill has them,
+means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is ResNet56, clean; ``configs/sl/CIFAR10/ResNet56-56.yaml`` is
+ResNet56, taught by a ResNet56, in the stage that is called like its kind. A config of one's own, anywhere, names what it
+changes: ``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
+
+A kind of experiment is a folder with ``kind.yaml``, which names the program that runs it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from DDA import files, settings, tree
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SHORT = re.compile(r"(?P<backbone>[A-Za-z]+\d*)(-(?P<teacher>\d+))?(_(?P<stage>\w+))?")
+
+
+class Kind(NamedTuple):
+    """program: what runs experiments of this kind; combines: whether a run learns from all known degradations."""
+
+    program: str = ""
+    combines: bool = False
+
+
+def kinds() -> list[str]:
+    """The kinds of experiments that there are."""
+    return sorted(path.parent.name for path in CONFIGS.glob("*/kind.yaml"))
+
+
+def kind_of(name: str) -> Kind:
+    """What a kind's folder says of it; a config of one's own may have none."""
+    if name not in kinds():
+        return Kind()
+    entries = files.read_yaml(CONFIGS / name / "kind.yaml")
+    settings.check_names(entries, Kind._fields, f"configs/{name}/kind.yaml: ")
+    settings.check_kinds(entries, {"program": str, "combines": bool}, f"configs/{name}/kind.yaml: ")
+    return Kind(**entries)
+
+
+def kind_of_stage(stage: str, default: str) -> str:
+    """The kind of experiment that a stage belongs to: the folder that holds ``<stage>.yaml``."""
+    return next((kind for kind in kinds() if (CONFIGS / kind / f"{stage}.yaml").is_file()), default)
+
+
+def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The merged entries of a config and of all that it is put together from.
+
+    above: the configs that led here by their ``base``. Raises FileNotFoundError, ValueError.
+    """
+    parts = _experiment(path)
+    if parts is None:
+        return _own(path, above)
+    kind, dataset, backbone, stage = parts
+    data = files.read_yaml(_part("data", f"{dataset}.yaml"))
+    merged = _merge({"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}, data)
+    domain = data.get("domain", "")
+    if backbone.startswith("timm/"):
+        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", "timm.yaml")))
+        merged["classifier"]["name"] = backbone.removeprefix("timm/")
+    else:
+        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", f"{backbone}.yaml", extra=("timm/<name>",))))
+    merged = _merge(merged, files.read_yaml(_part(kind, f"{stage}.yaml")))
+    for own in (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml"):
+        if (CONFIGS / kind / own).is_file():
+            merged = _merge(merged, files.read_yaml(CONFIGS / kind / own))
+    return merged
+
+
+def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A config of one's own, on top of its ``base``."""
+    file = next((place for place in (path, CONFIGS.parent / path) if place.is_file()), None)
+    if file is None:
+        names = f"configs/{{{','.join(kinds())}}}/<DATASET>/<BACKBONE>/<stage>.yaml"
+        raise FileNotFoundError(f"-c {path} does not exist; experiments are {names} (DistilledClassifier/README.md)")
+    own = files.read_yaml(file)
+    base = own.pop("base", None)
+    if base is None:
+        return {"kind": "", "dataset": "", "backbone": "", "stage": file.stem, "name": file.stem} | own
+    if not isinstance(base, str):
+        raise ValueError(f"{file}: base: {tree.shown(base)} is not the name of a config")
+    if file in above:
+        raise ValueError(f"{file}: base: the config is put together from itself")
+    return _merge(compose(Path(base), (*above, file)), own)
+
+
+def _experiment(path: Path) -> tuple[str, str, str, str] | None:
+    """Kind, data set, backbone and stage that a path names, or None for a file of one's own."""
+    inside = path.resolve()
+    if not inside.is_relative_to(CONFIGS):
+        if path.is_file() or "configs" not in path.parts:
+            return None
+        inside = CONFIGS.joinpath(*path.parts[path.parts.index("configs") + 1 :])
+    parts = inside.relative_to(CONFIGS).with_suffix("").parts
+    if len(parts) < 3 or parts[0] not in kinds():
+        return None
+    if len(parts) > 3:
+        return parts[0], parts[1], "/".join(parts[2:-1]), parts[-1]
+    short = SHORT.fullmatch(parts[2])
+    return short and (parts[0], parts[1], short["backbone"], short["stage"] or parts[0])
+
+
+def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
+    path = CONFIGS / folder / name
+    if not path.is_file():
+        stems = sorted({file.stem for file in (CONFIGS / folder).glob("*.yaml")} - {"timm", "kind"})
+        raise FileNotFoundError(f"configs/{folder} has no {path.stem}; there are {', '.join((*stems, *extra))}")
+    return path
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` wins; mappings are merged, but one of another ``type`` replaces the whole."""
+    merged = copy.deepcopy(dict(below))
+    for name, value in above.items():
+        old = merged.get(name)
+        alike = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        merged[name] = _merge(old, value) if alike and name != "loss" else copy.deepcopy(value)
+    return merged

@@ -1,0 +1,1 @@
+"""What is trained here: tasks for the one loop."""
