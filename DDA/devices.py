@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MARGIN = 1.1  # times faster than float32 that another precision has to be: it costs accuracy
+MARGIN = 1.25  # times faster than float32 that another precision has to be: it costs accuracy, and timings scatter
 
 
 def pick_device(text: str, local_rank: int = 0) -> torch.device:

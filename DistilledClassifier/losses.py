@@ -35,14 +35,19 @@ class FromTeacher(NamedTuple):
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-# of a student, the labels, and the share of the target that is spread over all classes
-SUPERVISED: dict[str, Callable[[Seen, torch.Tensor, float], torch.Tensor]] = {
-    "cross_entropy": lambda student, labels, smoothing: F.cross_entropy(student.logits, labels, label_smoothing=smoothing),
+# of a student and the labels (N,), or targets (N,K)
+SUPERVISED: dict[str, Callable[[Seen, torch.Tensor], torch.Tensor]] = {
+    "cross_entropy": lambda student, labels: F.cross_entropy(student.logits, labels),
 }
 FROM_TEACHERS: dict[str, FromTeacher] = {
     "cosine_inheritance": FromTeacher("features", cosine_inheritance),
     "cosine_inheritance_maps": FromTeacher("maps", cosine_inheritance),
 }
+
+
+def smoothed(labels: torch.Tensor, classes: int, share: float) -> torch.Tensor:
+    """Targets (N,K) of labels (N,): ``share`` is spread over all classes (Szegedy et al., arXiv:1512.00567, section 7)."""
+    return F.one_hot(labels, classes) * (1 - share) + share / classes
 
 
 def objective(
@@ -52,14 +57,13 @@ def objective(
     weights: Mapping[str, float],
     *,
     groups: int = 1,
-    label_smoothing: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """``loss``, the weighted sum, and each loss of ``weights``, unweighted (DiffAUD: w0 CE + w1 sum over teachers of COS).
 
     teachers: what they make of each image of the batch, by the names of the parts of `Seen`. The batch is ``groups`` groups
     of equally many images, one after the other; a loss from teachers is summed over the groups.
     """
-    parts = {name: SUPERVISED[name](student, labels, label_smoothing) for name in weights if name in SUPERVISED}
+    parts = {name: SUPERVISED[name](student, labels) for name in weights if name in SUPERVISED}
     each = len(labels) // groups
     rows = [slice(i * each, (i + 1) * each) for i in range(groups)]
     for name in weights:

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from DDA import tree
+from DDA.training.loop import make_optimizer, make_rate
+from DDA.training.task import Moment
 from DistilledClassifier import classifiers
-from DistilledClassifier.experiments.config import CONFIGS, check, compose, learning_rate, load, make_optimizer
+from DistilledClassifier.experiments.compose import CONFIGS, compose, kind_of, kinds
+from DistilledClassifier.experiments.config import load
 
 BACKBONES = {"CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
              "digits": ("ResNet20", "ResNet56", "timm/resnet18"),
@@ -25,8 +28,9 @@ EXPERIMENTS = [
 @pytest.mark.parametrize("path", EXPERIMENTS)
 def test_every_experiment_is_whole(path):
     config = load(Path(path), {"known": ["jpeg"]} if path.endswith(("deg.yaml", "adapt.yaml")) else {})
-    make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
-    assert learning_rate(config, 0.999, 10**6) <= config.optimizer["lr"]
+    make_optimizer(config.optimizer, torch.nn.Linear(1, 1))
+    rate = make_rate(config.optimizer["lr"], config.schedule, config.train)
+    assert rate(Moment(10**6, 0.999)) <= config.optimizer["lr"]
     assert config.kind in path and config.dataset in path and config.backbone in path and config.stage in path
     assert bool(config.teachers) == ("Distill" in path) and (config.view == "adapted") == ("adapt" in path)
 
@@ -47,6 +51,7 @@ def test_every_file_is_used_and_holds_only_what_is_its_own():
         name = "timm" if backbone[0] == "timm" else backbone[0]
         used |= {f"data/{dataset}", f"{kind}/{stage}", f"{kind}/{dataset}", f"{kind}/{dataset}/{stage}"}
         used |= {f"backbones/{domain}/{name}" for domain in ("small", "large")}
+    used |= {f"{kind}/kind" for kind in kinds()} | {"sl/sl"}
     there = {file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")}
     assert there <= used
 
@@ -93,7 +98,10 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ({"trian": {}}, "trian is unknown; did you mean train?"),
         ({"train.epoch": 3}, "train.epoch is unknown; did you mean epochs?"),
         ({"train.epochs": None}, "give a budget"),
-        ({"train.batch_size": -1}, "train.batch_size: -1"),
+        ({"train.batch_size": -1}, "train: batch_size -1 must be at least 1"),
+        ({"train.batch_size": "many"}, "train.batch_size is 'many', but it is a whole number"),
+        ({"train.ema": 1.5}, "train: ema 1.5 is outside 0..1"),
+        ({"panel.sees": "nothing"}, "panel: sees: 'nothing' is unknown; use one of same, clean"),
         ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
         ({"optimizer.momentum": 0.9, "optimizer.type": "AdamW"}, "AdamW does not take these settings"),
         ({"optimizer.lr": "fast"}, "optimizer.lr: 'fast'"),
@@ -140,10 +148,21 @@ def test_what_is_no_yaml_of_entries_is_refused(tmp_path):
             load(tmp_path / "x.yaml")
 
 
-def test_schedules_follow_the_share_of_the_budget():
-    config = load(Path("configs/ind/CIFAR10/ResNet20/clean.yaml"), {"train.warmup": 10})
-    rates = [learning_rate(config, epoch / 200, 10**6) for epoch in (0, 99.9, 100, 149.9, 150)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-    assert learning_rate(config, 0, 4) == pytest.approx(0.05)
-    cosine = check({**config.raw, "schedule": {"type": "cosine"}})
-    assert [learning_rate(cosine, share, 99) for share in (0, 0.5, 1)] == pytest.approx([0.1, 0.05, 0])
+def test_names_of_three_parts_mean_the_same():
+    short, whole = (load(Path(f"configs/ind/CIFAR10/{name}.yaml")) for name in ("ResNet56_clean", "ResNet56/clean"))
+    assert short == whole
+    taught = load(Path("configs/sl/CIFAR10/ResNet56-56.yaml"), {"known": ["jpeg"]})
+    assert (taught.kind, taught.backbone, taught.stage, taught.teachers) == ("sl", "ResNet56", "sl", "clean")
+    assert (taught.panel.sees, taught.panel.how) == ("clean", "averaged")
+
+
+def test_a_kind_of_experiment_is_a_folder_that_names_its_program(tmp_path, monkeypatch):
+    assert kind_of("ind").program == kind_of("sl").program == "train.py" and kind_of("deg_all").combines
+    for folder in ("data", "backbones"):
+        (tmp_path / folder).symlink_to(CONFIGS / folder)
+    (tmp_path / "upgrade").mkdir()
+    (tmp_path / "upgrade/kind.yaml").write_text("program: upgrade.py\n")
+    (tmp_path / "upgrade/better.yaml").write_text((CONFIGS / "ind/clean.yaml").read_text())
+    monkeypatch.setattr("DistilledClassifier.experiments.compose.CONFIGS", tmp_path)
+    config = load(Path("configs/upgrade/CIFAR10/ResNet20/better.yaml"))
+    assert config.kind == "upgrade" and kind_of("upgrade").program == "upgrade.py" and kinds() == ["upgrade"]

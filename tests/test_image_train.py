@@ -36,7 +36,7 @@ def photos(tmp_path) -> Path:
 
 
 def flags(photos, out, *more):
-    return ["--base_samples", str(photos), "--save_dir", str(out), *TINY, *map(str, more)]
+    return ["--base_samples", str(photos), "--save_dir", str(out), "--no-bf16", *TINY, *map(str, more)]
 
 
 def losses(out):

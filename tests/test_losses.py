@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import parity
 
-from DistilledClassifier.losses import Seen, cosine_inheritance, objective
+from DistilledClassifier.classifiers import Seen
+from DistilledClassifier.losses import cosine_inheritance, objective, smoothed
 
 COS, _ = parity("08_cos")
 
@@ -32,14 +33,23 @@ def test_the_teacher_gets_no_gradient_and_shapes_must_agree():
 
 def test_each_teacher_sees_its_own_group_and_the_loss_is_the_weighted_sum():
     torch.manual_seed(0)
-    student = Seen(torch.randn(6, 5), torch.randn(6, 3))
+    student = Seen(torch.randn(6, 5), torch.randn(6, 3), torch.randn(6, 5, 2, 2))
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    teachers = [Seen(torch.randn(2, 5), torch.randn(2, 3)) for _ in range(3)]
-    parts = objective(student, labels, teachers, {"cross_entropy": 0.5, "cosine_inheritance": 10})
+    taught = torch.randn(6, 5)
+    parts = objective(student, labels, {"features": taught}, {"cross_entropy": 0.5, "cosine_inheritance": 10}, groups=3)
     ce = torch.nn.functional.cross_entropy(student.logits, labels)
-    cos = torch.stack([torch.nn.functional.cosine_similarity(student.features[2 * i : 2 * i + 2], teacher.features).mean()
-                       for i, teacher in enumerate(teachers)])  # fmt: skip
+    similarities = torch.nn.functional.cosine_similarity(student.features, taught)
+    cos = torch.stack([group.mean() for group in similarities.chunk(3)])
     torch.testing.assert_close(parts["cross_entropy"], ce)
     torch.testing.assert_close(parts["cosine_inheritance"], (1 - cos).sum())
     torch.testing.assert_close(parts["loss"], 0.5 * ce + 10 * (1 - cos).sum())
-    assert objective(student, labels, [], {"cross_entropy": 1}).keys() == {"loss", "cross_entropy"}
+    assert objective(student, labels, None, {"cross_entropy": 1}).keys() == {"loss", "cross_entropy"}
+    maps = objective(student, labels, {"maps": student.maps}, {"cosine_inheritance_maps": 1})
+    torch.testing.assert_close(maps["loss"], torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_smoothed_labels_are_those_of_torch():
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
+    seen = Seen(logits, logits, logits)
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(objective(seen, smoothed(labels, 5, 0.1), None, {"cross_entropy": 1})["loss"], expected)

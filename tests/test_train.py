@@ -16,9 +16,15 @@ from PIL import Image
 
 from DDA import files, images
 from DDA import tree as trees
-from DistilledClassifier import classifiers, config, make_data, train, train_all_deg, trainer
+from DDA.ranks import World
+from DDA.training.loop import Recipe, fit, make_rate, start
+from DistilledClassifier import classifiers, make_data, train, train_all_deg
 from DistilledClassifier.data.batches import Steps
 from DistilledClassifier.data.views import views
+from DistilledClassifier.experiments import config
+from DistilledClassifier.experiments.run import Experiment
+from DistilledClassifier.experiments.stages import find_inputs
+from DistilledClassifier.tasks.classify import Classify
 
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
 ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -55,7 +61,9 @@ def write_config(tmp_path, name, kind="ind", stage="clean", **entries):
         "optimizer": {"type": "AdamW", "lr": 0.01}, "schedule": {"type": "cosine"},
     }  # fmt: skip
     path = tmp_path / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({**content, **entries}))
+    content |= entries
+    content["train"] = {"amp": False, **content["train"]}  # what is faster here is not what is tested
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
@@ -174,6 +182,34 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert f"starts from {student}/model_best.pth" in capsys.readouterr().out
 
 
+def test_a_model_of_one_degradation_can_be_taught_by_the_clean_one_on_clean_twins(stages, tmp_path, capsys):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    loss = {"cross_entropy": 1, "cosine_inheritance_maps": 1}
+    taught = write_config(tmp_path, "sl", "sl", "sl", view="degraded", init="clean", teachers="clean", loss=loss,
+                          panel={"sees": "clean", "how": "averaged"})  # fmt: skip
+    assert train.main(flags(tmp_path, taught, "--dt", "noise")) == 0
+    assert str(only_run(tmp_path)) in capsys.readouterr().out
+    header = (only_run(tmp_path, "noise/sl/own_Tiny_sl") / "losses.csv").read_text().splitlines()[0]
+    assert header == "step,loss,cross_entropy,cosine_inheritance_maps"
+    machine = files.read_json(only_run(tmp_path, "noise/sl/own_Tiny_sl") / "machine.json")
+    assert machine["parts"][0]["dtype"] == "float32" and machine["parts"][0]["from_step"] == 0
+
+
+def test_a_state_of_an_earlier_version_is_refused_in_words(stages, tmp_path, capsys):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    folder = only_run(tmp_path)
+    (folder / "finished").unlink()
+    torch.save({"model": {}, "optimizer": {}, "step": 3, "config": {}}, folder / "resume.pt")
+    assert train.main(flags(tmp_path, stages["clean"])) == 2
+    assert "resume.pt is no state of this version, which keeps other things" in capsys.readouterr().err
+
+
+def test_the_precision_does_not_identify_a_run(stages, tmp_path):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    assert train.main(flags(tmp_path, stages["clean"], "--set", "train.amp=true")) == 0
+    assert len(list(only_run(tmp_path).parent.iterdir())) == 1
+
+
 def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_path):
     (tmp_path / "tree").joinpath("clean").rename(tmp_path / "tree" / "jpeg")
     (tmp_path / "tree").rename(tmp_path / "adapted")
@@ -210,21 +246,23 @@ def test_a_teacher_of_another_shape_is_refused(stages, tmp_path, capsys):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     more = ["--set", f"classifier={timm}", "known=[clean]", "init=null"]
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 2
-    assert "features of 8 pixels, the student" in capsys.readouterr().err
+    assert "features of the shape (64,), the student of (512,)" in capsys.readouterr().err
 
 
 def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     experiment = config.load(stages["degDistill"], {"known": ["clean"]})
-    network = classifiers.build(experiment.classifier)
-    inputs = train.find_inputs(experiment, tmp_path / "saved")
-    (teacher,) = train.load_teachers(experiment, inputs, network, torch.device("cpu"))
+    inputs = find_inputs(experiment, tmp_path / "saved")
+    whole = Experiment(experiment, inputs, torch.device("cpu"))
+    (teacher,) = whole.panel.teachers
     before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
-    state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
-    found = views(experiment, "train"), views(experiment, "val")
-    assert trainer.train(state, experiment, *found, [teacher])
-    assert not teacher.network.training and state.step == 3
+    rate = make_rate(0.01, {"type": "cosine"}, experiment.train)
+    assert fit(whole.state, whole.steps(World(), 0), experiment.train, rate)
+    assert not teacher.network.training and whole.state.step == 3
     assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
+    learnt = sum(p.numel() for p in classifiers.build(experiment.classifier).parameters())
+    assert sum(p.numel() for p in whole.state.task.parameters()) == learnt  # nothing of the teachers
+    assert not any("teacher" in name for name in whole.state.task.state_dict())
 
 
 def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(stages, tree, tmp_path):
@@ -246,18 +284,21 @@ def test_ranks_share_a_batch_and_epochs_are_permutations(stages):
     experiment = config.load(stages["deg"], {"known": ["clean", "noise"]})
     found = views(experiment, "train")
 
-    def steps(rank, ranks):
-        return Steps(found, experiment.augment, experiment.preprocess, 30, 0, rank, ranks)
+    def steps(rank=0, ranks=1, parts=1, threads=0):
+        recipe = Recipe(steps=9, batch_size=30, accumulate=parts)
+        return Steps(found, experiment.augment, experiment.preprocess, recipe, rank=rank, ranks=ranks, threads=threads)
 
-    whole, halves = steps(0, 1)[4], [steps(rank, 2)[4] for rank in range(2)]
-    for i in range(2):  # pixels, labels: one group of each view
-        together = torch.cat([torch.cat([half[i].chunk(2)[view] for half in halves]) for view in range(2)])
-        assert torch.equal(together, whole[i])
-    labels = torch.cat([steps(0, 1)[step][1][:30] for step in range(3)])
-    assert labels.bincount().tolist() == [30, 30, 30]
-    assert not torch.equal(steps(0, 1)[0][0], steps(0, 1)[3][0])
-    loaded = list(steps(0, 1).loader(3, 6, 2))
-    assert all(torch.equal(batch[0], steps(0, 1)[3 + i][0]) for i, batch in enumerate(loaded))
+    (whole,) = steps()[4]
+    ranks, parts = [steps(rank, 2)[4][0] for rank in range(2)], steps(parts=3)[4]
+    for shares in (ranks, parts):  # one group of each view
+        for name in ("pixels", "labels"):
+            groups = [[getattr(share, name).chunk(2)[view] for share in shares] for view in range(2)]
+            assert torch.equal(torch.cat([torch.cat(group) for group in groups]), getattr(whole, name))
+    labels = torch.cat([steps()[step][0].labels[:30] for step in range(3)])
+    assert labels.bincount().tolist() == [30, 30, 30] and whole.groups == 2 and len(whole.keys) == 60
+    assert not torch.equal(steps()[0][0].pixels, steps()[3][0].pixels)
+    loaded = list(steps(threads=2).stream(3, 6))
+    assert all(torch.equal(parts[0].pixels, steps()[3 + i][0].pixels) for i, parts in enumerate(loaded))
 
 
 def test_images_can_be_held_out_of_training_and_a_file_can_be_the_clean_stage(stages, tmp_path, capsys):
@@ -343,7 +384,7 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
     (only_run(tmp_path) / "finished").unlink()
     assert train.main(flags(tmp_path, stages["clean"])) == 2
-    assert "is cut off, or no checkpoint of tensors; get it again" in capsys.readouterr().err
+    assert "resume.pt is damaged, or no state of a run; get it again" in capsys.readouterr().err
     broken = next((tree / "clean/train").iterdir())
     broken.write_bytes(b"x")
     assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2
@@ -379,15 +420,16 @@ def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monk
 
 def test_bfloat16_trains_to_about_the_same_loss(stages):
     experiment = config.load(stages["clean"])
-    found = views(experiment, "train"), views(experiment, "val")
+    found, held_out = views(experiment, "train"), views(experiment, "val")
     ends = []
     for amp in (False, True):
         torch.manual_seed(0)
         network = classifiers.build(experiment.classifier)
-        state = trainer.State(network, config.make_optimizer(experiment, network.parameters()))
-        assert trainer.train(
-            state, config.check({**experiment.raw, "train": {"steps": 5, "batch_size": 30, "amp": amp}}), *found, []
-        )
+        recipe = Recipe(steps=5, batch_size=30)
+        task = Classify(network, experiment.preprocess, experiment.loss, held_out=held_out)
+        state = start(task, recipe, experiment.optimizer, torch.bfloat16 if amp else torch.float32)
+        steps = Steps(found, experiment.augment, experiment.preprocess, recipe)
+        assert fit(state, steps, recipe, make_rate(0.01, experiment.schedule, recipe))
         assert next(network.parameters()).dtype == torch.float32
         ends.append([row["loss"] for row in state.losses])
     assert ends[0] != ends[1]

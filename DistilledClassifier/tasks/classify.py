@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from DDA.ranks import World
 from DDA.training.task import Moment, Task
-from DistilledClassifier.classifiers import Network, Preprocess
+from DistilledClassifier.classifiers import Network, Preprocess, Seen
 from DistilledClassifier.data.batches import Batch, fixed_batches
 from DistilledClassifier.data.views import View
-from DistilledClassifier.losses import objective
+from DistilledClassifier.losses import objective, smoothed
 from DistilledClassifier.tasks.panel import Panel
 
 
@@ -45,8 +45,12 @@ class Classify(Task):
         teachers = self._panel(batch) if self._panel else None
         groups = batch.groups if self._panel.how == "grouped" else 1
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            return objective(student.float(), batch.labels, teachers, self._weights, groups=groups,
-                             label_smoothing=self._label_smoothing)  # fmt: skip
+            return objective(student.float(), self._targets(batch, student), teachers, self._weights, groups=groups)
+
+    def _targets(self, batch: Batch, student: Seen) -> torch.Tensor:
+        """The labels (N,), or targets (N,K) where they are smoothed."""
+        share = self._label_smoothing
+        return smoothed(batch.labels, student.logits.shape[1], share) if share else batch.labels
 
     @torch.no_grad()
     def evaluate(self, world: World) -> dict[str, float]:
