@@ -20,7 +20,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from DDA import commands, files, settings, sources, tree
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.config import change
+from DistilledClassifier.experiments.config import change, stage_name
 from DistilledClassifier.experiments.stages import BEST, of_known, stage_folder
 from DistilledClassifier.train import assignments
 
@@ -157,77 +157,102 @@ def _section(name: str, value: Any) -> dict[str, Any]:
 
 def plan(config: Mapping[str, Any]) -> list[Stage]:
     """The commands of a config, in order."""
-    out, data, ranks, known = Path(config["out"]), config["data"], config["ranks"], config["known"]
-    clean, saved, seed = out / "clean", out / "saved", ("--seed", f"{config['seed']}")
-    stages = [Stage("the images, as a tree", (
-        ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", f"{clean}"),))]  # fmt: skip
+    steps = _Steps(config)
+    return [*steps.of_clean_images(), *steps.adaptation(), *steps.training(), *steps.evaluation()]
 
-    def train(program: str, kind: str, stage: str, groups: tuple[str, ...], *more: str) -> tuple[str, ...]:
-        entries = {"data.root": clean, "data.adapted": out / "known_adapted", "data.train": data["train"],
+
+class _Steps:
+    """The stages of a config, and the names of what they leave for each other."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._config, self._data, self._known = config, config["data"], config["known"]
+        self._out, self._ranks = Path(config["out"]), config["ranks"]
+        self._clean, self._saved = f"{self._out / 'clean'}", f"{self._out / 'saved'}"
+        self._seed = ("--seed", f"{config['seed']}")
+        prior = dict(config["prior"])
+        self._prior = f"{prior.pop('model_path', self._out / 'prior/ema.pt')}"
+        self._prior_flags = flags(prior)
+        degraded, cells = config["degraded"], {"dataset": "imagenetc", "corruption": "all", "severity": "all"}
+        is_there = isinstance(degraded, dict)  # a tree, or files, that are there already
+        self._degraded = degraded["base_samples"] if is_there else f"{self._out / 'degraded'}"
+        self._cells = flags(cells | (_without(degraded, "base_samples") if is_there else {}))
+        self._known_cells = ("--dataset", self._data["experiment"].lower(), "--train", "True", "--corruption", *self._known)
+
+    def of_clean_images(self) -> Iterator[Stage]:
+        data = self._data
+        yield Stage("the images, as a tree", (
+            ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", self._clean),))  # fmt: skip
+        if self._config["source"] is None:
+            yield Stage("a classifier of clean images", (self._train("train.py", "ind", "clean", ("clean",)),))
+        if "model_path" not in self._config["prior"]:
+            yield Stage("a prior of clean images", (
+                ("image_train.py", "--base_samples", self._clean, "--cell", f"clean/{data['train']}", "--save_dir",
+                 f"{self._out / 'prior'}", *self._seed, *self._prior_flags),), self._ranks)  # fmt: skip
+
+    def adaptation(self) -> Iterator[Stage]:
+        data, degrade = self._data, ("make_data.py", "degrade", "--base_samples", self._clean)
+        if isinstance(self._config["degraded"], list):
+            yield Stage("held-out images, degraded", tuple(
+                ("make_data.py", entry["command"], "--base_samples", self._clean, "--split", data["test"], "--save_dir",
+                 self._degraded, *self._seed, *flags(_without(entry, "command")))
+                for entry in self._config["degraded"]))  # fmt: skip
+        yield self._adapt("their adapted copies", self._degraded, self._cells, "adapted")
+        part = () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
+        yield Stage("known degradations of training images", tuple(
+            (*degrade, "--split", data["train"], *part, "--save_dir", self._clean, *self._seed, "--type", name)
+            for name in self._known if name != "clean"))  # fmt: skip
+        yield self._adapt("their adapted copies, to learn from", self._clean, self._known_cells, "known_adapted")
+
+    def _adapt(self, title: str, source: str, cells: Iterable[str], target: str) -> Stage:
+        adapt = ("image_sample.py", "--model_path", self._prior, *self._seed, *flags(self._config["adaptation"]))
+        return Stage(title, ((*adapt, "--base_samples", source, *cells, "--save_dir", f"{self._out / target}"),), self._ranks)
+
+    def training(self) -> Iterator[Stage]:
+        stages = (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
+        yield Stage("teachers, one for each known degradation and view", tuple(
+            self._train("train.py", "ind", stage, groups, "--dt", name)
+            for name in self._known for stage, groups in stages if (name, stage) != ("clean", "deg")))  # fmt: skip
+        stages = (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student")))
+        yield Stage("two students, for degraded and for adapted images", tuple(
+            self._train("train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(self._known))
+            for stage, groups in stages))  # fmt: skip
+
+    def _train(self, program: str, kind: str, stage: str, groups: tuple[str, ...], *more: str) -> tuple[str, ...]:
+        config, data = self._config, self._data
+        entries = {"data.root": self._clean, "data.adapted": self._out / "known_adapted", "data.train": data["train"],
                    "data.held_out": data["held_out"], "train.seed": config["seed"]}  # fmt: skip
         entries |= {} if config["source"] is None else {"source": config["source"]}
         for group in ("all", *groups):
             entries |= _dotted(config["training"].get(group, {}))
-        settings = [f"{name}={_yaml(value)}" for name, value in entries.items()]
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
-        return (program, "-c", path, "--save_dir", f"{saved}", *more, "--set", *settings)
+        chosen = [f"{name}={_yaml(value)}" for name, value in entries.items()]
+        return (program, "-c", path, "--save_dir", self._saved, *more, "--set", *chosen)
 
-    if config["source"] is None:
-        stages.append(Stage("a classifier of clean images", (train("train.py", "ind", "clean", ("clean",)),)))
-    prior = dict(config["prior"])
-    model = prior.pop("model_path", None)
-    if model is None:
-        model = f"{out}/prior/ema.pt"
-        stages.append(Stage("a prior of clean images", (
-            ("image_train.py", "--base_samples", f"{clean}", "--cell", f"clean/{data['train']}", "--save_dir", f"{out}/prior",
-             *seed, *flags(prior)),), ranks))  # fmt: skip
-    adapt = ("image_sample.py", "--model_path", f"{model}", *seed, *flags(config["adaptation"]))
-    degraded = config["degraded"]
-    if isinstance(degraded, dict):  # a tree, or files, that are there already
-        tree = Path(degraded["base_samples"])
-        cells = flags({"dataset": "imagenetc", "corruption": "all", "severity": "all",
-                       **{name: value for name, value in degraded.items() if name != "base_samples"}})  # fmt: skip
-    else:
-        tree, cells = out / "degraded", flags({"dataset": "imagenetc", "corruption": "all", "severity": "all"})
-        stages.append(Stage("held-out images, degraded", tuple(
-            ("make_data.py", entry["command"], "--base_samples", f"{clean}", "--split", data["test"], "--save_dir", f"{tree}",
-             *seed, *flags({name: value for name, value in entry.items() if name != "command"}))
-            for entry in degraded)))  # fmt: skip
-    stages.append(Stage("their adapted copies", (
-        (*adapt, "--base_samples", f"{tree}", *cells, "--save_dir", f"{out}/adapted"),), ranks))  # fmt: skip
-    made = [name for name in known if name != "clean"]
-    part = () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
-    stages.append(Stage("known degradations of training images", tuple(
-        ("make_data.py", "degrade", "--base_samples", f"{clean}", "--split", data["train"], *part, "--save_dir", f"{clean}",
-         *seed, "--type", name) for name in made)))  # fmt: skip
-    known_cells = ("--dataset", data["experiment"].lower(), "--train", "True", "--corruption", *known)
-    stages.append(Stage("their adapted copies, to learn from", (
-        (*adapt, "--base_samples", f"{clean}", *known_cells, "--save_dir", f"{out}/known_adapted"),), ranks))  # fmt: skip
-    stages.append(Stage("teachers, one for each known degradation and view", tuple(
-        train("train.py", "ind", stage, groups, "--dt", name) for name in known
-        for stage, groups in (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
-        if (name, stage) != ("clean", "deg"))))  # fmt: skip
-    stages.append(Stage("two students, for degraded and for adapted images", tuple(
-        train("train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(known))
-        for stage, groups in (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student"))))))  # fmt: skip
+    def evaluation(self) -> Iterator[Stage]:
+        config, known = self._config, of_known(self._known)
+        source = config["source"] or self._best("clean", "ind", "clean")
+        evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+                    self._best(known, "deg_all", "degDistill"), "--second_model_prefix",
+                    self._best(known, "deg_all", "adaptDistill"))  # fmt: skip
+        rules = config["evaluation"].get("ensemble", [])
+        if set(OURS) & set(rules if isinstance(rules, list) else [rules]):
+            yield Stage("weights and gate, fitted on known degradations of held-out images", (
+                (*evaluate, "--fit", "--data_prefix1", self._clean, "--data_prefix2", f"{self._out / 'known_adapted'}",
+                 *self._known_cells, "--out", f"{self._out / 'fit'}"),))  # fmt: skip
+        yield Stage("the classifiers on both views", (
+            (*evaluate, "--source", source, "--data_prefix1", self._degraded, "--data_prefix2", f"{self._out / 'adapted'}",
+             *self._cells, "--out", f"{self._out / 'eval'}", *flags(config["evaluation"])),))  # fmt: skip
+        yield Stage("the report", (("report.py", f"{self._out / 'eval'}", *flags(config["report"])),))
 
-    def best(degradation: str, kind: str, stage: str) -> str:
-        backbone = data["backbone"].replace("/", "-")
-        return f"{stage_folder(saved, kind, degradation, f'{_experiment(config)}_{backbone}_{stage}')}/*/{BEST}"
+    def _best(self, degradation: str, kind: str, stage: str) -> str:
+        """A pattern of the best weights of the runs of a stage."""
+        experiment = self._config["training"].get("all", {}).get("dataset", self._data["experiment"])
+        name = stage_name({"dataset": experiment, "backbone": self._data["backbone"]}, stage)
+        return f"{stage_folder(Path(self._saved), kind, degradation, name)}/*/{BEST}"
 
-    source = config["source"] or best("clean", "ind", "clean")
-    evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
-                best(of_known(known), "deg_all", "degDistill"), "--second_model_prefix",
-                best(of_known(known), "deg_all", "adaptDistill"))  # fmt: skip
-    rules = config["evaluation"].get("ensemble", [])
-    if set(OURS) & set(rules if isinstance(rules, list) else [rules]):
-        stages.append(Stage("weights and gate, fitted on known degradations of held-out images", (
-            (*evaluate, "--fit", "--data_prefix1", f"{clean}", "--data_prefix2", f"{out}/known_adapted", *known_cells, "--out",
-             f"{out}/fit"),)))  # fmt: skip
-    stages.append(Stage("the classifiers on both views", (
-        (*evaluate, "--source", f"{source}", "--data_prefix1", f"{tree}", "--data_prefix2", f"{out}/adapted", *cells, "--out",
-         f"{out}/eval", *flags(config["evaluation"])),)))  # fmt: skip
-    return [*stages, Stage("the report", (("report.py", f"{out}/eval", *flags(config["report"])),))]
+
+def _without(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in entries.items() if other != name}
 
 
 def check(stages: Iterable[Stage]) -> None:
@@ -279,10 +304,6 @@ def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 def _yaml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list | None) else str(value)
-
-
-def _experiment(config: Mapping[str, Any]) -> str:
-    return config["training"].get("all", {}).get("dataset", config["data"]["experiment"])
 
 
 def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:

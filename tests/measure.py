@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How large the product is: code tokens, without comments and docstrings, and the lengths of its functions.
 
-  scripts/measure.py                  this checkout
-  scripts/measure.py OTHER CHECKOUT   and others beside it
+  tests/measure.py                  this checkout
+  tests/measure.py OTHER CHECKOUT   and others beside it
 
 Counted are DDA, DistilledClassifier and scripts. A function's length is its lines without its docstring, decorators, comments
 and blank lines; parsers, whose lines are flags, are counted apart.
