@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import lru_cache
 
@@ -19,15 +20,14 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     ``cuda:1``, or the numbers of GPUs that the processes share out, such as ``0,1``. Raises ValueError for one that is
     not there.
     """
+    named = re.fullmatch(r"auto|cpu|cuda|(?:cuda:)?(?P<numbers>\d+(?:,\d+)*)", text)
+    if named is None:
+        raise ValueError(f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1")
     gpus = torch.cuda.device_count()
     if text == "cpu" or (text == "auto" and not gpus):
         return torch.device("cpu")
-    numbers = text.removeprefix("cuda").removeprefix(":") if text != "auto" else ""
-    indices = numbers.split(",") if numbers else [str(index) for index in range(gpus)]
-    if text not in ("auto", "cuda") and not all(part.isdecimal() for part in indices):
-        raise ValueError(f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1")
-    missing = [index for index in indices if int(index) >= gpus]
-    if missing or not indices:
+    indices = named["numbers"].split(",") if named["numbers"] else [str(index) for index in range(gpus)]
+    if not indices or max(map(int, indices)) >= gpus:
         seen = f"torch sees {gpus} GPUs here" if gpus else "there is no GPU that torch can use"
         raise ValueError(f"--device {text}: {seen}; use auto or cpu" + (f", or numbers below {gpus}" if gpus else ""))
     device = torch.device("cuda", int(indices[local_rank % len(indices)]))
