@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -44,7 +44,7 @@ def is_of(value: Any, hint: Any) -> bool:
         return any(is_of(value, one) for one in get_args(hint))
     kind = get_origin(hint) or hint
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return kind is Any or isinstance(value, (list, tuple) if kind in (list, tuple) else kind)

@@ -23,6 +23,7 @@ from DDA.ranks import World
 from DDA.training.task import Batches, Moment, Task
 
 LOOK_EVERY = 10  # steps between looks at the losses, which wait for the device
+LARGEST = 1e12  # of steps, epochs, minutes: more cannot be meant
 SCHEDULES = {"constant": (), "cosine": (), "linear": ("steps",), "multistep": ("milestones", "gamma")}
 
 
@@ -57,8 +58,8 @@ class Recipe:
             raise ValueError("give a budget, one of epochs, steps, minutes")
         for name in ("epochs", "steps", "minutes", "warmup", "clip_norm", "early_stop", "seed"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} {value} is not a number of 0 or more")
+            if value is not None and not 0 <= value <= LARGEST:
+                raise ValueError(f"{name} {value} is not a number from 0 to {LARGEST:g}")
         for name in ("batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
@@ -143,6 +144,21 @@ def make_optimizer(chosen: Mapping[str, Any], task: nn.Module, *, decay_norms: b
         raise ValueError(f"optimizer: {kind.__name__} does not take these settings: {error}") from None
 
 
+def _check_schedule(kind: Any, settings: Mapping[str, Any], recipe: Recipe) -> None:
+    if kind not in SCHEDULES:
+        raise ValueError(f"schedule.type: {kind!r} is unknown; use one of {', '.join(SCHEDULES)}")
+    if set(settings) - set(SCHEDULES[kind]) or (kind == "multistep" and len(settings) < 2):
+        takes = ", ".join(SCHEDULES[kind]) or "no settings"
+        raise ValueError(f"schedule: {kind} takes {takes}, not {', '.join(settings) or 'none'}")
+    if isinstance(settings.get("gamma"), list) or not isinstance(settings.get("milestones", []), list | tuple):
+        raise ValueError("schedule: multistep takes a list of milestones and one gamma")
+    numbers = [number for value in settings.values() for number in (value if isinstance(value, list | tuple) else [value])]
+    if not all(isinstance(number, int | float) and abs(number) <= LARGEST for number in numbers):
+        raise ValueError(f"schedule: {kind} takes numbers, not {', '.join(str(number)[:40] for number in numbers)}")
+    if kind == "multistep" and not recipe.epochs:
+        raise ValueError("schedule: the milestones of multistep are epochs, so train.epochs must be given")
+
+
 def make_rate(base: float, schedule: Mapping[str, Any], recipe: Recipe) -> Callable[[Moment], float]:
     """The learning rate at any moment: ``base``, changed by the schedule, rising over the steps of ``recipe.warmup``.
 
@@ -152,13 +168,7 @@ def make_rate(base: float, schedule: Mapping[str, Any], recipe: Recipe) -> Calla
     """
     settings = dict(schedule)
     kind = settings.pop("type", None)
-    if kind not in SCHEDULES:
-        raise ValueError(f"schedule.type: {kind!r} is unknown; use one of {', '.join(SCHEDULES)}")
-    if set(settings) - set(SCHEDULES[kind]) or (kind == "multistep" and len(settings) < 2):
-        takes = ", ".join(SCHEDULES[kind]) or "no settings"
-        raise ValueError(f"schedule: {kind} takes {takes}, not {', '.join(settings) or 'none'}")
-    if kind == "multistep" and not recipe.epochs:
-        raise ValueError("schedule: the milestones of multistep are epochs, so train.epochs must be given")
+    _check_schedule(kind, settings, recipe)
 
     def factor(moment: Moment) -> float:
         if kind == "cosine":
@@ -174,7 +184,6 @@ def make_rate(base: float, schedule: Mapping[str, Any], recipe: Recipe) -> Calla
         risen = min(1.0, (moment.step + 1) / recipe.warmup) if recipe.warmup else 1.0
         return base * factor(moment) * risen
 
-    rate(Moment(0, 0.0))  # settings of a wrong kind are told now
     return rate
 
 
