@@ -124,15 +124,17 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_two_ranks_follow_the_loss_of_one(tree, tmp_path):
+@pytest.mark.parametrize("launcher", [["torchrun", "--nproc_per_node", "2"], ["mpiexec", "-n", "2", sys.executable]])
+def test_two_ranks_follow_the_loss_of_one(tree, tmp_path, launcher):
     """On a network without BatchNorm; the validation of 31 images over two ranks counts each once."""
-    pytest.importorskip("timm")
+    pytest.importorskip("timm" if launcher[0] == "torchrun" else "mpi4py")
     path = write_config(tmp_path, "clean", classifier={"type": "timm", "name": "test_convnext", "num_classes": 3},
                         preprocess={"size": 32, "mean": [0.3] * 3, "std": [0.2] * 3}, augment={},
-                        train={"steps": 20, "batch_size": 6}, optimizer={"type": "AdamW", "lr": 1e-3})  # fmt: skip
+                        train={"steps": 20, "batch_size": 8, "accumulate": 2, "ema": 0.9},
+                        optimizer={"type": "AdamW", "lr": 1e-3})  # fmt: skip
     assert train.main(flags(tmp_path, path)) == 0
     one = only_run(tmp_path).rename(tmp_path / "one")
-    command = ["torchrun", "--nproc_per_node", "2", str(ROOT / "DistilledClassifier" / "train.py"), *flags(tmp_path, path)]
+    command = [*launcher, str(ROOT / "DistilledClassifier" / "train.py"), *flags(tmp_path, path)]
     result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     two = only_run(tmp_path)

@@ -53,7 +53,7 @@ def train(world: World, config: Config, options: Options, device: torch.device) 
     found = world.together(lambda: experiment.steps(world, options.workers))
     experiment.state.dtype = world.broadcast(experiment.state.dtype)
     folder = world.on_root(lambda: folder or new_run(config, inputs, options))
-    world.together(lambda: resume(folder, experiment.state, identity(config), "leave -r out to start a new one"))
+    world.together(lambda: resume(folder, experiment.state, identity(config), "start anew with --new, and without -r"))
     if world.rank == 0:
         experiment.show_plan(folder, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
     run = Run(world, folder, experiment.state, identity(config), images=config.train.batch_size * len(config.known),
