@@ -86,9 +86,8 @@ class Steps:
         """An image under this epoch's changes, and its twin where there are twins."""
         rng = np.random.default_rng([self._seed, 3, number, epoch, row])
         degraded = view.drawn(row, rng)
-        same = copy.deepcopy(rng)
-        image = change(degraded, self._augment, self._preprocess, rng)
-        return image, change(view.twin(row), self._augment, self._preprocess, same) if self._twins else None
+        twin = change(view.twin(row), self._augment, self._preprocess, copy.deepcopy(rng)) if self._twins else None
+        return change(degraded, self._augment, self._preprocess, rng), twin
 
 
 @lru_cache(maxsize=16)
