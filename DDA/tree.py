@@ -11,8 +11,9 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,14 @@ from DDA.files import TEMPORARY
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
+# the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the four that are kept apart
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 CLASS_LISTS = ("cifar10", "cifar100", "imagenet", "digits")  # built in, in the order of their labels
 
 # ---------------------------------------------------------------------------------------------- names
@@ -77,14 +86,23 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
     Hidden files, JSON, ``classes.txt`` and temporaries are neither. Not entered are the folder ``leave_out`` and, named among
     the others, folders of adapted images. Raises ValueError where two files have one key.
     """
+    images, others, _ = _listing(root, cell, leave_out)
+    return images, others
+
+
+def _listing(root: Path, cell: str, leave_out: Path | None = None) -> tuple[list[str], list[str], list[str]]:
+    """The two lists of `list_images`, and the temporaries."""
     images: list[str] = []
     others: list[str] = []
+    unfinished: list[str] = []
     prefix = "" if cell == "." else f"{cell}/"
     for path in walk(root / cell, leave_out=leave_out):
         suffix = os.path.splitext(path)[1].lower()
         if suffix in SUFFIXES:
             images.append(prefix + path)
-        elif suffix not in (".json", TEMPORARY) and os.path.basename(path) != CLASSES:
+        elif suffix == TEMPORARY:
+            unfinished.append(prefix + path)
+        elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
     images.sort(key=lambda path: (key_of(path), path))
     doubles = [(one, two) for one, two in itertools.pairwise(images) if key_of(one) == key_of(two)]
@@ -92,13 +110,14 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
         one, two = doubles[0]
         more = f" (and {len(doubles) - 1} more such pairs)" if len(doubles) > 1 else ""
         raise ValueError(f"{root / one} and {root / two} would be one image{more}; rename or remove one of them")
-    return images, others
+    return images, others, unfinished
 
 
-def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
+def walk(folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()) -> Iterator[str]:
     """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle.
 
-    A sub-folder of adapted images is not entered but returned, with a slash at its end.
+    A sub-folder of adapted images is not entered but returned, with a slash at its end. leave_out: a folder, by whatever name,
+    that is not entered. skip: relative paths of folders that are not entered.
     """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
@@ -113,6 +132,8 @@ def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
             if not entry.is_dir():
                 yield prefix + entry.name
                 continue
+            if prefix + entry.name in skip:
+                continue
             inside = above
             if left_out is not None or entry.is_symlink():
                 real = os.path.realpath(entry.path)
@@ -122,25 +143,44 @@ def walk(folder: Path, *, leave_out: Path | None = None) -> Iterator[str]:
             stack.append((f"{prefix}{entry.name}/", inside))
 
 
-def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
-    """Key and relative path of each image in the given cells of a tree; a missing folder has none."""
-    saved = {}
+class Saved(NamedTuple):
+    """What lies in some cells of a tree that is being filled."""
+
+    images: dict[str, dict[str, str]]  # of each cell, key to relative path
+    unfinished: list[str]  # relative paths of temporaries
+
+    def merged(self) -> dict[str, str]:
+        """Key and relative path of the images of all cells."""
+        return {key: path for images in self.images.values() for key, path in images.items()}
+
+
+def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Saved:
+    """List the given cells of a tree, each of its folders once; a missing folder holds nothing.
+
+    at_root: list the temporaries at the root too, in whatever cells.
+    """
+    saved = Saved({}, [])
     for cell in cells:
-        if (root / cell).is_dir():
-            saved.update((key_of(path), path) for path in list_images(root, cell)[0])
+        images, _, unfinished = _listing(root, cell) if (root / cell).is_dir() else ([], [], [])
+        saved.images[cell] = {key_of(path): path for path in images}
+        saved.unfinished.extend(unfinished)
+    if at_root and "." not in saved.images and root.is_dir():
+        with os.scandir(root) as entries:
+            saved.unfinished.extend(entry.name for entry in entries if entry.name.endswith(TEMPORARY))
     return saved
 
 
-def sweep_temporaries(root: Path, cells: Iterable[str]) -> int:
-    """Remove what dead writers left at the root and in the given cells; returns how many files."""
-    swept = 0
-    for folder in [root, *(root / cell for cell in cells if (root / cell).is_dir())]:
-        paths = [entry.name for entry in os.scandir(folder)] if folder == root and "." not in cells else list(walk(folder))
-        for path in paths:
-            if path.endswith(TEMPORARY) and not _is_being_written(folder / path):
-                (folder / path).unlink(missing_ok=True)
-                swept += 1
-    return swept
+def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
+    """Key and relative path of each image in the given cells of a tree; a missing folder has none."""
+    return list_saved(root, cells).merged()
+
+
+def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
+    """Remove those of the listed temporaries whose writers are dead; returns how many files."""
+    dead = [root / path for path in unfinished if not _is_being_written(root / path)]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)
 
 
 def _is_being_written(path: Path) -> bool:

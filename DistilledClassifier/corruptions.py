@@ -19,13 +19,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise",
-    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-    "snow", "frost", "fog", "brightness",
-    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
+
 DRAW_NOTHING = frozenset({
     "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate",
 })  # fmt: skip
@@ -332,26 +327,12 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "speckle_noise": _speckle_noise,
-    "gaussian_blur": _gaussian_blur,
-    "defocus_blur": _defocus_blur,
-    "glass_blur": _glass_blur,
-    "motion_blur": _motion_blur,
-    "zoom_blur": _zoom_blur,
-    "snow": _snow,
-    "frost": _frost,
-    "fog": _fog,
-    "spatter": _spatter,
-    "brightness": _brightness,
-    "saturate": _saturate,
-    "contrast": _contrast,
-    "elastic_transform": _elastic_transform,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-}
+    function.__name__[1:]: function for function in (
+        _gaussian_noise, _shot_noise, _impulse_noise, _speckle_noise, _gaussian_blur, _defocus_blur,
+        _glass_blur, _motion_blur, _zoom_blur, _snow, _frost, _fog, _spatter, _brightness,
+        _saturate, _contrast, _elastic_transform, _pixelate, _jpeg_compression,
+    )
+}  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------- published constants
 

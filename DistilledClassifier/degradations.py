@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -80,25 +81,52 @@ def salt_over_pepper(image: np.ndarray, level: float, rng: np.random.Generator, 
     return out
 
 
-DEGRADATIONS: dict[str, Callable[..., np.ndarray]] = {"jpeg": jpeg, "blur": blur, "noise": noise, "saltpepper": saltpepper}
+class Degradation(NamedTuple):
+    """A known degradation: its function, and the papers' levels.
 
-# the papers' training ranges, both ends included: whole numbers times a unit (blur in tenths of a pixel)
-TRAINING_LEVELS = {"jpeg": (1, 101, 1), "blur": (0, 50, 0.1), "noise": (0, 50, 1), "saltpepper": (0, 25, 1)}
+    training: the first and the last level that a training sees, whole numbers, and the unit that they count. test: severities
+    1..5.
+    """
 
-# the papers' test levels, severities 1..5
-TEST_LEVELS = {
-    "jpeg": (90, 70, 50, 30, 10),
-    "blur": (1.0, 2.0, 3.0, 4.0, 5.0),
-    "noise": tuple(255 * math.sqrt(variance) for variance in (0.05, 0.1, 0.15, 0.2, 0.25)),
-    "saltpepper": (5, 10, 15, 20, 25),
+    function: Callable[..., np.ndarray]
+    training: tuple[int, int, float]
+    test: tuple[float, ...]
+
+    def __call__(
+        self, image: np.ndarray, level: float | None, rng: np.random.Generator | None, behavior: str = "corrected"
+    ) -> np.ndarray:
+        return self.function(image, level, rng, behavior)
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "jpeg": Degradation(jpeg, (1, 101, 1), (90, 70, 50, 30, 10)),
+    "blur": Degradation(blur, (0, 50, 0.1), (1.0, 2.0, 3.0, 4.0, 5.0)),
+    "noise": Degradation(noise, (0, 50, 1), tuple(255 * math.sqrt(variance) for variance in (0.05, 0.1, 0.15, 0.2, 0.25))),
+    "saltpepper": Degradation(saltpepper, (0, 25, 1), (5, 10, 15, 20, 25)),
 }
+COMBINED = "combined"  # one of them by chance
+
+
+def known(name: str) -> Degradation:
+    """A degradation by its name. Raises ValueError for an unknown one."""
+    if name not in DEGRADATIONS:
+        raise ValueError(f"degradation {name!r} is unknown; use one of {', '.join(DEGRADATIONS)}")
+    return DEGRADATIONS[name]
+
+
+def by_name(name: str, behavior: str = "corrected") -> Callable[[np.ndarray, float | None, np.random.Generator], np.ndarray]:
+    """The function of a degradation. Raises ValueError for an unknown one."""
+    return partial(known(name), behavior=behavior)
+
+
+def draw_name(name: str, rng: np.random.Generator) -> str:
+    """The degradation that is meant: each with equal chance for COMBINED."""
+    return list(DEGRADATIONS)[rng.integers(len(DEGRADATIONS))] if name == COMBINED else name
 
 
 def draw_level(name: str, rng: np.random.Generator) -> float:
     """A level of the training range, uniformly. Raises ValueError for an unknown degradation."""
-    if name not in TRAINING_LEVELS:
-        raise ValueError(f"degradation {name!r} is unknown; use one of {', '.join(TRAINING_LEVELS)}")
-    first, last, unit = TRAINING_LEVELS[name]
+    first, last, unit = known(name).training
     return round(int(rng.integers(first, last + 1)) * unit, 6)
 
 
@@ -121,13 +149,6 @@ def sequence(image: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarr
     behavior = BEHAVIORS[published]
     out = blur(image, round(share * size) / 10 if published else share * size, rng, behavior)
     return jpeg(noise(out, deviation, rng, behavior), quality, rng, behavior)
-
-
-def by_name(name: str, behavior: str = "corrected") -> Callable[[np.ndarray, float | None, np.random.Generator], np.ndarray]:
-    """The function of a degradation. Raises ValueError for an unknown one."""
-    if name not in DEGRADATIONS:
-        raise ValueError(f"degradation {name!r} is unknown; use one of {', '.join(DEGRADATIONS)}")
-    return partial(DEGRADATIONS[name], behavior=behavior)
 
 
 def _check(

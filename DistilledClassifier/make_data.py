@@ -28,9 +28,13 @@ import numpy as np
 
 from DDA import commands, files, images, ranks, tree
 from DDA.sources import Source, open_official
+from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
-from DistilledClassifier.degradations import BEHAVIORS, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, TEST_LEVELS, by_name
-from DistilledClassifier.trees import Recipe, Task
+from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, by_name
+from DistilledClassifier.recipes import Recipe, generator
+from DistilledClassifier.trees import Task
+from DistilledClassifier.verify import read_manifests
+from DistilledClassifier.verify import verify as verify_tree
 
 PROGRAM = "make_data.py"
 SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
@@ -94,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     command("prepare", prepare, "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).")
     c = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
     c.add_argument(
-        "--type", nargs="+", required=True, choices=(*DEGRADATIONS, "combined"), help="combined: one of them by chance"
+        "--type", nargs="+", required=True, choices=(*DEGRADATIONS, COMBINED), help="combined: one of them by chance"
     )
     c.add_argument("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
                    "test: the papers' five, as severities 1..5")  # fmt: skip
@@ -154,10 +158,10 @@ def degrade(args: argparse.Namespace) -> int:
 
 def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
     """Folder and level of each --level. Raises ValueError for what is none."""
-    if kind == "combined":
+    if kind == COMBINED:
         raise ValueError("--level does not go with --type combined, which draws degradation and level")
     if levels == ["test"]:
-        return [(str(severity), level) for severity, level in enumerate(TEST_LEVELS[kind], start=1)]
+        return [(str(severity), level) for severity, level in enumerate(DEGRADATIONS[kind].test, start=1)]
     try:
         numbers = [float(level) for level in levels]
         for number in numbers:
@@ -176,15 +180,12 @@ def sequence(args: argparse.Namespace) -> int:
 
 
 def corrupt(args: argparse.Namespace) -> int:
-    from DistilledClassifier.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
-
     groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
     chosen = list(dict.fromkeys(name for given in args.corruption for name in groups.get(given, (given,))))
-    unknown = [name for name in chosen if name not in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)]
+    known = CORRUPTIONS + EXTRA_CORRUPTIONS
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ValueError(
-            f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join((*CORRUPTIONS, *EXTRA_CORRUPTIONS))}"
-        )
+        raise ValueError(f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join(known)}")
     severities = ["1", "2", "3", "4", "5"] if "all" in args.severity else sorted(set(args.severity))
     if not set(severities) <= set("12345"):
         raise ValueError(f"--severity {' '.join(args.severity)} must be 1..5 or all")
@@ -254,8 +255,8 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
 def _originals(args: argparse.Namespace, names: list[str]) -> list[str]:
     """Without what was made here from others: copies may lie beside their sources."""
     made = [] if args.run is prepare or not args.base_samples.is_dir() else [
-        f"{manifest['folder']}/" for path in args.base_samples.glob("made*.json")
-        if (manifest := trees.read_manifest(path))["settings"].get("kind") != "copy"
+        f"{manifest['folder']}/" for _, manifest in read_manifests(args.base_samples)
+        if manifest["settings"].get("kind") != "copy"
     ]  # fmt: skip
     inside = args.save_dir.resolve() if "save_dir" in args else None
     if inside and inside != args.base_samples.resolve() and inside.is_relative_to(args.base_samples.resolve()):
@@ -320,7 +321,7 @@ def verify(args: argparse.Namespace) -> int:
         expected = [_inside_split(name) for name in choose(args)[1]]
         if tree.read_classes(args.save_dir) is None:
             raise ValueError(f"--base_samples compares images by their classes, but {args.save_dir} has no {tree.CLASSES}")
-    counts, wrong = trees.verify(args.save_dir, expected)
+    counts, wrong = verify_tree(args.save_dir, expected)
     if tree.read_classes(args.save_dir) is None:
         print(f"note        {args.save_dir} has no {tree.CLASSES}: classes were not checked")
     for cell, count in sorted(counts.items()):
@@ -332,33 +333,32 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def sheet(args: argparse.Namespace) -> int:
-    from DistilledClassifier.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
-
     args.num_samples = args.num_samples or 6
     source, names = choose(args)
-    first, last = (1, 5)
-    if args.type in DEGRADATIONS:
-        recipes = {
-            f"{args.type} {level:.3g}": Recipe("", "degrade", args.type, level, BEHAVIORS[0])
-            for level in TEST_LEVELS[args.type]
-        }
-    elif args.type in SEQUENCE_NAMES:
-        recipes = {name: Recipe("", "sequence", name) for name in SEQUENCE_NAMES}
-    elif args.type in (*CORRUPTIONS, *EXTRA_CORRUPTIONS):
-        recipes = {f"{args.type} {s}": Recipe("", "corrupt", args.type, s, args.constants) for s in range(first, last + 1)}
-    else:
-        known = ", ".join((*DEGRADATIONS, *SEQUENCE_NAMES, *CORRUPTIONS, *EXTRA_CORRUPTIONS))
-        raise ValueError(f"--type {args.type} is unknown; use one of {known}")
+    recipes = _levels_of(args.type, args.constants)
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out {args.out} must end in .png")
     clean = [np.asarray(source.read(name)) for name in names]
     rows = {"clean": clean}
     for title, recipe in recipes.items():
-        rows[title] = [recipe.apply(image, trees.generator(args.seed, name)) for name, image in zip(names, clean, strict=True)]
+        rows[title] = [recipe.apply(image, generator(args.seed, name)) for name, image in zip(names, clean, strict=True)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     images.write_image(args.out, np.asarray(images.contact_sheet(rows, names)))
     print(f"sheet       {args.out}", flush=True)
     return 0
+
+
+def _levels_of(name: str, constants: str) -> dict[str, Recipe]:
+    """A recipe, by its title, for each level of a degradation, a sequence or a corruption."""
+    if name in DEGRADATIONS:
+        levels = DEGRADATIONS[name].test
+        return {f"{name} {level:.3g}": Recipe("", "degrade", name, level, BEHAVIORS[0]) for level in levels}
+    if name in SEQUENCE_NAMES:
+        return {one: Recipe("", "sequence", one) for one in SEQUENCE_NAMES}
+    if name in CORRUPTIONS + EXTRA_CORRUPTIONS:
+        return {f"{name} {severity}": Recipe("", "corrupt", name, severity, constants) for severity in range(1, 6)}
+    known = ", ".join((*DEGRADATIONS, *SEQUENCE_NAMES, *CORRUPTIONS, *EXTRA_CORRUPTIONS))
+    raise ValueError(f"--type {name} is unknown; use one of {known}")
 
 
 if __name__ == "__main__":

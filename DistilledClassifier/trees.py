@@ -1,4 +1,4 @@
-"""Trees of made images: write them with several processes, go on where a run stopped, and check them.
+"""Trees of made images: write them with several processes, and go on where a run stopped.
 
 Each folder that a run fills (``jpeg``, ``gaussian_noise/5``) has a manifest ``made.<folder>.json`` at the tree's root: how it
 was made, from what, and for every image the level that was drawn for it and the SHA-256 of its file.
@@ -6,14 +6,13 @@ was made, from what, and for every image the level that was drawn for it and the
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import signal
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -22,53 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from DDA import files, images, tree
+from DDA import files, images, ledger, tree
 from DDA.progress import Progress
 from DDA.sources import Folder, Source, open_official
-from DistilledClassifier import degradations
+from DistilledClassifier.recipes import Recipe, generator
+from DistilledClassifier.verify import ENTRIES, manifest_path, verify
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is done to each image of one folder of the tree.
-
-    kind: "copy", "degrade", "sequence" or "corrupt"; name: of the degradation ("combined": one of the known ones by chance),
-    sequence or corruption; level: as the functions take it, None to draw it for each image; how: behaviour of a degradation or
-    constants of a corruption.
-    """
-
-    folder: str
-    kind: str
-    name: str = ""
-    level: float | None = None
-    how: str = ""
-
-    def draw(self, rng: np.random.Generator) -> tuple[str, float | None]:
-        """The degradation and level of an image; takes from ``rng`` what it draws."""
-        if self.kind != "degrade":
-            return self.name, self.level
-        name = list(degradations.DEGRADATIONS)[rng.integers(4)] if self.name == "combined" else self.name
-        return name, degradations.draw_level(name, rng) if self.level is None else self.level
-
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (H,W,3) to uint8 (H,W,3)."""
-        name, level = self.draw(rng)
-        if self.kind == "degrade":
-            return degradations.DEGRADATIONS[name](image, level, rng, self.how)
-        if self.kind == "sequence":
-            return degradations.sequence(image, name, rng)
-        if self.kind == "corrupt":
-            from DistilledClassifier.corruptions import corrupt
-
-            return corrupt(image, name, level, constants=self.how, rng=rng)
-        return image
-
-
-def generator(seed: int, key: str) -> np.random.Generator:
-    """The random stream of one image: of the seed and its key in the tree, and of nothing else."""
-    return np.random.default_rng(
-        int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogateescape")).digest()[:16], "little")
-    )
+__all__ = ["Recipe", "Task", "generator", "verify", "write"]
 
 
 @dataclass(frozen=True)
@@ -94,121 +53,109 @@ def write(
     reopen: arguments of `sources.open_official`, with which every process opens the source. Raises ValueError where a folder
     holds images that were made in another way, or that were not made here.
     """
+    if ledger.read_settings(save_dir) is not None:
+        raise ValueError(f"--save_dir {save_dir} holds adapted images; choose another folder")
     folders: dict[str, list[Task]] = {}
     for task in tasks:
         folders.setdefault(task.recipe.folder, []).append(task)
-    saved = {folder: tree.saved_images(save_dir, [folder]) for folder in folders}
-    for folder, group in folders.items():
-        _claim(save_dir, group, source, seed, saved[folder])
+    saved = tree.list_saved(save_dir, folders, at_root=True)
+    parts = [_Part(save_dir, group, source, seed, saved.images[folder]) for folder, group in folders.items()]
+    for part in parts:
+        part.check()
     save_dir.mkdir(parents=True, exist_ok=True)
-    tree.sweep_temporaries(save_dir, folders)
+    tree.sweep_temporaries(save_dir, saved.unfinished)
     if source.classes:
         tree.write_classes(save_dir, source.classes)
-    todo = {folder: [task for task in group if tree.key_of(task.target) not in saved[folder]]
-            for folder, group in folders.items()}  # fmt: skip
-    for folder, group in folders.items():
-        if todo[folder]:
-            _write_manifest(save_dir, group, source, seed, {}, {}, "running")
-    progress = Progress(sum(map(len, todo.values())))
+    for part in parts:
+        part.begin()
+    progress = Progress(sum(len(part.todo) for part in parts))
     failures: dict[str, str] = {}
-    waiting: list[tuple[int, int]] = []
     with _Pool(workers, reopen, save_dir, seed) as pool:
-        for folder, group in folders.items():
+        for part in parts:
             digests: dict[str, str] = {}
-            for target, digest, failure in pool.map(todo[folder]):
+            for target, digest, failure in pool.map(part.todo):
                 if failure is None:
                     digests[target] = digest
                 else:
                     failures[target] = failure
-                waiting.append((failure is None, failure is not None))
-                if len(waiting) == 32 or (len(waiting) + progress.done == progress.total):
-                    progress.add(waiting)
-                    waiting = []
-            if todo[folder] or _state(save_dir, folder) == "running":
-                _write_manifest(save_dir, group, source, seed, digests, failures, "complete")
+                progress.add([(failure is None, failure is not None)])
+            part.end(digests, failures)
     return failures
 
 
-# ---------------------------------------------------------------------------------------------- manifests
+class _Part:
+    """A folder that a run fills: its tasks, those that are to do, and its manifest as it stands, {} before there is one.
 
+    saved: key to path of the images that are there.
+    """
 
-def manifest_path(save_dir: Path, folder: str) -> Path:
-    return save_dir / ("made.json" if folder in ("", ".") else f"made.{folder.replace('/', '.')}.json")
+    def __init__(self, save_dir: Path, tasks: Sequence[Task], source: Source, seed: int, saved: Mapping[str, str]):
+        self._save_dir, self._tasks, self._source, self._seed, self._saved = save_dir, tasks, source, seed, saved
+        self._recipe = tasks[0].recipe
+        self._path = manifest_path(save_dir, self._recipe.folder)
+        self._manifest = ledger.read_manifest(self._path, ENTRIES)
+        self._settings = {**asdict(self._recipe), "seed": seed}
+        self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]
 
+    def check(self) -> None:
+        """Raise ValueError where the folder is not this run's to fill."""
+        if not self._saved:
+            return
+        folder = self._save_dir / self._recipe.folder
+        if not self._manifest:
+            others = sorted(self._save_dir.glob(f"{self._path.stem}.*.json"))
+            missing = f"were not made here ({self._path.name} is missing)"
+            why = f"were made in another way ({others[0].name})" if others else missing
+            raise ValueError(f"{folder} holds images that {why}; choose another --save_dir")
+        differ = ledger.differences(self._manifest["settings"], self._settings)
+        known, todo = self._manifest["source_sha256"], {task.name for task in self.todo}
+        done = {task.name for task in self._tasks} - todo
+        changed = ledger.changed(self._source, {name: known[name] for name in known if name in done})
+        if changed is not None:
+            differ.append(f"another source ({self._source.where(changed)} has changed)")
+        if differ:
+            raise ValueError(
+                f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it"
+            )
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest. Raises ValueError where it is damaged."""
-    manifest = files.read_json(path)
-    if not {"folder", "state", "settings", "images", "failures", "source_sha256"} <= manifest.keys():
-        raise ValueError(f"{path} is no manifest of this program; remove it or put it right")
-    return manifest
+    def begin(self) -> None:
+        """Write the manifest of a folder with work to do, so that an interrupted run is known."""
+        if self.todo:
+            sources = ledger.sources(self._source, self._manifest, [task.name for task in self.todo])
+            self._write({"source": str(self._source.path.resolve()), "source_sha256": sources}, {}, {}, running=True)
 
+    def end(self, digests: Mapping[str, str], failures: Mapping[str, str]) -> None:
+        """Complete the manifest; digests: target to SHA-256 of what was written now."""
+        if not self.todo and self._manifest.get("state") != ledger.RUNNING:
+            return
+        failed = {task.target: failures[task.target] for task in self._tasks if task.target in failures}
+        made = {}
+        for target in (task.target for task in self._tasks if task.target not in failed):
+            if target in digests or target not in self._manifest["images"]:  # not there: an earlier run was stopped
+                made[target] = self._entry(target, digests.get(target) or files.sha256(self._save_dir / target))
+        self._write({}, made, failed)
 
-def _settings(recipe: Recipe, seed: int) -> dict[str, Any]:
-    return {**asdict(recipe), "seed": seed}
+    def _entry(self, target: str, digest: str) -> dict[str, Any]:
+        """What the manifest says of an image."""
+        name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
+        return {"sha256": digest} if self._recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
 
+    def _write(
+        self, facts: Mapping[str, Any], made: Mapping[str, Any], failed: Mapping[str, str], *, running: bool = False
+    ) -> None:
+        """Write the manifest with what was made now.
 
-def _claim(save_dir: Path, group: list[Task], source: Source, seed: int, saved: dict[str, str]) -> None:
-    """Raise ValueError where the folder is not this run's to fill."""
-    folder = group[0].recipe.folder
-    if (save_dir / tree.SETTINGS).is_file():
-        raise ValueError(f"--save_dir {save_dir} holds adapted images; choose another folder")
-    path = manifest_path(save_dir, folder)
-    if not path.is_file():
-        if saved:
-            others = sorted(save_dir.glob(f"{path.stem}.*.json"))
-            why = f"were made in another way ({others[0].name})" if others else f"were not made here ({path.name} is missing)"
-            raise ValueError(f"{save_dir / folder} holds images that {why}; choose another --save_dir")
-        return
-    manifest = read_manifest(path)
-    theirs, ours = manifest.get("settings", {}), _settings(group[0].recipe, seed)
-    differ = [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
-    done = {task.name for task in group if tree.key_of(task.target) in saved}
-    samples = manifest.get("source_sha256", {})
-    changed = [name for name, digest in samples.items() if name in done and source.digest(name) != digest]
-    if changed:
-        differ.append(f"another source ({source.where(changed[0])} has changed)")
-    if differ and saved:
-        raise ValueError(
-            f"{save_dir / folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it"
-        )
-
-
-def _state(save_dir: Path, folder: str) -> str | None:
-    path = manifest_path(save_dir, folder)
-    return read_manifest(path)["state"] if path.is_file() else None
-
-
-def _write_manifest(
-    save_dir: Path,
-    group: list[Task],
-    source: Source,
-    seed: int,
-    digests: dict[str, str],
-    failures: dict[str, str],
-    state: str,
-) -> None:
-    recipe, path = group[0].recipe, manifest_path(save_dir, group[0].recipe.folder)
-    failed = {task.target: failures[task.target] for task in group if task.target in failures}
-    before = read_manifest(path)["images"] if path.is_file() else {}
-    planned = {task.target for task in group}  # an earlier run may have made others, of another --num_samples or --list
-    made = {target: entry for target, entry in before.items() if target not in planned and (save_dir / target).is_file()}
-    for task in group:
-        if task.target in failed or (state == "running" and task.target not in before):
-            continue
-        if task.target in before and task.target not in digests:  # made by an earlier run, whatever lies there now
-            made[task.target] = before[task.target]
-            continue
-        name, level = recipe.draw(generator(seed, tree.key_of(task.target)))
-        digest = digests.get(task.target) or files.sha256(save_dir / task.target)
-        made[task.target] = {"sha256": digest} if recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
-    whole = [task.name for task in group if task.target not in failed]
-    samples = {whole[i * (len(whole) - 1) // 7] for i in range(8)} if whole else set()
-    files.write_json(path, {
-        "folder": recipe.folder, "state": "failures" if failed else state, "settings": _settings(recipe, seed),
-        "source": str(source.path.resolve()), "source_sha256": {name: source.digest(name) for name in sorted(samples)},
-        "failures": failed, "images": made,
-    })  # fmt: skip
+        What an earlier run says of its images stays, whatever lies there now; of images outside this run's tasks, which had
+        another --num_samples or --list, only while they lie there.
+        """
+        planned = {task.target for task in self._tasks} - failed.keys()
+        before = {
+            target: entry for target, entry in self._manifest.get("images", {}).items()
+            if target in planned or (target not in failed and (self._save_dir / target).is_file())
+        }  # fmt: skip
+        entries = {**self._manifest, "folder": self._recipe.folder, "settings": self._settings, **facts}
+        self._manifest = {**entries, "images": {**before, **made}}
+        ledger.write_manifest(self._path, self._manifest, failed, running=running)
 
 
 # ---------------------------------------------------------------------------------------------- processes
@@ -304,82 +251,3 @@ def _link(file: Path, path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-# ---------------------------------------------------------------------------------------------- checks
-
-
-def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
-    """Check a tree: how many images each cell has, and what is wrong with which file.
-
-    Where a folder has a manifest, its files must be those of the manifest, byte for byte. The other cells must hold the images
-    ``expected`` (names in a cell, <class>/<image> or <class>_<index>), by default those of all of them together, each under the
-    class that most of them give it. Every image must be whole and have a class of classes.txt.
-    """
-    if not save_dir.is_dir():
-        raise FileNotFoundError(f"--save_dir {save_dir} is not a folder")
-    classes = tree.read_classes(save_dir) or ()
-    names, others = tree.list_images(save_dir)
-    if not names:
-        raise ValueError(f"--save_dir {save_dir} holds no images")
-    wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
-    made: dict[str, str] = {}
-    folders: list[str] = []
-    unfinished: list[str] = []
-    for path in sorted(save_dir.glob("made*.json")):
-        manifest = read_manifest(path)
-        folders.append("" if manifest["folder"] == "." else manifest["folder"])
-        made.update((name, entry["sha256"]) for name, entry in manifest["images"].items())
-        wrong.update((name, f"failed when it was made: {why}") for name, why in manifest["failures"].items())
-        if manifest["state"] == "running":
-            wrong[path.name] = "the run that made this folder did not end; run it again"
-            unfinished.append(folders.pop())
-
-    def below(names: Iterable[str], folders: list[str]) -> set[str]:
-        return {name for name in names if any(not folder or name.startswith(f"{folder}/") for folder in folders)}
-
-    covered, open_ = below(names, folders), below(names, unfinished)
-    wrong |= _compare(covered, below(made, folders), classes)
-    rest = set(names) - covered - open_
-    wrong |= _compare(rest, _wanted(rest, expected, classes), classes)
-    for name in names:
-        try:
-            images.read_rgb(save_dir / name)
-        except Exception as error:  # PIL and its plugins raise many types for damaged files
-            wrong[name] = f"truncated or damaged: {error}"
-            continue
-        if name in made and files.sha256(save_dir / name) != made[name]:
-            wrong[name] = "altered: it is not the file that was made"
-        elif classes and tree.parse(name, classes)[2] is None:
-            wrong[name] = f"mislabelled: its name has none of the classes in {tree.CLASSES}"
-    return dict(Counter(tree.parse(name, classes)[0] for name in names)), wrong
-
-
-def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
-    """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
-    cells: dict[str, set[str]] = {}
-    for name in there:
-        cell = tree.parse(name, classes)[0]
-        cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
-    rest = set(expected)
-    if not rest:
-        own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
-        if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
-            own = {name: name for name in own}  # classes share names: a class cannot be told from another
-        votes: dict[str, Counter] = {}
-        for name in itertools.chain.from_iterable(cells.values()):
-            votes.setdefault(own[name], Counter())[name] += 1
-        rest = {vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)}
-    return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
-
-
-def _compare(there: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
-    """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
-    missing: dict[tuple, list[str]] = {}
-    for name in sorted(wanted - there):
-        missing.setdefault(tree.parse(name, classes)[:2], []).append(name)
-    wrong = {}
-    for name in sorted(there - wanted):
-        others = missing.get(tree.parse(name, classes)[:2])
-        wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
-    return wrong | {name: "missing" for names in missing.values() for name in names}

@@ -54,7 +54,7 @@ def plan(args: argparse.Namespace) -> None:
     each = args.count // len(cells)
     begun = time.perf_counter()
     listed = [sorted(f"{cell}/n{i % 1000:08}/ILSVRC2012_val_{i:08}.JPEG" for i in range(each)) for cell in cells]
-    done = (path[:-5] for paths in listed for path in paths[::10])
+    done = {path[:-5]: path for paths in listed for path in paths[::10]}
     middle = time.perf_counter()
     made = job.plan_of(listed, done, num_samples=None, fixed_batch=None, source=Folder(Path("a")), save_dir=Path("b"),
                        cells=cells, same_format=False, not_images=[])  # fmt: skip

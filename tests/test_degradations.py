@@ -9,8 +9,6 @@ from DistilledClassifier import degradations
 from DistilledClassifier.degradations import (
     DEGRADATIONS,
     SEQUENCE_NAMES,
-    TEST_LEVELS,
-    TRAINING_LEVELS,
     by_name,
     draw_level,
     salt_over_pepper,
@@ -94,7 +92,7 @@ def test_noise_has_the_stated_deviation_and_no_bias():
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_the_error_grows_with_the_level(name):
-    levels = sorted(TEST_LEVELS[name], reverse=name == "jpeg")
+    levels = sorted(DEGRADATIONS[name].test, reverse=name == "jpeg")
     errors = [np.square(by_name(name)(photo(), level, rng()) - photo().astype(float)).mean() for level in levels]
     assert errors == sorted(errors) and errors[0] > 0
 
@@ -127,7 +125,7 @@ def test_sequences_take_any_image(name, shape):
 
 
 def test_drawn_levels_cover_the_papers_ranges():
-    draws = {name: [draw_level(name, rng(seed)) for seed in range(3000)] for name in TRAINING_LEVELS}
+    draws = {name: [draw_level(name, rng(seed)) for seed in range(3000)] for name in DEGRADATIONS}
     ends = {name: (min(levels), max(levels)) for name, levels in draws.items()}
     assert ends == {"jpeg": (1, 101), "blur": (0, 5), "noise": (0, 50), "saltpepper": (0, 25)}
     assert 0.1 in draws["blur"] and all(round(10 * level) == 10 * level for level in draws["blur"])

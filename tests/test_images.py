@@ -156,7 +156,9 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     own.write_bytes(b"being written")
     (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
-    assert trees.sweep_temporaries(tmp_path, ["cell", "absent"]) == 2
+    saved = trees.list_saved(tmp_path, ["cell", "absent"], at_root=True)
+    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 3
+    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 2
     assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
 

@@ -1,15 +1,18 @@
+import dataclasses
+import hashlib
 import os
 import queue
 import shutil
 import struct
 import threading
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from DDA import files, images
+from DDA import files, images, ledger
 from DDA import tree as trees
 from DDA.image_adapt import job
 from DDA.ranks import World
@@ -56,6 +59,16 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(rank, range(size)))[0], seen
+
+
+def whole_job(tree, out, cells, settings=None, **how):
+    """All that the command does with a plan; returns it."""
+    plan = job.make_plan(Folder(tree), out, cells, **how)
+    job.check_settings(plan, settings or {})
+    job.check_source(plan)
+    job.begin(plan, settings or {}, {})
+    assert job.end_manifests(plan, run(plan)[0] if plan.todo else {}, {}) == []
+    return plan
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -166,19 +179,13 @@ def test_copies_of_other_pixels_under_the_same_keys_are_not_taken_for_done(tree,
 
 def test_what_is_made_anew_is_known_by_its_new_source_only(tree, tmp_path):
     out = tmp_path / "out"
-    job.claim(out, {})
     for name in "abcdefghij":
         shutil.copy(tree / "fog/3/dog/2.PNG", tree / f"fog/3/dog/{name}.png")
     for count in (3, None):  # two runs, so that samples of both are in the manifest
-        plan = job.make_plan(Folder(tree), out, ["fog/3"], num_samples=count)
-        job.begin_manifests(plan, {})
-        job.end_manifests(plan, run(plan)[0], {})
+        whole_job(tree, out, ["fog/3"], num_samples=count)
     for path in (tree / "fog/3").rglob("*.*"):
         images.write_image(path, np.full((20, 20, 3), 7, np.uint8))
-    job.discard(job.make_plan(Folder(tree), out, ["fog/3"]), {})
-    plan = job.make_plan(Folder(tree), out, ["fog/3"])
-    job.begin_manifests(plan, {})
-    job.end_manifests(plan, run(plan)[0], {})
+    whole_job(tree, out, ["fog/3"], anew=True)
     job.check_source(job.make_plan(Folder(tree), out, ["fog/3"]))
 
 
@@ -219,7 +226,7 @@ def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
     assert [trees.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
     run(first)
     assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
-    assert first.planned == {"fog/3": 6, "fog/5": 2}
+    assert [len(paths) for paths in first.planned] == [6, 2]
 
 
 def test_an_empty_source_is_an_error(tmp_path):
@@ -230,37 +237,115 @@ def test_an_empty_source_is_an_error(tmp_path):
 
 def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_path):
     out = tmp_path / "out"
-    job.claim(out, {"N": 5, "seed": 0})
-    job.claim(out, {"N": 5, "seed": 0})
+
+    def check(settings, save_dir=out, **how):
+        job.check_settings(job.make_plan(Folder(tree), save_dir, ["fog/3"], **how), settings)
+
+    whole_job(tree, out, ["fog/3"], {"N": 5, "seed": 0})
+    check({"N": 5, "seed": 0})
     with pytest.raises(ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"):
-        job.claim(out, {"N": 6, "seed": 0})
-    (out / job.SETTINGS).unlink()
-    run(job.make_plan(Folder(tree), out, ["fog/3"]))
-    for overwrite in (False, True):
+        check({"N": 6, "seed": 0})
+    with pytest.raises(ValueError, match=r"seed 0 there, absent here; .*|.*eta absent there, 1 here"):
+        check({"N": 5, "eta": 1})
+    (out / trees.SETTINGS).unlink()
+    for anew in (False, True):
         with pytest.raises(ValueError, match="holds images but no settings.*not made by this program"):
-            job.check_settings(out, {"N": 5, "seed": 0}, overwrite=overwrite)
+            check({"N": 5, "seed": 0}, anew=anew)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):
-        job.claim(tmp_path / "file", {})
-    job.claim(tmp_path / "new", {"N": 5})
+        check({}, tmp_path / "file")
+    assert ledger.claim(tmp_path / "new", {"N": 5}) == ledger.claim(tmp_path / "new", {"N": 5}) == []
     with pytest.raises(ValueError, match="was begun with other settings"):
-        job.claim(tmp_path / "new", {"N": 6})
+        check({"N": 6}, tmp_path / "new")
+    check({"N": 6}, tmp_path / "new", anew=True)  # nothing is lost
+
+
+@pytest.mark.parametrize("where", ["fog/5/cat", "elsewhere", "."])
+def test_images_that_nobody_claimed_are_noticed_wherever_they_lie(tree, tmp_path, where):
+    (tmp_path / "out" / where).mkdir(parents=True)
+    shutil.copy(tree / "fog/3/dog/2.PNG", tmp_path / "out" / where / "x.png")
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
+    with pytest.raises(ValueError, match="not made by this program"):
+        job.check_settings(plan, {})
+
+
+def test_a_job_whose_folder_another_one_claims_meanwhile_is_refused(tree, tmp_path):
+    plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"], anew=True)
+    job.check_settings(plan, {"N": 5})
+    ledger.claim(tmp_path / "out", {"N": 6})
+    plan = dataclasses.replace(plan, anew=False)
+    with pytest.raises(ValueError, match="N 6 there, 5 here"):
+        job.begin(plan, {"N": 5}, {})
 
 
 def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, tmp_path):
     out = tmp_path / "out"
-    job.claim(out, {"N": 5})
-    run(job.make_plan(Folder(tree), out, ["fog/3", "snow/3"]))
-    fog = job.make_plan(Folder(tree), out, ["fog/3"])
-    with pytest.raises(ValueError, match="leaves 6, such as snow/3/cat/1"):
-        job.discard(fog, {"N": 6})
+    whole_job(tree, out, ["fog/3", "snow/3"], {"N": 5})
+    for cells, how in ((["fog/3"], {}), (["fog/3", "snow/3"], {"num_samples": 6})):
+        fog = job.make_plan(Folder(tree), out, cells, anew=True, **how)
+        with pytest.raises(ValueError, match="leaves 6, such as snow/3/cat/1"):
+            job.check_settings(fog, {"N": 6})
     assert len(trees.saved_images(out, ["."])) == 12
-    job.discard(fog, {"N": 5})
+    fog = job.make_plan(Folder(tree), out, ["fog/3"], anew=True)
+    assert (fog.todo, len(fog.replaced), fog.done) == (6, 6, {})
+    job.check_settings(fog, {"N": 5})
+    job.begin(fog, {"N": 5}, {})
     assert not (tree / "fog").is_symlink() and len(trees.list_images(tree)[0]) == 24
     assert trees.saved_images(out, ["."]).keys() == trees.saved_images(out, ["snow/3"]).keys()
-    assert (out / job.SETTINGS).is_file()
-    job.discard(job.make_plan(Folder(tree), out, ["fog/3", "snow/3"]), {"N": 6})
-    assert not trees.saved_images(out, ["."]) and not (out / job.SETTINGS).exists()
+    assert ledger.read_settings(out) == {"N": 5}
+    whole_job(tree, out, ["fog/3", "snow/3"], {"N": 6}, anew=True)
+    assert len(trees.saved_images(out, ["."])) == 12 and ledger.read_settings(out) == {"N": 6}
+
+
+@pytest.mark.parametrize("cells", [["."], ["fog/3", "fog/5", "snow/5"]])
+def test_no_folder_is_listed_twice_by_a_finished_job_nor_thrice_by_a_working_one(tree, tmp_path, monkeypatch, cells):
+    out, scandir, listed = tmp_path / "out", os.scandir, Counter()
+
+    def counting(path):
+        listed[os.path.relpath(path, tmp_path)] += 1
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+
+    def most(top):
+        counts = {path: count for path, count in listed.items() if path.split("/")[0] == top}
+        return max(counts.values(), default=0), len(counts)
+
+    out.mkdir()
+    for how, times in (({}, 2), ({}, 1), ({"anew": True}, 2), ({}, 1)):
+        listed.clear()
+        plan = whole_job(tree, out, cells, {"N": 5}, **how)
+        job.gallery(plan, set(), 16)
+        assert most("out")[0] == times and most("source")[0] == 1
+        assert most("out")[1] >= 2 * len(cells)
+    for path in [path for path in out.rglob("*.png") if "dog" in path.parts]:
+        path.unlink()
+    listed.clear()
+    whole_job(tree, out, cells, {"N": 5})
+    assert most("out")[0] == 2
+
+
+def test_a_folder_of_the_last_release_goes_on_where_it_stopped(tree, tmp_path):
+    """The files are as the code wrote them before the ledger had a room of its own."""
+    out = tmp_path / "out"
+    (out / "fog/3/cat").mkdir(parents=True)
+    shutil.copy(tree / "fog/3/cat/a b.png", out / "fog/3/cat/a b.png")
+    digest = hashlib.sha256((tree / "fog/3/cat/a b.png").read_bytes()).hexdigest()
+    (out / "settings.json").write_text('{\n  "N": 5,\n  "s_y": null,\n  "eta": 0.0\n}\n')
+    (out / "manifest.fog.3.json").write_text(
+        '{"cell": "fog/3", "state": "running", "planned": 6, "failures": {"fog/3/cat/1.JPEG": "it is empty (0 bytes)"}, '
+        f'"source": "/x", "source_sha256": {{"fog/3/cat/a b.png": "{digest}"}}, "versions": {{}}, "ranks": 2}}'
+    )
+    plan = whole_job(tree, out, ["fog/3"], {"N": 5, "s_y": None, "eta": 0.0})
+    assert (len(plan.done), plan.todo) == (1, 5)
+    manifest = files.read_json(out / "manifest.fog.3.json")
+    assert (manifest["state"], manifest["images"], manifest["failed"], manifest["failures"]) == ("complete", 6, 0, {})
+    assert manifest["source_sha256"]["fog/3/cat/a b.png"] == digest
+    with pytest.raises(ValueError, match=r"N 5 there, 4 here; eta 0.0 there, absent here"):
+        job.check_settings(job.make_plan(Folder(tree), out, ["fog/3"]), {"N": 4, "s_y": None})
+    images.write_image(tree / "fog/3/cat/a b.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="is not the image that its copy in"):
+        job.check_source(job.make_plan(Folder(tree), out, ["fog/3"]))
 
 
 def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree, tmp_path):
@@ -281,6 +366,6 @@ def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
     assert plan.groups == [everything[1::3]] and plan.total == len(keys)
     assert job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, num_samples=2).groups == [everything[1::3][:2]]
     published = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, fixed_batch=4)
-    assert {trees.key_of(path) for group in published.groups for path in group} - published.neighbours == keys
+    assert {trees.key_of(path) for path in published.work()} == keys
     with pytest.raises(ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})

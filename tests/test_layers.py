@@ -10,13 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PURE = {"torch", "numpy"}
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
-GROUND = {"DDA", "DDA.files", "DDA.images", "DDA.tree", "DDA.ranks", "DDA.progress", "DDA.commands", "DDA.devices"}
+GROUND = {
+    "DDA", "DDA.ahead", "DDA.commands", "DDA.devices", "DDA.files", "DDA.images", "DDA.ledger", "DDA.progress", "DDA.ranks",
+    "DDA.settings", "DDA.tree",
+}  # fmt: skip
 SOURCES_OF = {f"DDA.sources{module}" for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")}
 # module: what it may import beside the standard library
 MAY_IMPORT = {
     "DDA/files.py": {"numpy", "yaml"},
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
+    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/progress.py": set(),
     "DDA/ranks.py": {"mpi4py", "torch"},
     **{
@@ -37,21 +41,22 @@ MAY_IMPORT = {
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE | {"DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
+    "DDA/image_adapt/settings.py": PURE
+    | {f"DDA.image_adapt.{module}" for module in ("diffusion", "low_pass", "prior", "sampler")},
     "DDA/image_adapt/job.py": {"numpy", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
     "DDA/model_adapt/metrics.py": {"numpy"},
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,
-    "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2"},
-    "DistilledClassifier/trees.py": {
-        "numpy",
-        *GROUND,
-        "DDA.sources",
-        "DistilledClassifier",
-        "DistilledClassifier.degradations",
-        "DistilledClassifier.corruptions",
+    "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2", "DDA.tree"},
+    "DistilledClassifier/recipes.py": {
+        "numpy", "DistilledClassifier", "DistilledClassifier.degradations", "DistilledClassifier.corruptions",
     },
-}
+    "DistilledClassifier/verify.py": GROUND,
+    "DistilledClassifier/trees.py": {
+        "numpy", *GROUND, "DDA.sources", "DistilledClassifier.recipes", "DistilledClassifier.verify",
+    },
+}  # fmt: skip
 NO_FILES = ("argparse", "os", "pathlib", "mpi4py", "json")
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix() for top in ("DDA", "DistilledClassifier") for path in (ROOT / top).rglob("*.py")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from DDA import files, images, tree
 from DDA.sources import Folder, open_source
-from DistilledClassifier import degradations, make_data, trees
+from DistilledClassifier import degradations, make_data, recipes, trees
 from DistilledClassifier.corruptions import corrupt
 
 CLASSES = ("cat", "dog")
@@ -488,6 +488,54 @@ def test_classes_that_do_not_fit_are_refused(clean, tmp_path, capsys):
     Image.new("RGB", (16, 16)).save(tmp_path / "bare/1.png")
     run("corrupt", "--base_samples", tmp_path / "bare", "--save_dir", tmp_path / "npy", "--format", "npy", status=2)
     assert "--format npy needs labels" in capsys.readouterr().err and not (tmp_path / "npy").exists()
+
+
+def test_a_new_degradation_is_one_entry_that_combined_and_the_command_line_know(clean, tmp_path, monkeypatch, capsys):
+    invert = degradations.Degradation(lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5)
+    drawn = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}")) for i in range(40)]
+    monkeypatch.setitem(degradations.DEGRADATIONS, "invert", invert)
+    command = ["degrade", "--base_samples", clean, "--split", "cifar_test", "--workers", 1]
+    run(*command, "--save_dir", tmp_path / "out", "--type", "invert", "--level", "test")
+    for severity in range(1, 6):
+        written = np.asarray(images.read_rgb(tmp_path / f"out/invert/{severity}/cat_00000.png"))
+        np.testing.assert_array_equal(255 - written, images.read_rgb(clean / "clean/cifar_test/cat_00000.png"))
+    run("sheet", "--base_samples", clean, "--type", "invert", "--out", tmp_path / "sheet.png", "--num_samples", 2)
+    again = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}")) for i in range(40)]
+    assert "invert" in {name for name, _ in again} and "invert" not in {name for name, _ in drawn}
+
+
+def test_combined_draws_what_it_always_drew():
+    """Trees that lie on disk are completed by these draws."""
+    draws = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"combined/{i}")) for i in range(6)]
+    assert draws == [("noise", 35), ("jpeg", 94), ("blur", 1.7), ("saltpepper", 9), ("blur", 4.5), ("blur", 0.5)]
+
+
+def test_a_tree_of_the_last_release_goes_on_where_it_stopped(clean, tmp_path, capsys):
+    """The manifest is as the code wrote it before the ledger had a room of its own."""
+    command = ["degrade", "--base_samples", clean, "--split", "cifar_test", "--type", "noise", "--workers", 1]
+    run(*command, "--save_dir", tmp_path / "whole")
+    (tmp_path / "out/noise/cifar_test").mkdir(parents=True)
+    target = "noise/cifar_test/cat_00000.png"
+    shutil.copy(tmp_path / "whole" / target, tmp_path / "out" / target)
+    digest = files.sha256(clean / "clean/cifar_test/cat_00000.png")
+    manifest = {
+        "folder": "noise", "state": "running", "settings": {"folder": "noise", "kind": "degrade", "name": "noise",
+        "level": None, "how": "corrected", "seed": 0}, "source": "/x",
+        "source_sha256": {"clean/cifar_test/cat_00000.png": digest}, "failures": {}, "images": {},
+    }  # fmt: skip
+    path = tmp_path / "out/made.noise.json"
+    path.write_text(json.dumps(manifest))
+    run(*command, "--save_dir", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    ours, whole = json.loads(path.read_text()), json.loads((tmp_path / "whole/made.noise.json").read_text())
+    assert ours["images"] == whole["images"] and ours["state"] == "complete"
+    assert ours["source_sha256"]["clean/cifar_test/cat_00000.png"] == digest
+    path.write_text(json.dumps(manifest | {"source_sha256": {"clean/cifar_test/cat_00000.png": "0" * 64}}))
+    run(*command, "--save_dir", tmp_path / "out", status=2)
+    assert "another source" in capsys.readouterr().err
+    path.write_text(json.dumps(manifest | {"settings": manifest["settings"] | {"seed": 1}}))
+    run(*command, "--save_dir", tmp_path / "out", status=2)
+    assert "seed 1 there, 0 here" in capsys.readouterr().err
 
 
 def test_fixed_levels_and_drawn_ones_do_not_share_a_folder(clean, tmp_path, capsys):

@@ -405,8 +405,8 @@ def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):
     from DistilledClassifier import degradations
 
-    monkeypatch.setitem(degradations.DEGRADATIONS, "invert", lambda image, level, rng, behavior="corrected": 255 - image)
-    monkeypatch.setitem(degradations.TRAINING_LEVELS, "invert", (0, 1, 1))
+    invert = degradations.Degradation(lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5)
+    monkeypatch.setitem(degradations.DEGRADATIONS, "invert", invert)
     experiment = config.load(stages["deg"], {"known": ["invert"]})
     (view,) = views(experiment, "train")
     np.testing.assert_array_equal(view.fixed(0), 255 - view.examples.read(0))

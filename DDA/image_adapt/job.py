@@ -6,26 +6,29 @@ only state: a file under its final name is done. The job knows nothing of diffus
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from DDA import files, images, tree
+from DDA import images, ledger, tree
+from DDA.ahead import prepared
 from DDA.progress import Progress
 from DDA.ranks import World
 from DDA.sources import Source
-from DDA.tree import SETTINGS
 
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
@@ -34,27 +37,33 @@ AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 class Plan:
     """What is to be done, the same on every rank.
 
-    groups: lists of image paths relative to ``source``. With fixed_batches (published behaviour) a group is one batch whose
-    members never change; otherwise there is one group, and batches are filled from it. planned: images of each cell. done: keys
-    of the planned images that are there already. neighbours: keys that stand in groups for their batch's sake and are not
-    written: done before, or beyond ``num_samples``. elsewhere: so many of the wanted keys are outside the cells.
+    planned: paths relative to ``source`` of the images of each cell. groups: those of the images that are to be adapted. With
+    fixed_batches (published behaviour) a group is one batch whose members never change; otherwise there is one group, and
+    batches are filled from it. neighbours: paths that stand in groups for their batch's sake and are not written: done before,
+    or beyond ``num_samples``. done: key to path in ``save_dir`` of the planned images that are there and stay; replaced: of
+    those that are there and are made ``anew``. there: so many images lie in the cells of ``save_dir``; unfinished: temporaries
+    in it. elsewhere: so many of the wanted keys are outside the cells.
     """
 
     source: Source
     save_dir: Path
     cells: list[str]
+    planned: list[list[str]]
     groups: list[list[str]]
     fixed_batches: bool
-    planned: Counter
-    done: frozenset[str]
     neighbours: frozenset[str]
+    done: dict[str, str]
+    replaced: dict[str, str]
+    anew: bool
     elsewhere: int
     same_format: bool
     not_images: list[str]
+    there: int = 0
+    unfinished: Sequence[str] = ()
 
     @property
     def total(self) -> int:
-        return sum(self.planned.values())
+        return sum(map(len, self.planned))
 
     @property
     def todo(self) -> int:
@@ -62,7 +71,7 @@ class Plan:
 
     def work(self) -> Iterator[str]:
         """The paths that are to be adapted and written."""
-        return (path for group in self.groups for path in group if tree.key_of(path) not in self.neighbours)
+        return (path for group in self.groups for path in group if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
         """The groups of one rank: every size-th group, or every size-th image of the only group."""
@@ -73,10 +82,19 @@ class Plan:
         tree.check_name(path, self.source.path)
         return self.save_dir / (path if self.same_format else tree.key_of(path) + ".png")
 
+    def copy(self, path: str) -> Path:
+        """Where the adapted copy of an image is."""
+        earlier = self.done.get(tree.key_of(path))
+        return self.target(path) if earlier is None else self.save_dir / earlier
+
     def cell_of(self, path: str) -> str:
         """The cell of an image's path or key."""
         depth = 0 if self.cells == ["."] else self.cells[0].count("/") + 1
         return "/".join(path.split("/")[:depth]) or "."
+
+    def manifest(self, cell: str) -> Path:
+        """A cell's manifest, beside the settings."""
+        return ledger.manifest_path(self.save_dir, "manifest", cell)
 
 
 def make_plan(
@@ -88,12 +106,13 @@ def make_plan(
     keys: frozenset[str] | None = None,
     fixed_batch: int | None = None,
     same_format: bool = False,
+    anew: bool = False,
 ) -> Plan:
     """List the images of the cells, the first ``num_samples`` by key, and take off those that are done.
 
     keys: only these images. fixed_batch: batches of that size whose members never change (published behaviour: neighbours
-    matter). Raises ValueError for an empty plan, for keys that are not in the source, and where the copies would lie among
-    their sources.
+    matter). anew: also those that are done. Raises ValueError for an empty plan, for keys that are not in the source, and where
+    the copies would lie among their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
@@ -107,192 +126,176 @@ def make_plan(
         where = ", ".join(str(source.path / cell) for cell in cells)
         raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
     if keys is not None:
-        unknown = sorted(keys - {tree.key_of(path) for path in source.names})
-        if unknown:
-            raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
-        if keys and not any(tree.key_of(path) in keys for paths in listed for path in paths):
-            raise ValueError(f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
-                             "the --corruption, --severity and --train that gate.py was given")  # fmt: skip
-    done = tree.saved_images(save_dir, cells)
+        _check_keys(keys, listed, source, cells)
+    saved = tree.list_saved(save_dir, cells, at_root=True)
     return plan_of(
-        listed, done, cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, source=source,
-        save_dir=save_dir, same_format=same_format, not_images=not_images,
+        listed, saved.merged(), cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, anew=anew,
+        source=source, save_dir=save_dir, same_format=same_format, not_images=not_images,
+        there=sum(map(len, saved.images.values())), unfinished=saved.unfinished,
     )  # fmt: skip
+
+
+def _check_keys(keys: frozenset[str], listed: Sequence[list[str]], source: Source, cells: Sequence[str]) -> None:
+    """Raise ValueError for keys that the source does not have, and where none of them is in the cells."""
+    others = keys - {tree.key_of(path) for paths in listed for path in paths}
+    unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
+    if unknown:
+        raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
+    if keys and others == keys:
+        raise ValueError(f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
+                         "the --corruption, --severity and --train that gate.py was given")  # fmt: skip
 
 
 def plan_of(
     listed: Sequence[list[str]],
-    saved: Iterable[str],
+    saved: Mapping[str, str],
     *,
-    cells: list[str],
     num_samples: int | None,
-    keys: frozenset[str] | None = None,
     fixed_batch: int | None,
+    keys: frozenset[str] | None = None,
+    anew: bool = False,
     **rest: Any,
 ) -> Plan:
-    """The plan for the listed paths of each cell; ``saved`` are keys, which may lie outside it; ``rest`` is passed on."""
-    left = num_samples
-    taken: list[list[str]] = []
-    for paths in listed:  # cells are sorted, and so are the paths in them: these are the first by key
-        chosen = paths if keys is None else [path for path in paths if tree.key_of(path) in keys]
-        taken.append(chosen if left is None else chosen[:left])
-        left = None if left is None else left - len(taken[-1])
-    saved = set(saved)
-    done = frozenset(key for paths in taken for path in paths if (key := tree.key_of(path)) in saved)
-    neighbours: frozenset[str] = frozenset()
-    if fixed_batch is None:
-        groups = [[path for paths in taken for path in paths if tree.key_of(path) not in done]]
-    else:
-        wanted = {tree.key_of(path) for paths in taken for path in paths} - done
+    """The plan for the listed paths of each cell; ``saved``, key to path, may hold other images too; ``rest`` is passed on."""
+    wanted = listed if keys is None else [[path for path in paths if tree.key_of(path) in keys] for paths in listed]
+    planned = list(wanted)
+    if num_samples is not None:  # cells are sorted, and so are the paths in them: these are the first by key
+        before = itertools.accumulate(map(len, wanted), initial=0)
+        planned = [paths[: max(0, num_samples - count)] for paths, count in zip(wanted, before, strict=False)]
+    there = {key: saved[key] for paths in planned for path in paths if (key := tree.key_of(path)) in saved}
+    done, replaced = ({}, there) if anew else (there, {})
+    todo = [path for paths in planned for path in paths if tree.key_of(path) not in done]
+    groups, neighbours = [todo], frozenset()
+    if fixed_batch is not None:
         batches = [paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch)]
-        groups = [batch for batch in batches if any(tree.key_of(path) in wanted for path in batch)]
-        neighbours = frozenset(tree.key_of(path) for group in groups for path in group) - wanted
+        groups = [batch for batch in batches if not set(todo).isdisjoint(batch)]
+        neighbours = frozenset(itertools.chain(*groups)) - set(todo)
     return Plan(
-        cells=cells, groups=groups, fixed_batches=fixed_batch is not None, done=done, neighbours=neighbours,
-        planned=Counter({cell: len(paths) for cell, paths in zip(cells, taken, strict=True)}),
-        elsewhere=0 if keys is None else len(keys - {tree.key_of(path) for paths in listed for path in paths}), **rest,
+        planned=planned, groups=groups, fixed_batches=fixed_batch is not None, neighbours=neighbours, done=done,
+        replaced=replaced, anew=anew, elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)), **rest,
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------- settings on disk
+# ---------------------------------------------------------------------------------------------- the save folder
 
 
-def claim(save_dir: Path, settings: dict[str, Any]) -> None:
-    """Write the settings file, or check that the one that is there says the same. Raises ValueError for a conflict."""
-    check_settings(save_dir, settings)
-    save_dir.mkdir(parents=True, exist_ok=True)
-    if not (save_dir / SETTINGS).is_file():
-        try:
-            files.write_json(save_dir / SETTINGS, settings, exclusive=True)
-        except FileExistsError:
-            check_settings(save_dir, settings)  # another job was faster
+def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where the save folder holds images of other settings or of other makers, naming each that differs.
 
-
-def check_settings(save_dir: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Raise ValueError where ``save_dir`` holds images of other settings, naming each that differs.
-
-    overwrite: other settings are no error, but images that this job never made are.
+    Where images are made anew their settings may differ, but then none may be left that have the others.
     """
-    if not save_dir.exists():
+    if plan.save_dir.exists() and not plan.save_dir.is_dir():
+        raise ValueError(f"--save_dir {plan.save_dir} is a file, not a folder")
+    theirs = ledger.read_settings(plan.save_dir)
+    if theirs is None and (plan.there or _outside(plan)):
+        raise ValueError(f"--save_dir {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
+                         "choose another folder")  # fmt: skip
+    differ = [] if theirs is None else ledger.differences(theirs, settings)
+    if not differ:
         return
-    if not save_dir.is_dir():
-        raise ValueError(f"--save_dir {save_dir} is a file, not a folder")
-    if (save_dir / SETTINGS).is_file():
-        differ = _differences(files.read_json(save_dir / SETTINGS), settings)
-        if differ and not overwrite:
-            how = "holds images of" if tree.saved_images(save_dir, ["."]) else "was begun with"
-            raise ValueError(
-                f"--save_dir {save_dir} {how} other settings: {'; '.join(differ)}. "
-                "Choose another --save_dir, or make them anew with --overwrite"
-            )
-    elif any(path.lower().endswith(tree.SUFFIXES) for path in tree.walk(save_dir)):
-        raise ValueError(
-            f"--save_dir {save_dir} holds images but no {SETTINGS}: they were not made by this program; choose another folder"
-        )
-
-
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    return [
-        f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
-        for name in {**ours, **theirs}
-        if theirs.get(name) != ours.get(name)
-    ]
-
-
-def check_discard(plan: Plan, settings: dict[str, Any]) -> None:
-    """--overwrite: raise ValueError where images outside the plan would be left with other settings."""
-    path = plan.save_dir / SETTINGS
-    differ = _differences(files.read_json(path), settings) if path.is_file() else []
-    others = tree.saved_images(plan.save_dir, ["."]).keys() - plan.done if differ else ()
+    if not plan.anew:
+        raise _conflict(plan, differ, "Choose another --save_dir, or make them anew with --overwrite")
+    in_cells = tree.saved_images(plan.save_dir, plan.cells) if plan.there > len(plan.replaced) else plan.replaced
+    others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
-        raise ValueError(
-            f"--save_dir {plan.save_dir} holds images of other settings: {'; '.join(differ)}. --overwrite must make all of "
-            f"them anew, but this plan leaves {len(others)}, such as {min(others)}"
-        )
+        raise _conflict(plan, differ, "--overwrite must make all of them anew, but this plan leaves "
+                                      f"{len(others)}, such as {min(others)}")  # fmt: skip
 
 
-def discard(plan: Plan, settings: dict[str, Any]) -> None:
-    """--overwrite: remove the planned images that are there, and then the settings file where it says something else."""
-    check_discard(plan, settings)
-    saved = tree.saved_images(plan.save_dir, plan.cells)
-    for key in plan.done:
-        (plan.save_dir / saved[key]).unlink()
-    path = plan.save_dir / SETTINGS
-    if path.is_file() and _differences(files.read_json(path), settings):
-        path.unlink()
+def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
+    how = "holds images of" if plan.there or _outside(plan) else "was begun with"
+    return ValueError(f"--save_dir {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}")
 
 
-# ---------------------------------------------------------------------------------------------- manifests
-
-
-def manifest_path(plan: Plan, cell: str) -> Path:
-    """A cell's manifest, beside the settings."""
-    return plan.save_dir / ("manifest.json" if cell == "." else f"manifest.{cell.replace('/', '.')}.json")
+def _outside(plan: Plan) -> list[str]:
+    """The images in the save folder that lie in none of the plan's cells."""
+    if plan.cells == ["."] or not plan.save_dir.is_dir():
+        return []
+    return [path for path in tree.walk(plan.save_dir, skip=plan.cells) if path.lower().endswith(tree.SUFFIXES)]
 
 
 def check_source(plan: Plan) -> None:
-    """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now.
-
-    Each manifest holds the SHA-256 of some source files of its cell.
-    """
+    """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now."""
     for cell in plan.cells:
-        path = manifest_path(plan, cell)
-        known = files.read_json(path).get("source_sha256", {}) if path.is_file() else {}
-        for name, digest in known.items():
-            if tree.key_of(name) in plan.done and _digest(plan.source, name) not in (digest, None):
-                raise ValueError(
-                    f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
-                    "another --save_dir for another source, or make the copies anew with --overwrite"
-                )
+        known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
+        name = ledger.changed(plan.source, {name: known[name] for name in known if tree.key_of(name) in plan.done})
+        if name is not None:
+            raise ValueError(
+                f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
+                "another --save_dir for another source, or make the copies anew with --overwrite"
+            )
 
 
-def begin_manifests(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the manifest of each cell with work to do, so that an interrupted job's source is known."""
-    first: dict[str, list[str]] = {}
-    for name in plan.work():
-        first.setdefault(plan.cell_of(name), []).append(name)
-    for cell, names in first.items():
-        samples = [names[i * (len(names) - 1) // 7] for i in range(8)] if len(names) > 8 else names
-        path = manifest_path(plan, cell)
-        before = files.read_json(path) if path.is_file() else {}
-        anew = set(names)  # what is made anew is no longer known by what it was made from before
-        digests = {name: digest for name, digest in before.get("source_sha256", {}).items() if name not in anew}
-        digests |= {name: digest for name in samples if (digest := _digest(plan.source, name)) is not None}
-        files.write_json(path, {
-            "cell": cell, "state": "running", "planned": plan.planned[cell], "failures": before.get("failures", {}),
-            "source": str(plan.source.path.resolve()), "source_sha256": digests, **facts,
-        })  # fmt: skip
+def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Make the save folder ready: from here on something is written.
 
-
-def _digest(source: Source, name: str) -> str | None:
-    """SHA-256 of a source image; None where it cannot be read, which is a failure of that image alone."""
+    Raises OSError where it cannot be written, and ValueError where a job of other settings was faster.
+    """
     try:
-        return source.digest(name)
-    except (OSError, KeyError):
-        return None
+        for path in plan.replaced.values():
+            (plan.save_dir / path).unlink()
+        if plan.anew and ledger.read_settings(plan.save_dir) != settings:
+            (plan.save_dir / tree.SETTINGS).unlink(missing_ok=True)
+        if differ := ledger.claim(plan.save_dir, settings):
+            raise _conflict(plan, differ, "Choose another --save_dir")
+        tree.sweep_temporaries(plan.save_dir, plan.unfinished)
+        begin_manifests(plan, facts)
+        if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
+            tree.write_classes(plan.save_dir, plan.source.classes)
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
 
 
-def end_manifests(plan: Plan, failures: dict[str, str], facts: dict[str, Any]) -> list[str]:
+def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
+    """Write the manifest of each cell with work to do, so that an interrupted job's source is known."""
+    work: dict[str, list[str]] = {}
+    for name in plan.work():
+        work.setdefault(plan.cell_of(name), []).append(name)
+    for cell, names in work.items():
+        before = ledger.read_manifest(plan.manifest(cell))
+        entries = {
+            "cell": cell, "planned": len(plan.planned[plan.cells.index(cell)]), "source": str(plan.source.path.resolve()),
+            "source_sha256": ledger.sources(plan.source, before, names), **facts,
+        }  # fmt: skip
+        ledger.write_manifest(plan.manifest(cell), entries, before.get("failures", {}), running=True)
+
+
+def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, Any]) -> list[str]:
     """Complete the manifests of the cells that had work to do; returns the paths that are lost.
 
     Lost is an image that was to be adapted, is not there and is no known failure. Failures of earlier runs that were not tried
     again are kept.
     """
-    saved = tree.saved_images(plan.save_dir, plan.cells).keys()
-    there = Counter(plan.cell_of(key) for key in saved)
     work = list(plan.work())
     worked = {plan.cell_of(name) for name in work}
-    for cell in plan.cells:
-        path = manifest_path(plan, cell)
-        before = files.read_json(path) if path.is_file() else {}
-        if cell not in worked and before.get("state") != "running":  # running: stopped after its last image
-            continue
-        failed = {name: why for name, why in before.get("failures", {}).items() if tree.key_of(name) not in saved}
+    manifests = {cell: ledger.read_manifest(plan.manifest(cell)) for cell in plan.cells}
+    # running: stopped after its last image
+    cells = [cell for cell in plan.cells if cell in worked or manifests[cell].get("state") == ledger.RUNNING]
+    saved = tree.list_saved(plan.save_dir, cells).images
+    for cell in cells:
+        earlier = manifests[cell].get("failures", {})
+        failed = {name: why for name, why in earlier.items() if tree.key_of(name) not in saved[cell]}
         failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
-        state = "failures" if failed else "complete"
-        counts = {"state": state, "images": there[cell], "failed": len(failed), "failures": failed}
-        files.write_json(path, {**before, **counts, **facts})
-    return [path for path in work if tree.key_of(path) not in saved and path not in failures]
+        counts = {"images": len(saved[cell]), "failed": len(failed)}
+        ledger.write_manifest(plan.manifest(cell), {**manifests[cell], **counts, **facts}, failed)
+    return [path for path in work if tree.key_of(path) not in saved[plan.cell_of(path)] and path not in failures]
+
+
+def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np.ndarray:
+    """Degraded and adapted images side by side, uint8 (H,W,3), spread evenly over the plan.
+
+    missing: paths without an adapted copy. Raises ValueError where there is none at all.
+    """
+    names = [path for path in itertools.chain(*plan.planned) if path not in missing]
+    if not names:
+        raise ValueError(f"{plan.save_dir} holds no adapted image to show")
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))]
+    rows = {
+        "degraded": [images.fit_square(plan.source.read(name), image_size) for name in names],
+        "adapted": [np.asarray(images.read_rgb(plan.copy(name))) for name in names],
+    }
+    return np.asarray(images.contact_sheet(rows, [tree.key_of(name) for name in names]))
 
 
 # ---------------------------------------------------------------------------------------------- the work of one rank
@@ -304,87 +307,91 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     adapt_batch(keys, uint8 (B,S,S,3)) -> float (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises
     OSError where an adapted image cannot be written: the job cannot go on then.
     """
-    progress = Progress(plan.todo, world.size) if world.rank == 0 else None
-    failures: dict[str, str] = {}
-    ended = 0
-
-    def fail(path: str, reason: str) -> None:
-        if tree.key_of(path) in plan.neighbours:
-            return
-        failures[path] = reason
-        if len(failures) <= 20:
-            print(f"failed: {plan.source.where(path)}: {reason}", file=sys.stderr, flush=True)
-        world.report((0, 1))
-
-    def show() -> int:
-        """Take in what the ranks report; returns how many of them have ended."""
-        reports = world.reports() if progress else []
-        if progress:
-            progress.add([report for report in reports if report is not None])
-        return reports.count(None)
-
-    with ExitStack() as cleanup:
-        pool = ThreadPoolExecutor(threads, "images")
-        cleanup.callback(pool.shutdown, cancel_futures=True)
-        writer = _Writer(pool, limit=2 * batch_size)
-        cleanup.callback(writer.finish)  # also after an interruption: what is computed is kept
-        groups = plan.share(world.rank, world.size)
-        for paths, pixels in _batches(groups, plan.source, image_size, batch_size, pool, fail):
+    counts = _Counts(world, plan)
+    decode = partial(_decode, plan.source, image_size)
+    batches = _batches(plan.share(world.rank, world.size), decode, counts.fail, batch_size=batch_size, threads=threads)
+    # also after an interruption: what is computed is kept
+    with _Writer(threads, limit=2 * batch_size) as writer, closing(batches):
+        for paths, pixels in batches:
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             finite = np.isfinite(adapted).all(axis=(1, 2, 3))
-            written = 0
-            for i, path in enumerate(paths):
-                if tree.key_of(path) in plan.neighbours:
-                    continue
+            wanted = [i for i, path in enumerate(paths) if path not in plan.neighbours]
+            for i in wanted:
                 if finite[i]:
-                    writer.write(plan.target(path), adapted[i])
-                    written += 1
+                    writer.write(plan.target(paths[i]), adapted[i])
                 else:
-                    fail(path, "the adapted image has values that are not finite")
-            world.report((written, 0))
-            ended += show()
-    world.report(None)
-    while progress and ended < world.size:
-        ended += show()
-        time.sleep(0.05)
-    return {path: reason for theirs in world.gather(failures) for path, reason in theirs.items()}
+                    counts.fail(paths[i], "the adapted image has values that are not finite")
+            counts.written(int(finite[wanted].sum()))
+    return counts.all_failures()
+
+
+class _Counts:
+    """What a rank has written and what failed, told to rank 0, which shows the progress of all."""
+
+    def __init__(self, world: World, plan: Plan):
+        self._world, self._plan = world, plan
+        self._failures: dict[str, str] = {}
+        self._progress = Progress(plan.todo, world.size) if world.rank == 0 else None
+        self._ended = 0
+
+    def fail(self, path: str, reason: str) -> None:
+        if path in self._plan.neighbours:
+            return
+        self._failures[path] = reason
+        if len(self._failures) <= 20:
+            print(f"failed: {self._plan.source.where(path)}: {reason}", file=sys.stderr, flush=True)
+        self._world.report((0, 1))
+
+    def written(self, count: int) -> None:
+        self._world.report((count, 0))
+        self._show()
+
+    def _show(self) -> None:
+        reports = self._world.reports() if self._progress else []
+        self._ended += reports.count(None)
+        if self._progress:
+            self._progress.add([report for report in reports if report is not None])
+
+    def all_failures(self) -> dict[str, str]:
+        """Those of all ranks, when all have ended."""
+        self._world.report(None)
+        while self._progress and self._ended < self._world.size:
+            self._show()
+            time.sleep(0.05)
+        return {path: reason for failures in self._world.gather(self._failures) for path, reason in failures.items()}
 
 
 def _batches(
     groups: Sequence[list[str]],
-    source: Source,
-    image_size: int,
-    batch_size: int,
-    pool: ThreadPoolExecutor,
+    decode: Callable[[str], np.ndarray | str],
     fail: Callable[[str, str], None],
+    *,
+    batch_size: int,
+    threads: int,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
-    paths = ((path, i) for i, group in enumerate(groups) for path in group)
-    ahead: deque[tuple[str, int, Future]] = deque()
 
-    def read_ahead() -> None:
-        while len(ahead) < 3 * batch_size and (item := next(paths, None)) is not None:
-            ahead.append((*item, pool.submit(_decode, source, item[0], image_size)))
+    def place(item: tuple[int, str]) -> tuple[int, str, np.ndarray | str]:
+        return *item, decode(item[1])
 
-    names: list[str] = []
-    pixels: list[np.ndarray] = []
-    read_ahead()
-    while ahead:
-        path, group, future = ahead.popleft()
-        read_ahead()
-        outcome = future.result()
-        if isinstance(outcome, str):
-            fail(path, outcome)
-        else:
-            names.append(path)
-            pixels.append(outcome)
-        group_ends = not ahead or ahead[0][1] != group
-        if names and (group_ends or len(names) == batch_size):
-            yield names, np.stack(pixels)
-            names, pixels = [], []
+    def readable(items: Iterator[tuple[int, str, np.ndarray | str]]) -> Iterator[tuple[str, np.ndarray]]:
+        for _, path, outcome in items:
+            if isinstance(outcome, str):
+                fail(path, outcome)
+            else:
+                yield path, outcome
+
+    paths = ((i, path) for i, group in enumerate(groups) for path in group)
+    ahead = prepared(place, paths, threads=threads, most=2 * batch_size)
+    with closing(ahead):
+        for _, members in itertools.groupby(ahead, itemgetter(0)):
+            rest = readable(members)
+            while batch := list(itertools.islice(rest, batch_size)):
+                names, pixels = zip(*batch, strict=True)
+                yield list(names), np.stack(pixels)
 
 
-def _decode(source: Source, name: str, image_size: int) -> np.ndarray | str:
+def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
     """uint8 (S,S,3), or the reason why there is none."""
     try:
         tree.check_name(name, source.path)  # a copy has the same name
@@ -401,18 +408,25 @@ def _decode(source: Source, name: str, image_size: int) -> np.ndarray | str:
 class _Writer:
     """Writes images in threads, with a bounded backlog; the first error comes out of the next call."""
 
-    def __init__(self, pool: ThreadPoolExecutor, *, limit: int):
-        self._pool, self._limit = pool, limit
+    def __init__(self, threads: int, *, limit: int):
+        self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
         self._pending: deque[Future] = deque()
+
+    def __enter__(self) -> _Writer:
+        return self
 
     def write(self, path: Path, image: np.ndarray) -> None:
         self._pending.append(self._pool.submit(_write, path, image))
         while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
             self._pending.popleft().result()
 
-    def finish(self) -> None:
-        while self._pending:
-            self._pending.popleft().result()
+    def __exit__(self, *_: object) -> None:
+        """Finish what was begun, and end with its first error."""
+        try:
+            while self._pending:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _write(path: Path, image: np.ndarray) -> None:

@@ -15,9 +15,7 @@ from PIL import Image
 
 from DDA import files, tree
 
-CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-           "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
-           "gaussian_blur", "spatter", "saturate")  # fmt: skip
+CIFAR_C = tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS  # <corruption>.npy
 SEVERITIES = 5  # of the official files
 
 

@@ -23,24 +23,19 @@ from typing import Any
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-import numpy as np
 import torch
 
 from DDA import commands, files, images, ranks, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
-from DDA.image_adapt import checkpoints, job
-from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
-from DDA.image_adapt.low_pass import PROJECTIONS, check_factor
-from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS, adapt, check_range
+from DDA.image_adapt import job, prior, settings
+from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES
+from DDA.image_adapt.low_pass import PROJECTIONS
+from DDA.image_adapt.prior import Prior
+from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS
 from DDA.image_adapt.unet import UNet
 from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 
 PROGRAM = "image_sample.py"
-# flags that --speed sets, by their names in `adapt`, with what they are where it does not
-PRESET = {"diffusion_range": ("N", None), "factor": ("D", None), "guidance": ("guidance", None), "scale": ("scale", 6.0),
-          "filter": ("projection", "block"), "k": ("k", 1.0), "s_y": ("s_y", None), "sampler": ("sampler", None),
-          "steps": ("steps", None), "eta": ("eta", 0.0)}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,24 +57,25 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
             "some ranks have a GPU and others do not, and --use_fp16 means another precision there; give --dtype"
         )
     notices += unused(args)
-    state = world.together(lambda: checkpoints.read_state_dict(args.model_path))
-    method, plan, settings = world.on_root(lambda: prepare(args, state, dtype))
+    ddpm = world.together(lambda: prior.load(args.model_path, {**vars(args), "channel_mult": args.channel_mult or None}))
+    plan, identity = world.on_root(lambda: prepare(args, ddpm, dtype))
     if world.rank == 0:
-        say_plan(args, plan, method, settings, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each", notices)
+        machine = f"{world.size} x {device.type}, {torch.get_num_threads()} threads each, {dtype}"
+        say_plan(args, plan, ddpm, machine, notices)
     if args.dry_run:
         return 0
 
-    model = world.together(lambda: load(args, state, method, device, dtype)) if plan.todo or args.overwrite else None
+    network = world.together(lambda: ddpm.network(device, dtype)) if plan.todo else None
     started = time.time()
     facts = about(args, world, device)
-    plan = world.on_root(lambda: begin(args, plan, settings, facts))  # from here on something is written
+    world.on_root(lambda: job.begin(plan, identity, facts))
     failures: dict[str, str] = {}
     if plan.todo:
-        adapt_batch = make_adapt_batch(model, method, args, device)
-        failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=method["image_size"],
+        adapt_batch = make_adapt_batch(network, ddpm.settings, args, device)
+        failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=ddpm.settings["image_size"],
                            threads=min(8, 2 * torch.get_num_threads()))  # fmt: skip
     facts["seconds"] = round(time.time() - started, 1)
-    return world.on_root(lambda: finish(args, plan, settings, failures, facts))
+    return world.on_root(lambda: finish(args, plan, ddpm.settings["image_size"], failures, facts))
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -121,17 +117,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Complete the flags that --speed sets; what was given stays, and is remembered in ``args.given``."""
-    speed = args.speed or "exact"
-    args.given = {flag for flag, _ in PRESET.values() if getattr(args, flag) is not None}
-    if args.speed and args.timestep_respacing != "100" and "N" not in args.given:
-        raise ValueError(
-            f"--speed {speed} counts in steps of --timestep_respacing 100; with {args.timestep_respacing} give --N too"
-        )
-    for name, (flag, default) in PRESET.items():
-        if flag not in args.given:
-            setattr(args, flag, SPEEDS[speed].get(name, default))
-    if "steps" not in args.given and args.steps is not None:
-        args.steps = min(args.steps, args.N)
+    given = {name: getattr(args, name) for name in settings.PRESET}
+    args.given = {name for name, value in given.items() if value is not None}
+    vars(args).update(settings.complete(given, args.speed, args.timestep_respacing))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -272,7 +260,7 @@ def unused(args: argparse.Namespace) -> list[str]:
     """A notice for each flag that was given and changes nothing here."""
     notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
     notices += [f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
-                for _, (name, _) in PRESET.items() if name in args.given and name not in how(args)]  # fmt: skip
+                for name in settings.PRESET if name in args.given and name not in settings.deciding(vars(args))]  # fmt: skip
     if args.train is not None and args.dataset not in SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
@@ -294,80 +282,31 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
     return name, []
 
 
-def prepare(args: argparse.Namespace, state: dict, dtype: str) -> tuple[dict[str, Any], job.Plan, dict[str, Any]]:
-    """Check everything and list the images: the checkpoint's flags, the plan, and what the settings file will say."""
-    method = checkpoints.resolve(args.model_path, state, {**vars(args), "channel_mult": args.channel_mult or None})
-    checkpoints.check(args.model_path, state, method)
-    if method["class_cond"]:
-        raise ValueError(f"--model_path {args.model_path} is class-conditional and cannot adapt images whose class is unknown; "
-                         "use an unconditional prior")  # fmt: skip
-    check_numbers(args, method)
-    plan = plan_images(args)
-    settings = {
-        "weights_sha256": files.sha256(args.model_path),
-        **method,
-        **{name: getattr(args, name) for name in ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")},
-        **how(args),
-        "dtype": dtype,
-    }  # fmt: skip
-    if args.behavior == "published":
-        settings["batch_size"] = args.batch_size
-    job.check_settings(args.save_dir, settings, overwrite=args.overwrite)
-    if args.overwrite:
-        job.check_discard(plan, settings)
-    else:
-        job.check_source(plan)
-    return method, plan, settings
-
-
-def how(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that decide how an image is adapted; those that the chosen guidance and sampler do not read are left out."""
-    read = {"gradient": ("D", "scale"), "projection": ("D", "projection", "k", "s_y"), "none": ()}[args.guidance]
-    names = ("N", "steps", "guidance", *read, "sampler", *(("eta",) if args.sampler == "ddim" else ()), "clip_denoised")
-    return {name: getattr(args, name) for name in names} | {"steps": args.steps or args.N}
-
-
-def check_numbers(args: argparse.Namespace, method: dict[str, Any]) -> None:
-    """Raise ValueError where N, D or the scale do not fit the process or the image."""
-    process = make_diffusion(args, method)
+def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan, dict[str, Any]]:
+    """Check everything and list the images: the plan, and what the settings file will say."""
     try:
-        check_factor(method["image_size"], args.D)
-        check_range(process, args.N, args.behavior)
+        settings.check(vars(args), ddpm.process(args.timestep_respacing), ddpm.settings["image_size"])
     except ValueError as error:
-        swapped = 0 < 5 * args.N <= args.D <= len(process) and method["image_size"] % args.N == 0
-        hint = f". Are they swapped? The published README prints it so; use --D {args.N} --N {args.D}" if swapped else ""
-        raise ValueError(f"--{error}{hint}") from None
-    if args.steps is not None and not 1 <= args.steps <= args.N:
-        raise ValueError(f"--steps {args.steps} is outside 1..{args.N}, the indices that --N {args.N} gives")
-    for name, most in (("scale", np.inf), ("k", 1), ("eta", 1), ("s_y", np.inf)):
-        value = getattr(args, name)
-        if value is not None and not (np.isfinite(value) and 0 <= value <= most):
-            raise ValueError(f"--{name} {value} must be a number of at least 0" + (" and at most 1" if most == 1 else ""))
-
-
-def make_diffusion(args: argparse.Namespace, method: dict[str, Any]) -> Diffusion:
-    return Diffusion(
-        steps=method["diffusion_steps"],
-        noise_schedule=method["noise_schedule"],
-        timestep_respacing=args.timestep_respacing,
-        learn_sigma=method["learn_sigma"],
-        fixed_variance=method["fixed_variance"],
-        rescale_timesteps=method["rescale_timesteps"],
-        predict_xstart=args.predict_xstart,
-    )
+        raise ValueError(f"--{error}") from None
+    plan = plan_images(args)
+    identity = settings.identity(ddpm, vars(args), dtype)
+    job.check_settings(plan, identity)
+    job.check_source(plan)
+    return plan, identity
 
 
 def plan_images(args: argparse.Namespace) -> job.Plan:
+    """List the images that the flags name, and those that are done."""
     train = True if args.train is None else args.train
     source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
     cells = cells_of(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
     fixed_batch = args.batch_size if args.behavior == "published" else None
     keys = None if args.keys is None else tree.read_keys(args.keys)
     return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
-                         same_format=args.format == "same")  # fmt: skip
+                         same_format=args.format == "same", anew=args.overwrite)  # fmt: skip
 
 
-def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, notices: list[str]) -> None:
+def say_plan(args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str, notices: list[str]) -> None:
     """Print what will be done."""
     print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}")
     if args.num_samples is not None:
@@ -376,17 +315,18 @@ def say_plan(args, plan: job.Plan, method: dict, settings: dict, machine: str, n
         print(f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone")
     if plan.not_images:
         print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
-    print(f"done        {len(plan.done):,}" + (", to be made anew" if args.overwrite and plan.done else ""))
-    print(f"to do       {plan.total if args.overwrite else plan.todo:,} -> {plan.save_dir}")
-    chosen = ", ".join(
-        f"{name} {value}" for name, value in how(args).items() if name not in ("N", "steps") and value is not None
-    )
-    print(f"steps       {args.steps or args.N} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
-    print(f"method      {chosen}")
-    print(f"prior       {args.model_path}: {method['image_size']} pixels, {method['noise_schedule']} schedule of "
-          f"{method['diffusion_steps']}, sha256 {settings['weights_sha256'][:12]}")  # fmt: skip
-    print(f"machine     {machine}, {settings['dtype']}, batch {args.batch_size}")
-    for notice in [*notices, *_resized(plan, method["image_size"])]:
+    again = f"{len(plan.replaced):,}, to be made anew" if plan.replaced else f"{len(plan.done):,}"
+    print(f"done        {again}")
+    print(f"to do       {plan.todo:,} -> {plan.save_dir}")
+    chosen = settings.deciding(vars(args))
+    method = ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in ("N", "steps") and value is not None)
+    print(f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
+    print(f"method      {method}")
+    told = ddpm.settings
+    print(f"prior       {args.model_path}: {told['image_size']} pixels, {told['noise_schedule']} schedule of "
+          f"{told['diffusion_steps']}, sha256 {ddpm.sha256[:12]}")  # fmt: skip
+    print(f"machine     {machine}, batch {args.batch_size}")
+    for notice in [*notices, *_resized(plan, told["image_size"])]:
         print(f"note        {notice}")
     sys.stdout.flush()
 
@@ -417,57 +357,21 @@ def about(args: argparse.Namespace, world: ranks.World, device: torch.device) ->
     }
 
 
-def begin(args: argparse.Namespace, plan: job.Plan, settings: dict[str, Any], facts: dict[str, Any]) -> job.Plan:
-    """Claim the save folder; with --overwrite, clear the planned images first. Returns the plan as it stands then."""
-    try:
-        if args.overwrite:
-            job.discard(plan, settings)
-            plan = plan_images(args)
-        job.claim(plan.save_dir, settings)
-        tree.sweep_temporaries(plan.save_dir, plan.cells)
-        job.begin_manifests(plan, facts)
-        if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
-            tree.write_classes(plan.save_dir, plan.source.classes)
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
-    return plan
-
-
-def load(args: argparse.Namespace, state: dict, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
-    try:
-        model = checkpoints.build(args.model_path, state, method).to(device).convert(DTYPES[dtype])
-    except torch.OutOfMemoryError:
-        raise ValueError(f"the network of --model_path {args.model_path} does not fit into the memory of {device}") from None
-    # the layout in which oneDNN convolves fastest
-    return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
+def load(args: argparse.Namespace, state: prior.Weights, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
+    """The network of --model_path on a device."""
+    return prior.network_of(args.model_path, state, method, device, dtype)
 
 
 def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
     """The function that the job calls with the keys and pixels of a batch."""
-    diffusion = make_diffusion(args, method)
-    size = method["image_size"]
-
-    def adapt_batch(keys, pixels: np.ndarray) -> np.ndarray:
-        reference = torch.from_numpy(images.to_model(pixels)).to(device)
-        try:
-            adapted = adapt(
-                model, diffusion, reference, **{name: getattr(args, flag) for name, (flag, _) in PRESET.items()},
-                behavior=args.behavior, clip_denoised=args.clip_denoised,
-                draw_noise=NoiseStreams(keys, seed=args.seed, shape=(3, size, size)),
-            )  # fmt: skip
-        except torch.OutOfMemoryError:
-            raise ValueError(f"--batch_size {args.batch_size} does not fit into the memory of {device}; lower it") from None
-        return adapted.cpu().numpy()
-
-    return adapt_batch
+    process = prior.process_of(method, args.timestep_respacing, args.predict_xstart)
+    return prior.batch_adapter(model, process, device, seed=args.seed, **settings.arguments(vars(args)))
 
 
 # ---------------------------------------------------------------------------------------------- afterwards
 
 
-def finish(args, plan: job.Plan, settings, failures: dict[str, str], facts: dict[str, Any]) -> int:
+def finish(args: argparse.Namespace, plan: job.Plan, image_size: int, failures: dict[str, str], facts: dict[str, Any]) -> int:
     """Complete the manifests, say what is there and what is not, write the gallery; returns the exit status."""
     lost = job.end_manifests(plan, failures, facts)
     print(f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}", flush=True)
@@ -479,29 +383,14 @@ def finish(args, plan: job.Plan, settings, failures: dict[str, str], facts: dict
     status = 1 if failures or lost else 0
     if args.gallery is not None:
         try:
-            write_gallery(args.gallery, plan, settings["image_size"])
+            sheet = job.gallery(plan, {*failures, *lost}, image_size)
+            args.gallery.parent.mkdir(parents=True, exist_ok=True)
+            images.write_image(args.gallery, sheet)
             print(f"gallery     {args.gallery}", flush=True)
         except (OSError, ValueError) as error:
             print(f"{PROGRAM}: no --gallery: {error}", file=sys.stderr, flush=True)
             status = 1
     return status
-
-
-def write_gallery(path: Path, plan: job.Plan, image_size: int, most: int = 8) -> None:
-    """Degraded and adapted images side by side, spread evenly over the adapted images of the plan."""
-    saved = tree.saved_images(plan.save_dir, plan.cells)
-    names = {tree.key_of(name): name for cell in plan.cells
-               for name in plan.source.list(cell, leave_out=plan.save_dir)[0]}  # fmt: skip
-    keys = sorted(saved.keys() & names.keys())
-    keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(most, len(keys))).astype(int))] if keys else []
-    if not keys:
-        raise ValueError(f"{plan.save_dir} holds no adapted image to show")
-    rows = {
-        "degraded": [images.fit_square(plan.source.read(names[key]), image_size) for key in keys],
-        "adapted": [np.asarray(images.read_rgb(plan.save_dir / saved[key])) for key in keys],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images.write_image(path, np.asarray(images.contact_sheet(rows, keys)))
 
 
 if __name__ == "__main__":

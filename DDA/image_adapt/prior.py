@@ -1,0 +1,95 @@
+"""A trained DDPM as the adaptation uses it: its weights, what they and the flags tell, the process and the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from DDA import files, images
+from DDA.devices import DTYPES
+from DDA.image_adapt import checkpoints
+from DDA.image_adapt.diffusion import Diffusion
+from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.unet import UNet
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class Prior:
+    """A checkpoint that was read and recognised.
+
+    settings: all that `checkpoints.resolve` tells of it. The network is built when it is asked for, and the file is digested
+    once, when the SHA-256 is asked for.
+    """
+
+    def __init__(self, path: Path, weights: Weights, settings: Mapping[str, Any]):
+        self.path, self.settings, self._weights = path, settings, weights
+
+    @cached_property
+    def sha256(self) -> str:
+        return files.sha256(self.path)
+
+    def process(self, respacing: str = "", predict_xstart: bool = False) -> Diffusion:
+        return process_of(self.settings, respacing, predict_xstart)
+
+    def network(self, device: torch.device, dtype: str = "float32") -> UNet:
+        return network_of(self.path, self._weights, self.settings, device, dtype)
+
+
+def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
+    """The prior in a file. flags: what the user says of it; a missing name or None says nothing.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged, contradicts the flags, tells too little, or holds a
+    network that wants to know the class of an image.
+    """
+    weights = checkpoints.read_state_dict(path)
+    settings = checkpoints.resolve(path, weights, flags or {})
+    checkpoints.check(path, weights, settings)
+    if settings["class_cond"]:
+        raise ValueError(f"--model_path {path} is class-conditional and cannot adapt images whose class is unknown; "
+                         "use an unconditional prior")  # fmt: skip
+    return Prior(path, weights, settings)
+
+
+def process_of(settings: Mapping[str, Any], respacing: str = "", predict_xstart: bool = False) -> Diffusion:
+    """The diffusion process of a prior's settings, respaced. predict_xstart: the network predicts x_0, not the noise."""
+    return Diffusion(
+        steps=settings["diffusion_steps"], timestep_respacing=respacing, predict_xstart=predict_xstart,
+        **{name: settings[name] for name in ("noise_schedule", "learn_sigma", "fixed_variance", "rescale_timesteps")},
+    )  # fmt: skip
+
+
+def network_of(path: Path, weights: Weights, settings: Mapping[str, Any], device: torch.device, dtype: str) -> UNet:
+    """The network on a device, its body in ``dtype``. Raises ValueError where it does not fit into the memory."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
+    try:
+        network = checkpoints.build(path, weights, settings).to(device).convert(DTYPES[dtype])
+    except torch.OutOfMemoryError:
+        raise ValueError(f"the network of --model_path {path} does not fit into the memory of {device}") from None
+    # the layout in which oneDNN convolves fastest
+    return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
+
+
+def batch_adapter(
+    network: UNet, process: Diffusion, device: torch.device, *, seed: int, **method: Any
+) -> Callable[[Sequence[str], np.ndarray], np.ndarray]:
+    """A function that adapts a batch: keys and uint8 (B,S,S,3) to float32 (B,3,S,S) in [-1,1], not clamped.
+
+    method: keyword settings of `sampler.adapt`. The function raises ValueError for a batch that does not fit into the memory.
+    """
+
+    def adapt_batch(keys: Sequence[str], pixels: np.ndarray) -> np.ndarray:
+        reference = torch.from_numpy(images.to_model(pixels)).to(device)
+        noise = NoiseStreams(keys, seed=seed, shape=tuple(reference.shape[1:]))
+        try:
+            return adapt(network, process, reference, draw_noise=noise, **method).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise ValueError(f"--batch_size {len(keys)} does not fit into the memory of {device}; lower it") from None
+
+    return adapt_batch

@@ -1,0 +1,103 @@
+"""What a folder of made images says of itself: settings that all of them share, and a manifest for each of its cells.
+
+The settings identify the images: nobody adds images that were made with others. A manifest says whether its cell is
+``running``, ``complete`` or has ``failures``, which images failed and why, and the SHA-256 of some source images, by which a
+run notices that the source has changed. Everything is JSON, written at once, so that jobs of several cells share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from DDA import files
+from DDA.tree import SETTINGS
+
+RUNNING = "running"
+SAMPLES = 8  # so many source images of a cell are remembered
+
+
+class Digests(Protocol):
+    """A source of images, as far as it matters here (`DDA.sources`)."""
+
+    def digest(self, name: str) -> str:
+        """The SHA-256 of what is read as the image ``name``."""
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of a folder; None where nobody has written them."""
+    path = folder / SETTINGS
+    return files.read_json(path) if path.is_file() else None
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What differs between the settings of images that are there and those of a run, in words."""
+    return [
+        f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Write the settings of a folder that has none; returns how those that lie there then differ, another job's perhaps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / SETTINGS).is_file():
+        with contextlib.suppress(FileExistsError):
+            files.write_json(folder / SETTINGS, dict(settings), exclusive=True)
+    return differences(files.read_json(folder / SETTINGS), settings)
+
+
+# ---------------------------------------------------------------------------------------------- manifests
+
+
+def manifest_path(folder: Path, stem: str, cell: str) -> Path:
+    """``<stem>.<cell>.json``, where ``/`` is written as a dot; ``<stem>.json`` for the whole folder."""
+    return folder / (f"{stem}.json" if cell in ("", ".") else f"{stem}.{cell.replace('/', '.')}.json")
+
+
+def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
+    """A manifest, {} where there is none. Raises BadFile where it is damaged or lacks one of ``entries``."""
+    if not path.is_file():
+        return {}
+    manifest = files.read_json(path)
+    if not manifest.keys() >= set(entries):
+        raise files.BadFile(f"{path} is no manifest of this program; remove it or put it right")
+    return manifest
+
+
+def write_manifest(
+    path: Path, entries: Mapping[str, Any], failures: Mapping[str, str], *, running: bool = False
+) -> None:
+    """Write a manifest: entries, its state, and its failures with their reasons."""
+    state = RUNNING if running else "failures" if failures else "complete"
+    files.write_json(path, {**entries, "state": state, "failures": dict(failures)})
+
+
+def sources(source: Digests, manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Name and SHA-256 of some source images, for a manifest: of ``names``, which are made now, some that are spread evenly.
+
+    What the manifest of an earlier run knows of other images is kept. Images that cannot be read are left out.
+    """
+    anew = set(names)
+    known = {name: digest for name, digest in manifest.get("source_sha256", {}).items() if name not in anew}
+    chosen = sorted({names[i * (len(names) - 1) // (SAMPLES - 1)] for i in range(SAMPLES)}) if names else []
+    return known | {name: digest for name in chosen if (digest := _digest(source, name)) is not None}
+
+
+def changed(source: Digests, known: Mapping[str, str]) -> str | None:
+    """The first of the known images, name and SHA-256, that is another one in the source now; None where there is none."""
+    return next((name for name, digest in known.items() if _digest(source, name) not in (digest, None)), None)
+
+
+def _digest(source: Digests, name: str) -> str | None:
+    """None where the image cannot be read, which is a failure of that image alone."""
+    try:
+        return source.digest(name)
+    except (OSError, KeyError):
+        return None

@@ -1,0 +1,106 @@
+"""Check a tree of images against its manifests, against clean images, or its cells against each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from DDA import files, images, ledger, tree
+
+ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
+
+
+def manifest_path(save_dir: Path, folder: str) -> Path:
+    """The manifest of a folder of made images."""
+    return ledger.manifest_path(save_dir, "made", folder)
+
+
+def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The manifests of made images in a tree. Raises ValueError where one is damaged."""
+    return ((path, ledger.read_manifest(path, ENTRIES)) for path in sorted(save_dir.glob("made*.json")))
+
+
+def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
+    """Check a tree: how many images each cell has, and what is wrong with which file.
+
+    Where a folder has a manifest, its files must be those of the manifest, byte for byte. The other cells must hold the images
+    ``expected`` (names in a cell, <class>/<image> or <class>_<index>), by default those of all of them together, each under the
+    class that most of them give it. Every image must be whole and have a class of classes.txt.
+    """
+    if not save_dir.is_dir():
+        raise FileNotFoundError(f"--save_dir {save_dir} is not a folder")
+    classes = tree.read_classes(save_dir) or ()
+    names, others = tree.list_images(save_dir)
+    if not names:
+        raise ValueError(f"--save_dir {save_dir} holds no images")
+    wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
+    made: dict[str, str] = {}
+    finished: list[str] = []
+    unfinished: list[str] = []
+    for path, manifest in read_manifests(save_dir):
+        folder = "" if manifest["folder"] == "." else f"{manifest['folder']}/"
+        made.update((name, entry["sha256"]) for name, entry in manifest["images"].items())
+        wrong.update((name, f"failed when it was made: {why}") for name, why in manifest["failures"].items())
+        if manifest["state"] == ledger.RUNNING:
+            wrong[path.name] = "the run that made this folder did not end; run it again"
+            unfinished.append(folder)
+        else:
+            finished.append(folder)
+    covered = _below(names, finished)
+    wrong |= _compare(covered, _below(made, finished), classes)
+    rest = set(names) - covered - _below(names, unfinished)
+    wrong |= _compare(rest, _wanted(rest, expected, classes), classes)
+    for name in names:
+        if fault := _fault(save_dir, name, made.get(name), classes):
+            wrong[name] = fault
+    return dict(Counter(tree.parse(name, classes)[0] for name in names)), wrong
+
+
+def _below(names: Iterable[str], folders: Sequence[str]) -> set[str]:
+    return {name for name in names if name.startswith(tuple(folders))}
+
+
+def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]) -> str | None:
+    """What is wrong with one file; None where it is a whole image with a class, and that which was made."""
+    try:
+        images.read_rgb(save_dir / name)
+    except Exception as error:  # PIL and its plugins raise many types for damaged files
+        return f"truncated or damaged: {error}"
+    if digest is not None and files.sha256(save_dir / name) != digest:
+        return "altered: it is not the file that was made"
+    if classes and tree.parse(name, classes)[2] is None:
+        return f"mislabelled: its name has none of the classes in {tree.CLASSES}"
+    return None
+
+
+def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
+    """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
+    cells: dict[str, set[str]] = {}
+    for name in there:
+        cell = tree.parse(name, classes)[0]
+        cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
+    rest = set(expected)
+    if not rest:
+        own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
+        if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
+            own = {name: name for name in own}  # classes share names: a class cannot be told from another
+        votes: dict[str, Counter] = {}
+        for name in itertools.chain.from_iterable(cells.values()):
+            votes.setdefault(own[name], Counter())[name] += 1
+        rest = {vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)}
+    return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
+
+
+def _compare(there: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
+    """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
+    missing: dict[tuple, list[str]] = {}
+    for name in sorted(wanted - there):
+        missing.setdefault(tree.parse(name, classes)[:2], []).append(name)
+    wrong = {}
+    for name in sorted(there - wanted):
+        others = missing.get(tree.parse(name, classes)[:2])
+        wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
+    return wrong | {name: "missing" for names in missing.values() for name in names}
