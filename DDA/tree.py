@@ -80,18 +80,12 @@ def key_of(path: str) -> str:
     return path[: path.rindex(".")]
 
 
-def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
-    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, and what is none of them.
+def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str], list[str]]:
+    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, what is none of them, and temporaries.
 
-    Hidden files, JSON, ``classes.txt`` and temporaries are neither. Not entered are the folder ``leave_out`` and, named among
-    the others, folders of adapted images. Raises ValueError where two files have one key.
+    Hidden files, JSON and ``classes.txt`` are left out. Not entered are the folder ``leave_out`` and, named among the others,
+    folders of adapted images. Raises ValueError where two files have one key.
     """
-    images, others, _ = _listing(root, cell, leave_out)
-    return images, others
-
-
-def _listing(root: Path, cell: str, leave_out: Path | None = None) -> tuple[list[str], list[str], list[str]]:
-    """The two lists of `list_images`, and the temporaries."""
     images: list[str] = []
     others: list[str] = []
     unfinished: list[str] = []
@@ -161,7 +155,7 @@ def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Sa
     """
     saved = Saved({}, [])
     for cell in cells:
-        images, _, unfinished = _listing(root, cell) if (root / cell).is_dir() else ([], [], [])
+        images, _, unfinished = list_images(root, cell) if (root / cell).is_dir() else ([], [], [])
         saved.images[cell] = {key_of(path): path for path in images}
         saved.unfinished.extend(unfinished)
     if at_root and "." not in saved.images and root.is_dir():

@@ -92,10 +92,8 @@ class Degradation(NamedTuple):
     training: tuple[int, int, float]
     test: tuple[float, ...]
 
-    def __call__(
-        self, image: np.ndarray, level: float | None, rng: np.random.Generator | None, behavior: str = "corrected"
-    ) -> np.ndarray:
-        return self.function(image, level, rng, behavior)
+    def __call__(self, *image_level_rng_behavior) -> np.ndarray:
+        return self.function(*image_level_rng_behavior)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -116,7 +114,7 @@ def known(name: str) -> Degradation:
 
 def by_name(name: str, behavior: str = "corrected") -> Callable[[np.ndarray, float | None, np.random.Generator], np.ndarray]:
     """The function of a degradation. Raises ValueError for an unknown one."""
-    return partial(known(name), behavior=behavior)
+    return partial(known(name).function, behavior=behavior)
 
 
 def draw_name(name: str, rng: np.random.Generator) -> str:

@@ -15,9 +15,10 @@ Run a command again to go on where it stopped. --base_samples is a folder of ima
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from DistilledClassifier.verify import read_manifests
 from DistilledClassifier.verify import verify as verify_tree
 
 PROGRAM = "make_data.py"
+WHOLE = dict(type=int, metavar="INT")
 SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
 
 
@@ -65,68 +67,69 @@ def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
     subcommands = p.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run, help: str, *, writes: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, run, help: str, *, writes: bool = True) -> Callable:
+        """The function that adds a flag to a new command."""
         c = subcommands.add_parser(name, help=help, description=help)
-        c.set_defaults(run=run)
+        c.set_defaults(run=run, file_severity=None)
+        add = c.add_argument
         if name != "verify":
-            c.add_argument(
+            add(
                 "--base_samples", type=Path, required=True, metavar="PATH", help="a folder of images or a data set's files"
             )
-            c.add_argument("--split", metavar="NAME", help="only this part of it, such as cifar_test, train, val")
-            c.add_argument(
-                "--num_samples", type=int, metavar="INT", help="at most so many images, spread evenly (default: all)"
+            add("--split", metavar="NAME", help="only this part of it, such as cifar_test, train, val")
+            add(
+                "--num_samples", **WHOLE, help="at most so many images, spread evenly (default: all)"
             )
-        c.add_argument(
+        add(
             "--classes",
             metavar="FILE",
             help=f"class names, one a line, or one of {', '.join(tree.CLASS_LISTS)}; where the data do not tell",
         )
-        c.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
-        c.add_argument("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
-        c.set_defaults(file_severity=None)
+        add("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
+        add("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
         if name != "corrupt":  # whose severities are those that it makes
-            c.add_argument("--severity", type=int, dest="file_severity", metavar="1..5",
+            add("--severity", type=int, dest="file_severity", metavar="1..5",
                            help="that of a .npy of a corruption that holds one")  # fmt: skip
         if writes:
-            c.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
-            c.add_argument(
-                "--workers", type=int, default=os.cpu_count(), metavar="INT", help="processes (default: %(default)s)"
+            add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
+            add(
+                "--workers", **WHOLE, default=os.cpu_count(), help="processes (default: %(default)s)"
             )
-            c.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's stream (default: %(default)s)")
-        return c
+            add("--seed", **WHOLE, default=0, help="of every image's stream (default: %(default)s)")
+        return add
 
     command("prepare", prepare, "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).")
-    c = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
-    c.add_argument(
+    add = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
+    add(
         "--type", nargs="+", required=True, choices=(*DEGRADATIONS, COMBINED), help="combined: one of them by chance"
     )
-    c.add_argument("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
+    add("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
                    "test: the papers' five, as severities 1..5")  # fmt: skip
-    c.add_argument("--behavior", choices=BEHAVIORS, default=BEHAVIORS[0], help="published: the quirks of the reference code")
-    c = command("sequence", sequence, "Copies with blur, then noise, then JPEG, in <name>/0/.")
-    c.add_argument(
+    add("--behavior", choices=BEHAVIORS, default=BEHAVIORS[0], help="published: the quirks of the reference code")
+    add = command("sequence", sequence, "Copies with blur, then noise, then JPEG, in <name>/0/.")
+    add(
         "--name", nargs="+", choices=SEQUENCE_NAMES, default=list(SEQUENCES), help="(default: the three as documented)"
     )
-    c = command("corrupt", corrupt, "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.")
-    c.add_argument(
+    add = command("corrupt", corrupt, "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.")
+    add(
         "--corruption", nargs="+", default=["all"], metavar="NAME", help="all: the 15; extra: the other 4 (default: all)"
     )
-    c.add_argument("--severity", nargs="+", default=["all"], metavar="1..5", help="(default: all)")
-    c.add_argument("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="auto: CIFAR's up to 64 pixels")
-    c.add_argument(
+    add("--severity", nargs="+", default=["all"], metavar="1..5", help="(default: all)")
+    add("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="auto: CIFAR's up to 64 pixels")
+    add(
         "--format", choices=("png", "npy"), default="png", help="npy: <corruption>.npy and labels.npy of equal sizes"
     )
-    c = command("verify", verify, "Count and check a tree: missing, extra, damaged and mislabelled images.", writes=False)
-    c.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to check")
-    c.add_argument(
+    add = command("verify", verify, "Count and check a tree: missing, extra, damaged and mislabelled images.", writes=False)
+    add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to check")
+    add(
         "--base_samples", type=Path, metavar="PATH", help="clean images that every cell without a manifest must have"
     )
-    c.add_argument("--split", metavar="NAME", help="of the clean images")
-    c = command("sheet", sheet, "One picture of a degradation at all its levels on a few images.", writes=False)
-    c.add_argument("--type", required=True, metavar="NAME", help="a degradation, a sequence or a corruption")
-    c.add_argument("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="of a corruption")
-    c.add_argument("--out", type=Path, required=True, metavar="PNG")
-    c.add_argument("--seed", type=int, default=0, metavar="INT")
+    add("--split", metavar="NAME", help="of the clean images")
+    add = command("sheet", sheet, "One picture of a degradation at all its levels on a few images.", writes=False)
+    add("--type", required=True, metavar="NAME", help="a degradation, a sequence or a corruption")
+    add("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="of a corruption")
+    add("--out", type=Path, required=True, metavar="PNG")
+    add("--seed", **WHOLE, default=0)
     return p
 
 
@@ -147,13 +150,16 @@ def degrade(args: argparse.Namespace) -> int:
     tasks = []
     for kind in args.type:
         if not args.level:
-            recipe = Recipe(kind, "degrade", kind, None, args.behavior)
-            tasks += [Task(recipe, name, f"{kind}/{_png(_inside_clean(name))}") for name in names]
-            continue
-        for folder, level in _levels(kind, args.level):
-            recipe = Recipe(f"{kind}/{folder}", "degrade", kind, level, args.behavior)
-            tasks += [Task(recipe, name, f"{kind}/{folder}/{_png(_inside_split(name))}") for name in names]
+            tasks += _tasks(Recipe(kind, "degrade", kind, None, args.behavior), names, _inside_clean)
+        for folder, level in _levels(kind, args.level) if args.level else ():
+            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, level, args.behavior), names)
     return _write(args, source, tasks)
+
+
+def _tasks(recipe: Recipe, names: Sequence[str], place: Callable[[str], str] | None = None) -> list[Task]:
+    """A task for each image; place: the image's name to that in the recipe's folder."""
+    place = place or _inside_split
+    return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
 
 
 def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
@@ -174,8 +180,7 @@ def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
 def sequence(args: argparse.Namespace) -> int:
     source, names = choose(args)
     return _write(args, source, [
-        Task(Recipe(f"{kind}/0", "sequence", kind), name, f"{kind}/0/{_png(_inside_split(name))}")
-        for kind in args.name for name in names
+        task for kind in args.name for task in _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
     ])  # fmt: skip
 
 
@@ -194,11 +199,10 @@ def corrupt(args: argparse.Namespace) -> int:
     source, names = choose(args)
     if args.format == "npy" and (not source.classes or any(tree.parse(name, source.classes)[2] is None for name in names)):
         raise ValueError(f"--format npy needs labels, but nothing tells those of {args.base_samples}; give --classes")
-    status = _write(args, source, [
-        Task(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), name,
-             f"{kind}/{severity}/{_png(_inside_split(name))}")
-        for kind in chosen for severity in severities for name in names
-    ])  # fmt: skip
+    tasks = []
+    for kind, severity in itertools.product(chosen, severities):
+        tasks += _tasks(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), names)
+    status = _write(args, source, tasks)
     if status == 0 and args.format == "npy":
         _write_arrays(args.save_dir, chosen, severities)
     return status
@@ -288,10 +292,6 @@ def _place(name: str) -> tuple[str, str]:
     if len(parts) > 1 and parts[0] in SPLITS:
         return f"clean/{parts[0]}", "/".join(parts[1:])
     return "clean", "/".join(parts)
-
-
-def _png(name: str) -> str:
-    return f"{tree.key_of(name)}.png"
 
 
 def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:

@@ -6,15 +6,15 @@ was made, from what, and for every image the level that was drawn for it and the
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from DDA.progress import Progress
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.verify import ENTRIES, manifest_path, verify
+
+Made = tuple[str, str | None, str | None]  # an image's target, the SHA-256 of its file, and the reason where there is none
 
 __all__ = ["Recipe", "Task", "generator", "verify", "write"]
 
@@ -70,10 +72,10 @@ def write(
         part.begin()
     progress = Progress(sum(len(part.todo) for part in parts))
     failures: dict[str, str] = {}
-    with _Pool(workers, reopen, save_dir, seed) as pool:
+    with _pool(workers, reopen, save_dir, seed) as make:
         for part in parts:
             digests: dict[str, str] = {}
-            for target, digest, failure in pool.map(part.todo):
+            for target, digest, failure in make(part.todo):
                 if failure is None:
                     digests[target] = digest
                 else:
@@ -161,44 +163,24 @@ class _Part:
 # ---------------------------------------------------------------------------------------------- processes
 
 
-class _Pool:
-    """``map`` over tasks in order, by processes where there are several; each opens the source for itself."""
-
-    def __init__(self, workers: int, reopen: tuple, save_dir: Path, seed: int):
-        self._workers = workers
-        self._args = (reopen, save_dir, seed)
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Pool:
-        if self._workers > 1:
-            self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), _start_worker, (*self._args, os.getpid()))
-            ours = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes that start now inherit: the parent stops them
-            self._pool.submit(int)
-            signal.signal(signal.SIGINT, ours)
-        else:
-            _open(*self._args)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def map(self, tasks: Iterable[Task]) -> Iterator[tuple[str, str | None, str | None]]:
-        if self._pool is None:
-            for task in tasks:
-                yield _make(task)
-            return
-        waiting: deque[Future] = deque()
-        left = iter(tasks)
-        chunks = iter(lambda: list(itertools.islice(left, 32)), [])
-        for chunk in itertools.chain(chunks, [None] * 4 * self._workers):
-            if chunk is not None:
-                waiting.append(self._pool.submit(_make_all, chunk))
-            if waiting and (chunk is None or len(waiting) > 4 * self._workers):
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+@contextlib.contextmanager
+def _pool(workers: int, reopen: tuple, save_dir: Path, seed: int) -> Iterator[Callable[[Sequence[Task]], Iterable[Made]]]:
+    """`map` of `_make`, in order, by processes where there are several; each opens the source for itself."""
+    if workers == 1:
+        _open(reopen, save_dir, seed)
+        yield partial(map, _make)
+        return
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())
+    ) as pool:
+        ours = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes that start now inherit: the parent stops them
+        pool.submit(int)
+        signal.signal(signal.SIGINT, ours)
+        try:
+            yield partial(pool.map, _make, chunksize=32)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _here: tuple[Source, Path, int]  # what a process works with
@@ -221,12 +203,8 @@ def _start_worker(reopen: tuple, save_dir: Path, seed: int, parent: int) -> None
     _open(reopen, save_dir, seed)
 
 
-def _make_all(tasks: list[Task]) -> list[tuple[str, str | None, str | None]]:
-    return [_make(task) for task in tasks]
-
-
-def _make(task: Task) -> tuple[str, str | None, str | None]:
-    """Write one image: its target, the SHA-256 of its file, and the reason where there is none."""
+def _make(task: Task) -> Made:
+    """Write one image."""
     source, save_dir, seed = _here
     try:
         path = save_dir / tree.check_name(task.target, source.path)

@@ -66,7 +66,7 @@ def read(root):
 
 def sources(folder):
     """Pixels and labels in key order."""
-    paths, _ = tree.list_images(folder / "source", CELL)
+    paths = tree.list_images(folder / "source", CELL)[0]
     classes = (folder / "source" / "classes.txt").read_text().split()
     labels = [classes.index(Path(path).name.split("_")[0]) for path in paths]
     return np.stack([np.asarray(images.read_rgb(folder / "source" / path)) for path in paths]), torch.tensor(labels)

@@ -24,8 +24,7 @@ Weights = Mapping[str, torch.Tensor]
 class Prior:
     """A checkpoint that was read and recognised.
 
-    settings: all that `checkpoints.resolve` tells of it. The network is built when it is asked for, and the file is digested
-    once, when the SHA-256 is asked for.
+    settings: all that `checkpoints.resolve` tells of it. The file is digested once, when the SHA-256 is asked for.
     """
 
     def __init__(self, path: Path, weights: Weights, settings: Mapping[str, Any]):
@@ -35,11 +34,15 @@ class Prior:
     def sha256(self) -> str:
         return files.sha256(self.path)
 
-    def process(self, respacing: str = "", predict_xstart: bool = False) -> Diffusion:
-        return process_of(self.settings, respacing, predict_xstart)
-
     def network(self, device: torch.device, dtype: str = "float32") -> UNet:
-        return network_of(self.path, self._weights, self.settings, device, dtype)
+        """The network on a device, its body in ``dtype``. Raises ValueError where it does not fit into the memory."""
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
+        try:
+            network = checkpoints.build(self.path, self._weights, self.settings).to(device).convert(DTYPES[dtype])
+        except torch.OutOfMemoryError:
+            raise ValueError(f"the network of --model_path {self.path} does not fit into the memory of {device}") from None
+        # the layout in which oneDNN convolves fastest
+        return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
 
 
 def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
@@ -63,17 +66,6 @@ def process_of(settings: Mapping[str, Any], respacing: str = "", predict_xstart:
         steps=settings["diffusion_steps"], timestep_respacing=respacing, predict_xstart=predict_xstart,
         **{name: settings[name] for name in ("noise_schedule", "learn_sigma", "fixed_variance", "rescale_timesteps")},
     )  # fmt: skip
-
-
-def network_of(path: Path, weights: Weights, settings: Mapping[str, Any], device: torch.device, dtype: str) -> UNet:
-    """The network on a device, its body in ``dtype``. Raises ValueError where it does not fit into the memory."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
-    try:
-        network = checkpoints.build(path, weights, settings).to(device).convert(DTYPES[dtype])
-    except torch.OutOfMemoryError:
-        raise ValueError(f"the network of --model_path {path} does not fit into the memory of {device}") from None
-    # the layout in which oneDNN convolves fastest
-    return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
 
 
 def batch_adapter(

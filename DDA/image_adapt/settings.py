@@ -20,19 +20,15 @@ READ_BY = {"gradient": ("D", "scale"), "projection": ("D", "projection", "k", "s
 
 
 def complete(given: Mapping[str, Any], speed: str | None, respacing: str) -> dict[str, Any]:
-    """All settings of PRESET: those that are ``given`` and not None, the others of the rung.
+    """All settings of PRESET: those that are ``given``, the others of the rung.
 
     Raises ValueError for a rung, whose N counts in steps of a process of 100, of a process of another length.
     """
-    if speed and respacing != "100" and given.get("N") is None:
-        raise ValueError(
-            f"--speed {speed} counts in steps of --timestep_respacing 100; with {respacing} give --N too"
-        )
+    if speed and respacing != "100" and "N" not in given:
+        raise ValueError(f"--speed {speed} counts in steps of --timestep_respacing 100; with {respacing} give --N too")
     rung = SPEEDS[speed or "exact"]
-    settings = {
-        name: rung.get(ours, default) if given.get(name) is None else given[name] for name, (ours, default) in PRESET.items()
-    }
-    if given.get("steps") is None and settings["steps"] is not None:
+    settings = {name: rung.get(ours, default) for name, (ours, default) in PRESET.items()} | given
+    if "steps" not in given and settings["steps"]:
         settings["steps"] = min(settings["steps"], settings["N"])
     return settings
 

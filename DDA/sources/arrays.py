@@ -31,6 +31,7 @@ class Arrays:
         self._severity = severity
         self._places: dict[str, tuple[Rows | Jpegs, int]] = {}
         self._sorted: list[str] = []
+        self._folders: set[str] = set()
 
     def __reduce__(self) -> tuple:
         from DDA.sources import open_source
@@ -55,6 +56,8 @@ class Arrays:
                 raise files.BadFile(
                     f"{self.path}: {folder} has the label {labels.max()}, but there are {len(self.classes)} classes"
                 )
+        if count:
+            self._folders.add(folder)
         prefix = f"{folder}/" if folder != "." else ""
         for row in range(count):
             name = f"{row:05}" if labels is None else f"{self.classes[labels[row]]}_{row:05}"
@@ -74,8 +77,7 @@ class Arrays:
 
     def folders(self, folder: str) -> list[str]:
         prefix = "" if folder == "." else f"{folder}/"
-        inside = {name[len(prefix) :] for name in self._places if name.startswith(prefix)}
-        return sorted({name.split("/")[0] for name in inside if "/" in name})
+        return sorted({name[len(prefix) :].split("/")[0] for name in self._folders if name.startswith(prefix) and name != "."})
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
         return False

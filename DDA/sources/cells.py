@@ -52,7 +52,7 @@ def cells_of(
         chosen = [name for name in chosen if name != "clean"]  # no corruption, and without severities
     if layout in SPLITS:
         split = SPLITS[layout][0 if train else 1]
-        return [_existing(source, f"{name}/{split}", f"--train {train} wants the split {split}") for name in chosen]
+        return [cell for name in chosen for cell in _existing(source, name, [split], f"--train {train} wants the split {{}}")]
     return sorted(cell for name in chosen for cell in _severity_cells(source, name, severities))
 
 
@@ -65,15 +65,17 @@ def _severity_cells(source: Source, name: str, severities: Sequence[str]) -> lis
     if name == "clean":
         return [f"{name}/{folder}" for folder in source.folders(name)]  # it has no severities
     wanted = severities or ["0" if "_seq" in name else "5"]
-    return [_existing(source, f"{name}/{severity}", f"--severity {severity} is wanted") for severity in sorted(set(wanted))]
+    return _existing(source, name, sorted(set(wanted)), "--severity {} is wanted")
 
 
-def _existing(source: Source, cell: str, why: str) -> str:
-    parent, _, name = cell.rpartition("/")
-    if name not in source.folders(parent):
-        found = _listing(source.folders(parent), "found")
-        raise FileNotFoundError(f"{why}, but {source.path / cell} does not exist; {found} in {source.path / parent}")
-    return cell
+def _existing(source: Source, parent: str, names: Sequence[str], why: str) -> list[str]:
+    """The cells of these names in a folder. Raises FileNotFoundError where one is missing."""
+    found = source.folders(parent)
+    for name in names:
+        if name not in found:
+            raise FileNotFoundError(f"{why.format(name)}, but {source.path / parent / name} does not exist; "
+                                    f"{_listing(found, 'found')} in {source.path / parent}")  # fmt: skip
+    return [f"{parent}/{name}" for name in names]
 
 
 def _listing(names: Sequence[str], word: str) -> str:

@@ -60,9 +60,8 @@ def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
         if not isinstance(named, list):
             raise files.BadFile(f"{path}: {meta} has no {names}; download it again")
         known = [_text(name, f"{path}: {meta}") for name in named]
-        return _cifar(path, classes or known, {
-            part: (batch.get("data"), batch.get(labels)) for part, batch in batches.items()
-        }, missing=[part for part in parts if part not in batches])  # fmt: skip
+        values = {part: (batch.get("data"), batch.get(labels)) for part, batch in batches.items()}
+        return _cifar(path, classes or known, values, parts)
     return None
 
 
@@ -83,12 +82,13 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
             records = np.frombuffer(data, np.uint8).reshape(-1, head + 3072)
             batches[part] = (records[:, head:], records[:, head - 1])
         known = _text(content(meta), f"{path}: {meta}").split()
-        return _cifar(path, classes or known, batches, missing=[part for part in parts if part not in batches])
+        return _cifar(path, classes or known, batches, parts)
     return None
 
 
-def _cifar(path: Path, classes: Sequence[str], batches: dict, *, missing: list[str]) -> Arrays:
+def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[str]) -> Arrays:
     """The layout of the published commands: clean/cifar_train and clean/cifar_test, rows counted over the batches."""
+    missing = [part for part in parts if part not in batches]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; download it again")
     source = Arrays(path, classes)

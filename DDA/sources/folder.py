@@ -31,7 +31,7 @@ class Folder:
 
     def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
         """The images below a folder of the tree, and what is none (see `tree.list_images`)."""
-        return tree.list_images(self.path, cell, leave_out=leave_out)
+        return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder."""

@@ -36,6 +36,8 @@ from DDA.image_adapt.unet import UNet
 from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 
 PROGRAM = "image_sample.py"
+WHOLE, NUMBER = dict(type=int, metavar="INT"), dict(type=float, metavar="FLOAT")
+BOOLEAN = dict(type=commands.boolean, metavar="BOOL")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,18 +119,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def fill_in(args: argparse.Namespace) -> None:
     """Complete the flags that --speed sets; what was given stays, and is remembered in ``args.given``."""
-    given = {name: getattr(args, name) for name in settings.PRESET}
-    args.given = {name for name, value in given.items() if value is not None}
-    vars(args).update(settings.complete(given, args.speed, args.timestep_respacing))
+    args.given = {name: value for name in settings.PRESET if (value := getattr(args, name)) is not None}
+    vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
 
 
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
-    data = p.add_argument_group("images")
-    data.add_argument("--base_samples", type=Path, required=True, metavar="PATH", help="tree of degraded images, or the "
+    data = p.add_argument_group("images").add_argument
+    data("--base_samples", type=Path, required=True, metavar="PATH", help="tree of degraded images, or the "
                       "files of a data set: CIFAR-10-C as .npy, an .npy or .npz of images (dataset/README.md)")  # fmt: skip
-    data.add_argument("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
-    data.add_argument(
+    data("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
+    data(
         "--dataset",
         choices=LAYOUTS,
         default="folder",
@@ -136,8 +137,8 @@ def parser() -> argparse.ArgumentParser:
         "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
         "(default: %(default)s)",
     )
-    data.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="one or several folders of the tree, or all")
-    data.add_argument(
+    data("--corruption", nargs="+", default=[], metavar="NAME", help="one or several folders of the tree, or all")
+    data(
         "--severity",
         nargs="+",
         default=[],
@@ -145,53 +146,50 @@ def parser() -> argparse.ArgumentParser:
         help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences); one number also tells of "
         "which severity a .npy is that holds one",
     )
-    data.add_argument(
+    data(
         "--train",
-        type=commands.boolean,
-        default=None,
-        metavar="BOOL",
+        **BOOLEAN,
         help="the training or the test split, for layouts with splits (default: True)",
     )
-    data.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images, the first by key (default: all)")
-    data.add_argument("--keys", type=Path, metavar="FILE", help="only the images whose keys it lists, one a line (gate.py)")
-    data.add_argument(
+    data("--num_samples", **WHOLE, help="at most so many images, the first by key (default: all)")
+    data("--keys", type=Path, metavar="FILE", help="only the images whose keys it lists, one a line (gate.py)")
+    data(
         "--format",
         choices=("png", "same"),
         help="same: the source's format (JPEG is compressed again) (default: png; published behaviour: same)",
     )
-    data.add_argument("--gallery", type=Path, metavar="PNG", help="also write some degraded and adapted images side by side")
-    data.add_argument("--overwrite", action="store_true", help="make the planned images anew")
+    data("--gallery", type=Path, metavar="PNG", help="also write some degraded and adapted images side by side")
+    data("--overwrite", action="store_true", help="make the planned images anew")
 
-    method = p.add_argument_group("method")
-    method.add_argument("--speed", choices=SPEEDS, help="a rung of the speed ladder: sets those of the next ten flags that are "
+    method = p.add_argument_group("method").add_argument
+    method("--speed", choices=SPEEDS, help="a rung of the speed ladder: sets those of the next ten flags that are "
                         "not given (default: exact)")  # fmt: skip
-    method.add_argument("--N", type=int, metavar="INT", help="reverse steps, in steps of --timestep_respacing (exact: 50)")
-    method.add_argument("--D", type=int, metavar="INT", help="low-pass factor: what survives shrinking by D is kept (exact: 4)")
-    method.add_argument("--guidance", choices=GUIDANCES, help="projection needs no gradient (exact: gradient)")
-    method.add_argument("--scale", type=float, metavar="FLOAT", help="weight of the gradient (exact: 6)")
-    method.add_argument("--projection", choices=PROJECTIONS, help="the low-pass filter of the projection (default: block)")
-    method.add_argument("--k", type=float, metavar="0..1", help="strength of the projection (default: 1)")
-    method.add_argument("--s_y", type=float, metavar="FLOAT",
+    method("--N", **WHOLE, help="reverse steps, in steps of --timestep_respacing (exact: 50)")
+    method("--D", **WHOLE, help="low-pass factor: what survives shrinking by D is kept (exact: 4)")
+    method("--guidance", choices=GUIDANCES, help="projection needs no gradient (exact: gradient)")
+    method("--scale", **NUMBER, help="weight of the gradient (exact: 6)")
+    method("--projection", choices=PROJECTIONS, help="the low-pass filter of the projection (default: block)")
+    method("--k", type=float, metavar="0..1", help="strength of the projection (default: 1)")
+    method("--s_y", **NUMBER,
                         help="weaken it late, as for low frequencies with noise of this size")  # fmt: skip
-    method.add_argument("--sampler", choices=SAMPLERS, help="the step rule (exact: ddpm)")
-    method.add_argument("--steps", type=int, metavar="INT", help="network calls from index N-1 down to 0 (exact: N)")
-    method.add_argument("--eta", type=float, metavar="0..1", help="noise of the DDIM steps (default: 0)")
-    method.add_argument(
+    method("--sampler", choices=SAMPLERS, help="the step rule (exact: ddpm)")
+    method("--steps", **WHOLE, help="network calls from index N-1 down to 0 (exact: N)")
+    method("--eta", type=float, metavar="0..1", help="noise of the DDIM steps (default: 0)")
+    method(
         "--behavior",
         choices=BEHAVIORS,
         default="corrected",
         help="published: one guidance norm over the batch and noising to index N, as the reference code (default: %(default)s)",
     )
-    method.add_argument("--seed", type=int, default=0, metavar="INT", help="of every image's noise (default: %(default)s)")
-    method.add_argument("--use_ddim", type=commands.boolean, default=False, metavar="BOOL", help="the same as --sampler ddim")
-    method.add_argument(
+    method("--seed", **WHOLE, default=0, help="of every image's noise (default: %(default)s)")
+    method("--use_ddim", **BOOLEAN, default=False, help="the same as --sampler ddim")
+    method(
         "--clip_denoised",
-        type=commands.boolean,
+        **BOOLEAN,
         default=True,
-        metavar="BOOL",
         help="clamp the predicted clean image to its range (default: %(default)s)",
     )
-    method.add_argument(
+    method(
         "--timestep_respacing",
         default="100",
         metavar="SPEC",
@@ -200,46 +198,45 @@ def parser() -> argparse.ArgumentParser:
 
     prior = p.add_argument_group(
         "prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error."
-    )
-    prior.add_argument(
+    ).add_argument
+    prior(
         "--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt"
     )
     for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample",
                  "diffusion_steps"):  # fmt: skip
-        prior.add_argument(f"--{name}", type=int, metavar="INT")
-    prior.add_argument("--channel_mult", metavar="1,2,2")
-    prior.add_argument("--attention_resolutions", metavar="16,8")
+        prior(f"--{name}", **WHOLE)
+    prior("--channel_mult", metavar="1,2,2")
+    prior("--attention_resolutions", metavar="16,8")
     for name in ("class_cond", "learn_sigma", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
                  "rescale_timesteps"):  # fmt: skip
-        prior.add_argument(f"--{name}", type=commands.boolean, metavar="BOOL")
-    prior.add_argument("--noise_schedule", choices=NOISE_SCHEDULES)
-    prior.add_argument("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
-    prior.add_argument(
-        "--predict_xstart", type=commands.boolean, default=False, metavar="BOOL", help="the prior predicts x_0, not noise"
+        prior(f"--{name}", **BOOLEAN)
+    prior("--noise_schedule", choices=NOISE_SCHEDULES)
+    prior("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
+    prior(
+        "--predict_xstart", **BOOLEAN, default=False, help="the prior predicts x_0, not noise"
     )
     for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
-        prior.add_argument(f"--{name}", type=float if name == "dropout" else commands.boolean, metavar="VALUE",
+        prior(f"--{name}", type=float if name == "dropout" else commands.boolean, metavar="VALUE",
                            help=f"accepted, changes nothing ({why})")  # fmt: skip
 
-    machine = p.add_argument_group("machine")
-    machine.add_argument(
+    machine = p.add_argument_group("machine").add_argument
+    machine(
         "--batch_size",
-        type=int,
+        **WHOLE,
         default=4,
-        metavar="INT",
         help="images at once; changes speed and memory only (default: %(default)s)",
     )
-    machine.add_argument("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
-    machine.add_argument(
-        "--use_fp16", type=commands.boolean, default=False, metavar="BOOL", help="float16 on a GPU, float32 on a CPU"
+    machine("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
+    machine(
+        "--use_fp16", **BOOLEAN, default=False, help="float16 on a GPU, float32 on a CPU"
     )
-    machine.add_argument(
+    machine(
         "--device",
         default="auto",
         metavar="auto|cpu|cuda|cuda:0",
         help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)",
     )
-    machine.add_argument("--dry_run", action="store_true", help="check everything, print the plan and stop")
+    machine("--dry_run", action="store_true", help="check everything, print the plan and stop")
     return p
 
 
@@ -285,7 +282,7 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
 def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan, dict[str, Any]]:
     """Check everything and list the images: the plan, and what the settings file will say."""
     try:
-        settings.check(vars(args), ddpm.process(args.timestep_respacing), ddpm.settings["image_size"])
+        settings.check(vars(args), prior.process_of(ddpm.settings, args.timestep_respacing), ddpm.settings["image_size"])
     except ValueError as error:
         raise ValueError(f"--{error}") from None
     plan = plan_images(args)
@@ -359,7 +356,7 @@ def about(args: argparse.Namespace, world: ranks.World, device: torch.device) ->
 
 def load(args: argparse.Namespace, state: prior.Weights, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
     """The network of --model_path on a device."""
-    return prior.network_of(args.model_path, state, method, device, dtype)
+    return Prior(args.model_path, state, method).network(device, dtype)
 
 
 def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
