@@ -71,9 +71,7 @@ def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(
-    path: Path, entries: Mapping[str, Any], failures: Mapping[str, str], *, running: bool = False
-) -> None:
+def write_manifest(path: Path, entries: Mapping[str, Any], failures: Mapping[str, str], *, running: bool = False) -> None:
     """Write a manifest: entries, its state, and its failures with their reasons."""
     state = RUNNING if running else "failures" if failures else "complete"
     files.write_json(path, {**entries, "state": state, "failures": dict(failures)})

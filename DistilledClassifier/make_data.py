@@ -73,13 +73,9 @@ def parser() -> argparse.ArgumentParser:
         c.set_defaults(run=run, file_severity=None)
         add = c.add_argument
         if name != "verify":
-            add(
-                "--base_samples", type=Path, required=True, metavar="PATH", help="a folder of images or a data set's files"
-            )
+            add("--base_samples", type=Path, required=True, metavar="PATH", help="a folder of images or a data set's files")
             add("--split", metavar="NAME", help="only this part of it, such as cifar_test, train, val")
-            add(
-                "--num_samples", **WHOLE, help="at most so many images, spread evenly (default: all)"
-            )
+            add("--num_samples", **WHOLE, help="at most so many images, spread evenly (default: all)")
         add(
             "--classes",
             metavar="FILE",
@@ -92,38 +88,26 @@ def parser() -> argparse.ArgumentParser:
                            help="that of a .npy of a corruption that holds one")  # fmt: skip
         if writes:
             add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
-            add(
-                "--workers", **WHOLE, default=os.cpu_count(), help="processes (default: %(default)s)"
-            )
+            add("--workers", **WHOLE, default=os.cpu_count(), help="processes (default: %(default)s)")
             add("--seed", **WHOLE, default=0, help="of every image's stream (default: %(default)s)")
         return add
 
     command("prepare", prepare, "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).")
     add = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
-    add(
-        "--type", nargs="+", required=True, choices=(*DEGRADATIONS, COMBINED), help="combined: one of them by chance"
-    )
+    add("--type", nargs="+", required=True, choices=(*DEGRADATIONS, COMBINED), help="combined: one of them by chance")
     add("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
                    "test: the papers' five, as severities 1..5")  # fmt: skip
     add("--behavior", choices=BEHAVIORS, default=BEHAVIORS[0], help="published: the quirks of the reference code")
     add = command("sequence", sequence, "Copies with blur, then noise, then JPEG, in <name>/0/.")
-    add(
-        "--name", nargs="+", choices=SEQUENCE_NAMES, default=list(SEQUENCES), help="(default: the three as documented)"
-    )
+    add("--name", nargs="+", choices=SEQUENCE_NAMES, default=list(SEQUENCES), help="(default: the three as documented)")
     add = command("corrupt", corrupt, "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.")
-    add(
-        "--corruption", nargs="+", default=["all"], metavar="NAME", help="all: the 15; extra: the other 4 (default: all)"
-    )
+    add("--corruption", nargs="+", default=["all"], metavar="NAME", help="all: the 15; extra: the other 4 (default: all)")
     add("--severity", nargs="+", default=["all"], metavar="1..5", help="(default: all)")
     add("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="auto: CIFAR's up to 64 pixels")
-    add(
-        "--format", choices=("png", "npy"), default="png", help="npy: <corruption>.npy and labels.npy of equal sizes"
-    )
+    add("--format", choices=("png", "npy"), default="png", help="npy: <corruption>.npy and labels.npy of equal sizes")
     add = command("verify", verify, "Count and check a tree: missing, extra, damaged and mislabelled images.", writes=False)
     add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to check")
-    add(
-        "--base_samples", type=Path, metavar="PATH", help="clean images that every cell without a manifest must have"
-    )
+    add("--base_samples", type=Path, metavar="PATH", help="clean images that every cell without a manifest must have")
     add("--split", metavar="NAME", help="of the clean images")
     add = command("sheet", sheet, "One picture of a degradation at all its levels on a few images.", writes=False)
     add("--type", required=True, metavar="NAME", help="a degradation, a sequence or a corruption")

@@ -116,9 +116,7 @@ class _Part:
         if changed is not None:
             differ.append(f"another source ({self._source.where(changed)} has changed)")
         if differ:
-            raise ValueError(
-                f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it"
-            )
+            raise ValueError(f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it")
 
     def begin(self) -> None:
         """Write the manifest of a folder with work to do, so that an interrupted run is known."""
@@ -170,9 +168,7 @@ def _pool(workers: int, reopen: tuple, save_dir: Path, seed: int) -> Iterator[Ca
         _open(reopen, save_dir, seed)
         yield partial(map, _make)
         return
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())) as pool:
         ours = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes that start now inherit: the parent stops them
         pool.submit(int)

@@ -2,11 +2,15 @@ import json
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from helpers import SHARED, TINY, TINY_PROCESS, UNET_FLAGS, needs_shared, parity, tiny_unet, unet_of
 
+from DDA import files
 from DDA.image_adapt import checkpoints
+from DDA.image_adapt import prior as priors
+from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.unet import create_unet
 
 
@@ -162,3 +166,30 @@ def test_the_real_checkpoint_is_recognised_and_loads():
     settings, model = load(path)
     assert {name: settings[name] for name in checkpoints.RECOGNISED} == {name: told[name] for name in checkpoints.RECOGNISED}
     assert sum(p.numel() for p in model.parameters()) > 4_000_000
+
+
+def test_a_prior_is_digested_once_and_its_network_is_that_of_the_checkpoint(prior, monkeypatch):
+    loaded = priors.load(prior)
+    digests = []
+    monkeypatch.setattr(files, "sha256", lambda path: digests.append(path) or "digest")
+    assert loaded.sha256 == loaded.sha256 == "digest" and digests == [prior]
+    x, t = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16), torch.tensor([7])
+    torch.testing.assert_close(loaded.network(torch.device("cpu"))(x, t), tiny_unet()(x, t), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_a_process_has_all_that_the_settings_say_of_it(rescale):
+    settings = dict(diffusion_steps=400, noise_schedule="cosine", learn_sigma=False, fixed_variance="small",
+                    rescale_timesteps=rescale)  # fmt: skip
+    ours = priors.process_of(settings, "20", predict_xstart=True)
+    by_hand = Diffusion(steps=400, noise_schedule="cosine", timestep_respacing="20", fixed_variance="small",
+                        rescale_timesteps=rescale, predict_xstart=True)  # fmt: skip
+    np.testing.assert_array_equal(ours.betas, by_hand.betas)
+    np.testing.assert_array_equal(ours.posterior_variance, by_hand.posterior_variance)
+    x = torch.rand(1, 3, 8, 8)
+
+    def network(x, t):
+        return x * t
+
+    assert torch.equal(ours.predict(network, x, 9, clip=True).x0, by_hand.predict(network, x, 9, clip=True).x0)
+    assert len(priors.process_of(settings)) == 400

@@ -7,6 +7,9 @@ from helpers import SHARED, needs_shared, parity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from DDA import tree
+from DDA.sources import arrays
+from DistilledClassifier import corruptions
 from DistilledClassifier.corruptions import CONSTANTS, CORRUPTIONS, DRAW_NOTHING, EXTRA_CORRUPTIONS, corrupt
 
 ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
@@ -27,6 +30,11 @@ def test_the_constants_are_the_published_ones(ours, theirs):
     for name, severities in published.items():
         for expected, actual in zip(severities, CONSTANTS[ours][name], strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-12, err_msg=name)
+
+
+def test_the_sources_the_functions_and_the_constants_name_the_same_corruptions():
+    assert ALL == tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS == arrays.CIFAR_C and len(set(ALL)) == 19
+    assert corruptions._FUNCTIONS.keys() == set(ALL) > DRAW_NOTHING
 
 
 @pytest.mark.parametrize("name", [name for name in LARGE if "/" in name])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,35 @@ def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, 
     status, out, _ = call(*CELLS)
     assert status == 0 and "to do       0 " in out
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_command_reads_the_weights_once_digests_each_file_once_and_lists_each_folder_as_seldom_as_it_can(
+    call, tree, tmp_path, prior, monkeypatch
+):
+    counts = {"digested": Counter(), "loaded": Counter(), "listed": Counter()}
+
+    def count(module, name, what):
+        original = getattr(module, name)
+
+        def counting(path, *args, **how):
+            counts[what][str(path)] += 1
+            return original(path, *args, **how)
+
+        monkeypatch.setattr(module, name, counting)
+
+    count(files, "sha256", "digested")
+    count(torch, "load", "loaded")
+    count(os, "scandir", "listed")
+    for deleted, most in (([], 1), ([], 1), (["fog/3/cat/1.png"], 2)):  # a working job looks once more what is there
+        for name in deleted:
+            (tmp_path / "out" / name).unlink()
+        for counter in counts.values():
+            counter.clear()
+        assert call(*CELLS, "--gallery", tmp_path / "look.png")[0] == 0
+        assert counts["loaded"] == {str(prior): 1} and counts["digested"][str(prior)] == 1
+        assert set(counts["digested"].values()) == {1}
+        assert max(times for path, times in counts["listed"].items() if path.startswith(str(tmp_path / "out"))) == most
+        assert max(times for path, times in counts["listed"].items() if path.startswith(str(tree))) == 1
 
 
 def test_the_pixels_are_those_of_the_sampler(call, tree, tmp_path):

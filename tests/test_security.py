@@ -111,7 +111,7 @@ def _npz(**members):
 
 
 def _cifar(folder, names=CIFAR10):
-    from test_datasets import write_cifar10
+    from test_sources import write_cifar10
 
     write_cifar10(folder / "cifar")
     (folder / "cifar/batches.meta").write_bytes(pickle.dumps({b"label_names": [name.encode() for name in names]}, protocol=2))

@@ -199,9 +199,7 @@ def parser() -> argparse.ArgumentParser:
     prior = p.add_argument_group(
         "prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error."
     ).add_argument
-    prior(
-        "--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt"
-    )
+    prior("--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt")
     for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample",
                  "diffusion_steps"):  # fmt: skip
         prior(f"--{name}", **WHOLE)
@@ -212,9 +210,7 @@ def parser() -> argparse.ArgumentParser:
         prior(f"--{name}", **BOOLEAN)
     prior("--noise_schedule", choices=NOISE_SCHEDULES)
     prior("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
-    prior(
-        "--predict_xstart", **BOOLEAN, default=False, help="the prior predicts x_0, not noise"
-    )
+    prior("--predict_xstart", **BOOLEAN, default=False, help="the prior predicts x_0, not noise")
     for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
         prior(f"--{name}", type=float if name == "dropout" else commands.boolean, metavar="VALUE",
                            help=f"accepted, changes nothing ({why})")  # fmt: skip
@@ -227,9 +223,7 @@ def parser() -> argparse.ArgumentParser:
         help="images at once; changes speed and memory only (default: %(default)s)",
     )
     machine("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
-    machine(
-        "--use_fp16", **BOOLEAN, default=False, help="float16 on a GPU, float32 on a CPU"
-    )
+    machine("--use_fp16", **BOOLEAN, default=False, help="float16 on a GPU, float32 on a CPU")
     machine(
         "--device",
         default="auto",
