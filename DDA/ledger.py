@@ -8,9 +8,9 @@ run notices that the source has changed. Everything is JSON, written at once, so
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from DDA import files
 from DDA.tree import SETTINGS
@@ -19,11 +19,8 @@ RUNNING = "running"
 SAMPLES = 8  # so many source images of a cell are remembered
 
 
-class Digests(Protocol):
-    """A source of images, as far as it matters here (`DDA.sources`)."""
-
-    def digest(self, name: str) -> str:
-        """The SHA-256 of what is read as the image ``name``."""
+# the SHA-256 of what a source reads under a name; it may raise OSError or KeyError
+Digest = Callable[[str], str]
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -77,7 +74,7 @@ def write_manifest(path: Path, entries: Mapping[str, Any], failures: Mapping[str
     files.write_json(path, {**entries, "state": state, "failures": dict(failures)})
 
 
-def sources(source: Digests, manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
     """Name and SHA-256 of some source images, for a manifest: of ``names``, which are made now, some that are spread evenly.
 
     What the manifest of an earlier run knows of other images is kept. Images that cannot be read are left out.
@@ -85,17 +82,17 @@ def sources(source: Digests, manifest: Mapping[str, Any], names: Sequence[str]) 
     anew = set(names)
     known = {name: digest for name, digest in manifest.get("source_sha256", {}).items() if name not in anew}
     chosen = sorted({names[i * (len(names) - 1) // (SAMPLES - 1)] for i in range(SAMPLES)}) if names else []
-    return known | {name: digest for name in chosen if (digest := _digest(source, name)) is not None}
+    return known | {name: digest for name in chosen if (digest := _digest(digest_of, name)) is not None}
 
 
-def changed(source: Digests, known: Mapping[str, str]) -> str | None:
+def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:
     """The first of the known images, name and SHA-256, that is another one in the source now; None where there is none."""
-    return next((name for name, digest in known.items() if _digest(source, name) not in (digest, None)), None)
+    return next((name for name, digest in known.items() if _digest(digest_of, name) not in (digest, None)), None)
 
 
-def _digest(source: Digests, name: str) -> str | None:
+def _digest(digest_of: Digest, name: str) -> str | None:
     """None where the image cannot be read, which is a failure of that image alone."""
     try:
-        return source.digest(name)
+        return digest_of(name)
     except (OSError, KeyError):
         return None

@@ -98,13 +98,13 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
             unfinished.append(prefix + path)
         elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
-    images.sort(key=lambda path: (key_of(path), path))
-    doubles = [(one, two) for one, two in itertools.pairwise(images) if key_of(one) == key_of(two)]
+    keyed = sorted((key_of(path), path) for path in images)
+    doubles = [(one, two) for (key, one), (other, two) in itertools.pairwise(keyed) if key == other]
     if doubles:
         one, two = doubles[0]
         more = f" (and {len(doubles) - 1} more such pairs)" if len(doubles) > 1 else ""
         raise ValueError(f"{root / one} and {root / two} would be one image{more}; rename or remove one of them")
-    return images, others, unfinished
+    return [path for _, path in keyed], others, unfinished
 
 
 def walk(folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()) -> Iterator[str]:
@@ -255,6 +255,11 @@ def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarr
         odd = root / list(paths.values())[labels.index(None)]
         raise ValueError(f"{odd} has none of the classes in {root / CLASSES} in its name")
     return paths, np.array([classes.index(label) for label in labels])
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """So many of the names, evenly spread; all where there are fewer."""
+    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
 
 
 def is_held_out(key: str, share: float) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -337,61 +338,68 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 # ---------------------------------------------------------------------------------------------- published constants
 
 
-def _zooms(*ranges: tuple[float, float]) -> tuple[np.ndarray, ...]:
-    """Zoom factors from 1 up to an end in steps; whether the end is among them is decided by rounding, as published."""
-    return tuple(np.arange(1, end, step) for end, step in ranges)
+def _table(text: str) -> dict[str, tuple]:
+    """Constants of each corruption from lines ``name severity 1 | … | severity 5``; several numbers of one are a tuple."""
+    constants = {}
+    for line in re.sub(r"\|\s+", "| ", text.strip()).splitlines():
+        name, rest = line.split(maxsplit=1)
+        rows = [[float(word) if "." in word else int(word) for word in row.split()] for row in rest.split("|")]
+        constants[name] = tuple(row[0] if len(row) == 1 else tuple(row) for row in rows)
+    # zoom factors from 1 up to an end in steps; whether the end is among them is decided by rounding, as published
+    return constants | {"zoom_blur": tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])}
 
 
-# severities 1..5. Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of values; defocus:
-# radius, sigma of its edge; glass: sigma, reach, rounds; motion: radius, sigma; snow: mean, deviation, zoom, threshold,
-# radius, sigma, weight of the image; frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma,
-# shift of three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud; saturate: factor, summand
+# Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of values; defocus: radius, sigma of
+# its edge; glass: sigma, reach, rounds; motion: radius, sigma; zoom: end, step; snow: mean, deviation, zoom, threshold, radius,
+# sigma, weight of the image; frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma, shift of
+# three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud; saturate: factor, summand
 CONSTANTS: dict[str, dict[str, tuple]] = {
-    "cifar": {
-        "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
-        "shot_noise": (500, 250, 100, 75, 50),
-        "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),
-        "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),
-        "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1),
-        "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-        "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
-        "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        "zoom_blur": _zooms((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-        "snow": ((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-                 (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
-        "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
-        "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-        "spatter": ((0.62, 0.1, 0.7, 0.7, 0.5, 0), (0.65, 0.1, 0.8, 0.7, 0.5, 0), (0.65, 0.3, 1, 0.69, 0.5, 0),
-                    (0.65, 0.1, 0.7, 0.69, 0.6, 1), (0.65, 0.1, 0.5, 0.68, 0.6, 1)),
-        "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
-        "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
-        "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
-        "elastic_transform": ((0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)),
-        "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
-        "jpeg_compression": (80, 65, 58, 50, 40),
-    },
-    "imagenet": {
-        "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
-        "shot_noise": (60, 25, 12, 5, 3),
-        "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),
-        "speckle_noise": (0.15, 0.2, 0.35, 0.45, 0.6),
-        "gaussian_blur": (1, 2, 3, 4, 6),
-        "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-        "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-        "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        "zoom_blur": _zooms((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-        "snow": ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-                 (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
-        "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-        "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-        "spatter": ((0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
-                    (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1)),
-        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-        "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
-        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        "elastic_transform": ((488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88),
-                              (29.28, 2.44, 4.88)),
-        "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
-        "jpeg_compression": (25, 18, 15, 10, 7),
-    },
-}  # fmt: skip
+    "cifar": _table("""
+        gaussian_noise     0.04 | 0.06 | 0.08 | 0.09 | 0.1
+        shot_noise         500 | 250 | 100 | 75 | 50
+        impulse_noise      0.01 | 0.02 | 0.03 | 0.05 | 0.07
+        speckle_noise      0.06 | 0.1 | 0.12 | 0.16 | 0.2
+        gaussian_blur      0.4 | 0.6 | 0.7 | 0.8 | 1
+        defocus_blur       0.3 0.4 | 0.4 0.5 | 0.5 0.6 | 1 0.2 | 1.5 0.1
+        glass_blur         0.05 1 1 | 0.25 1 1 | 0.4 1 1 | 0.25 1 2 | 0.4 1 2
+        motion_blur        6 1 | 6 1.5 | 6 2 | 8 2 | 9 2.5
+        zoom_blur          1.06 0.01 | 1.11 0.01 | 1.16 0.01 | 1.21 0.01 | 1.26 0.01
+        snow               0.1 0.2 1 0.6 8 3 0.95 | 0.1 0.2 1 0.5 10 4 0.9 |
+                           0.15 0.3 1.75 0.55 10 4 0.9 | 0.25 0.3 2.25 0.6 12 6 0.85 |
+                           0.3 0.3 1.25 0.65 14 12 0.8
+        frost              1 0.2 | 1 0.3 | 0.9 0.4 | 0.85 0.4 | 0.75 0.45
+        fog                0.2 3 | 0.5 3 | 0.75 2.5 | 1 2 | 1.5 1.75
+        spatter            0.62 0.1 0.7 0.7 0.5 0 | 0.65 0.1 0.8 0.7 0.5 0 | 0.65 0.3 1 0.69 0.5 0 |
+                           0.65 0.1 0.7 0.69 0.6 1 | 0.65 0.1 0.5 0.68 0.6 1
+        brightness         0.05 | 0.1 | 0.15 | 0.2 | 0.3
+        saturate           0.3 0 | 0.1 0 | 1.5 0 | 2 0.1 | 2.5 0.2
+        contrast           0.75 | 0.5 | 0.4 | 0.3 | 0.15
+        elastic_transform  0 0 2.56 | 1.6 6.4 2.24 | 2.56 1.92 1.92 | 3.2 1.28 1.6 | 3.2 0.96 0.96
+        pixelate           0.95 | 0.9 | 0.85 | 0.75 | 0.65
+        jpeg_compression   80 | 65 | 58 | 50 | 40
+    """),
+    "imagenet": _table("""
+        gaussian_noise     0.08 | 0.12 | 0.18 | 0.26 | 0.38
+        shot_noise         60 | 25 | 12 | 5 | 3
+        impulse_noise      0.03 | 0.06 | 0.09 | 0.17 | 0.27
+        speckle_noise      0.15 | 0.2 | 0.35 | 0.45 | 0.6
+        gaussian_blur      1 | 2 | 3 | 4 | 6
+        defocus_blur       3 0.1 | 4 0.5 | 6 0.5 | 8 0.5 | 10 0.5
+        glass_blur         0.7 1 2 | 0.9 2 1 | 1 2 3 | 1.1 3 2 | 1.5 4 2
+        motion_blur        10 3 | 15 5 | 15 8 | 15 12 | 20 15
+        zoom_blur          1.11 0.01 | 1.16 0.01 | 1.21 0.02 | 1.26 0.02 | 1.31 0.03
+        snow               0.1 0.3 3 0.5 10 4 0.8 | 0.2 0.3 2 0.5 12 4 0.7 | 0.55 0.3 4 0.9 12 8 0.7 |
+                           0.55 0.3 4.5 0.85 12 8 0.65 | 0.55 0.3 2.5 0.85 12 12 0.55
+        frost              1 0.4 | 0.8 0.6 | 0.7 0.7 | 0.65 0.7 | 0.6 0.75
+        fog                1.5 2 | 2 2 | 2.5 1.7 | 2.5 1.5 | 3 1.4
+        spatter            0.65 0.3 4 0.69 0.6 0 | 0.65 0.3 3 0.68 0.6 0 | 0.65 0.3 2 0.68 0.5 0 |
+                           0.65 0.3 1 0.65 1.5 1 | 0.67 0.4 1 0.65 1.5 1
+        brightness         0.1 | 0.2 | 0.3 | 0.4 | 0.5
+        saturate           0.3 0 | 0.1 0 | 2 0 | 5 0.1 | 20 0.2
+        contrast           0.4 | 0.3 | 0.2 | 0.1 | 0.05
+        elastic_transform  488 170.8 24.4 | 488 19.52 48.8 | 12.2 2.44 4.88 | 17.08 2.44 4.88 |
+                           29.28 2.44 4.88
+        pixelate           0.6 | 0.5 | 0.4 | 0.3 | 0.25
+        jpeg_compression   25 | 18 | 15 | 10 | 7
+    """),
+}

@@ -235,8 +235,7 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     if args.num_samples is not None:
         if args.num_samples < 1:
             raise ValueError(f"--num_samples {args.num_samples} must be at least 1")
-        count = min(args.num_samples, len(names))
-        names = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
+        names = tree.spread(names, args.num_samples)
     return source, names
 
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -112,7 +111,7 @@ class _Part:
         differ = ledger.differences(self._manifest["settings"], self._settings)
         known, todo = self._manifest["source_sha256"], {task.name for task in self.todo}
         done = {task.name for task in self._tasks} - todo
-        changed = ledger.changed(self._source, {name: known[name] for name in known if name in done})
+        changed = ledger.changed(self._source.digest, {name: known[name] for name in known if name in done})
         if changed is not None:
             differ.append(f"another source ({self._source.where(changed)} has changed)")
         if differ:
@@ -120,42 +119,36 @@ class _Part:
 
     def begin(self) -> None:
         """Write the manifest of a folder with work to do, so that an interrupted run is known."""
-        if self.todo:
-            sources = ledger.sources(self._source, self._manifest, [task.name for task in self.todo])
-            self._write({"source": str(self._source.path.resolve()), "source_sha256": sources}, {}, {}, running=True)
+        if not self.todo:
+            return
+        self._manifest = {
+            "images": {}, **self._manifest, "folder": self._recipe.folder, "settings": self._settings,
+            "source": str(self._source.path.resolve()),
+            "source_sha256": ledger.sources(self._source.digest, self._manifest, [task.name for task in self.todo]),
+        }  # fmt: skip
+        ledger.write_manifest(self._path, self._manifest, {}, running=True)
 
     def end(self, digests: Mapping[str, str], failures: Mapping[str, str]) -> None:
-        """Complete the manifest; digests: target to SHA-256 of what was written now."""
-        if not self.todo and self._manifest.get("state") != ledger.RUNNING:
-            return
-        failed = {task.target: failures[task.target] for task in self._tasks if task.target in failures}
-        made = {}
-        for target in (task.target for task in self._tasks if task.target not in failed):
-            if target in digests or target not in self._manifest["images"]:  # not there: an earlier run was stopped
-                made[target] = self._entry(target, digests.get(target) or files.sha256(self._save_dir / target))
-        self._write({}, made, failed)
-
-    def _entry(self, target: str, digest: str) -> dict[str, Any]:
-        """What the manifest says of an image."""
-        name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
-        return {"sha256": digest} if self._recipe.kind == "copy" else {"name": name, "level": level, "sha256": digest}
-
-    def _write(
-        self, facts: Mapping[str, Any], made: Mapping[str, Any], failed: Mapping[str, str], *, running: bool = False
-    ) -> None:
-        """Write the manifest with what was made now.
+        """Complete the manifest; digests: target to SHA-256 of what was written now.
 
         What an earlier run says of its images stays, whatever lies there now; of images outside this run's tasks, which had
         another --num_samples or --list, only while they lie there.
         """
-        planned = {task.target for task in self._tasks} - failed.keys()
-        before = {
-            target: entry for target, entry in self._manifest.get("images", {}).items()
+        if not self.todo and self._manifest.get("state") != ledger.RUNNING:
+            return
+        targets = [task.target for task in self._tasks]
+        failed = {target: failures[target] for target in targets if target in failures}
+        planned = set(targets) - failed.keys()
+        made = {
+            target: entry for target, entry in self._manifest["images"].items()
             if target in planned or (target not in failed and (self._save_dir / target).is_file())
         }  # fmt: skip
-        entries = {**self._manifest, "folder": self._recipe.folder, "settings": self._settings, **facts}
-        self._manifest = {**entries, "images": {**before, **made}}
-        ledger.write_manifest(self._path, self._manifest, failed, running=running)
+        for target in targets:
+            if target in planned and (target in digests or target not in made):  # not there: an earlier run was stopped
+                name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
+                drawn = {} if self._recipe.kind == "copy" else {"name": name, "level": level}
+                made[target] = drawn | {"sha256": digests.get(target) or files.sha256(self._save_dir / target)}
+        ledger.write_manifest(self._path, self._manifest | {"images": made}, failed)
 
 
 # ---------------------------------------------------------------------------------------------- processes

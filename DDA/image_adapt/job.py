@@ -18,7 +18,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,14 @@ AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 class Plan:
     """What is to be done, the same on every rank.
 
-    planned: paths relative to ``source`` of the images of each cell. groups: those of the images that are to be adapted. With
-    fixed_batches (published behaviour) a group is one batch whose members never change; otherwise there is one group, and
-    batches are filled from it. neighbours: paths that stand in groups for their batch's sake and are not written: done before,
-    or beyond ``num_samples``. done: key to path in ``save_dir`` of the planned images that are there and stay; replaced: of
-    those that are there and are made ``anew``. there: so many images lie in the cells of ``save_dir``; unfinished: temporaries
-    in it. elsewhere: so many of the wanted keys are outside the cells.
+    planned: paths relative to ``source`` of the images of each cell. groups: those of the images
+    that are to be adapted. With fixed_batches (published behaviour) a group is one batch whose
+    members never change; otherwise there is one group, and batches are filled from it. neighbours:
+    paths that stand in groups for their batch's sake and are not written: done before, or beyond
+    ``num_samples``. done: key to path in ``save_dir`` of the planned images that are there and stay;
+    replaced: of those that are there and are made ``anew``. in_cells: so many images lie in the
+    cells of ``save_dir``. unfinished: temporaries in it. elsewhere: so many of the wanted keys are
+    outside the cells.
     """
 
     source: Source
@@ -58,7 +59,7 @@ class Plan:
     elsewhere: int
     same_format: bool
     not_images: list[str]
-    there: int = 0
+    in_cells: int = 0
     unfinished: Sequence[str] = ()
 
     @property
@@ -131,7 +132,7 @@ def make_plan(
     return plan_of(
         listed, saved.merged(), cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, anew=anew,
         source=source, save_dir=save_dir, same_format=same_format, not_images=not_images,
-        there=sum(map(len, saved.images.values())), unfinished=saved.unfinished,
+        in_cells=sum(map(len, saved.images.values())), unfinished=saved.unfinished,
     )  # fmt: skip
 
 
@@ -162,17 +163,23 @@ def plan_of(
     if num_samples is not None:  # cells are sorted, and so are the paths in them: these are the first by key
         before = itertools.accumulate(map(len, wanted), initial=0)
         planned = [paths[: max(0, num_samples - count)] for paths, count in zip(wanted, before, strict=False)]
-    there = {key: saved[key] for paths in planned for path in paths if (key := tree.key_of(path)) in saved}
-    done, replaced = ({}, there) if anew else (there, {})
-    todo = [path for paths in planned for path in paths if tree.key_of(path) not in done]
+    copies, todo = {}, []
+    for path in itertools.chain(*planned):
+        key = tree.key_of(path)
+        if key in saved:
+            copies[key] = saved[key]
+        if anew or key not in saved:
+            todo.append(path)
     groups, neighbours = [todo], frozenset()
     if fixed_batch is not None:
-        batches = [paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch)]
-        groups = [batch for batch in batches if not set(todo).isdisjoint(batch)]
-        neighbours = frozenset(itertools.chain(*groups)) - set(todo)
+        batches = (paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch))
+        written = frozenset(todo)
+        groups = [batch for batch in batches if not written.isdisjoint(batch)]
+        neighbours = frozenset(itertools.chain(*groups)) - written
     return Plan(
-        planned=planned, groups=groups, fixed_batches=fixed_batch is not None, neighbours=neighbours, done=done,
-        replaced=replaced, anew=anew, elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)), **rest,
+        planned=planned, groups=groups, fixed_batches=fixed_batch is not None, neighbours=neighbours, anew=anew,
+        done={} if anew else copies, replaced=copies if anew else {},
+        elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)), **rest,
     )  # fmt: skip
 
 
@@ -187,7 +194,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     if plan.save_dir.exists() and not plan.save_dir.is_dir():
         raise ValueError(f"--save_dir {plan.save_dir} is a file, not a folder")
     theirs = ledger.read_settings(plan.save_dir)
-    if theirs is None and (plan.there or _outside(plan)):
+    if theirs is None and (plan.in_cells or _outside(plan)):
         raise ValueError(f"--save_dir {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
                          "choose another folder")  # fmt: skip
     differ = [] if theirs is None else ledger.differences(theirs, settings)
@@ -195,7 +202,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         return
     if not plan.anew:
         raise _conflict(plan, differ, "Choose another --save_dir, or make them anew with --overwrite")
-    in_cells = tree.saved_images(plan.save_dir, plan.cells) if plan.there > len(plan.replaced) else plan.replaced
+    in_cells = tree.saved_images(plan.save_dir, plan.cells) if plan.in_cells > len(plan.replaced) else plan.replaced
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
         raise _conflict(plan, differ, "--overwrite must make all of them anew, but this plan leaves "
@@ -203,7 +210,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
 
 
 def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
-    how = "holds images of" if plan.there or _outside(plan) else "was begun with"
+    how = "holds images of" if plan.in_cells or _outside(plan) else "was begun with"
     return ValueError(f"--save_dir {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}")
 
 
@@ -218,7 +225,7 @@ def check_source(plan: Plan) -> None:
     """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now."""
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
-        name = ledger.changed(plan.source, {name: known[name] for name in known if tree.key_of(name) in plan.done})
+        name = ledger.changed(plan.source.digest, {name: known[name] for name in known if tree.key_of(name) in plan.done})
         if name is not None:
             raise ValueError(
                 f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
@@ -256,7 +263,7 @@ def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
         before = ledger.read_manifest(plan.manifest(cell))
         entries = {
             "cell": cell, "planned": len(plan.planned[plan.cells.index(cell)]), "source": str(plan.source.path.resolve()),
-            "source_sha256": ledger.sources(plan.source, before, names), **facts,
+            "source_sha256": ledger.sources(plan.source.digest, before, names), **facts,
         }  # fmt: skip
         ledger.write_manifest(plan.manifest(cell), entries, before.get("failures", {}), running=True)
 
@@ -290,7 +297,7 @@ def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np
     names = [path for path in itertools.chain(*plan.planned) if path not in missing]
     if not names:
         raise ValueError(f"{plan.save_dir} holds no adapted image to show")
-    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))]
+    names = tree.spread(names, most)
     rows = {
         "degraded": [images.fit_square(plan.source.read(name), image_size) for name in names],
         "adapted": [np.asarray(images.read_rgb(plan.copy(name))) for name in names],
@@ -370,25 +377,24 @@ def _batches(
     threads: int,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
+    places = [(i, path) for i, group in enumerate(groups) for path in group]
+    with closing(prepared(decode, (path for _, path in places), threads=threads, most=2 * batch_size)) as decoded:
+        for _, members in itertools.groupby(zip(places, decoded, strict=True), lambda member: member[0][0]):
+            good: list[tuple[str, np.ndarray]] = []
+            for (_, path), outcome in members:
+                if isinstance(outcome, str):
+                    fail(path, outcome)
+                else:
+                    good.append((path, outcome))
+                if len(good) == batch_size:
+                    yield _stacked(good)
+                    good = []
+            if good:
+                yield _stacked(good)
 
-    def place(item: tuple[int, str]) -> tuple[int, str, np.ndarray | str]:
-        return *item, decode(item[1])
 
-    def readable(items: Iterator[tuple[int, str, np.ndarray | str]]) -> Iterator[tuple[str, np.ndarray]]:
-        for _, path, outcome in items:
-            if isinstance(outcome, str):
-                fail(path, outcome)
-            else:
-                yield path, outcome
-
-    paths = ((i, path) for i, group in enumerate(groups) for path in group)
-    ahead = prepared(place, paths, threads=threads, most=2 * batch_size)
-    with closing(ahead):
-        for _, members in itertools.groupby(ahead, itemgetter(0)):
-            rest = readable(members)
-            while batch := list(itertools.islice(rest, batch_size)):
-                names, pixels = zip(*batch, strict=True)
-                yield list(names), np.stack(pixels)
+def _stacked(batch: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:
+    return [path for path, _ in batch], np.stack([pixels for _, pixels in batch])
 
 
 def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:

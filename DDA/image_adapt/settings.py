@@ -70,6 +70,6 @@ def identity(prior: Prior, settings: Mapping[str, Any], dtype: str) -> dict[str,
     Under published behaviour the batch size is among it.
     """
     names = ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")
-    told = {name: settings[name] for name in names}
+    chosen = {name: settings[name] for name in names}
     batch = {"batch_size": settings["batch_size"]} if settings["behavior"] == "published" else {}
-    return {"weights_sha256": prior.sha256, **prior.settings, **told, **deciding(settings), "dtype": dtype, **batch}
+    return {"weights_sha256": prior.sha256, **prior.settings, **chosen, **deciding(settings), "dtype": dtype, **batch}

@@ -313,11 +313,11 @@ def say_plan(args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str
     method = ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in ("N", "steps") and value is not None)
     print(f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
     print(f"method      {method}")
-    told = ddpm.settings
-    print(f"prior       {args.model_path}: {told['image_size']} pixels, {told['noise_schedule']} schedule of "
-          f"{told['diffusion_steps']}, sha256 {ddpm.sha256[:12]}")  # fmt: skip
+    known = ddpm.settings
+    print(f"prior       {args.model_path}: {known['image_size']} pixels, {known['noise_schedule']} schedule of "
+          f"{known['diffusion_steps']}, sha256 {ddpm.sha256[:12]}")  # fmt: skip
     print(f"machine     {machine}, batch {args.batch_size}")
-    for notice in [*notices, *_resized(plan, told["image_size"])]:
+    for notice in [*notices, *_resized(plan, known["image_size"])]:
         print(f"note        {notice}")
     sys.stdout.flush()
 
