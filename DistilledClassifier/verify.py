@@ -76,10 +76,10 @@ def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]
     return None
 
 
-def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
+def _wanted(present: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
     """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
     cells: dict[str, set[str]] = {}
-    for name in there:
+    for name in present:
         cell = tree.parse(name, classes)[0]
         cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
     rest = set(expected)
@@ -94,13 +94,13 @@ def _wanted(there: set[str], expected: Iterable[str], classes: Sequence[str]) ->
     return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
 
 
-def _compare(there: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
+def _compare(present: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
     """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
     missing: dict[tuple, list[str]] = {}
-    for name in sorted(wanted - there):
+    for name in sorted(wanted - present):
         missing.setdefault(tree.parse(name, classes)[:2], []).append(name)
     wrong = {}
-    for name in sorted(there - wanted):
+    for name in sorted(present - wanted):
         others = missing.get(tree.parse(name, classes)[:2])
         wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
     return wrong | {name: "missing" for names in missing.values() for name in names}
