@@ -122,7 +122,7 @@ def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
     def choose(names: list[str]) -> list[str]:
         if share:
             names = [name for name in names if tree.is_held_out(_key_within(name, folder), share) == (split == "val")]
-        return spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
+        return tree.spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
 
     clean: Examples | None = None
     found = []
@@ -148,11 +148,6 @@ def _undegraded(config: Config, folder: str, classes: Sequence[str], choose: Cal
 
 def _key_within(name: str, folder: str) -> str:
     return tree.key_of(name).partition(f"{folder}/")[2]
-
-
-def spread(names: list[str], count: int) -> list[str]:
-    """So many of them, evenly spread; all where there are fewer."""
-    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
 
 
 def _hint(config: Config, name: str, on_disk: bool) -> str:

@@ -27,8 +27,9 @@ import torch
 
 from DDA import commands, files, images, ranks, sources
 from DDA.devices import pick_device
-from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES, Diffusion
+from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES
 from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.prior import process_of
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.scripts.image_sample import check_writable
@@ -64,7 +65,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in RECIPE}, amp=args.bf16)
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
-    diffusion = make_diffusion(flags)
+    diffusion = process_of(flags)
     dtype = world.broadcast(precision(recipe, model, device))
     state = start(PriorTask(model, diffusion), recipe, optimizer_of(args), dtype)
     settings = {**flags, **{name: getattr(args, name) for name in SETTINGS}, "images": data.count, "source": data.digest}
@@ -255,13 +256,6 @@ def make_model(flags: dict[str, Any], device: torch.device) -> UNet:
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
-def make_diffusion(flags: dict[str, Any], respacing: str = "") -> Diffusion:
-    return Diffusion(
-        steps=flags["diffusion_steps"], noise_schedule=flags["noise_schedule"], timestep_respacing=respacing,
-        learn_sigma=flags["learn_sigma"], fixed_variance=flags["fixed_variance"], rescale_timesteps=flags["rescale_timesteps"],
-    )  # fmt: skip
-
-
 # ---------------------------------------------------------------------------------------------- what is saved
 
 
@@ -305,7 +299,7 @@ class Results:
 def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
     """Images from noise alone by 50 steps of DDIM, as a sheet: uint8 (H,W,3)."""
     size = flags["image_size"]
-    diffusion = make_diffusion(flags, "50")
+    diffusion = process_of(flags, "50")
     streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
     blank = torch.zeros(count, 3, size, size, device=device)
     drawn = adapt(model, diffusion, blank, diffusion_range=50, factor=1, guidance="none", sampler="ddim", draw_noise=streams)
