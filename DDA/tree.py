@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -267,3 +267,18 @@ def is_held_out(key: str, share: float) -> bool:
     kept in every view and degradation, and in any part of the images."""
     number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
     return int.from_bytes(number, "big") < share * 2**64
+
+
+def labels_of(names: Iterable[str], classes: Sequence[str], where: Callable[[str], object]) -> np.ndarray:
+    """Labels (N,), indices of ``classes``, of images by their names.
+
+    where: the place of a name, for the message, such as a source's `where`. Raises ValueError for a name without a class.
+    """
+    index = {label: i for i, label in enumerate(classes)}
+    labels = []
+    for name in names:
+        label = parse(name, index)[2]
+        if label is None:
+            raise ValueError(f"{where(name)} has none of the {len(classes)} classes in its name")
+        labels.append(index[label])
+    return np.array(labels, dtype=np.int64)

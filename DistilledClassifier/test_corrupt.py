@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
 
-from DDA import commands, files, sources, tree
+from DDA import commands, files, metrics, sources, tree
 from DDA.devices import pick_device
 from DDA.progress import Progress
 from DDA.sources.cells import cells_of, one_severity
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
-from DistilledClassifier.data.views import Examples
 from DistilledClassifier.degradations import SEQUENCES
 from DistilledClassifier.experiments import config
 
@@ -47,8 +46,13 @@ def _main(args: argparse.Namespace) -> int:
         print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
     experiment = config.load(args.config)
     classifier = load(args.resume, experiment)
-    classifier.network.to(pick_device(args.device, 0))
-    result = evaluate(classifier, experiment, args)
+    classifier.network.to(pick_device(args.device))
+    classes = classifier.classes or tree.class_list(experiment.data.classes)
+    source, cells = open_cells(args, experiment, classes)
+    result = evaluate(classifier, source, cells, classes, args.bs)
+    count = sum(result["counts"].values())
+    protocol = f"top-1 in %, {count} images in {len(cells)} cells of {source.path}, classifier {args.resume}"
+    result = {"protocol": protocol, **result}
     text = table(result)
     print(f"{result['protocol']}\n\n{text}", flush=True)
     if args.out is not None:
@@ -80,21 +84,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def load(path: Path, experiment: config.Config) -> Classifier:
-    """A checkpoint that tells its classifier; other weights into the config's."""
-    if classifiers.is_ours(classifiers.read(path)):
-        return classifiers.load(path)
-    network = classifiers.build(
-        {**experiment.classifier, **({"pretrained": False} if "pretrained" in experiment.classifier else {})}
-    )
-    left = classifiers.initialise(network, path)
-    if left:
-        raise ValueError(f"-r {path} has another number of classes ({left[0]}) than {experiment.data.classes}")
-    return Classifier(classifiers.still(network), experiment.preprocess, path=path)
+    """A checkpoint of this project; other weights into the config's classifier. Raises FileNotFoundError, ValueError."""
+    content = classifiers.read(path)
+    if classifiers.is_ours(content):
+        return classifiers.load(path, content)
+    unfetched = {"pretrained": False} if "pretrained" in experiment.classifier else {}
+    return classifiers.with_weights(path, content, {**experiment.classifier, **unfetched}, experiment.preprocess)
 
 
-def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.Namespace) -> dict:
-    """Top-1 in per cent of each corruption and severity, with the number of images."""
-    classes = classifier.classes or tree.class_list(experiment.data.classes)
+def open_cells(
+    args: argparse.Namespace, experiment: config.Config, classes: Sequence[str]
+) -> tuple[sources.Source, list[str]]:
+    """The corrupted images, and the cells that are wanted. Raises FileNotFoundError, ValueError."""
     default = experiment.data.corrupted if args.ct == "single" else experiment.data.sequences
     if args.dd is None and default is None:
         raise ValueError("--dd is missing: where are the corrupted images?")
@@ -108,26 +109,26 @@ def evaluate(classifier: Classifier, experiment: config.Config, args: argparse.N
     if args.ct == "sequence" and wanted == ["all"]:
         wanted = [name for name in source.folders(".") if name in SEQUENCES]
     cells = cells_of(source, "imagenetc", wanted, severities, train=True)
-    if wanted == ["all"]:
-        cells = [cell for cell in cells if cell.split("/")[0] != "clean"]
+    return source, [cell for cell in cells if wanted != ["all"] or cell.split("/")[0] != "clean"]
+
+
+def evaluate(
+    classifier: Classifier, source: sources.Source, cells: Sequence[str], classes: Sequence[str], batch_size: int = 128
+) -> dict:
+    """Top-1 in per cent of each corruption and severity, their mean, and the number of images. Raises ValueError."""
+    names = {cell: source.list(cell)[0] for cell in cells}
     top1: dict[str, dict[str, float]] = {}
-    counts: dict[str, int] = {}
-    progress = Progress(len(cells), unit="cells")
-    for cell in cells:
-        examples = Examples(source, cell, classes)
-        right = 0
-        for first in range(0, len(examples), args.bs):
-            rows = range(first, min(first + args.bs, len(examples)))
-            scores = classifier.scores([examples.read(row) for row in rows], args.bs)
-            right += int((scores.argmax(1) == torch.from_numpy(examples.labels[list(rows)])).sum())
+    progress = Progress(sum(map(len, names.values())))
+    for cell, images in names.items():
+        if not images:
+            raise ValueError(f"there are no images in {source.path}/{cell}")
+        labels = tree.labels_of(images, classes, source.where)
+        scores = classifiers.score(classifier, source, images, batch_size=batch_size, classes=classes, progress=progress)
         corruption, severity = cell.split("/")
-        top1.setdefault(corruption, {})[severity] = 100 * right / len(examples)
-        counts[cell] = len(examples)
-        progress.add([(1, 0)])
+        top1.setdefault(corruption, {})[severity] = 100 * float(metrics.hits(scores, labels).mean())
     return {
-        "protocol": f"top-1 in %, {sum(counts.values())} images in {len(cells)} cells of {root}, classifier {args.resume}",
         "top1": top1,
-        "counts": counts,
+        "counts": {cell: len(images) for cell, images in names.items()},
         "mean": float(np.mean([value for row in top1.values() for value in row.values()])),
     }
 

@@ -168,7 +168,6 @@ def sweep(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from DDA.model_adapt import models
     from DDA.model_adapt.test_ensemble import main as evaluate
     from DistilledClassifier import classifiers
 
@@ -178,15 +177,15 @@ def sweep(args: argparse.Namespace) -> None:
     classifiers.initialise(plain, args.classifier)
     plain.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     x = torch.rand(64, 32, 32, 3).permute(0, 3, 1, 2)
-    logits, within = models.Ours.logits, []
+    logits, within = classifiers.Classifier.logits, []
 
-    def timed(model: models.Ours, batch: torch.Tensor) -> torch.Tensor:
+    def timed(classifier: classifiers.Classifier, batch: torch.Tensor) -> torch.Tensor:
         begun = time.perf_counter()
-        found = logits(model, batch)
+        scores = logits(classifier, batch)
         within[-1] += time.perf_counter() - begun
-        return found
+        return scores
 
-    models.Ours.logits = timed
+    classifiers.Classifier.logits = timed
     whole, bare, count = [], {"plain": [], "own": []}, 0
     for _ in range(6):  # the first, which also imports, does not count
         within.append(0.0)

@@ -30,7 +30,7 @@ import ladder
 import search
 
 from DDA import commands, files
-from DDA.model_adapt import results
+from DDA.model_adapt import results, tables
 
 PROGRAM = "docs_tables.py"
 BLOCK = re.compile(r"(?P<head><!-- table (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
@@ -38,24 +38,21 @@ BLOCK = re.compile(r"(?P<head><!-- table (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<b
 
 def means(summary: Mapping[str, Any]) -> str:
     """A line for each column: top-1, its interval, paired differences, and the share of the images that were adapted."""
-    facts = summary["facts"]
-    names = results.shown(summary["all"], facts)
-    bases = [base for base in results.BASES if base in names]
-    heads = ["", "top-1 %", "95 % interval", *(f"minus {results.title(base, facts)}" for base in bases), "adapted images %"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in names:
-        row = summary["all"][name]
-        low, high = (f"{100 * value:.1f}" for value in row["interval"])
-        gains = [results.say_gain(row["minus"].get(base)) for base in bases]
-        share = f"{100 * row.get('adapted', float(name not in ('source', 'first'))):.0f}"
-        cells = [results.title(name, facts), f"{100 * row['top1']:.1f}", f"{low} to {high}", *gains, share]
-        lines.append(f"| {' | '.join(cells)} |")
+    facts, overall = summary["facts"], summary["all"]
+    names = results.shown(overall, facts)
+    texts = tables.measures(overall, names, facts)
+    heads = [head for head in texts if head not in (*tables.FORMATS, "adapted images %")]
+    lines = [f"| {' | '.join(['', 'top-1 %', *heads, 'adapted images %'])} |", "|---" * (len(heads) + 3) + "|"]
+    for i, name in enumerate(names):
+        share = 100 * overall[name].get("adapted", float(name not in ("source", "first")))
+        cells = [results.title(name, facts), f"{100 * overall[name]['top1']:.1f}", *(texts[head][i] for head in heads)]
+        lines.append(f"| {' | '.join(cells)} | {share:.0f} |")
     return "\n".join(lines) + "\n"
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "means": means,
-    "corruptions": partial(results.markdown, flips=False),
+    "corruptions": partial(tables.markdown, flips=False),
     "ladder": ladder.table,
     "search": search.table,
 }

@@ -9,9 +9,9 @@ A setting is a rung of image_sample.py's --speed, or "name: flags" of image_samp
 intervals. OUT gets a tree for each setting, ladder.json, ladder.md and ladder.png; finished trees are used again.
 
 Views: adapted, the classifier on the adapted images; self-ensemble, the mean of its probabilities on the degraded and on the
-adapted image (DDA). Intervals are 95 % normal intervals of the mean; an image that occurs under several corruptions counts as
-one observation, the mean over them. Network calls are counted and images/s are measured on --timing_images of the images,
-the settings taking turns.
+adapted image (DDA). Intervals, here and in ladder.json, are half the width of the 95 % bootstrap interval over images; an image
+under several corruptions is drawn as a whole. Network calls are counted and images/s are measured on --timing_images of the
+images, the settings taking turns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import shlex
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,13 +31,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
-from DDA import commands, files, images, sources, tree
+from DDA import commands, files, images, metrics, sources, tree
 from DDA.devices import pick_device
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers, make_data
+from DistilledClassifier.classifiers import Classifier
 
 PROGRAM = "ladder.py"
 VIEWS = ("adapted", "self-ensemble")
@@ -54,16 +57,16 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     for name, flags in settings.items():
         image_sample.parser().parse_args(adapt_flags(args, args.base_samples, name, flags))  # ends here for a wrong flag
     classifier = classifiers.load(args.classifier)
-    source = tree_of(args)
-    cells = cells_of(sources.Folder(source), args.dataset, args.corruption, args.severity, train=True)
-    labelled = cells, *tree.labelled(source, cells)
-    if status := adapt_all(args, source, settings):
+    source = sources.Folder(tree_of(args))
+    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=True)
+    examples = label(source, cells, classifier)
+    if status := adapt_all(args, source.path, settings):
         return status
-    keys, rows = score(args, source, settings, classifier, *labelled)
-    cost = measure(args, source, settings, [labelled[1][key] for key in keys])
-    cells = sorted({_cell(key) for key in keys})
+    rows = score(examples, classifier, settings, args.out)
+    cost = measure(args, source.path, settings, examples.names)
+    cells = sorted({_cell(name) for name in examples.names})
     result = {
-        "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
+        "protocol": protocol(args, len(examples.names), cells),
         "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
         "cells": cells,
         "threads": torch.get_num_threads(),
@@ -166,55 +169,69 @@ def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[s
 # ---------------------------------------------------------------------------------------------- accuracy
 
 
-def score(
-    args, source: Path, settings: dict, classifier: classifiers.Classifier, cells: list[str], paths: dict[str, str],
-    truth: torch.Tensor,
-) -> tuple[list[str], list[dict]]:  # fmt: skip
-    """The keys that were scored and one row for the source and each setting. Raises ValueError for other classes."""
-    listed = tree.read_classes(source)
-    if classifier.classes and classifier.classes != listed:
-        raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source} has "
-                         f"{', '.join(listed[:3])}, …: labels would be taken for others")  # fmt: skip
-    keys = sorted(paths)
-    groups = np.unique([key[len(_cell(key)) + 1 :] for key in keys], return_inverse=True)[1]
+class Examples(NamedTuple):
+    """The labelled images of some cells of a tree, by key. names: paths in the tree; labels: (N,), indices of its classes."""
 
-    def view(root: Path) -> torch.Tensor:
-        saved = tree.saved_images(root, cells) if root != source else paths
-        return classifier.scores([np.asarray(images.read_rgb(root / saved[key])) for key in keys])
+    source: sources.Folder
+    cells: Sequence[str]
+    names: list[str]
+    labels: np.ndarray
 
-    degraded = view(source)
-    rows = [{"setting": "source", "adapted": _statistics(degraded.argmax(1) == truth, None, groups)}]
-    baseline: dict[str, torch.Tensor] = {}
+
+def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) -> Examples:
+    """The images of some cells. Raises ValueError where their classes are unknown, or others than the classifier's."""
+    if source.classes is None:
+        raise ValueError(f"{source.path} has no {tree.CLASSES}, which tells the classes of its images")
+    if classifier.classes and classifier.classes != source.classes:
+        raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source.path} has "
+                         f"{', '.join(source.classes[:3])}, …: labels would be taken for others")  # fmt: skip
+    names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
+    return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
+
+
+def score(examples: Examples, classifier: Classifier, settings: Mapping[str, list[str]], out: Path) -> list[dict]:
+    """One row for the images as they are, and one for each setting, whose copies lie below ``out``.
+
+    settings: their names and flags. Raises ValueError for scores that are none.
+    """
+    images = np.array([name[len(_cell(name)) + 1 :] for name in map(tree.key_of, examples.names)])
+    degraded = classifiers.score(classifier, examples.source, examples.names)
+    rows = [{"setting": "source", "adapted": _statistics(metrics.hits(degraded, examples.labels), None, images)}]
+    baseline: dict[str, np.ndarray] = {}
     for name, flags in settings.items():
-        adapted = view(args.out / name)
-        right = {"adapted": adapted.argmax(1) == truth,
-                 "self-ensemble": (degraded.softmax(1) + adapted.softmax(1)).argmax(1) == truth}  # fmt: skip
+        copies = tree.saved_images(out / name, examples.cells)
+        names = [copies[tree.key_of(own)] for own in examples.names]
+        adapted = classifiers.score(classifier, sources.Folder(out / name), names)
+        both = sum(torch.from_numpy(scores).softmax(1) for scores in (degraded, adapted)).numpy()
+        right = {view: metrics.hits(scores, examples.labels) for view, scores in zip(VIEWS, (adapted, both), strict=True)}
         baseline = baseline or right
         rows.append({"setting": name, "flags": shlex.join(flags),
-                     **{v: _statistics(right[v], baseline[v], groups) for v in VIEWS}})  # fmt: skip
-    return keys, rows
+                     **{view: _statistics(right[view], baseline[view], images) for view in VIEWS}})  # fmt: skip
+    return rows
 
 
-def _cell(key: str) -> str:
-    return "/".join(key.split("/")[:2])
+def protocol(args: argparse.Namespace, count: int, cells: Sequence[str]) -> str:
+    """What the numbers are of."""
+    return f"{count} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}"
 
 
-def _statistics(right: torch.Tensor, baseline: torch.Tensor | None, groups: np.ndarray) -> dict:
-    """Accuracy in per cent, and the difference from the baseline with its paired interval."""
-    right = right.numpy().astype(float) * 100
-    mean, half = _interval(right, groups)
-    found = {"accuracy": mean, "interval": half}
+def _cell(name: str) -> str:
+    return "/".join(name.split("/")[:2])
+
+
+def _statistics(right: np.ndarray, baseline: np.ndarray | None, images: np.ndarray) -> dict[str, float]:
+    """Accuracy in per cent, and the difference from the baseline, each with half of its interval.
+
+    right: whether each image is (N,). baseline: the same of the setting that the difference is from. images: their names.
+    """
+    values = {"accuracy": ("interval", 100.0 * right)}
     if baseline is not None:
-        found["difference"], found["difference_interval"] = _interval(right - baseline.numpy().astype(float) * 100, groups)
-    return found
-
-
-def _interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Mean and half the 95 % interval; values of one group count as one observation, weighted by their number."""
-    sizes = np.bincount(groups)
-    gaps = np.bincount(groups, values - values.mean())  # sums within groups
-    error = np.sqrt((gaps**2).sum() / (len(sizes) - 1) * len(sizes)) / sizes.sum() if len(sizes) > 1 else np.inf
-    return float(values.mean()), float(1.96 * error)
+        values["difference"] = ("difference_interval", 100.0 * right - 100.0 * baseline)
+    numbers = {}
+    for name, (span, each) in values.items():
+        low, high = metrics.interval(each, images)
+        numbers |= {name: float(each.mean()), span: (high - low) / 2}
+    return numbers
 
 
 # ---------------------------------------------------------------------------------------------- cost
@@ -242,7 +259,7 @@ class _Timed:
 
     def __init__(self, args: argparse.Namespace):
         self._args = args
-        device = pick_device(args.device, 0)
+        device = pick_device(args.device)
         dtype, _ = image_sample.pick_dtype(args, device)
         state = checkpoints.read_state_dict(args.model_path)
         self._method = checkpoints.resolve(args.model_path, state, vars(args))

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import numpy as np
 
-from DDA import commands, files, sources, tree
+from DDA import commands, files, sources
 from DDA.sources.cells import cells_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -47,14 +47,15 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     if not args.base_samples.is_dir():
         raise ValueError(f"--base_samples {args.base_samples} is no folder; make_data.py degrade makes a tree")
     classifier = classifiers.load(args.classifier)
-    cells = cells_of(sources.Folder(args.base_samples), args.dataset, args.corruption, args.severity, train=True)
+    source = sources.Folder(args.base_samples)
+    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=True)
     check_known(cells, args.base_samples)
+    examples = ladder.label(source, cells, classifier)
     if status := ladder.adapt_all(args, args.base_samples, settings):
         return status
-    keys, rows = ladder.score(args, args.base_samples, settings, classifier, cells,
-                              *tree.labelled(args.base_samples, cells))  # fmt: skip
+    rows = ladder.score(examples, classifier, settings, args.out)
     result = {
-        "protocol": f"{len(keys)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
+        "protocol": ladder.protocol(args, len(examples.names), cells),
         "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
         "cells": cells,
         "flags": args.flags,
@@ -98,9 +99,10 @@ def grid(args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 def check_known(cells: list[str], root: Path) -> None:
     """Raises ValueError for what is no known degradation: the settings would be chosen on what they are judged by."""
-    odd = sorted({cell.partition("/")[0] for cell in cells} - set(DEGRADATIONS))
-    if odd:
-        raise ValueError(f"{root} holds {odd[0]}: settings are chosen on known degradations only, {', '.join(DEGRADATIONS)}")
+    unknown = sorted({cell.partition("/")[0] for cell in cells} - set(DEGRADATIONS))
+    if unknown:
+        known = ", ".join(DEGRADATIONS)
+        raise ValueError(f"{root} holds {unknown[0]}: settings are chosen on known degradations only, {known}")
 
 
 def summed(row: dict, own: dict[str, str]) -> dict:

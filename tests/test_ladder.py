@@ -6,7 +6,7 @@ import torch
 from helpers import ROOT, labelled_tree
 from PIL import Image
 
-from DDA import files, images, tree
+from DDA import files, images, metrics, tree
 from DistilledClassifier import classifiers
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -44,13 +44,23 @@ def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_
     assert table in capsys.readouterr().out
 
 
-def test_intervals_treat_one_image_under_several_corruptions_as_one_observation():
+def test_intervals_are_half_of_the_bootstrap_intervals_over_images():
     rng = np.random.default_rng(0)
-    values = rng.normal(size=400)
-    mean, half = ladder._interval(values, np.arange(400))
-    assert mean == pytest.approx(values.mean()) and half == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-6)
-    mean, fourfold = ladder._interval(np.tile(values, 4), np.tile(np.arange(400), 4))
-    assert mean == pytest.approx(values.mean()) and fourfold == pytest.approx(half, rel=1e-6)  # copies tell nothing new
+    right, before, images = rng.random(400) < 0.6, rng.random(400) < 0.5, np.arange(400)
+    numbers = ladder._statistics(right, before, images)
+    assert numbers["accuracy"] == pytest.approx(100 * right.mean())
+    assert numbers["difference"] == pytest.approx(100 * (right.mean() - before.mean()))
+    for name, values in (("interval", 100.0 * right), ("difference_interval", 100.0 * right - 100.0 * before)):
+        low, high = metrics.interval(values, images)
+        assert numbers[name] == pytest.approx((high - low) / 2)
+        assert numbers[name] == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+
+
+def test_an_image_under_several_corruptions_is_drawn_as_a_whole():
+    right = np.random.default_rng(0).random(400) < 0.6
+    alone = ladder._statistics(right, None, np.arange(400))
+    fourfold = ladder._statistics(np.tile(right, 4), None, np.tile(np.arange(400), 4))
+    assert fourfold == pytest.approx(alone)  # copies tell nothing new
 
 
 @pytest.mark.parametrize(
@@ -72,7 +82,7 @@ def test_wrong_input_is_named(small, capfd, flags, words):
 def test_an_image_without_a_class_is_named(small, tmp_path, capfd):
     (tmp_path / "tree/fog/1/cat_00000.png").rename(tmp_path / "tree/fog/1/cow_00000.png")
     assert ladder.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
-    assert "cow_00000.png has none of the classes" in capfd.readouterr().err
+    assert "cow_00000.png has none of the 2 classes in its name" in capfd.readouterr().err
 
 
 def test_labels_of_another_class_list_are_refused(small, tmp_path, capfd):

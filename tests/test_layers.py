@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
+    "DDA/metrics.py": {"numpy"},
     "DDA/progress.py": set(),
     "DDA/ranks.py": {"mpi4py", "torch"},
     **{
@@ -45,7 +46,6 @@ MAY_IMPORT = {
     | {f"DDA.image_adapt.{module}" for module in ("diffusion", "low_pass", "prior", "sampler")},
     "DDA/image_adapt/job.py": {"numpy", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
-    "DDA/model_adapt/metrics.py": {"numpy"},
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,
     "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2", "DDA.tree"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import parity
 
-from DDA.model_adapt import metrics
+from DDA import metrics
 
 VECTORS, _ = parity("08_metrics")
 OLD, NEW, Y = (VECTORS[name] for name in ("old", "new", "y"))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from DDA import files, tree
-from DDA.model_adapt import results
+from DDA.model_adapt import results, tables
 from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.report import main
 
@@ -43,7 +43,7 @@ def out(tmp_path):
              "metrics": ["accuracy", "calibration", "flips"], "baseline": None, "degraded": str(tmp_path / "degraded"),
              "adapted": str(tmp_path / "adapted"), "layout": "cifar10c", "num_samples": None, "classes": classes,
              "cells": list(CELLS)}  # fmt: skip
-    results.summarise(tmp_path / "out", facts)
+    tables.summarise(tmp_path / "out", facts)
     return tmp_path / "out"
 
 

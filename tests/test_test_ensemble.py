@@ -13,15 +13,16 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images, tree
+from DDA import files, images, metrics, tree
 from DDA.image_adapt.scripts import image_sample
-from DDA.model_adapt import gate, metrics, models, predict, report, results
+from DDA.model_adapt import gate, predict, report, results, tables
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DDA.tree import is_held_out
 from DistilledClassifier import classifiers
 
 pytest.importorskip("mmcls")
-from DDA.model_adapt.test_ensemble import METRICS, main, read_config
+from DDA.model_adapt.config import METRICS, read_config
+from DDA.model_adapt.test_ensemble import main
 
 SCRIPT = ROOT / "DDA" / "model_adapt" / "test_ensemble.py"
 CONFIG = "configs/ensemble/resnet18_ensemble_b64_cifar10c.py"
@@ -90,7 +91,7 @@ def test_differences_of_columns_are_paired(done):
                            for part in parts])  # fmt: skip
     gain = summary["second"]["minus"]["source"]
     assert gain["top1"] == pytest.approx(gaps.mean()) and gain["interval"][0] <= gaps.mean() <= gain["interval"][1]
-    assert results.say_gain(gain) in (done / "summary.md").read_text()
+    assert tables.say_gain(gain) in (done / "summary.md").read_text()
     assert "source" not in summary["source"]["minus"]
 
 
@@ -117,7 +118,7 @@ def test_the_summary_counts_and_says_its_protocol(done):
 
 def test_tables_are_made_again_without_the_models(done):
     before = (done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()
-    results.summarise(done, files.read_json(done / "summary.json")["facts"])
+    tables.summarise(done, files.read_json(done / "summary.json")["facts"])
     assert ((done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()) == before
 
 
@@ -501,9 +502,9 @@ def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, t
 
 def test_the_report_of_other_numbers_goes(here, tmp_path):
     assert main(command(here, tmp_path)) == 0 and report.main([str(tmp_path)]) == 0
-    assert all((tmp_path / name).is_file() for name in results.REPORT)
+    assert all((tmp_path / name).is_file() for name in tables.REPORT)
     assert main(command(here, tmp_path, "--num_samples", "3")) == 0
-    assert not any((tmp_path / name).is_file() for name in results.REPORT)
+    assert not any((tmp_path / name).is_file() for name in tables.REPORT)
 
 
 def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
@@ -527,9 +528,9 @@ def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatc
     timm = pytest.importorskip("timm")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, pretrained=False, **more))
-    model = models.load("timm/test_convnext", {}, [], torch.device("cpu"))
+    model = classifiers.open_classifier("timm/test_convnext", {})
     told = create("test_convnext").pretrained_cfg
-    assert told["input_size"][1] == 160 and model.prepare(np.zeros((300, 400, 3), np.uint8)).shape == (160, 160, 3)
+    assert told["input_size"][1] == 160 and model.preprocess.fit(np.zeros((300, 400, 3), np.uint8)).shape == (160, 160, 3)
     white = model.batch([np.full((160, 160, 3), 255, np.uint8)])
     np.testing.assert_allclose(white[0, :, 0, 0], (1 - np.array(told["mean"])) / np.array(told["std"]), rtol=1e-5)
     assert model.logits(white).shape == (1, 1000)

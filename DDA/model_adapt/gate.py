@@ -20,9 +20,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 from DDA import commands, files, sources, tree
 from DDA.devices import pick_device
-from DDA.model_adapt import models
-from DDA.model_adapt.ensemble import is_doubtful
-from DDA.progress import Progress
+from DDA.model_adapt import fitted, unlabelled
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers
 
@@ -36,27 +34,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    gate = read_gate(args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    classifier = classifiers.load(files.find(args.classifier))
-    classifier.network.to(pick_device(args.device, 0))
+    path = files.find(args.classifier)
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold {args.threshold} is outside 0..1: it is of a probability")
+    gate = fitted.read_gate(files.find(args.fitted), path) if args.fitted else (args.threshold, 1.0)
+    classifier = classifiers.load(path)
+    classifier.network.to(pick_device(args.device))
     source = sources.open_source(files.find(args.base_samples), classifier.classes, one_severity(args.severity))
     cells = cells_of(source, args.dataset, args.corruption, args.severity, train=args.train)
     names = [name for cell in cells for name in source.list(cell)[0]]
     if not names:
         raise ValueError(f"no images in {args.base_samples} (suffixes: {', '.join(tree.SUFFIXES)})")
-    doubtful, progress = [], Progress(len(names))
-    for i in range(0, len(names), args.batch_size):
-        part = names[i : i + args.batch_size]
-        scores = classifier.scores([sources.read_pixels(source, name) for name in part], args.batch_size)
-        models.check_scores(args.classifier.stem, scores.numpy(), classifier.classes, [tree.key_of(name) for name in part])
-        asked = is_doubtful(scores, *gate).tolist()
-        doubtful += [tree.key_of(name) for name, wanted in zip(part, asked, strict=True) if wanted]
-        progress.add([(len(part), 0)])
-    files.write_bytes(args.out, "".join(f"{key}\n" for key in doubtful).encode("utf-8", "surrogateescape"))
-    share = 100 * len(doubtful) / len(names) if names else 0.0
-    print(f"doubtful    {len(doubtful):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
-    if not doubtful:
+    keys = unlabelled.doubtful(classifier, source, names, gate, args.batch_size)
+    unlabelled.write_keys(args.out, keys)
+    share = 100 * len(keys) / len(names)
+    print(f"doubtful    {len(keys):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
+    if not keys:
         print("            no image needs an adapted copy: image_sample.py --keys makes an empty tree", flush=True)
     return 0
 
@@ -79,22 +72,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch_size", type=int, default=128, metavar="INT", help="(default: %(default)s)")
     p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
     return p
-
-
-def read_gate(args: argparse.Namespace) -> tuple[float, float]:
-    """Threshold and temperature. Raises FileNotFoundError, ValueError where the file was fitted for another classifier."""
-    if args.threshold is not None:
-        if not 0 <= args.threshold <= 1:
-            raise ValueError(f"--threshold {args.threshold} is outside 0..1: it is of a probability")
-        return args.threshold, 1.0
-    path = files.find(args.fitted)
-    if not path.is_file():
-        raise FileNotFoundError(f"--fitted {path} does not exist; test_ensemble.py --fit writes it")
-    fitted = files.read_json(path)
-    if fitted.get("first_sha256") != files.sha256(files.find(args.classifier)) or "gate" not in fitted:
-        raise ValueError(f"--fitted {args.fitted} was fitted for another classifier than {args.classifier}; fit it anew with "
-                         "test_ensemble.py --fit")  # fmt: skip
-    return fitted["gate"]["threshold"], fitted["gate"]["temperatures"][0]
 
 
 if __name__ == "__main__":

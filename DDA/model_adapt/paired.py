@@ -56,18 +56,12 @@ def join(
             "remove them, or give the images that they were made of")  # fmt: skip
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
-    index = {label: i for i, label in enumerate(classes)}
-    labels = [tree.parse(names[0][key], classes)[2] for key in keys]
-    if None in labels:
-        raise ValueError(
-            f"{first.where(names[0][keys[labels.index(None)]])} has none of the {len(classes)} classes in its name"
-        )
-    found = np.array([index[label] for label in labels])
-    return Cell(cell, keys, found, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))
+    labels = tree.labels_of((names[0][key] for key in keys), classes, first.where)
+    return Cell(cell, keys, labels, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))
 
 
-def refuse(odd: set[str], what: str, advice: str) -> None:
+def refuse(keys: set[str], what: str, advice: str) -> None:
     """Raise ValueError that counts and names the keys, if there are any."""
-    if odd:
-        shown = ", ".join(sorted(odd)[:3]) + (", …" if len(odd) > 3 else "")
-        raise ValueError(f"{len(odd)} images {what}: {shown}; {advice}")
+    if keys:
+        shown = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
+        raise ValueError(f"{len(keys)} images {what}: {shown}; {advice}")

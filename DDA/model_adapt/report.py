@@ -24,8 +24,8 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 from PIL import Image
 
-from DDA import commands, files, images, sources, tree
-from DDA.model_adapt import metrics, results
+from DDA import commands, files, images, metrics, sources, tree
+from DDA.model_adapt import results, tables
 from DDA.model_adapt.paired import named
 from DDA.sources import Source
 
@@ -69,17 +69,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _main(args: argparse.Namespace) -> int:
-    if not (args.out / "summary.json").is_file():
-        raise FileNotFoundError(f"{args.out} has no summary.json; test_ensemble.py writes it")
-    report = Report(args.out, args.images)
-    files.write_bytes(args.out / "report.html", report.page(args.title).encode())
-    files.write_bytes(args.out / "report.csv", report.table().encode())
-    files.write_bytes(args.out / "report.md", results.markdown(report.summary).encode())
+    write(args.out, args.images, args.title)
     if args.images:
-        images.write_image(args.out / "gallery.png", report.gallery())
         print(f"gallery     {args.out / 'gallery.png'}")
     print(f"report      {args.out / 'report.html'}", flush=True)
     return 0
+
+
+def write(out: Path, count: int, title: str) -> None:
+    """Write report.html, report.csv and report.md beside an evaluation's results, and gallery.png where images are shown.
+
+    count: images that are shown of each corruption. Raises FileNotFoundError, ValueError.
+    """
+    if not (out / "summary.json").is_file():
+        raise FileNotFoundError(f"{out} has no summary.json; test_ensemble.py writes it")
+    report = Report(out, count)
+    files.write_bytes(out / "report.html", report.page(title).encode())
+    files.write_bytes(out / "report.csv", report.table().encode())
+    files.write_bytes(out / "report.md", tables.markdown(report.summary).encode())
+    if count:
+        images.write_image(out / "gallery.png", report.gallery())
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,8 @@ class Report:
         self.facts, self.cells = self.summary["facts"], self.summary["cells"]
         self.names = results.shown(next(iter(self.cells.values())), self.facts)
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
-        self.severities = results.in_order(cell.partition("/")[2] for cell in self.cells)
-        self._counted = results.corrupted(self.cells)  # clean images have a line of their own, and no part in the rest
+        self.severities = tables.in_order(cell.partition("/")[2] for cell in self.cells)
+        self._counted = tables.corrupted(self.cells)  # clean images have a line of their own, and no part in the rest
         self._count = count
         self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
         self._names = [
@@ -150,24 +159,15 @@ class Report:
         return None if row is None else 100 * row[name]["top1"]
 
     def _means(self) -> str:
-        bases = [base for base in results.BASES if base in self.names]
-        every = self.summary["all"]
-        extras = {key: form for key, form in (("ECE", ".3f"), ("NLL", ".3f"), ("mCE", ".1f"), ("relative mCE", ".1f"))
-                  if key in every[self.names[0]]}  # fmt: skip
-        gated = any("adapted" in every[name] for name in self.names)
+        """The means over cells, a line for each column, and what the columns are."""
+        texts = tables.measures(self.summary["all"], self.names, self.facts)
         rows, words = [], []
-        for name in self.names:
-            row, title = every[name], html.escape(self.title(name))
-            low, high = (100 * value for value in row["interval"])
-            cells = [f"{100 * row['top1']:.1f}", f"{low:.1f} to {high:.1f}"]
-            cells += [results.say_gain(row["minus"].get(base)) for base in bases]
-            cells += [format(row[key], form) for key, form in extras.items()]
-            cells += [f"{100 * row['adapted']:.1f}" if "adapted" in row else ""] if gated else []
-            rows.append(f"<tr><th>{_swatch(name)}{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        for i, name in enumerate(self.names):
+            title = html.escape(self.title(name))
+            values = [f"{100 * self.summary['all'][name]['top1']:.1f}", *(column[i] for column in texts.values())]
+            rows.append(f"<tr><th>{_swatch(name)}{title}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
             words.append(f"<b>{title}</b>: {self.what(name)}")
-        heads = ["", "top-1 %", "95 % interval", *(f"minus {self.title(base)}" for base in bases), *extras]
-        heads += ["adapted %"] if gated else []
-        head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", "top-1 %", *texts))
         table = f"<div class=wide><table><tr>{head}</tr>{''.join(rows)}</table></div>"
         return f"{table}<p class=note>{'; '.join(words)}.</p>"
 

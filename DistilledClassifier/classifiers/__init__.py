@@ -7,10 +7,11 @@ from DistilledClassifier.classifiers.checkpoints import initialise, is_ours, loa
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
 from DistilledClassifier.classifiers.libraries import build, quietly
 from DistilledClassifier.classifiers.network import Network, Seen, still
+from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
 from DistilledClassifier.classifiers.preprocess import Preprocess
-from DistilledClassifier.classifiers.scoring import Classifier
+from DistilledClassifier.classifiers.scoring import Classifier, reader, score, score_views
 
 __all__ = [
-    "CifarResNet", "Classifier", "Network", "Preprocess", "Seen", "build", "initialise", "is_ours", "load", "quietly", "read",
-    "save", "still", "tells_itself",
+    "CifarResNet", "Classifier", "Network", "Pipeline", "Preprocess", "Seen", "build", "initialise", "is_ours", "load",
+    "open_classifier", "quietly", "read", "reader", "save", "score", "score_views", "still", "tells_itself", "with_weights",
 ]  # fmt: skip

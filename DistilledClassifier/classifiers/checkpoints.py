@@ -27,12 +27,13 @@ def save(path: Path, network: Network, config: Mapping[str, Any], classes: Seque
     files.write_with(path, lambda file: torch.save(content, file))
 
 
-def load(path: Path) -> Classifier:
+def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
     """A classifier from its checkpoint: ours, or a CIFAR ResNet with the names of akamaster/pytorch_resnet_cifar10.
 
-    Nothing in the file is executed. Raises FileNotFoundError where it is absent, ValueError for any other file.
+    content: what `read` gave of it, if it was read already. Nothing in the file is executed. Raises FileNotFoundError where it
+    is absent, ValueError for any other file.
     """
-    content = read(path)
+    content = read(path) if content is None else content
     if is_ours(content):
         network = build(_as_data(content["config"]["classifier"], path))
         try:
@@ -67,12 +68,13 @@ def tells_itself(content: Mapping[str, Any]) -> bool:
     return is_ours(content) or weights(content).keys() >= _CIFAR
 
 
-def initialise(network: Network, path: Path) -> list[str]:
+def initialise(network: Network, path: Path, content: dict[str, Any] | None = None) -> list[str]:
     """Take over the weights of a checkpoint, of any origin, by their names; returns the names that were left as they were.
 
-    Only the last layer may be left, where its number of classes differs. Raises ValueError where anything else does not fit.
+    content: what `read` gave of it, if it was read already. Only the last layer may be left, where its number of classes
+    differs. Raises ValueError where anything else does not fit.
     """
-    theirs, own = weights(read(path)), network.model.state_dict()
+    theirs, own = weights(read(path) if content is None else content), network.model.state_dict()
     missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(

@@ -1,42 +1,74 @@
-"""The one place where a trained classifier judges images."""
+"""The one place where trained classifiers judge images: prepared, put into a batch, run, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from DDA import files, tree
+from DDA import ahead, files, sources, tree
+from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
-from DistilledClassifier.classifiers.preprocess import Preprocess
+
+
+class Preprocessing(Protocol):
+    """What a network sees of an image: `Preprocess`, or a pipeline of mmcls."""
+
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """One image uint8 (H,W,3), made as large as all others of a batch."""
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """A batch of what ``fit`` gives to float (N,3,H,W)."""
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A trained network in eval mode, with all that its checkpoint tells.
 
-    adapted: the settings of the adapted copies that it learnt from.
+    adapted: the settings of the adapted copies that it learnt from. path: its file, if it comes from one.
     """
 
     network: Network
-    preprocess: Preprocess
+    preprocess: Preprocessing
     classes: tuple[str, ...] | None = None
     config: dict = field(default_factory=dict)
     adapted: dict | None = None
     path: Path | None = None
 
-    @torch.no_grad()
+    @property
+    def name(self) -> str:
+        """What messages and tables call it."""
+        return self.path.stem if self.path else self.config.get("classifier", {}).get("name", "the classifier")
+
+    @property
+    def held_out(self) -> float | None:
+        """The share of the training images that was kept from it for validation."""
+        return self.config.get("data", {}).get("held_out")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def batch(self, fitted: Sequence[np.ndarray]) -> torch.Tensor:
+        """Images that its preprocessing has fitted to float (N,3,H,W) on its device."""
+        return self.preprocess.normalise(torch.from_numpy(np.stack(fitted)).to(self.device))
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N,3,H,W) to (N,K)."""
+        return self.network(batch)[1].float()
+
     def scores(self, pixels: Sequence[np.ndarray] | np.ndarray, batch_size: int = 128) -> torch.Tensor:
         """Logits (N,K), on the CPU, of images uint8 (H,W,3)."""
-        device = next(self.network.parameters()).device
-        parts = []
-        for i in range(0, len(pixels), batch_size):
-            batch = np.stack([self.preprocess.fit(image) for image in pixels[i : i + batch_size]])
-            parts.append(self.network(self.preprocess.normalise(torch.from_numpy(batch).to(device)))[1].float().cpu())
-        return torch.cat(parts)
+        rows = [(number,) for number in range(len(pixels))]
+        views = [pixels.__getitem__]
+        scores = next(score_views({self.name: (self, 0)}, views, [rows], batch_size=batch_size))
+        return torch.from_numpy(scores[self.name])
 
     def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where a tree of adapted copies was made with other settings than those that it learnt from."""
@@ -51,3 +83,120 @@ class Classifier:
                 f"{copies} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
                 "adapt both alike"
             )
+
+
+def score(
+    classifier: Classifier,
+    source: sources.Source,
+    names: Sequence[str],
+    *,
+    batch_size: int = 128,
+    classes: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Logits float32 (N,K) of images of a source, by their names.
+
+    classes: those of the images (default: the classifier's). progress: goes on with these images (default: one of their own).
+    Raises ValueError as `check_scores` does, and for images that cannot be read.
+    """
+    progress = progress or Progress(len(names))
+    groups = score_views(
+        {classifier.name: (classifier, 0)},
+        [reader(source)],
+        [[(name,) for name in names]],
+        batch_size=batch_size,
+        classes=classes or classifier.classes,
+        report=lambda count: progress.add([(count, 0)]),
+    )
+    return next(groups)[classifier.name]
+
+
+def reader(source: sources.Source) -> Callable[[str], np.ndarray]:
+    """A source as a view of `score_views`."""
+    return lambda name: sources.read_pixels(source, name)
+
+
+Columns = Mapping[str, tuple[Classifier, int]]  # which classifier sees which view
+Views = Sequence[Callable[[Any], np.ndarray]]  # each gives the pixels of an image by its name there
+Row = Sequence[Any]  # an image's name in each view; None where it has none
+Judge = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]  # the batch of each column to its logits
+
+
+@torch.inference_mode()
+def score_views(
+    columns: Columns,
+    views: Views,
+    groups: Iterable[Sequence[Row]],
+    *,
+    batch_size: int,
+    classes: Sequence[str] | None = None,
+    judge: Judge | None = None,
+    report: Callable[[int], object] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """For each group of images, what each column says of them: logits float32 (N,K), NaN where the column's view has none.
+
+    An image is read once for each view. While a GPU works the next batches are read, also those of the next group;
+    a CPU has no core to spare for that. A group without images gives no columns. classes: those of the images.
+    judge: what is said instead of each column's own logits. report: is told how many images each batch had.
+    Raises ValueError as `check_scores` does, and for images that cannot be read.
+    """
+
+    def own_logits(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: columns[name][0].logits(batch) for name, batch in inputs.items()}
+
+    threads = int(any(classifier.device.type != "cpu" for classifier, _ in columns.values()))
+    fitted = ahead.prepared(partial(_fit, columns, views), _batches(groups, batch_size), threads=threads, most=3)
+    for _, batches in itertools.groupby(fitted, key=lambda batch: batch[0]):
+        parts = []
+        for _, rows, images in batches:
+            inputs = {name: columns[name][0].batch(images[name]) for name in columns if images[name]}
+            logits = (judge or own_logits)(inputs) if inputs else {}
+            parts.append(_checked(columns, rows, logits, classes))
+            if report is not None:
+                report(len(rows))
+        yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
+    """The number of a group and some of its images; a group without images has one batch without."""
+    for number, rows in enumerate(groups):
+        for first in range(0, max(1, len(rows)), size):
+            yield number, rows[first : first + size]
+
+
+def _fit(columns: Columns, views: Views, batch: tuple[int, Sequence[Row]]) -> tuple[int, Sequence[Row], dict[str, list]]:
+    """A batch with its images, read and fitted as each column wants to see them."""
+    number, rows = batch
+    pixels = [[read(row[view]) for row in rows if row[view] is not None] for view, read in enumerate(views)]
+    fitted = {name: list(map(classifier.preprocess.fit, pixels[view])) for name, (classifier, view) in columns.items()}
+    return number, rows, fitted
+
+
+def _checked(
+    columns: Columns, rows: Sequence[Row], logits: Mapping[str, torch.Tensor], classes: Sequence[str] | None
+) -> dict[str, np.ndarray]:
+    """Logits on the CPU, checked, with a line of NaN where the view of a column has no image."""
+    scores = {}
+    for name, (classifier, view) in columns.items() if rows else ():
+        width = next(iter(logits.values())).shape[1]
+        scores[name] = np.full((len(rows), width), np.nan, np.float32)
+        present = [i for i, row in enumerate(rows) if row[view] is not None]
+        if present:
+            values = logits[name].cpu().numpy()
+            check_scores(classifier.name, values, classes, [rows[i][view] for i in present])
+            scores[name][present] = values
+    return scores
+
+
+def check_scores(name: str, scores: np.ndarray, classes: Sequence[str] | None, images: Sequence[Any]) -> None:
+    """Raise ValueError where scores (N,K) of these images are of another number of classes, or not finite.
+
+    name: of the classifier. Without classes any number of them is right.
+    """
+    if classes is not None and scores.shape[1] != len(classes):
+        raise ValueError(f"{name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
+                         "classifier of these classes, or give the class list that is its own")  # fmt: skip
+    damaged = [image for image, finite in zip(images, np.isfinite(scores).all(1), strict=True) if not finite]
+    if damaged:
+        raise ValueError(f"the scores of {name} are not finite numbers, first those of {damaged[0]}: weights are damaged; "
+                         "get them again")  # fmt: skip

@@ -1,0 +1,119 @@
+"""Configs of evaluations: found, read as plain values, checked against what is read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from DDA import files, tree
+from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES
+from DDA.sources.cells import LAYOUTS
+from DistilledClassifier.classifiers import quietly
+
+METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
+SCORES = ("logits", "probabilities")
+DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
+
+
+def read_config(path: Path, options: list[str]) -> dict[str, Any]:
+    """The entries of a config as plain values.
+
+    A .py config is code: mmcv runs it. A .yaml or .json config holds values and nothing else: no tag, import or base in it
+    leads to code. Raises FileNotFoundError, ValueError.
+    """
+    try:
+        with quietly():
+            from mmcv import Config, DictAction
+    except ImportError as error:
+        raise ValueError(f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})") from None
+    place = _find(path)
+    config = Config(_data_config(place)) if place.suffix in DATA_CONFIGS else Config.fromfile(str(place))
+    changes = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"--cfg-options {option} is not NAME=VALUE")
+        changes[name] = DictAction._parse_iterable(value)
+    config.merge_from_dict(changes)
+    content = _plain(config._cfg_dict.to_dict())
+    _check_entries(content, place)
+    return content
+
+
+def _find(path: Path) -> Path:
+    """A config as it is named from here, from this folder, or from those above it."""
+    here = Path(__file__).parent
+    places = [path, *(folder / path for folder in (here, here.parent, here.parent.parent))]
+    for place in places:
+        if place.is_file():
+            return place
+    known = ", ".join(sorted(file.stem for file in (here / "configs" / "ensemble").glob("*.py")))
+    raise FileNotFoundError(f"{path} does not exist; in configs/ensemble/ there are {known}")
+
+
+def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The entries of a .yaml or .json config over those of its ``_base_``. Raises ValueError for what would execute code."""
+    from mmcv import Config
+
+    if path.suffix not in DATA_CONFIGS:
+        raise files.BadFile(f"{above[-1]} inherits from {path}: a config of values inherits from {', '.join(DATA_CONFIGS)} "
+                            "only, for any other would be executed")  # fmt: skip
+    if path.resolve() in above:
+        raise files.BadFile(f"{path} inherits from itself")
+    own = files.read_config_json(path) if path.suffix == ".json" else files.read_yaml(path)
+    if "custom_imports" in own:
+        raise files.BadFile(f"{path} asks for custom_imports, which execute code; only a .py config may")
+    bases = as_list(own.pop("_base_", []))
+    if not all(isinstance(base, str) for base in bases):
+        raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = Config._merge_a_into_b(_data_config(path.parent / base, (*above, path.resolve())), merged)
+    with files.parsing(path, "config whose entries fit those of its _base_"):
+        return Config._merge_a_into_b(own, merged)
+
+
+def _check_entries(content: dict[str, Any], path: Path) -> None:
+    """Raise ValueError for entries that are missing or of another kind than those that are read here."""
+
+    def entry(name: str, default: Any, kind: type, words: str) -> Any:
+        *above, last = name.split(".")
+        value = content
+        for part in above:
+            value = value.get(part, {})
+        value = value.get(last, default)
+        if not isinstance(value, kind):
+            raise files.BadFile(f"{path}: {name} is {tree.shown(value)}, but it is {words}")
+        return value
+
+    for name in ("data", "data.test", "evaluation", "model"):
+        entry(name, {}, dict, "a group of entries")
+    for name, default in (("data.test.pipeline", None), ("data.test.pipeline2", [])):
+        steps = entry(name, default, list | tuple, "a list of steps")
+        if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps):
+            raise files.BadFile(f"{path}: {name} is a list of steps of the form {{type: NAME, …}}")
+    size = entry("data.samples_per_gpu", 64, int, "a whole number")
+    known = {"ensemble": (*RULES, *OURS, *FUSE_RULES), "scores": SCORES, "metrics": METRICS}
+    for name, values in known.items():
+        for value in as_list(content.get("evaluation", {}).get(name, [])):
+            if value not in values:
+                raise files.BadFile(f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}")
+    for name in ("corruption", "severity"):
+        entry(f"evaluation.{name}", [], list | tuple, "a list of names, or of numbers")
+    for name in ("layout", "classes", "data_prefix1", "data_prefix2"):
+        entry(f"data.test.{name}", None, str | None, "text")
+    if size < 1 or entry("data.test.layout", None, str | None, "text") not in (None, *LAYOUTS):
+        raise files.BadFile(f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}")
+
+
+def as_list(value: Any) -> list:
+    """A list, of one where the value is alone."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _plain(value: Any) -> Any:
+    """A value of mmcv's Config with Python's own dicts; lists and tuples stay what they are."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return type(value)(_plain(item) for item in value) if isinstance(value, list | tuple) else value

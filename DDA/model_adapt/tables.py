@@ -1,0 +1,235 @@
+"""The numbers that are made of scores on disk, and the tables that show them: ``summary.json`` and ``summary.md``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from DDA import files, metrics
+from DDA.model_adapt import results
+from DDA.model_adapt.ensemble import combine, is_doubtful
+from DDA.model_adapt.results import BASES, rules, shown, title
+
+REPORT = ("report.html", "report.csv", "report.md", "gallery.png")  # what report.py writes beside the scores
+FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}  # numbers of columns that some evaluations have
+# from never to always
+THRESHOLDS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
+
+
+class Counted(NamedTuple):
+    """What means over cells are made of, image by image.
+
+    images: names without the cell (N,); weights (N,): those of one cell sum to 1; hits: which columns are right, bool (N,).
+    """
+
+    images: np.ndarray
+    weights: np.ndarray
+    hits: dict[str, np.ndarray]
+
+
+def summarise(out: Path, facts: Mapping[str, Any]) -> str:
+    """Write summary.json and summary.md of the scores on disk; returns the text of the latter."""
+    gate = facts["params"].get("gate") if "gate" in rules(facts).values() else None
+    cells, counted, curves = {}, [], []
+    for cell in facts["cells"]:
+        stored = results.read(out, cell)
+        scores, labels = results.columns(stored, facts), stored["labels"]
+        cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
+        for name, rule in rules(facts).items():
+            if rule == "gate":
+                cells[cell][name]["adapted"] = _adapted(stored, gate)
+        if cell in corrupted(facts["cells"]):  # clean images beside corrupted ones have a line of their own
+            images = np.array([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
+            hits = {name: metrics.hits(value, labels) for name, value in scores.items()}
+            counted.append(Counted(images, np.full(len(labels), 1 / len(labels)), hits))
+            if gate and not facts["partial"]:
+                curves.append(_gate_curve(stored, gate))
+    summary = {"protocol": protocol(facts, cells), "facts": dict(facts), "cells": cells, "all": _overall(cells, counted, facts)}
+    if curves:
+        points = np.mean(curves, axis=0).tolist()
+        summary["gate"] = [
+            {"threshold": threshold, "adapted": adapted, "top1": top1}
+            for threshold, (adapted, top1) in zip(THRESHOLDS, points, strict=True)
+        ]
+    for name in REPORT:  # of other numbers
+        (out / name).unlink(missing_ok=True)
+    files.write_json(out / "summary.json", summary)
+    text = markdown(summary)
+    files.write_bytes(out / "summary.md", text.encode())
+    return text
+
+
+def in_order(severities: Iterable[str]) -> list[str]:
+    """Numbers by their value, then the rest."""
+    return sorted(set(severities), key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s))
+
+
+def corrupted(cells: Iterable[str]) -> list[str]:
+    """The cells whose mean is the result: without clean images, where there are others."""
+    cells = list(cells)
+    return [cell for cell in cells if cell.partition("/")[0] != "clean"] or cells
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
+    """The share of a cell's images that the gate sends to adaptation."""
+    doubtful = is_doubtful(torch.from_numpy(stored["first"]), gate["threshold"], gate["temperatures"][0])
+    return float(doubtful.double().mean())
+
+
+def _gate_curve(stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """The share of a cell's images that is adapted, and the accuracy of all, with each of THRESHOLDS."""
+    first, second = (torch.from_numpy(stored[name]) for name in ("first", "second"))
+    curve = []
+    for threshold in THRESHOLDS:
+        gate = {**fitted, "threshold": threshold}
+        scores = combine(first, second, "gate", **gate).numpy()
+        curve.append((_adapted(stored, gate), float(metrics.hits(scores, stored["labels"]).mean())))
+    return curve
+
+
+def _measure(name: str, scores: np.ndarray, labels: np.ndarray, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of one column in one cell."""
+    k = min(facts["topk"], scores.shape[1])
+    numbers: dict[str, Any] = {f"top{n}": float(metrics.hits(scores, labels, n).mean()) for n in (1, k)}
+    wanted = set(facts["metrics"])
+    if wanted & {"precision", "recall", "f1_score", "support"}:
+        each = metrics.per_class(scores.argmax(1), labels, scores.shape[1])
+        numbers |= {metric: _per_class(each[metric.removesuffix("_score")], metric != "support")
+                    for metric in ("precision", "recall", "f1_score", "support") if metric in wanted}  # fmt: skip
+    if "calibration" in wanted:
+        chances = results.probabilities(name, scores, facts)
+        numbers["ECE"] = metrics.calibration_error(chances, labels)
+        numbers["NLL"] = metrics.negative_log_likelihood(chances, labels)
+    return numbers
+
+
+def _per_class(values: np.ndarray, has_mean: bool) -> dict[str, Any]:
+    """A number of each class, None where there is nothing to divide by, and the mean of the others."""
+    known = values[~np.isnan(values)]
+    numbers = {"per_class": [None if np.isnan(value) else float(value) for value in values]}
+    return numbers | ({"macro": float(np.mean(known))} if has_mean and len(known) else {})
+
+
+def _overall(cells: Mapping[str, Any], counted: list[Counted], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over cells, every cell counting alike, with bootstrap intervals over images."""
+    images, weights = (np.concatenate([getattr(cell, name) for cell in counted]) for name in ("images", "weights"))
+    hits = {name: np.concatenate([cell.hits[name] for cell in counted]) for name in counted[0].hits}
+    rows = [cells[cell] for cell in corrupted(cells)]
+    overall: dict[str, Any] = {}
+    for name, right in hits.items():
+        numbers = [key for key, value in rows[0][name].items() if isinstance(value, float)]
+        overall[name] = {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
+        overall[name]["interval"] = list(metrics.interval(right.astype(float), images, weights))
+    for name, right in hits.items():  # the same images, so that the intervals are those of paired differences
+        overall[name]["minus"] = {
+            base: {"top1": overall[name]["top1"] - overall[base]["top1"],
+                   "interval": metrics.interval(right.astype(float) - hits[base], images, weights)}
+            for base in BASES if base in hits and base != name
+        }  # fmt: skip
+    if "flips" in facts["metrics"]:
+        pairs = itertools.permutations(hits, 2)
+        overall["flips"] = {f"{one} to {two}": metrics.flips(hits[one], hits[two]) for one, two in pairs}
+    if facts.get("baseline") == "alexnet":
+        for name in hits:
+            overall[name] |= _relative_to_alexnet({cell: row[name]["top1"] for cell, row in cells.items()})
+    return overall
+
+
+def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
+    """CE and mCE in per cent; their relative kin where a clean cell was evaluated too."""
+    baseline = {name: value / 100 for name, value in metrics.ALEXNET.items()}
+    rows: dict[str, dict[str, float]] = {}
+    for cell, value in top1.items():
+        corruption, _, severity = cell.partition("/")
+        rows.setdefault(corruption, {})[severity] = value
+    clean = rows.pop("clean", None)
+    error = None if clean is None else 1 - float(np.mean(list(clean.values())))
+    errors = metrics.corruption_errors(rows, baseline, error, metrics.ALEXNET_CLEAN / 100)
+    return errors | {f"m{name}" if name == "CE" else "relative mCE": float(np.mean(list(each.values())))
+                     for name, each in errors.items()}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- words and tables
+
+
+def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
+    """One sentence that says what the numbers are of."""
+    chosen = corrupted(cells)
+    corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in chosen))
+    severities = in_order(cell.partition("/")[2] for cell in chosen)
+    part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
+    of = f": {len(corruptions)} corruptions ({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}"
+    fitted = "; ".join(f"{rule}: {say_params(params)}" for rule, params in facts["params"].items())
+    return (
+        f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}{'' if chosen == ['.'] else of}{part}; "
+        "means over cells of equal weight; "
+        f"combined: {', '.join(rules(facts).values())} of {facts['scores']}{f' (fitted: {fitted})' if fitted else ''}; "
+        "95 % bootstrap intervals over images"
+        + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
+    )
+
+
+def say_params(params: Mapping[str, Any]) -> str:
+    """Such as ``weight 0.4, temperatures 1.12, 0.94``."""
+    return ", ".join(f"{name} {', '.join(f'{v:.3g}' for v in value) if isinstance(value, list) else f'{value:.3g}'}"
+                     for name, value in params.items())  # fmt: skip
+
+
+def say_gain(gain: Mapping[str, Any] | None) -> str:
+    """A difference of two columns such as ``+14.5 (12.9 to 16.1)``, in points; nothing for a column itself."""
+    if gain is None:
+        return ""
+    low, high = (100 * value for value in gain["interval"])
+    return f"{100 * gain['top1']:+.1f} ({low:.1f} to {high:.1f})"
+
+
+def measures(overall: Mapping[str, Any], names: Sequence[str], facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is shown of the means beside top-1: what it is, and each column's as text."""
+    rows = [overall[name] for name in names]
+    spans = [[100 * value for value in row["interval"]] for row in rows]
+    texts = {"95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in spans]}
+    for base in BASES:
+        if base in names:
+            texts[f"minus {title(base, facts)}"] = [say_gain(row["minus"].get(base)) for row in rows]
+    for key, form in FORMATS.items():
+        if key in rows[0]:
+            texts[key] = [format(row[key], form) for row in rows]
+    if any("adapted" in row for row in rows):
+        texts["adapted images %"] = [f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows]
+    return texts
+
+
+def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
+    """The protocol, a table of top-1 per corruption (mean over severities), and the means with their intervals."""
+    cells, facts, overall = summary["cells"], summary["facts"], summary["all"]
+    names = shown(next(iter(cells.values())), facts)
+    lines = [f"{summary['protocol']}.", "", _line("top-1 %", "N", [title(name, facts) for name in names])]
+    lines.append("|---" * (len(names) + 2) + "|")
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for cell, row in cells.items():
+        rows.setdefault(cell.partition("/")[0], []).append(row)
+    for corruption, group in rows.items():
+        means = [f"{100 * np.mean([row[name]['top1'] for row in group]):.1f}" for name in names]
+        lines.append(_line(corruption, sum(row["N"] for row in group), means))
+    counted = [cells[cell]["N"] for cell in corrupted(cells)]
+    means = [f"**{100 * overall[name]['top1']:.1f}**" for name in names]
+    lines.append(_line(f"**mean of {len(counted)} cells**", sum(counted), means))
+    lines += [f"| {head} | | {' | '.join(texts)} |" for head, texts in measures(overall, names, facts).items()]
+    if flips and "flips" in overall:
+        lines += ["", "| from | to | broken % | mended % |", "|---|---|---|---|"]
+        for one, two in itertools.combinations(names, 2):
+            rates = [f"{100 * overall['flips'][f'{one} to {two}'][rate]:.1f}" for rate in ("NFR", "PFR")]
+            lines.append(_line(title(one, facts), title(two, facts), rates))
+    return "\n".join(lines) + "\n"
+
+
+def _line(head: str, second: object, values: Sequence[str]) -> str:
+    return f"| {head} | {second} | {' | '.join(values)} |"
