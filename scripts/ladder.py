@@ -23,7 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -73,33 +73,32 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         "timing_images": args.timing_images,
         "rows": [{**row, **cost.get(row["setting"], {})} for row in rows],
     }
-    files.write_json(args.out / "ladder.json", result)
-    (args.out / "ladder.md").write_text(table(result), encoding="utf-8")
+    write(args.out / "ladder", result, table(result))
     if cost:
         chart(result, args.out / "ladder.png")
-    print(table(result))
     print(f"written     {args.out}/ladder.json, .md" + (", .png" if cost else ""))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
-    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
-    p.add_argument(
-        "--base_samples", type=Path, required=True, metavar="PATH", help="labelled tree, or npz/npy files of a data set"
-    )
+    add_flags(p, "labelled tree, or npz/npy files of a data set")
     p.add_argument("--dataset", choices=LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
     p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME")
     p.add_argument("--severity", nargs="+", default=["all"], metavar="1..5")
     p.add_argument("--setting", nargs="+", default=list(SPEEDS), metavar="SETTING", help="(default: the four rungs)")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
-    p.add_argument(
-        "--ranks", type=int, default=1, metavar="INT", help="run the jobs under mpiexec -n INT (default: %(default)s)"
-    )
-    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
     p.add_argument("--timing_images", type=int, default=16, metavar="INT", help="0: measure no time (default: %(default)s)")
     return p
+
+
+def add_flags(p: commands.Parser, images: str) -> None:
+    """The flags of whatever adapts labelled images with several settings. images: what they may be."""
+    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
+    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
+    p.add_argument("--base_samples", type=Path, required=True, metavar="PATH", help=images)
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument("--ranks", type=int, default=1, metavar="INT", help="run the jobs under mpiexec -n INT (default: 1)")
+    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
 
 
 def read_settings(texts: list[str]) -> dict[str, list[str]]:
@@ -186,6 +185,8 @@ def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) 
         raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source.path} has "
                          f"{', '.join(source.classes[:3])}, …: labels would be taken for others")  # fmt: skip
     names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
+    if not names:
+        raise ValueError(f"{source.path} has no images in {', '.join(cells)}")
     return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
 
 
@@ -317,21 +318,16 @@ def table(result: dict) -> str:
 
 def chart(result: dict, path: Path) -> None:
     """Accuracy of both views against the time an image takes, relative to the baseline."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     rows = result["rows"][1:]
-    base = result["rows"][1]["setting"]
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    base = rows[0]["setting"]
+    axes = empty_chart(result["protocol"], f"time an image, {base} = 1", "accuracy, %")
     source = result["rows"][0]["adapted"]["accuracy"]
     axes.axhline(source, color="dimgray", linestyle="--", linewidth=1)
     axes.text(0.45, source, "source, not adapted", va="bottom", ha="center", color="dimgray", fontsize=8,
               transform=axes.get_yaxis_transform())  # fmt: skip
     for view, marker, color in zip(VIEWS, "os", ("tab:blue", "tab:orange"), strict=True):
-        points = sorted((1 / row["speedup"], row[view]["accuracy"], row[view]["interval"], row) for row in rows)
-        x, y, error, _ = zip(*points, strict=True)
+        points = sorted((1 / row["speedup"], row[view]["accuracy"], row[view]["interval"]) for row in rows)
+        x, y, error = zip(*points, strict=True)
         axes.errorbar(x, y, yerr=error, marker=marker, color=color, capsize=3, linewidth=1.2, label=view)
     for row in rows:
         top = max(row[view]["accuracy"] + row[view]["interval"] for view in VIEWS)
@@ -342,12 +338,25 @@ def chart(result: dict, path: Path) -> None:
     axes.margins(x=0.12, y=0.18)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 112))
-    axes.set_xlabel(f"time an image, {base} = 1")
-    axes.set_ylabel("accuracy, %")
-    axes.set_title(result["protocol"], fontsize=9)
     axes.legend(loc="lower left", fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    axes.figure.savefig(path, dpi=130)
+
+
+def empty_chart(title: str, x: str, y: str) -> Any:
+    """The axes of a figure, with names; nothing is shown on a screen."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(7, 4.2), layout="constrained").subplots()
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=9)
+    return axes
+
+
+def write(path: Path, result: dict, text: str) -> None:
+    """Write a result as JSON and Markdown under a path without suffix, and print the text."""
+    files.write_json(path.with_suffix(".json"), result)
+    files.write_bytes(path.with_suffix(".md"), text.encode())
+    print(text)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import ladder
 import numpy as np
 
-from DDA import commands, files, sources
+from DDA import commands, sources
 from DDA.sources.cells import cells_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -62,25 +62,19 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         "degraded": rows[0]["adapted"]["accuracy"],
         "rows": sorted((summed(row, combinations[row["setting"]]) for row in rows[1:]), key=lambda row: -row["mean"]),
     }
-    files.write_json(args.out / "search.json", result)
-    files.write_bytes(args.out / "search.md", table(result).encode())
+    ladder.write(args.out / "search", result, table(result))
     chart(result, args.out / "search.png")
-    print(f"\n{table(result)}\nbest        {args.flags} {result['rows'][0]['flags']}")
+    print(f"best        {args.flags} {result['rows'][0]['flags']}")
     print(f"written     {args.out}/search.json, .md, .png")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
-    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
-    p.add_argument("--base_samples", type=Path, required=True, metavar="TREE", help="<degradation>/<level>, labelled")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    ladder.add_flags(p, "a labelled tree, <degradation>/<level>")
     p.add_argument("--flags", default="", metavar="FLAGS", help='of image_sample.py, for all: --flags="--speed one-shot"')
     for name in GRID:
         p.add_argument(f"--{name}", nargs="+", metavar="VALUE", help="values to try")
-    p.add_argument("--ranks", type=int, default=1, metavar="INT", help="(default: %(default)s)")
-    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
     p.set_defaults(dataset="cifar10c", corruption=["all"], severity=["all"])
     return p
 
@@ -124,26 +118,17 @@ def table(result: dict) -> str:
 
 def chart(result: dict, path: Path) -> None:
     """The mean of both views against the first flag of the grid, a curve for each value of the others."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     curves: dict[str, list[tuple[float | str, float]]] = {}
     for row in result["rows"]:
         axis, value, *others = row["flags"].split()
         curves.setdefault(" ".join(others), []).append((GRID[axis.removeprefix("--")](value), row["mean"]))
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes = ladder.empty_chart(result["protocol"], axis.removeprefix("--"), "accuracy, mean of both views, %")
     for label in sorted(curves):
         axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.axhline(result["degraded"], color="dimgray", linestyle="--", linewidth=1, label="not adapted")
-    axes.set_xlabel(axis.removeprefix("--"))
-    axes.set_ylabel("accuracy, mean of both views, %")
-    axes.set_title(result["protocol"], fontsize=9)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    axes.figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,31 @@ def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, 
     assert made("--ensemble", "entropy_fuse") == list(CELLS)
     shutil.copy(here / "1.pth", tmp_path / "0.pth")
     assert made() == list(CELLS)
+
+
+def test_each_file_is_read_and_hashed_and_each_folder_listed_once(here, tmp_path, monkeypatch):
+    for i in range(2):
+        shutil.copy(here / f"{i}.pth", tmp_path)
+    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    files.write_json(tmp_path / "1.fitted.json", {"weighted_sum": {"weight": 0.4, "temperatures": [1, 2]}, **digests})
+    calls = Counter()
+
+    def counted(module, name):
+        function = getattr(module, name)
+
+        def counting(*arguments, **more):
+            calls[(name, *map(str, arguments))] += 1
+            return function(*arguments, **more)
+
+        monkeypatch.setattr(module, name, counting)
+
+    for module, name in ((torch, "load"), (files, "sha256"), (tree, "list_images")):
+        counted(module, name)
+    flags = [CONFIG, tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--source", tmp_path / "0.pth", "--out",
+             tmp_path / "out", "--data_prefix1", here / "degraded", "--data_prefix2", here / "adapted", "--ensemble",
+             "weighted_sum", "sum"]  # fmt: skip
+    assert main([*map(str, flags)]) == 0
+    assert len(calls) == 2 + 2 + 2 * len(CELLS) and set(calls.values()) == {1}, calls
 
 
 def test_the_order_of_files_changes_nothing(here, done, tmp_path):

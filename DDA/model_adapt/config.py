@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from DDA import files, tree
+from DDA import files, settings, tree
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES
 from DDA.sources.cells import LAYOUTS
 from DistilledClassifier.classifiers import quietly
@@ -14,6 +14,13 @@ from DistilledClassifier.classifiers import quietly
 METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
 SCORES = ("logits", "probabilities")
 DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
+KINDS = {  # of the entries that are read, by their group
+    "": dict.fromkeys(("data", "evaluation", "model"), dict),
+    "data": {"test": dict, "samples_per_gpu": int},
+    "data.test": {"pipeline": list, "pipeline2": list,
+                  **dict.fromkeys(("layout", "classes", "data_prefix1", "data_prefix2"), str | None)},
+    "evaluation": {"corruption": list, "severity": list},
+}  # fmt: skip
 
 
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
@@ -76,34 +83,22 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _check_entries(content: dict[str, Any], path: Path) -> None:
     """Raise ValueError for entries that are missing or of another kind than those that are read here."""
-
-    def entry(name: str, default: Any, kind: type, words: str) -> Any:
-        *above, last = name.split(".")
-        value = content
-        for part in above:
-            value = value.get(part, {})
-        value = value.get(last, default)
-        if not isinstance(value, kind):
-            raise files.BadFile(f"{path}: {name} is {tree.shown(value)}, but it is {words}")
-        return value
-
-    for name in ("data", "data.test", "evaluation", "model"):
-        entry(name, {}, dict, "a group of entries")
-    for name, default in (("data.test.pipeline", None), ("data.test.pipeline2", [])):
-        steps = entry(name, default, list | tuple, "a list of steps")
-        if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps):
-            raise files.BadFile(f"{path}: {name} is a list of steps of the form {{type: NAME, …}}")
-    size = entry("data.samples_per_gpu", 64, int, "a whole number")
-    known = {"ensemble": (*RULES, *OURS, *FUSE_RULES), "scores": SCORES, "metrics": METRICS}
-    for name, values in known.items():
-        for value in as_list(content.get("evaluation", {}).get(name, [])):
+    for group, hints in KINDS.items():
+        entries = content
+        for name in group.split(".") if group else ():
+            entries = entries.get(name, {})
+        needed = {"pipeline": None} if group == "data.test" else {}
+        settings.check_kinds({**needed, **entries}, hints, f"{path}: {group}{'.' * bool(group)}")
+    data, evaluation = content.get("data", {}), content.get("evaluation", {})
+    test = data.get("test", {})
+    for name in ("pipeline", "pipeline2"):
+        if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in test.get(name, [])):
+            raise files.BadFile(f"{path}: data.test.{name} is a list of steps of the form {{type: NAME, …}}")
+    for name, values in {"ensemble": (*RULES, *OURS, *FUSE_RULES), "scores": SCORES, "metrics": METRICS}.items():
+        for value in as_list(evaluation.get(name, [])):
             if value not in values:
                 raise files.BadFile(f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}")
-    for name in ("corruption", "severity"):
-        entry(f"evaluation.{name}", [], list | tuple, "a list of names, or of numbers")
-    for name in ("layout", "classes", "data_prefix1", "data_prefix2"):
-        entry(f"data.test.{name}", None, str | None, "text")
-    if size < 1 or entry("data.test.layout", None, str | None, "text") not in (None, *LAYOUTS):
+    if data.get("samples_per_gpu", 64) < 1 or test.get("layout") not in (None, *LAYOUTS):
         raise files.BadFile(f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}")
 
 

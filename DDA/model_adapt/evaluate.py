@@ -38,13 +38,13 @@ class Settings:
 
     first: str
     second: str
-    source: str | None
     degraded: Path
     adapted: Path
     out: Path
     layout: str
     corruptions: Sequence[str]
     severities: Sequence[str]
+    source: str | None = None
     rules: Sequence[str] = ("sum",)
     scores: str = "logits"
     metrics: Sequence[str] = ("accuracy",)
@@ -89,13 +89,8 @@ def evaluate(
 
 def interleaved(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     """The columns of all of a cell's images: rank r of n had the rows r, r + n, …; a rank without rows has no columns."""
-    parts = [part for part in parts if part]
-    columns = {}
-    for name, column in parts[0].items():
-        columns[name] = np.empty((count, *column.shape[1:]), column.dtype)
-        for rank, part in enumerate(parts):
-            columns[name][rank :: len(parts)] = part[name]
-    return columns
+    rows = np.concatenate([np.arange(rank, count, len(parts)) for rank in range(len(parts))])
+    return {name: np.concatenate([part[name] for part in parts if part])[rows.argsort()] for name in parts[0]}
 
 
 class Evaluation:
@@ -183,7 +178,7 @@ class Evaluation:
         columns = {**self.columns, "combined": (self._first, 1)} if self._blends else self.columns
         groups = (list(zip(cell.first, cell.second, strict=True))[world.rank :: world.size] for cell in cells)
         return classifiers.score_views(
-            columns, [classifiers.reader(view) for view in self.views], groups, batch_size=self.settings.batch_size,
+            columns, self.views, groups, batch_size=self.settings.batch_size,
             classes=self.classes, judge=self._judge_blends if self._blends else None,
             report=lambda count: world.report((count, 0)))  # fmt: skip
 

@@ -12,11 +12,11 @@ import base64
 import csv
 import html
 import io
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -102,7 +102,7 @@ class Shown:
 
 
 class Report:
-    """What lies in a folder of results, read again; ``page`` and ``table`` show it."""
+    """What lies in a folder of results, read again; ``page``, ``table`` and ``gallery`` show it."""
 
     def __init__(self, out: Path, count: int):
         self.summary = files.read_json(out / "summary.json")
@@ -110,7 +110,7 @@ class Report:
         self.names = results.shown(next(iter(self.cells.values())), self.facts)
         self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
         self.severities = tables.in_order(cell.partition("/")[2] for cell in self.cells)
-        self._counted = tables.corrupted(self.cells)  # clean images have a line of their own, and no part in the rest
+        self._top1 = {name: self._accuracies(name) for name in self.names}
         self._count = count
         self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
         self._names = [
@@ -118,6 +118,17 @@ class Report:
             for view in self._views
         ]
         self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
+        # clean images have a line of their own, and no part in the rest
+        self._counted = [shown for cell in tables.corrupted(self._said) for shown in self._said[cell]]
+
+    def _accuracies(self, name: str) -> np.ndarray:
+        """A column's top-1 in per cent, (corruptions, severities); NaN where there is no such cell."""
+        accuracies = np.full((len(self.corruptions), len(self.severities)), np.nan)
+        for cell, row in self.cells.items():
+            corruption, _, severity = cell.partition("/")
+            place = self.corruptions.index(corruption), self.severities.index(severity)
+            accuracies[place] = 100 * row[name]["top1"]
+        return accuracies
 
     def _open(self, path: str) -> Source:
         if not Path(path).exists():
@@ -126,11 +137,10 @@ class Report:
         return sources.open_source(Path(path), classes, self.facts.get("severity"))
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
-        found = results.read(out, cell)
-        scores = results.columns(found, self.facts)
-        best = {name: scores[name].argmax(1) for name in self.names}
+        stored = results.read(out, cell)
+        best = {name: scores.argmax(1) for name, scores in results.columns(stored, self.facts).items()}
         return [Shown(cell, str(key), int(label), {name: int(best[name][i]) for name in self.names})
-                for i, (key, label) in enumerate(zip(found["keys"], found["labels"], strict=True))]  # fmt: skip
+                for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True))]  # fmt: skip
 
     def title(self, name: str) -> str:
         return results.title(name, self.facts)
@@ -149,55 +159,40 @@ class Report:
         for cell, row in self.cells.items():
             corruption, _, severity = cell.partition("/")
             for name in self.names:
-                writer.writerow(
-                    [corruption, severity, self.title(name), row["N"], *(f"{row[name][key]:.6f}" for key in numbers)]
-                )
+                values = [f"{row[name][key]:.6f}" for key in numbers]
+                writer.writerow([corruption, severity, self.title(name), row["N"], *values])
         return text.getvalue()
-
-    def top1(self, name: str, corruption: str, severity: str) -> float | None:
-        row = self.cells.get(f"{corruption}/{severity}" if severity else corruption)
-        return None if row is None else 100 * row[name]["top1"]
 
     def _means(self) -> str:
         """The means over cells, a line for each column, and what the columns are."""
-        texts = tables.measures(self.summary["all"], self.names, self.facts)
-        rows, words = [], []
-        for i, name in enumerate(self.names):
-            title = html.escape(self.title(name))
-            values = [f"{100 * self.summary['all'][name]['top1']:.1f}", *(column[i] for column in texts.values())]
-            rows.append(f"<tr><th>{_swatch(name)}{title}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
-            words.append(f"<b>{title}</b>: {self.what(name)}")
-        head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", "top-1 %", *texts))
-        table = f"<div class=wide><table><tr>{head}</tr>{''.join(rows)}</table></div>"
-        return f"{table}<p class=note>{'; '.join(words)}.</p>"
+        texts = {"top-1 %": [f"{100 * self.summary['all'][name]['top1']:.1f}" for name in self.names],
+                 **tables.measures(self.summary["all"], self.names, self.facts)}  # fmt: skip
+        titles = [html.escape(self.title(name)) for name in self.names]
+        rows = [_row(f"<i style='background:{_colour(name)}'></i>{title}", [column[i] for column in texts.values()])
+                for i, (name, title) in enumerate(zip(self.names, titles, strict=True))]  # fmt: skip
+        words = [f"<b>{title}</b>: {self.what(name)}" for name, title in zip(self.names, titles, strict=True)]
+        return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(words)}.</p>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
         """Corruption by severity: a column's accuracy, or its gain over another as a heat map."""
-        lines = []
-        for corruption in self.corruptions:
-            values = [self.top1(name, corruption, severity) for severity in self.severities]
-            if minus is not None:
-                others = [self.top1(minus, corruption, severity) for severity in self.severities]
-                values = [None if a is None else a - b for a, b in zip(values, others, strict=True)]
-            known = [value for value in values if value is not None]
-            cells = "".join(_cell(value, minus is not None) for value in [*values, float(np.mean(known))])
-            lines.append(f"<tr><th>{html.escape(corruption)}</th>{cells}</tr>")
-        heads = "".join(f"<th>{html.escape(severity) or 'all'}</th>" for severity in self.severities)
-        return f"<div class=wide><table class=grid><tr><th></th>{heads}<th>mean</th></tr>{''.join(lines)}</table></div>"
+        values = self._top1[name] - (self._top1[minus] if minus else 0)
+        rows = []
+        for corruption, row in zip(self.corruptions, values, strict=True):
+            cells = "".join(_cell(value, minus is not None) for value in (*row, np.nanmean(row)))
+            rows.append(f"<tr><th>{html.escape(corruption)}</th>{cells}</tr>")
+        return _table(["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid")
 
     # ------------------------------------------------------------------------------------------ pictures
 
     def _chart(self) -> str:
         """Accuracy against severity, the mean over corruptions, as SVG."""
-        corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self._counted))
-        severities = [severity for severity in self.severities if all(self.top1(self.names[0], c, severity) is not None
-                                                                      for c in corruptions)]  # fmt: skip
-        if len(severities) < 2:
+        rows = [self.corruptions.index(corruption) for corruption in tables.corrupted(self.corruptions)]
+        means = {name: self._top1[name][rows].mean(0) for name in self.names}
+        whole = np.flatnonzero(~np.isnan(means[self.names[0]]))  # severities that all corruptions have
+        if len(whole) < 2:
             return ""
-        lines = {name: [float(np.mean([self.top1(name, c, severity) for c in corruptions])) for severity in severities]
-                 for name in self.names}  # fmt: skip
-        marks = list(enumerate(severities))
-        curves = [(self.title(name), _colour(name), list(enumerate(values))) for name, values in lines.items()]
+        marks = [(x, self.severities[i]) for x, i in enumerate(whole)]
+        curves = [(self.title(name), _colour(name), list(enumerate(values[whole]))) for name, values in means.items()]
         return _plot(curves, marks, "severity", "top-1 % against severity, mean over corruptions")
 
     def _gate_chart(self) -> str:
@@ -256,30 +251,25 @@ class Report:
         return "".join(parts)
 
     def _won_and_lost(self) -> str:
-        everything = [shown for cell in self._counted for shown in self._said[cell]]
-        won = [s for s in everything if s.predicted["first"] != s.label == s.predicted["combined"]]
-        lost = [s for s in everything if s.predicted["first"] == s.label != s.predicted["combined"]]
-        parts = []
-        for title, group in (("Won", won), ("Lost", lost)):
-            share = f"{len(group):,} of {len(everything):,} images, {100 * len(group) / len(everything):.1f} %"
-            what = "wrong before and right after" if title == "Won" else "right before and wrong after"
-            parts.append(f"<h3>{title}: {share}</h3><p class=note>{what} the adapted copy was heard</p>"
-                         f"<div class=gallery>{''.join(map(self._figure, _spread(group, 2 * self._count)))}</div>")  # fmt: skip
+        won = [s for s in self._counted if s.predicted["first"] != s.label == s.predicted["combined"]]
+        lost = [s for s in self._counted if s.predicted["first"] == s.label != s.predicted["combined"]]
+        parts, count = [], len(self._counted)
+        groups = (("Won", won, "wrong before and right after"), ("Lost", lost, "right before and wrong after"))
+        for title, group, what in groups:
+            figures = "".join(map(self._figure, _spread(group, 2 * self._count)))
+            parts.append(f"<h3>{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %</h3><p class=note>"
+                         f"{what} the adapted copy was heard</p><div class=gallery>{figures}</div>")  # fmt: skip
         return "".join(parts)
 
     def _flips(self) -> str:
+        """How many images each column breaks and mends of those before it."""
+        hits = {name: np.array([shown.predicted[name] == shown.label for shown in self._counted]) for name in self.names}
         rows = []
-        hits = {
-            name: np.array([s.predicted[name] == s.label for cell in self._counted for s in self._said[cell]])
-            for name in self.names
-        }
-        for i, one in enumerate(self.names):
-            for two in self.names[i + 1 :]:
-                rates = metrics.flips(hits[one], hits[two])
-                rows.append(f"<tr><th>{html.escape(self.title(one))} → {html.escape(self.title(two))}</th>"
-                            f"<td>{100 * rates['NFR']:.1f}</td><td>{100 * rates['PFR']:.1f}</td></tr>")  # fmt: skip
-        head = "<tr><th></th><th>broken %</th><th>mended %</th></tr>"
-        return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
+        for one, two in itertools.combinations(self.names, 2):
+            rates = metrics.flips(hits[one], hits[two])
+            title = html.escape(f"{self.title(one)} → {self.title(two)}")
+            rows.append(_row(title, [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]))
+        return _table(["", "broken %", "mended %"], rows)
 
     # ------------------------------------------------------------------------------------------ the page
 
@@ -306,20 +296,25 @@ class Report:
                 f"{html.escape(self.summary['protocol'])}.</p>{body}</body></html>\n")  # fmt: skip
 
     def _settings(self) -> str:
-        facts = {name: value for name, value in self.facts.items() if name not in ("cells", "classes") and value is not None}
-        facts["classes"] = len(self.facts["classes"])
+        facts = {**self.facts, "classes": len(self.facts["classes"]), "cells": None}
         settings = Path(self.facts["adapted"]) / tree.SETTINGS
         if settings.is_file():
-            facts |= {f"adaptation: {name}": value for name, value in files.read_json(settings).items() if value is not None}
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td class=what>{html.escape(_text(value))}</td></tr>"
-            for name, value in facts.items()
-        )
-        return f"<div class=wide><table>{rows}</table></div>"
+            facts |= {f"adaptation: {name}": value for name, value in files.read_json(settings).items()}
+        rows = []
+        for name, value in facts.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            if value is not None:
+                rows.append(f"<tr><th>{html.escape(name)}</th><td class=what>{html.escape(text)}</td></tr>")
+        return _table([], rows)
 
 
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    return f"<div class=wide><table{kind}>{f'<tr>{head}</tr>' if heads else ''}{''.join(rows)}</table></div>"
+
+
+def _row(head: str, cells: Sequence[str]) -> str:
+    return f"<tr><th>{head}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _spread(group: Sequence[Shown], count: int) -> list[Shown]:
@@ -328,16 +323,12 @@ def _spread(group: Sequence[Shown], count: int) -> list[Shown]:
     return [group[i] for i in np.unique(np.linspace(0, len(group) - 1, min(count, len(group))).round().astype(int))]
 
 
-def _swatch(name: str) -> str:
-    return f"<i style='background:{_colour(name)}'></i>"
-
-
 def _colour(name: str) -> str:
     return COLOURS.get(name, OTHER)
 
 
-def _cell(value: float | None, is_gain: bool) -> str:
-    if value is None:
+def _cell(value: float, is_gain: bool) -> str:
+    if np.isnan(value):
         return "<td></td>"
     if not is_gain:
         return f"<td>{value:.1f}</td>"

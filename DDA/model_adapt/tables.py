@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,45 +17,34 @@ from DDA.model_adapt.results import BASES, rules, shown, title
 
 REPORT = ("report.html", "report.csv", "report.md", "gallery.png")  # what report.py writes beside the scores
 FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}  # numbers of columns that some evaluations have
-# from never to always
+# numbers of each class: their names here and in `metrics.per_class`
+PER_CLASS = {"precision": "precision", "recall": "recall", "f1_score": "f1", "support": "support"}
+# of the gate, from never to always
 THRESHOLDS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
-
-
-class Counted(NamedTuple):
-    """What means over cells are made of, image by image.
-
-    images: names without the cell (N,); weights (N,): those of one cell sum to 1; hits: which columns are right, bool (N,).
-    """
-
-    images: np.ndarray
-    weights: np.ndarray
-    hits: dict[str, np.ndarray]
 
 
 def summarise(out: Path, facts: Mapping[str, Any]) -> str:
     """Write summary.json and summary.md of the scores on disk; returns the text of the latter."""
-    gate = facts["params"].get("gate") if "gate" in rules(facts).values() else None
-    cells, counted, curves = {}, [], []
+    cells, images, hits, curves = {}, [], [], []
     for cell in facts["cells"]:
         stored = results.read(out, cell)
-        scores, labels = results.columns(stored, facts), stored["labels"]
-        cells[cell] = {"N": len(labels), **{name: _measure(name, value, labels, facts) for name, value in scores.items()}}
-        for name, rule in rules(facts).items():
-            if rule == "gate":
-                cells[cell][name]["adapted"] = _adapted(stored, gate)
+        scores = results.columns(stored, facts)
+        measured = {name: _measure(name, value, stored, facts) for name, value in scores.items()}
+        cells[cell] = {"N": len(stored["labels"]), **measured}
         if cell in corrupted(facts["cells"]):  # clean images beside corrupted ones have a line of their own
-            images = np.array([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
-            hits = {name: metrics.hits(value, labels) for name, value in scores.items()}
-            counted.append(Counted(images, np.full(len(labels), 1 / len(labels)), hits))
-            if gate and not facts["partial"]:
-                curves.append(_gate_curve(stored, gate))
-    summary = {"protocol": protocol(facts, cells), "facts": dict(facts), "cells": cells, "all": _overall(cells, counted, facts)}
+            images.append([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
+            hits.append({name: metrics.hits(value, stored["labels"]) for name, value in scores.items()})
+            if "gate" in rules(facts).values() and not facts["partial"]:
+                curves.append(_gate_curve(stored, facts["params"]["gate"]))
+    summary = {
+        "protocol": protocol(facts, cells),
+        "facts": dict(facts),
+        "cells": cells,
+        "all": _overall(cells, images, hits, facts),
+    }
     if curves:
-        points = np.mean(curves, axis=0).tolist()
-        summary["gate"] = [
-            {"threshold": threshold, "adapted": adapted, "top1": top1}
-            for threshold, (adapted, top1) in zip(THRESHOLDS, points, strict=True)
-        ]
+        points = zip(THRESHOLDS, *np.mean(curves, axis=0).T.tolist(), strict=True)
+        summary["gate"] = [dict(zip(("threshold", "adapted", "top1"), point, strict=True)) for point in points]
     for name in REPORT:  # of other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
@@ -95,51 +84,57 @@ def _gate_curve(stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]) -> 
     return curve
 
 
-def _measure(name: str, scores: np.ndarray, labels: np.ndarray, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one column in one cell."""
+    labels, wanted = stored["labels"], set(facts["metrics"])
     k = min(facts["topk"], scores.shape[1])
     numbers: dict[str, Any] = {f"top{n}": float(metrics.hits(scores, labels, n).mean()) for n in (1, k)}
-    wanted = set(facts["metrics"])
-    if wanted & {"precision", "recall", "f1_score", "support"}:
-        each = metrics.per_class(scores.argmax(1), labels, scores.shape[1])
-        numbers |= {metric: _per_class(each[metric.removesuffix("_score")], metric != "support")
-                    for metric in ("precision", "recall", "f1_score", "support") if metric in wanted}  # fmt: skip
+    each = metrics.per_class(scores.argmax(1), labels, scores.shape[1]) if wanted & PER_CLASS.keys() else {}
+    for metric, key in PER_CLASS.items():
+        if metric in wanted:
+            known = each[key][~np.isnan(each[key])]
+            numbers[metric] = {"per_class": [None if np.isnan(value) else float(value) for value in each[key]]}
+            if metric != "support" and len(known):
+                numbers[metric]["macro"] = float(known.mean())
     if "calibration" in wanted:
         chances = results.probabilities(name, scores, facts)
         numbers["ECE"] = metrics.calibration_error(chances, labels)
         numbers["NLL"] = metrics.negative_log_likelihood(chances, labels)
+    if rules(facts).get(name) == "gate":
+        numbers["adapted"] = _adapted(stored, facts["params"]["gate"])
     return numbers
 
 
-def _per_class(values: np.ndarray, has_mean: bool) -> dict[str, Any]:
-    """A number of each class, None where there is nothing to divide by, and the mean of the others."""
-    known = values[~np.isnan(values)]
-    numbers = {"per_class": [None if np.isnan(value) else float(value) for value in values]}
-    return numbers | ({"macro": float(np.mean(known))} if has_mean and len(known) else {})
+def _overall(
+    cells: Mapping[str, Any], images: Sequence[list[str]], hits: Sequence[dict[str, np.ndarray]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Means over cells, every cell counting alike, with bootstrap intervals over images.
 
+    images, hits: of each cell that counts, the names of its images, and which of them each column gets right.
+    """
+    weights = np.concatenate([np.full(len(names), 1 / len(names)) for names in images])
+    groups = np.concatenate(images)
+    right = {name: np.concatenate([part[name] for part in hits]) for name in hits[0]}
 
-def _overall(cells: Mapping[str, Any], counted: list[Counted], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Means over cells, every cell counting alike, with bootstrap intervals over images."""
-    images, weights = (np.concatenate([getattr(cell, name) for cell in counted]) for name in ("images", "weights"))
-    hits = {name: np.concatenate([cell.hits[name] for cell in counted]) for name in counted[0].hits}
+    def interval(values: np.ndarray) -> list[float]:
+        return list(metrics.interval(values, groups, weights))
+
     rows = [cells[cell] for cell in corrupted(cells)]
     overall: dict[str, Any] = {}
-    for name, right in hits.items():
+    for name, values in right.items():
         numbers = [key for key, value in rows[0][name].items() if isinstance(value, float)]
         overall[name] = {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
-        overall[name]["interval"] = list(metrics.interval(right.astype(float), images, weights))
-    for name, right in hits.items():  # the same images, so that the intervals are those of paired differences
+        overall[name]["interval"] = interval(values.astype(float))
+    for name, values in right.items():  # the same images, so that the intervals are those of paired differences
         overall[name]["minus"] = {
-            base: {"top1": overall[name]["top1"] - overall[base]["top1"],
-                   "interval": metrics.interval(right.astype(float) - hits[base], images, weights)}
-            for base in BASES if base in hits and base != name
+            base: {"top1": overall[name]["top1"] - overall[base]["top1"], "interval": interval(values - 1.0 * right[base])}
+            for base in BASES if base in right and base != name
         }  # fmt: skip
-    if "flips" in facts["metrics"]:
-        pairs = itertools.permutations(hits, 2)
-        overall["flips"] = {f"{one} to {two}": metrics.flips(hits[one], hits[two]) for one, two in pairs}
-    if facts.get("baseline") == "alexnet":
-        for name in hits:
+        if facts.get("baseline") == "alexnet":
             overall[name] |= _relative_to_alexnet({cell: row[name]["top1"] for cell, row in cells.items()})
+    if "flips" in facts["metrics"]:
+        pairs = itertools.permutations(right, 2)
+        overall["flips"] = {f"{one} to {two}": metrics.flips(right[one], right[two]) for one, two in pairs}
     return overall
 
 

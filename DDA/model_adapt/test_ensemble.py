@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,23 @@ def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
     p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…; a .py config is "
                    "code and is run, .yaml and .json hold values only")  # fmt: skip
-    p.add_argument("checkpoint", metavar="FIRST", help="the classifier of degraded images")
-    p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
+    p.add_argument("first", metavar="FIRST", help="the classifier of degraded images")
+    p.add_argument("--second_model_prefix", dest="second", metavar="SECOND",
+                   help="the classifier of adapted copies (default: the first one)")  # fmt: skip
     p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
-    p.add_argument("--ensemble", nargs="+", choices=(*RULES, *OURS, *FUSE_RULES), metavar="RULE",
+    p.add_argument("--ensemble", dest="rules", nargs="+", choices=(*RULES, *OURS, *FUSE_RULES), metavar="RULE",
                    help=f"how the scores are combined: {', '.join((*RULES, *OURS, *FUSE_RULES))} (default: sum); the first "
                    "is the result, the others are columns beside it")  # fmt: skip
     p.add_argument("--fit", action="store_true", help=f"fit {' and '.join(OURS)} on these known degradations and store them "
                    "beside SECOND")  # fmt: skip
     p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
     p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
-    p.add_argument("--corruption", nargs="+", metavar="NAME", help="names, or all (of what is there, without clean)")
-    p.add_argument("--severity", nargs="+", metavar="1..5", help="numbers, or all")
-    p.add_argument("--data_prefix1", metavar="PATH", help="degraded images: a tree, or a data set's files")
-    p.add_argument("--data_prefix2", metavar="PATH", help="adapted copies")
-    p.add_argument("--dataset", choices=LAYOUTS, help="layout of the trees (default: the config's)")
+    p.add_argument("--corruption", dest="corruptions", nargs="+", metavar="NAME",
+                   help="names, or all (of what is there, without clean)")  # fmt: skip
+    p.add_argument("--severity", dest="severities", nargs="+", metavar="1..5", help="numbers, or all")
+    p.add_argument("--data_prefix1", dest="degraded", metavar="PATH", help="degraded images: a tree, or a data set's files")
+    p.add_argument("--data_prefix2", dest="adapted", metavar="PATH", help="adapted copies")
+    p.add_argument("--dataset", dest="layout", choices=LAYOUTS, help="layout of the trees (default: the config's)")
     p.add_argument("--train", type=commands.boolean, metavar="True|False", help="split of layouts that have one")
     p.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images a cell, the first by key")
     p.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="(default: eval)")
@@ -83,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--baseline", metavar="NAME", choices=("alexnet",), help="of mCE: AlexNet's published ImageNet-C errors")
     p.add_argument("--metric-options", nargs="+", default=[], metavar="NAME=VALUE", help="topk=5")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the config")
-    p.add_argument("--device", metavar="auto|cpu|cuda", help="(default: auto)")
+    p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: auto)")
     p.add_argument("--gpu-id", type=int, metavar="INT", help="the number of a GPU")
     p.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), help="accepted: the launcher is recognised")
     for name in ("--show", "--gpu-collect"):
@@ -107,47 +110,30 @@ def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:
     ignored = [name for name, default in IGNORED.items() if getattr(args, name) not in (default, None)]
     if ignored:
         print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
-    return settings, str(args.gpu_id) if args.gpu_id is not None else args.device or "auto"
+    return settings, args.device if args.gpu_id is None else str(args.gpu_id)
 
 
 def settings_of(args: argparse.Namespace, config: dict[str, Any]) -> Settings:
     """The command line over the config: a flag that was not given overrides nothing. Raises ValueError."""
     test, evaluation = config["data"]["test"], config.get("evaluation", {})
-
-    def chosen(flag: Any, default: Any) -> Any:
-        return default if flag is None else flag
-
-    def tree(name: str) -> Path:
-        path = chosen(getattr(args, name), test.get(name))
-        if path is None:
-            raise ValueError(f"--{name} is missing, and {args.config} does not name it either")
-        return files.find(path)
-
-    # the config's corruptions are of its own layout
-    others = args.dataset == "folder" != test.get("layout")
-    return Settings(
-        first=args.checkpoint,
-        second=args.second_model_prefix or args.checkpoint,
-        source=args.source,
-        degraded=tree("data_prefix1"),
-        adapted=tree("data_prefix2"),
-        out=args.out,
-        layout=chosen(args.dataset, test.get("layout")),
-        corruptions=chosen(args.corruption, [] if others else list(evaluation.get("corruption", ["all"]))),
-        severities=chosen(args.severity, [str(severity) for severity in evaluation.get("severity", ["all"])]),
-        rules=["sum"] if args.fit else chosen(args.ensemble, as_list(evaluation.get("ensemble", "sum"))),
-        scores=chosen(args.scores, evaluation.get("scores", "logits")),
-        metrics=chosen(args.metrics, list(evaluation.get("metrics", ["accuracy"]))),
-        topk=_topk(args.metric_options),
-        baseline=args.baseline,
-        train=chosen(args.train, test.get("train", False)),
-        num_samples=args.num_samples,
-        batch_size=chosen(args.batch_size, config["data"].get("samples_per_gpu", 64)),
-        classes=test.get("classes"),
-        fit=args.fit,
-        model=config.get("model", {}),
-        pipelines=(test["pipeline"], test.get("pipeline2", test["pipeline"])),
-    )
+    is_other = args.layout == "folder" != test.get("layout")  # the config's corruptions are of its own layout
+    values = {
+        "layout": test.get("layout"), "degraded": test.get("data_prefix1"), "adapted": test.get("data_prefix2"),
+        "train": test.get("train", False), "classes": test.get("classes"), "model": config.get("model", {}),
+        "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])), "second": args.first,
+        "batch_size": config["data"].get("samples_per_gpu", 64), "rules": as_list(evaluation.get("ensemble", "sum")),
+        "corruptions": [] if is_other else list(evaluation.get("corruption", ["all"])),
+        "severities": [str(severity) for severity in evaluation.get("severity", ["all"])],
+        "scores": evaluation.get("scores", "logits"), "metrics": list(evaluation.get("metrics", ["accuracy"])),
+        "topk": _topk(args.metric_options),
+    }  # fmt: skip
+    names = [field.name for field in fields(Settings)]
+    values |= {name: value for name, value in vars(args).items() if name in names and value is not None}
+    for flag, name in (("--data_prefix1", "degraded"), ("--data_prefix2", "adapted")):
+        if values[name] is None:
+            raise ValueError(f"{flag} is missing, and {args.config} does not name it either")
+        values[name] = files.find(values[name])
+    return Settings(**{**values, "rules": ["sum"] if args.fit else values["rules"]})
 
 
 def check(settings: Settings) -> None:

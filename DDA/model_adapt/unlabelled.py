@@ -61,13 +61,15 @@ def predict(
     """
     names = [named(view, ".") for view in views]
     keys = sorted(names[0])
+    if not keys:
+        raise ValueError(f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})")
     if rule != "gate":
         refuse(set(keys) - set(names[1]), f"have no copy in {views[1].path}", "adapt them too, or give --ensemble gate")
     if isinstance(views[1], sources.Folder):
         second.check_adapted(views[1].path)
     progress = Progress(len(keys))
     scored = next(classifiers.score_views(
-        {"first": (first, 0), "second": (second, 1)}, [classifiers.reader(view) for view in views],
+        {"first": (first, 0), "second": (second, 1)}, views,
         [[(names[0][key], names[1].get(key)) for key in keys]], batch_size=batch_size, classes=classes,
         report=lambda count: progress.add([(count, 0)])))  # fmt: skip
     facts = {"partial": not set(keys) <= set(names[1]), "ensemble": rule, "beside": [], "params": params or {},

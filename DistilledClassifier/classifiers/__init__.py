@@ -9,9 +9,9 @@ from DistilledClassifier.classifiers.libraries import build, quietly
 from DistilledClassifier.classifiers.network import Network, Seen, still
 from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
 from DistilledClassifier.classifiers.preprocess import Preprocess
-from DistilledClassifier.classifiers.scoring import Classifier, reader, score, score_views
+from DistilledClassifier.classifiers.scoring import Classifier, score, score_views
 
 __all__ = [
     "CifarResNet", "Classifier", "Network", "Pipeline", "Preprocess", "Seen", "build", "initialise", "is_ours", "load",
-    "open_classifier", "quietly", "read", "reader", "save", "score", "score_views", "still", "tells_itself", "with_weights",
+    "open_classifier", "quietly", "read", "save", "score", "score_views", "still", "tells_itself", "with_weights",
 ]  # fmt: skip

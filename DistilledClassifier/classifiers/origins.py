@@ -14,7 +14,7 @@ from DistilledClassifier.classifiers.checkpoints import initialise, load, read, 
 from DistilledClassifier.classifiers.libraries import build, quietly
 from DistilledClassifier.classifiers.network import still
 from DistilledClassifier.classifiers.preprocess import Preprocess
-from DistilledClassifier.classifiers.scoring import Classifier, Preprocessing
+from DistilledClassifier.classifiers.scoring import Classifier
 
 
 class Pipeline:
@@ -53,7 +53,7 @@ def open_classifier(
     return with_weights(path, content, model, Pipeline(steps))
 
 
-def with_weights(path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Preprocessing) -> Classifier:
+def with_weights(path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Any) -> Classifier:
     """The classifier that a model dict describes, with the weights that `read` gave of a file. Raises ValueError."""
     network = build(model)
     unfilled = initialise(network, path, content)

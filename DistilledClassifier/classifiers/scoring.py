@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,27 +15,19 @@ import torch
 from DDA import ahead, files, sources, tree
 from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
-
-
-class Preprocessing(Protocol):
-    """What a network sees of an image: `Preprocess`, or a pipeline of mmcls."""
-
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """One image uint8 (H,W,3), made as large as all others of a batch."""
-
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """A batch of what ``fit`` gives to float (N,3,H,W)."""
+from DistilledClassifier.classifiers.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A trained network in eval mode, with all that its checkpoint tells.
 
-    adapted: the settings of the adapted copies that it learnt from. path: its file, if it comes from one.
+    preprocess: a `Preprocess`, or what has its two methods. adapted: the settings of the adapted copies that it learnt from.
+    path: its file, if it comes from one.
     """
 
     network: Network
-    preprocess: Preprocessing
+    preprocess: Preprocess
     classes: tuple[str, ...] | None = None
     config: dict = field(default_factory=dict)
     adapted: dict | None = None
@@ -63,12 +55,14 @@ class Classifier:
         """(N,3,H,W) to (N,K)."""
         return self.network(batch)[1].float()
 
+    @torch.no_grad()
     def scores(self, pixels: Sequence[np.ndarray] | np.ndarray, batch_size: int = 128) -> torch.Tensor:
         """Logits (N,K), on the CPU, of images uint8 (H,W,3)."""
-        rows = [(number,) for number in range(len(pixels))]
-        views = [pixels.__getitem__]
-        scores = next(score_views({self.name: (self, 0)}, views, [rows], batch_size=batch_size))
-        return torch.from_numpy(scores[self.name])
+        parts = []
+        for first in range(0, len(pixels), batch_size):
+            fitted = [self.preprocess.fit(image) for image in pixels[first : first + batch_size]]
+            parts.append(self.logits(self.batch(fitted)).cpu())
+        return torch.cat(parts)
 
     def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where a tree of adapted copies was made with other settings than those that it learnt from."""
@@ -94,51 +88,39 @@ def score(
     classes: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Logits float32 (N,K) of images of a source, by their names.
+    """Logits float32 (N,K) of images of a source, by their names, of which there is at least one.
 
     classes: those of the images (default: the classifier's). progress: goes on with these images (default: one of their own).
     Raises ValueError as `check_scores` does, and for images that cannot be read.
     """
     progress = progress or Progress(len(names))
-    groups = score_views(
-        {classifier.name: (classifier, 0)},
-        [reader(source)],
-        [[(name,) for name in names]],
-        batch_size=batch_size,
-        classes=classes or classifier.classes,
-        report=lambda count: progress.add([(count, 0)]),
-    )
-    return next(groups)[classifier.name]
-
-
-def reader(source: sources.Source) -> Callable[[str], np.ndarray]:
-    """A source as a view of `score_views`."""
-    return lambda name: sources.read_pixels(source, name)
+    return next(score_views(
+        {"": (classifier, 0)}, [source], [[(name,) for name in names]], batch_size=batch_size,
+        classes=classes or classifier.classes, report=lambda count: progress.add([(count, 0)])))[""]  # fmt: skip
 
 
 Columns = Mapping[str, tuple[Classifier, int]]  # which classifier sees which view
-Views = Sequence[Callable[[Any], np.ndarray]]  # each gives the pixels of an image by its name there
-Row = Sequence[Any]  # an image's name in each view; None where it has none
-Judge = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]  # the batch of each column to its logits
+Row = Sequence[str | None]  # an image's name in each view; None where it has none
+Batch = tuple[int, Sequence[Row]]  # the number of a group, and some of its rows
 
 
 @torch.inference_mode()
 def score_views(
     columns: Columns,
-    views: Views,
+    views: Sequence[sources.Source],
     groups: Iterable[Sequence[Row]],
     *,
     batch_size: int,
-    classes: Sequence[str] | None = None,
-    judge: Judge | None = None,
-    report: Callable[[int], object] | None = None,
+    classes: Sequence[str] | None,
+    report: Callable[[int], object],
+    judge: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """For each group of images, what each column says of them: logits float32 (N,K), NaN where the column's view has none.
 
-    An image is read once for each view. While a GPU works the next batches are read, also those of the next group;
-    a CPU has no core to spare for that. A group without images gives no columns. classes: those of the images.
-    judge: what is said instead of each column's own logits. report: is told how many images each batch had.
-    Raises ValueError as `check_scores` does, and for images that cannot be read.
+    Each image is read once for each view. While a GPU works the next batches are read, also those of the next group; a CPU has
+    no core to spare for that. A group without images gives no columns. classes: those of the images. report: is told how
+    many images each batch had. judge: what is said instead of each column's own logits. Raises ValueError as `check_scores`
+    does, and for images that cannot be read.
     """
 
     def own_logits(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,22 +134,22 @@ def score_views(
             inputs = {name: columns[name][0].batch(images[name]) for name in columns if images[name]}
             logits = (judge or own_logits)(inputs) if inputs else {}
             parts.append(_checked(columns, rows, logits, classes))
-            if report is not None:
-                report(len(rows))
+            report(len(rows))
         yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
-    """The number of a group and some of its images; a group without images has one batch without."""
+def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[Batch]:
+    """The batches of all groups; a group without images has one batch without."""
     for number, rows in enumerate(groups):
         for first in range(0, max(1, len(rows)), size):
             yield number, rows[first : first + size]
 
 
-def _fit(columns: Columns, views: Views, batch: tuple[int, Sequence[Row]]) -> tuple[int, Sequence[Row], dict[str, list]]:
+def _fit(columns: Columns, views: Sequence[sources.Source], batch: Batch) -> tuple[int, Sequence[Row], dict[str, list]]:
     """A batch with its images, read and fitted as each column wants to see them."""
     number, rows = batch
-    pixels = [[read(row[view]) for row in rows if row[view] is not None] for view, read in enumerate(views)]
+    present = [[row[view] for row in rows if row[view] is not None] for view in range(len(views))]
+    pixels = [[sources.read_pixels(view, name) for name in names] for view, names in zip(views, present, strict=True)]
     fitted = {name: list(map(classifier.preprocess.fit, pixels[view])) for name, (classifier, view) in columns.items()}
     return number, rows, fitted
 
