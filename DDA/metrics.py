@@ -39,9 +39,9 @@ def check_mce(cells: Iterable[str]) -> None:
     """Raise ValueError unless the cells are all that a mean corruption error is of: 15 corruptions at severities 1 to 5."""
     cells = [cell for cell in cells if cell.partition("/")[0] != "clean"]
     whole = {f"{name}/{severity}" for name in ALEXNET for severity in range(1, 6)}
-    lacking, odd = sorted(whole - set(cells)), sorted(set(cells) - whole)
-    if lacking or odd:
-        why = f"{lacking[0]} is not among the cells" if lacking else f"{odd[0]} is none of them"
+    missing, unknown = sorted(whole - set(cells)), sorted(set(cells) - whole)
+    if missing or unknown:
+        why = f"{missing[0]} is not among the cells" if missing else f"{unknown[0]} is none of them"
         raise ValueError(f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
                          f"--severity all --corruption {' '.join(ALEXNET)}, or leave mCE out")  # fmt: skip
 
@@ -59,10 +59,10 @@ def corruption_errors(
     if missing:
         raise ValueError(f"the baseline of mCE has no error of {', '.join(missing)}")
     errors = {name: 1 - float(np.mean(list(row.values()))) for name, row in top1.items()}
-    found = {"CE": {name: 100 * errors[name] / baseline[name] for name in errors}}
+    ratios = {"CE": {name: 100 * errors[name] / baseline[name] for name in errors}}
     if clean is not None and baseline_clean is not None:
-        found["relative CE"] = {name: 100 * (errors[name] - clean) / (baseline[name] - baseline_clean) for name in errors}
-    return found
+        ratios["relative CE"] = {name: 100 * (errors[name] - clean) / (baseline[name] - baseline_clean) for name in errors}
+    return ratios
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

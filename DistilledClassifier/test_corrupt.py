@@ -92,9 +92,7 @@ def load(path: Path, experiment: config.Config) -> Classifier:
     return classifiers.with_weights(path, content, {**experiment.classifier, **unfetched}, experiment.preprocess)
 
 
-def open_cells(
-    args: argparse.Namespace, experiment: config.Config, classes: Sequence[str]
-) -> tuple[sources.Source, list[str]]:
+def open_cells(args: argparse.Namespace, experiment: config.Config, classes: Sequence[str]) -> tuple[sources.Source, list[str]]:
     """The corrupted images, and the cells that are wanted. Raises FileNotFoundError, ValueError."""
     default = experiment.data.corrupted if args.ct == "single" else experiment.data.sequences
     if args.dd is None and default is None:

@@ -88,7 +88,7 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """A document with its tables made anew. Raises FileNotFoundError, ValueError."""
-    return BLOCK.sub(lambda found: f"{found['head']}{_table(found['kind'], found['file'])}{found['end']}", text)
+    return BLOCK.sub(lambda block: f"{block['head']}{_table(block['kind'], block['file'])}{block['end']}", text)
 
 
 def _table(kind: str, name: str) -> str:

@@ -136,8 +136,8 @@ def tree_of(args: argparse.Namespace) -> Path:
         return args.base_samples
     written = args.out / "source"
     severity = one_severity(args.severity)
-    told = [] if severity is None else ["--severity", str(severity)]
-    command = [make_data.__file__, "prepare", "--base_samples", str(args.base_samples), "--save_dir", str(written), *told]
+    flags = [] if severity is None else ["--severity", str(severity)]
+    command = [make_data.__file__, "prepare", "--base_samples", str(args.base_samples), "--save_dir", str(written), *flags]
     if commands.call([sys.executable, *command]):
         raise ValueError(f"--base_samples {args.base_samples} could not be written to {written}")
     return written
@@ -303,10 +303,10 @@ def table(result: dict) -> str:
     for row in rows:
         cells = [row["setting"]]
         for view in VIEWS:
-            found = row.get(view)
-            cells.append("" if found is None else f"{found['accuracy']:.1f} ± {found['interval']:.1f}")
-            gap = (found or {}).get("difference")
-            cells.append("" if gap is None or row["setting"] == base else f"{gap:+.1f} ± {found['difference_interval']:.1f}")
+            numbers = row.get(view)
+            cells.append("" if numbers is None else f"{numbers['accuracy']:.1f} ± {numbers['interval']:.1f}")
+            gap = (numbers or {}).get("difference")
+            cells.append("" if gap is None or row["setting"] == base else f"{gap:+.1f} ± {numbers['difference_interval']:.1f}")
         if "speedup" in row:
             back = f" (+ {row['backward']} backward)" if row["backward"] else ""
             cells += [f"{row['forward']}{back}", f"{row['speedup']:.1f}"]

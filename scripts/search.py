@@ -84,11 +84,11 @@ def grid(args: argparse.Namespace) -> dict[str, dict[str, str]]:
     axes = {name: getattr(args, name) for name in GRID if getattr(args, name)}
     if not axes:
         raise ValueError(f"give values to try: --{', --'.join(GRID)}")
-    found = {}
+    combinations = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        found["-".join(f"{axis}{value}" for axis, value in chosen.items())] = chosen
-    return found
+        combinations["-".join(f"{axis}{value}" for axis, value in chosen.items())] = chosen
+    return combinations
 
 
 def check_known(cells: list[str], root: Path) -> None:

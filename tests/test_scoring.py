@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from DDA import files, sources, tree
+from DDA import ahead, files, sources, tree
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Preprocess
 
@@ -67,6 +67,18 @@ def test_batches_and_groups_change_no_score(views):
         parts, _ = scored(columns, views, groups, batch_size=size)
         assert len(parts) == len(groups) and all(bool(part) == bool(group) for part, group in zip(parts, groups, strict=True))
         np.testing.assert_allclose(np.concatenate([part["a"] for part in parts if part]), whole["a"], atol=1e-5)
+
+
+def test_reading_ahead_changes_no_score(views, monkeypatch):
+    columns = {"a": (classifier(0), 0), "b": (classifier(1), 1)}
+    groups = [[(name, name) for name in NAMES[:3]], [(name, None) for name in NAMES[3:]]]
+    at_once, _ = scored(columns, views, groups)
+    prepared = ahead.prepared
+    monkeypatch.setattr(ahead, "prepared", lambda function, items, **more: prepared(function, items, **{**more, "threads": 1}))
+    ahead_of_time, _ = scored(columns, views, groups)
+    for one, two in zip(at_once, ahead_of_time, strict=True):
+        for name in columns:
+            np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_an_image_without_a_copy_has_no_score_there_and_is_not_read(views):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from DDA import files, images, metrics, tree
 from DDA.image_adapt.scripts import image_sample
-from DDA.model_adapt import gate, predict, report, results, tables
+from DDA.model_adapt import evaluate, gate, predict, report, results, tables
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
 from DDA.tree import is_held_out
 from DistilledClassifier import classifiers
@@ -83,6 +83,16 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
                     "source_adapted": two.scores(views[1])}  # fmt: skip
         for name, scores in expected.items():
             np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
+
+
+def test_the_library_gives_the_tables_of_the_command(here, tmp_path):
+    lines = []
+    settings = evaluate.Settings(
+        first=str(here / "0.pth"), second=str(here / "1.pth"), degraded=here / "degraded", adapted=here / "adapted",
+        out=tmp_path / "library", layout="cifar10c", corruptions=["all"], severities=["all"])  # fmt: skip
+    text = evaluate.evaluate(settings, torch.device("cpu"), say=lines.append)
+    assert main(command(here, tmp_path / "command")) == 0
+    assert text == (tmp_path / "command/summary.md").read_text() and "21 in 3 cells" in lines[0]
 
 
 def test_differences_of_columns_are_paired(done):
@@ -285,14 +295,14 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert "no image needs an adapted copy" in capsys.readouterr().out
     asked = set((tmp_path / "keys.txt").read_text().split())
     assert len(asked) == (probable < threshold).sum() and 5 < len(asked) < 16
-    evaluate = [*command(tmp_path, tmp_path / "all", "--ensemble", "gate"), "--source", str(here / "1.pth")]
-    assert main(evaluate) == 0
+    judge = [*command(tmp_path, tmp_path / "all", "--ensemble", "gate"), "--source", str(here / "1.pth")]
+    assert main(judge) == 0
     for path in (tmp_path / "adapted").rglob("*.png"):
         if path.relative_to(tmp_path / "adapted").with_suffix("").as_posix() not in asked:
             path.unlink()
     assert "have no copy in" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
-    evaluate[evaluate.index("--out") + 1] = str(tmp_path / "some")
-    assert main(evaluate) == 0
+    judge[judge.index("--out") + 1] = str(tmp_path / "some")
+    assert main(judge) == 0
     some, every = (files.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
     for name in ("combined", "source", "first"):
         assert some["cells"]["fog/3"][name] == every["cells"]["fog/3"][name]
@@ -301,7 +311,7 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert every["all"]["combined"]["adapted"] == pytest.approx(len(asked) / 21)
     assert report.main([str(tmp_path / "some"), "--images", "3"]) == 0
     next(iter((tmp_path / "adapted").rglob("*.png"))).unlink()
-    assert main(evaluate) != 0 and "but the gate asks for one" in capsys.readouterr().err
+    assert main(judge) != 0 and "but the gate asks for one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("some", [False, True])
@@ -324,8 +334,8 @@ def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     adapt = ["--model_path", prior, *photos, "--keys", tmp_path / "new" / "keys.txt", "--save_dir", tmp_path / "adapted"]
     assert image_sample.main([*map(str, adapt), "--speed", "one-shot"]) == 0
     assert tree.saved_images(tmp_path / "adapted", ["."]).keys() == set(asked)
-    evaluate = command(tmp_path, tmp_path / "out", "--ensemble", "gate", "--dataset", "folder")
-    assert main(evaluate) == 0 and report.main([str(tmp_path / "out")]) == 0
+    judge = command(tmp_path, tmp_path / "out", "--ensemble", "gate", "--dataset", "folder")
+    assert main(judge) == 0 and report.main([str(tmp_path / "out")]) == 0
     summary = files.read_json(tmp_path / "out/summary.json")
     assert summary["cells"]["."]["combined"]["adapted"] == pytest.approx(len(asked) / 7)
     assert f"7 images of {tmp_path / 'degraded'}; " in summary["protocol"]

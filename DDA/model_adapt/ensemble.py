@@ -93,8 +93,8 @@ def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Te
 
     temperatures = tuple(float(1 / scales[losses(logits).argmin()]) for logits in (first, second))
     weights = torch.linspace(0, 1, 101)
-    found = [losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min() for w in weights]
-    return {"weight": round(float(weights[torch.stack(found).argmin()]), 2), "temperatures": list(temperatures)}
+    lowest = [losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min() for w in weights]
+    return {"weight": round(float(weights[torch.stack(lowest).argmin()]), 2), "temperatures": list(temperatures)}
 
 
 def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The evaluation of two classifiers on two views of the same images, cell by cell, over any number of processes."""
+"""The evaluation of two classifiers on two views of the same images, over any number of processes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from DistilledClassifier.classifiers import Classifier
 class Settings:
     """What is evaluated, and of what.
 
-    first, second, source: the classifiers of degraded images, of adapted copies and of clean images (or None), as
-    `classifiers.open_classifier` takes them; model, pipelines: for weights of mmcls, the pipelines of both views. rules: the
-    first is the result, the others stand beside it. classes: a list by its name, where the first classifier tells none.
-    num_samples: at most so many images a cell. fit: fit the rules that have parameters, instead of making tables.
+    first, second, source: the classifiers of degraded images, of adapted copies and of clean images
+    (or None), as `classifiers.open_classifier` takes them; model, pipelines: for weights of mmcls,
+    the pipelines of both views. rules: the first is the result, the others stand beside it.
+    classes: a list by its name, where the first classifier tells none. num_samples: at most so many
+    images a cell. fit: fit the rules that have parameters, instead of making tables.
     """
 
     first: str
@@ -62,10 +63,10 @@ class Settings:
 def evaluate(
     settings: Settings, device: torch.device, world: ranks.World | None = None, say: Callable[[str], object] = print
 ) -> str:
-    """Score what is missing, write it, and return the tables of all cells as Markdown, or what was fitted.
+    """Score what is missing, write it, and return the tables as Markdown, or what was fitted.
 
-    say: is told the plan. Every process of ``world`` takes part; the text is that of rank 0, others get an empty one. Raises
-    what `ranks.World.together` raises.
+    say: is told the plan. Every process of ``world`` takes part; the text is that of rank 0, others
+    get an empty one. Raises what `ranks.World.together` raises.
     """
     world = world or ranks.World()
     evaluation = world.together(lambda: Evaluation(settings, device))
@@ -88,7 +89,10 @@ def evaluate(
 
 
 def interleaved(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """The columns of all of a cell's images: rank r of n had the rows r, r + n, …; a rank without rows has no columns."""
+    """The columns of all images of a cell, of which rank r of n had the rows r, r + n, …
+
+    A rank without rows has no columns.
+    """
     rows = np.concatenate([np.arange(rank, count, len(parts)) for rank in range(len(parts))])
     return {name: np.concatenate([part[name] for part in parts if part])[rows.argsort()] for name in parts[0]}
 
@@ -96,8 +100,8 @@ def interleaved(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[s
 class Evaluation:
     """The cells, the classifiers, and what these say of the images.
 
-    columns: which classifier sees which view (0 degraded, 1 adapted). Raises ValueError and FileNotFoundError for what is
-    missing or does not go together.
+    columns: which classifier sees which view (0 degraded, 1 adapted). Raises ValueError and
+    FileNotFoundError for what is missing or does not go together.
     """
 
     def __init__(self, settings: Settings, device: torch.device):
@@ -136,7 +140,7 @@ class Evaluation:
         return [join(*self.views, name, self.classes, partial(self._choose, name), gated) for name in names]
 
     def _choose(self, cell: str, keys: list[str]) -> list[str]:
-        """To fit, only images that neither classifier was trained on, where their checkpoints tell which."""
+        """To fit, only images that neither classifier learnt from, where checkpoints tell which."""
         share = self._held_out() if self.settings.fit else None
         if share is not None:
             keys = [key for key in keys if tree.is_held_out(key.removeprefix(f"{cell}/"), share)]
@@ -149,14 +153,15 @@ class Evaluation:
     # ------------------------------------------------------------------------------------------ scores
 
     def missing(self) -> dict[str, str]:
-        """The cells whose scores are not there yet, or are of other weights or images: name to digest."""
+        """The cells without scores, or with those of other weights or images: name to digest."""
         held = [None if isinstance(view, sources.Folder) else _stamps(_files_of(view)) for view in self.views]
         digests = {cell.name: self._digest(cell, held) for cell in self.cells}
         return {cell.name: digests[cell.name] for cell in self.cells
                 if not results.is_there(self.settings.out, cell, digests[cell.name])}  # fmt: skip
 
     def _digest(self, cell: Cell, held: Sequence[list | None]) -> str:
-        """Of all that decides a cell's scores: the weights, the images, what is blended. Files are told by size and time.
+        """Of all that decides a cell's scores: the weights, the images, what is blended. Files are
+        told by size and time.
 
         held: the files of each view that is no folder of images.
         """
@@ -174,7 +179,7 @@ class Evaluation:
         return self.settings.rules[0] in FUSE_RULES
 
     def score(self, cells: Sequence[Cell], world: ranks.World) -> Iterator[dict[str, np.ndarray]]:
-        """For each cell the logits (n,K) of each column, and of blended images, for this rank's share of its images."""
+        """For each cell the logits (n,K) of each column, and of blends, of this rank's images."""
         columns = {**self.columns, "combined": (self._first, 1)} if self._blends else self.columns
         groups = (list(zip(cell.first, cell.second, strict=True))[world.rank :: world.size] for cell in cells)
         return classifiers.score_views(
@@ -183,7 +188,7 @@ class Evaluation:
             report=lambda count: world.report((count, 0)))  # fmt: skip
 
     def _judge_blends(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Each column's logits; combined: what the first classifier says of both its images, blended."""
+        """Each column's logits; combined: those of the first classifier for the blended images."""
         logits = {name: classifier.logits(inputs[name]) for name, (classifier, _) in self.columns.items()}
         pair = (results.as_scores(logits[name], self.settings.scores) for name in ("first", "second"))
         blended = fuse_images(inputs["first"], inputs["combined"], fuse_weights(*pair, self.settings.rules[0]))
@@ -228,7 +233,7 @@ class Evaluation:
 
 
 def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:
-    """Which classifier sees which view (0 degraded, 1 adapted). A file that is named twice is read once."""
+    """Which classifier sees which view (0 degraded, 1 adapted); a file named twice is read once."""
     opened: dict[str, Classifier] = {}
 
     def classifier(text: str, view: int) -> Classifier:

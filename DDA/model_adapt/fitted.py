@@ -1,4 +1,5 @@
-"""Parameters of rules that were fitted on known degradations: a JSON file beside the second classifier's weights.
+"""Parameters of rules that were fitted on known degradations: a JSON file beside the second
+classifier's weights.
 
 They are of two files of weights, which they name by their SHA-256.
 """
@@ -37,7 +38,9 @@ def write(first: Classifier, second: Classifier, params: Mapping[str, Any], dige
 
 
 def read(first: Classifier, second: Classifier, rules: Sequence[str], digests: Digests) -> dict[str, dict[str, Any]]:
-    """What was stored for these of the rules that have parameters. Raises FileNotFoundError, ValueError."""
+    """What was stored for these of the rules that have parameters. Raises FileNotFoundError,
+    ValueError.
+    """
     rules = [rule for rule in rules if rule in OURS]
     if not rules:
         return {}
@@ -51,7 +54,9 @@ def read(first: Classifier, second: Classifier, rules: Sequence[str], digests: D
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
-    """The gate's threshold and temperature for the file of the first classifier. Raises FileNotFoundError, ValueError."""
+    """The gate's threshold and temperature for the file of the first classifier. Raises
+    FileNotFoundError, ValueError.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"--fitted {path} does not exist; test_ensemble.py --fit writes it")
     stored = files.read_json(path)

@@ -68,31 +68,40 @@ def as_scores(logits: torch.Tensor, kind: str) -> torch.Tensor:
     return logits.softmax(1) if kind == "probabilities" else logits
 
 
-def columns(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def columns(stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Column to scores (N,K) of a cell: those on disk, and those that are combined of them."""
     if facts["partial"]:
-        return _partial(found, facts)
-    scores = {name: found[name] for name in ("source", "source_adapted") if name in found}
-    if "source" in found:
-        both = [torch.from_numpy(found[name]).softmax(1) for name in ("source", "source_adapted")]
-        scores["self_ensemble"] = ((both[0] + both[1]) / 2).numpy()
-    scores |= {name: found[name] for name in ("first", "second")}
+        return _partial(stored, facts)
+    scores = {name: stored[name] for name in ("source", "source_adapted") if name in stored}
+    if "source" in stored:
+        degraded, adapted = (part.softmax(1) for part in tensors(stored, "source", "source_adapted"))
+        scores["self_ensemble"] = ((degraded + adapted) / 2).numpy()
+    scores |= {name: stored[name] for name in ("first", "second")}
     if facts["ensemble"] in FUSE_RULES:
-        return scores | {"combined": found["combined"]}
-    pair = [as_scores(torch.from_numpy(found[name]), facts["scores"]) for name in ("first", "second")]
+        return scores | {"combined": stored["combined"]}
+    pair = [as_scores(part, facts["scores"]) for part in tensors(stored, "first", "second")]
     params = facts["params"]
-    return scores | {name: combine(*pair, rule, **params.get(rule, {})).numpy() for name, rule in rules(facts).items()}
+    combined = {name: combine(*pair, rule, **params.get(rule, {})) for name, rule in rules(facts).items()}
+    return scores | {name: value.numpy() for name, value in combined.items()}
 
 
-def _partial(found: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Where only the images that the gate asks for were adapted: what can be said of all. Raises ValueError where one lacks."""
-    one, two = (torch.from_numpy(found[name]) for name in ("first", "second"))
-    gated = combine(one, two, "gate", **facts["params"]["gate"]).numpy()
-    lacking = [str(key) for key, row in zip(found["keys"], gated, strict=True) if np.isnan(row).any()]
-    if lacking:
-        raise ValueError(f"{len(lacking)} images have no adapted copy, but the gate asks for one: {', '.join(lacking[:3])}; "
+def tensors(stored: Mapping[str, np.ndarray], *names: str) -> list[torch.Tensor]:
+    """Some columns of a cell as tensors."""
+    return [torch.from_numpy(stored[name]) for name in names]
+
+
+def _partial(stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What can be said of all images where only those that the gate asks for were adapted.
+
+    Raises ValueError where one of these is missing.
+    """
+    gated = combine(*tensors(stored, "first", "second"), "gate", **facts["params"]["gate"]).numpy()
+    missing = stored["keys"][np.isnan(gated).any(1)].tolist()
+    if missing:
+        raise ValueError(f"{len(missing)} images have no adapted copy, but the gate asks for one: {', '.join(missing[:3])}; "
                          "gate.py lists them, image_sample.py --keys adapts them")  # fmt: skip
-    return {name: found[name] for name in ("source", "first") if name in found} | {"combined": gated}
+    scores = {name: stored[name] for name in ("source", "first") if name in stored}
+    return scores | {"combined": gated}
 
 
 def rules(facts: Mapping[str, Any]) -> dict[str, str]:

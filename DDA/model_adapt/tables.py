@@ -1,4 +1,6 @@
-"""The numbers that are made of scores on disk, and the tables that show them: ``summary.json`` and ``summary.md``."""
+"""The numbers that are made of scores on disk, and the tables that show them: ``summary.json`` and
+``summary.md``.
+"""
 
 from __future__ import annotations
 
@@ -74,12 +76,14 @@ def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float
 
 
 def _gate_curve(stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """The share of a cell's images that is adapted, and the accuracy of all, with each of THRESHOLDS."""
-    first, second = (torch.from_numpy(stored[name]) for name in ("first", "second"))
+    """The share of a cell's images that is adapted, and the accuracy of all, with each of
+    THRESHOLDS.
+    """
+    pair = results.tensors(stored, "first", "second")
     curve = []
     for threshold in THRESHOLDS:
         gate = {**fitted, "threshold": threshold}
-        scores = combine(first, second, "gate", **gate).numpy()
+        scores = combine(*pair, "gate", **gate).numpy()
         curve.append((_adapted(stored, gate), float(metrics.hits(scores, stored["labels"]).mean())))
     return curve
 
@@ -110,7 +114,8 @@ def _overall(
 ) -> dict[str, Any]:
     """Means over cells, every cell counting alike, with bootstrap intervals over images.
 
-    images, hits: of each cell that counts, the names of its images, and which of them each column gets right.
+    images, hits: of each cell that counts, the names of its images, and which of them each column
+    gets right.
     """
     weights = np.concatenate([np.full(len(names), 1 / len(names)) for names in images])
     groups = np.concatenate(images)
@@ -179,7 +184,9 @@ def say_params(params: Mapping[str, Any]) -> str:
 
 
 def say_gain(gain: Mapping[str, Any] | None) -> str:
-    """A difference of two columns such as ``+14.5 (12.9 to 16.1)``, in points; nothing for a column itself."""
+    """A difference of two columns such as ``+14.5 (12.9 to 16.1)``, in points; nothing for a column
+    itself.
+    """
     if gain is None:
         return ""
     low, high = (100 * value for value in gain["interval"])
@@ -203,7 +210,9 @@ def measures(overall: Mapping[str, Any], names: Sequence[str], facts: Mapping[st
 
 
 def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
-    """The protocol, a table of top-1 per corruption (mean over severities), and the means with their intervals."""
+    """The protocol, a table of top-1 per corruption (mean over severities), and the means with
+    their intervals.
+    """
     cells, facts, overall = summary["cells"], summary["facts"], summary["all"]
     names = shown(next(iter(cells.values())), facts)
     lines = [f"{summary['protocol']}.", "", _line("top-1 %", "N", [title(name, facts) for name in names])]

@@ -1,4 +1,6 @@
-"""Images without labels: which of them need an adapted copy, and what classes two classifiers give them."""
+"""Images without labels: which of them need an adapted copy, and what classes two classifiers give
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ CHUNK = 4096  # images whose scores are held at once
 def doubtful(
     first: Classifier, source: sources.Source, names: Sequence[str], gate: tuple[float, float], batch_size: int = 128
 ) -> list[str]:
-    """The keys of the images of which the classifier is so unsure that their adapted copies are wanted.
+    """The keys of the images of which the classifier is so unsure that their adapted copies are
+    wanted.
 
-    gate: the threshold of the largest probability, and the temperature at which it is taken. Raises ValueError.
+    gate: the threshold of the largest probability, and the temperature at which it is taken. Raises
+    ValueError.
     """
     keys, progress = [], Progress(len(names))
     for start in range(0, len(names), CHUNK):
@@ -53,11 +57,13 @@ def predict(
     params: Mapping[str, Any] | None = None,
     batch_size: int = 64,
 ) -> list[dict[str, str]]:
-    """What is said of each image, by key: ``key``, ``class`` of the combination, its ``probability``, and the classes that
-    each classifier alone says of its view, ``degraded`` and ``adapted``.
+    """What is said of each image, by key: ``key``, ``class`` of the combination, its
+    ``probability``, and the classes that each classifier alone says of its view, ``degraded`` and
+    ``adapted``.
 
-    views: the images as they are, and their adapted copies; only the gate leaves images without one. params: of rules that are
-    fitted. Raises ValueError for images without copy, and as `classifiers.score_views` does.
+    views: the images as they are, and their adapted copies; only the gate leaves images without
+    one. params: of rules that are fitted. Raises ValueError for images without copy, and as
+    `classifiers.score_views` does.
     """
     names = [named(view, ".") for view in views]
     keys = sorted(names[0])

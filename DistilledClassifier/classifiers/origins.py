@@ -1,4 +1,6 @@
-"""Classifiers of any origin, as users name them: files, weights for a model that a config describes, models of timm."""
+"""Classifiers of any origin, as users name them: files, weights for a model that a config
+describes, models of timm.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from DistilledClassifier.classifiers.scoring import Classifier
 
 
 class Pipeline:
-    """A pipeline of mmcls, in place of a `Preprocess`, but for its loading step: we read the images."""
+    """A pipeline of mmcls, in place of a `Preprocess`, but for its loading step: we read the
+    images.
+    """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]):
         with quietly():
@@ -40,9 +44,11 @@ class Pipeline:
 def open_classifier(
     text: str | Path, model: Mapping[str, Any] | None = None, steps: Sequence[Mapping[str, Any]] = ()
 ) -> Classifier:
-    """A classifier: ``timm/<name>`` pretrained, a checkpoint that tells itself, or weights for ``model``, if one is given.
+    """A classifier: ``timm/<name>`` pretrained, a checkpoint that tells itself, or weights for
+    ``model``, if one is given.
 
-    steps: the pipeline of mmcls behind which such weights see images. Raises FileNotFoundError and ValueError.
+    steps: the pipeline of mmcls behind which such weights see images. Raises FileNotFoundError and
+    ValueError.
     """
     if str(text).startswith("timm/") and not Path(text).exists():
         return _pretrained(str(text).removeprefix("timm/"))
@@ -54,7 +60,9 @@ def open_classifier(
 
 
 def with_weights(path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Any) -> Classifier:
-    """The classifier that a model dict describes, with the weights that `read` gave of a file. Raises ValueError."""
+    """The classifier that a model dict describes, with the weights that `read` gave of a file.
+    Raises ValueError.
+    """
     network = build(model)
     unfilled = initialise(network, path, content)
     if unfilled:

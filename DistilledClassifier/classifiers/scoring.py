@@ -1,4 +1,4 @@
-"""The one place where trained classifiers judge images: prepared, put into a batch, run, checked."""
+"""The one place where trained classifiers judge images: read, prepared, run in batches, checked."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from DistilledClassifier.classifiers.preprocess import Preprocess
 class Classifier:
     """A trained network in eval mode, with all that its checkpoint tells.
 
-    preprocess: a `Preprocess`, or what has its two methods. adapted: the settings of the adapted copies that it learnt from.
-    path: its file, if it comes from one.
+    preprocess: a `Preprocess`, or what has its two methods. adapted: the settings of the adapted
+    copies that it learnt from. path: its file, if it comes from one.
     """
 
     network: Network
@@ -65,13 +65,13 @@ class Classifier:
         return torch.cat(parts)
 
     def check_adapted(self, copies: Path) -> None:
-        """Raise ValueError where a tree of adapted copies was made with other settings than those that it learnt from."""
+        """Raise ValueError where copies were adapted with other settings than those it learnt from."""
         settings = copies / tree.SETTINGS
         if self.adapted is None or not settings.is_file():
             return
-        there = files.read_json(settings)
-        differ = [f"{name} {there.get(name)} there, {self.adapted.get(name)} in training" for name in {**there, **self.adapted}
-                  if there.get(name) != self.adapted.get(name)]  # fmt: skip
+        own, theirs = self.adapted, files.read_json(settings)
+        differ = [f"{name} {theirs.get(name)} there, {own.get(name)} in training" for name in {**theirs, **own}
+                  if theirs.get(name) != own.get(name)]  # fmt: skip
         if differ:
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
@@ -90,8 +90,9 @@ def score(
 ) -> np.ndarray:
     """Logits float32 (N,K) of images of a source, by their names, of which there is at least one.
 
-    classes: those of the images (default: the classifier's). progress: goes on with these images (default: one of their own).
-    Raises ValueError as `check_scores` does, and for images that cannot be read.
+    classes: those of the images (default: the classifier's). progress: goes on with these images
+    (default: one of their own). Raises ValueError as `check_scores` does, and for images that
+    cannot be read.
     """
     progress = progress or Progress(len(names))
     return next(score_views(
@@ -115,12 +116,13 @@ def score_views(
     report: Callable[[int], object],
     judge: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """For each group of images, what each column says of them: logits float32 (N,K), NaN where the column's view has none.
+    """For each group of images the logits of each column, float32 (N,K), NaN where its view has none.
 
-    Each image is read once for each view. While a GPU works the next batches are read, also those of the next group; a CPU has
-    no core to spare for that. A group without images gives no columns. classes: those of the images. report: is told how
-    many images each batch had. judge: what is said instead of each column's own logits. Raises ValueError as `check_scores`
-    does, and for images that cannot be read.
+    Each image is read once for each view. While a GPU works the next batches are read, also those
+    of the next group; a CPU has no core to spare for that. A group without images gives no columns.
+    classes: those of the images. report: is told how many images each batch had. judge: what is
+    said instead of each column's own logits. Raises ValueError as `check_scores` does, and for
+    images that cannot be read.
     """
 
     def own_logits(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -171,7 +173,8 @@ def _checked(
 
 
 def check_scores(name: str, scores: np.ndarray, classes: Sequence[str] | None, images: Sequence[Any]) -> None:
-    """Raise ValueError where scores (N,K) of these images are of another number of classes, or not finite.
+    """Raise ValueError where scores (N,K) of these images are of another number of classes, or not
+    finite.
 
     name: of the classifier. Without classes any number of them is right.
     """
