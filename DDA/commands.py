@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-from DDA import ranks
+from DDA import files, ranks
 
 
 def run(work: Callable[[], int], program: str, go_on: str = "run the same command again to go on") -> int:
@@ -50,6 +53,72 @@ class Parser(argparse.ArgumentParser):
         close = [name for word in unknown for name in difflib.get_close_matches(word, self._option_string_actions, 1)]
         meant = f"; did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
+
+
+_FLAG = re.compile(
+    r"(?P<names>[\w-]+(?:, -[\w-]+)*)(?:->(?P<dest>\w+))?"
+    r"(?: (?P<kind>\{[^}]*\}|\S+?)(?P<many>\+)?(?P<required>!)?)?"
+    r"(?: = (?P<default>'[^']*'|\S+))?(?:  +(?P<help>.*))?"
+)
+_PATHS = ("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE")
+
+
+def parser(program: str, about: str | None, flags: str, **choices: Iterable[str]) -> Parser:
+    """The parser of a command. about: what it does, as its help begins; flags, choices: as in `add_flags`."""
+    made = Parser(program, description=about)
+    add_flags(made, flags, **choices)
+    return made
+
+
+def add_flags(parser: Any, text: str, **choices: Iterable[str]) -> None:
+    """Add the flags that ``text`` lists as a help does, one a line; lines that begin with blanks go on with the one above.
+
+    A line is ``NAMES KIND = DEFAULT  HELP``, with two blanks before the help. KIND is what the help shows for the value: INT,
+    FLOAT and BOOL are numbers and True or False, FILE, DIR, PATH and their like are paths, others text; ``int:1..5`` names
+    the type beside it, ``{a,b}`` the choices, ``{NAME}`` or NAME those of ``choices``; ``yes|no`` makes ``--flag`` and
+    ``--no-flag``; ``+`` takes several values, ``!`` must be given. Without KIND a flag is a switch. ``--flag->name`` is
+    stored under another name. A line ``[title] description`` begins a group.
+    """
+    group = parser
+    for line in re.sub(r"\n[ ]+", " ", inspect.cleandoc(text)).splitlines():
+        title = re.fullmatch(r"\[(.*?)\] ?(.*)", line)
+        if title is not None:
+            group = parser.add_argument_group(title[1], title[2] or None)
+        elif line:
+            names, settings = _flag(line, choices)
+            group.add_argument(*names, **settings)
+
+
+def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], dict[str, Any]]:
+    """The names and the settings of one flag, as argparse takes them."""
+    part = _FLAG.fullmatch(line)
+    names, kind, default = part["names"].split(", "), part["kind"], part["default"]
+    shown = part["help"] or ""
+    if default not in (None, "[]") and "(default" not in shown:
+        shown = f"{shown} (default: %(default)s)".strip()
+    settings: dict[str, Any] = {"help": shown or None}
+    if kind is None:
+        return names, settings | {"action": "store_true"}
+    if kind == "yes|no":
+        return names, settings | {"action": argparse.BooleanOptionalAction, "default": {"yes": True, "no": False}.get(default)}
+    if kind in choices:
+        settings |= {"choices": list(choices[kind]), "metavar": kind}
+        read = str
+    elif kind.startswith("{"):
+        settings["choices"], read = list(choices.get(kind[1:-1]) or kind[1:-1].split(",")), str
+    else:
+        types = {"INT": int, "FLOAT": float, "BOOL": boolean, **dict.fromkeys(_PATHS, Path)}
+        named = {"int": int, "float": float, "bool": boolean, "path": Path, "find": files.find}
+        prefix, _, metavar = kind.rpartition(":")
+        read = named[prefix] if prefix in named else types.get(kind, str)
+        settings |= {"type": read, "metavar": metavar if prefix in named else kind}
+    if default is not None:
+        default = [read(one) for one in default.strip("[]").split(",") if one] if part["many"] else read(default.strip("'"))
+    settings |= {"nargs": "+"} if part["many"] else {}
+    if names[0].startswith("-"):
+        settings |= {"default": default, "required": bool(part["required"])}
+        settings |= {"dest": part["dest"]} if part["dest"] else {}
+    return names, settings
 
 
 def boolean(text: str) -> bool:

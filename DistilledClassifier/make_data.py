@@ -31,7 +31,7 @@ from DDA import commands, files, images, ranks, tree
 from DDA.sources import Source, open_official
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
-from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES, SEQUENCES, by_name
+from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES, by_name
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.trees import Task
 from DistilledClassifier.verify import read_manifests
@@ -63,57 +63,62 @@ def main(argv: list[str] | None = None) -> int:
 # ---------------------------------------------------------------------------------------------- the command line
 
 
+FROM = """
+--base_samples PATH!  a folder of images or a data set's files
+--split NAME  only this part of it, such as cifar_test, train, val
+--num_samples INT  at most so many images, spread evenly (default: all)
+"""
+OF = """
+--classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
+--labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
+--list FILE  only the images that it names, one a line
+"""
+ONE_SEVERITY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one"
+TO = f"""
+--save_dir DIR!  the tree to write
+--workers INT = {os.cpu_count()}  processes
+--seed INT = 0  of every image's stream
+"""
+COMMANDS = {
+    "prepare": ("Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).",
+                (FROM, OF, ONE_SEVERITY, TO)),
+    "degrade": ("Copies with the known degradations, one folder each; the level is drawn for each image.",
+                (FROM, OF, ONE_SEVERITY, TO, """
+--type {TYPES}+!  combined: one of them by chance
+--level LEVEL+ = []  fixed levels instead, each in <type>/<level>/; test: the papers' five, as severities 1..5
+--behavior {BEHAVIORS} = corrected  published: the quirks of the reference code
+""")),
+    "sequence": ("Copies with blur, then noise, then JPEG, in <name>/0/.", (FROM, OF, ONE_SEVERITY, TO, """
+--name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: the three as documented)
+""")),
+    "corrupt": ("Common corruptions, in <corruption>/<severity>/ or as the official .npy files.", (FROM, OF, TO, """
+--corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
+--severity 1..5+ = [all]  (default: all)
+--constants {auto,cifar,imagenet} = auto  auto: CIFAR's up to 64 pixels
+--format {png,npy} = png  npy: <corruption>.npy and labels.npy of equal sizes
+""")),
+    "verify": ("Count and check a tree: missing, extra, damaged and mislabelled images.", (OF, ONE_SEVERITY, """
+--save_dir DIR!  the tree to check
+--base_samples PATH  clean images that every cell without a manifest must have
+--split NAME  of the clean images
+""")),
+    "sheet": ("One picture of a degradation at all its levels on a few images.", (FROM, OF, ONE_SEVERITY, """
+--type NAME!  a degradation, a sequence or a corruption
+--constants {auto,cifar,imagenet} = auto  of a corruption
+--out PNG!
+--seed INT = 0
+""")),
+}  # fmt: skip
+
+
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
-    subcommands = p.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run, help: str, *, writes: bool = True) -> Callable:
-        """The function that adds a flag to a new command."""
-        c = subcommands.add_parser(name, help=help, description=help)
-        c.set_defaults(run=run, file_severity=None)
-        add = c.add_argument
-        if name != "verify":
-            add("--base_samples", type=Path, required=True, metavar="PATH", help="a folder of images or a data set's files")
-            add("--split", metavar="NAME", help="only this part of it, such as cifar_test, train, val")
-            add("--num_samples", **WHOLE, help="at most so many images, spread evenly (default: all)")
-        add(
-            "--classes",
-            metavar="FILE",
-            help=f"class names, one a line, or one of {', '.join(tree.CLASS_LISTS)}; where the data do not tell",
-        )
-        add("--labels", type=Path, metavar="FILE", help="labels of a flat ImageNet val folder (dataset/README.md)")
-        add("--list", type=Path, metavar="FILE", help="only the images that it names, one a line")
-        if name != "corrupt":  # whose severities are those that it makes
-            add("--severity", type=int, dest="file_severity", metavar="1..5",
-                           help="that of a .npy of a corruption that holds one")  # fmt: skip
-        if writes:
-            add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to write")
-            add("--workers", **WHOLE, default=os.cpu_count(), help="processes (default: %(default)s)")
-            add("--seed", **WHOLE, default=0, help="of every image's stream (default: %(default)s)")
-        return add
-
-    command("prepare", prepare, "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).")
-    add = command("degrade", degrade, "Copies with the known degradations, one folder each; the level is drawn for each image.")
-    add("--type", nargs="+", required=True, choices=(*DEGRADATIONS, COMBINED), help="combined: one of them by chance")
-    add("--level", nargs="+", default=[], metavar="LEVEL", help="fixed levels instead, each in <type>/<level>/; "
-                   "test: the papers' five, as severities 1..5")  # fmt: skip
-    add("--behavior", choices=BEHAVIORS, default=BEHAVIORS[0], help="published: the quirks of the reference code")
-    add = command("sequence", sequence, "Copies with blur, then noise, then JPEG, in <name>/0/.")
-    add("--name", nargs="+", choices=SEQUENCE_NAMES, default=list(SEQUENCES), help="(default: the three as documented)")
-    add = command("corrupt", corrupt, "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.")
-    add("--corruption", nargs="+", default=["all"], metavar="NAME", help="all: the 15; extra: the other 4 (default: all)")
-    add("--severity", nargs="+", default=["all"], metavar="1..5", help="(default: all)")
-    add("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="auto: CIFAR's up to 64 pixels")
-    add("--format", choices=("png", "npy"), default="png", help="npy: <corruption>.npy and labels.npy of equal sizes")
-    add = command("verify", verify, "Count and check a tree: missing, extra, damaged and mislabelled images.", writes=False)
-    add("--save_dir", type=Path, required=True, metavar="DIR", help="the tree to check")
-    add("--base_samples", type=Path, metavar="PATH", help="clean images that every cell without a manifest must have")
-    add("--split", metavar="NAME", help="of the clean images")
-    add = command("sheet", sheet, "One picture of a degradation at all its levels on a few images.", writes=False)
-    add("--type", required=True, metavar="NAME", help="a degradation, a sequence or a corruption")
-    add("--constants", choices=("auto", "cifar", "imagenet"), default="auto", help="of a corruption")
-    add("--out", type=Path, required=True, metavar="PNG")
-    add("--seed", **WHOLE, default=0)
+    subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    choices = {"TYPES": (*DEGRADATIONS, COMBINED), "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
+    for name, (about, flags) in COMMANDS.items():
+        command = subcommands.add_parser(name, help=about, description=about)
+        command.set_defaults(run=globals()[name], file_severity=None)
+        commands.add_flags(command, "\n".join(text.strip("\n") for text in flags), **choices)
     return p
 
 

@@ -62,25 +62,25 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
+FLAGS = """
+-c, --config YAML!  an experiment, or a config of your own
+-r, --resume FILE!  the classifier
+-d, --device INDICES = auto  auto, cpu, or the number of a GPU (default: auto)
+--bs, --batch_size INT = 128  batch size
+--ct {single,sequence} = single  common corruptions, or the sequences
+--sev 1,2,3,4,5 = all  severities (default: those that are there)
+--corruption NAME+ = [all]  (default: those that are there)
+--dd find:PATH  corrupted images (default: data.corrupted, data.sequences)
+--dl LOADER  accepted, and changes nothing: layouts are recognised
+--lr, --learning_rate LR  accepted, and changes nothing: it is for training
+--dt, --deg_type DT  accepted, and changes nothing: it is for training
+--rs, --random_seed RS  accepted, and changes nothing: it is for training
+--out DIR  also write the table there
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
-    p.add_argument("-r", "--resume", type=Path, required=True, metavar="FILE", help="the classifier")
-    p.add_argument(
-        "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
-    )
-    p.add_argument(
-        "--bs", "--batch_size", type=int, dest="bs", default=128, metavar="INT", help="batch size (default: %(default)s)"
-    )
-    p.add_argument("--ct", choices=("single", "sequence"), default="single", help="common corruptions, or the sequences")
-    p.add_argument("--sev", default="all", metavar="1,2,3,4,5", help="severities (default: those that are there)")
-    p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME", help="(default: those that are there)")
-    p.add_argument("--dd", type=files.find, metavar="PATH", help="corrupted images (default: data.corrupted, data.sequences)")
-    p.add_argument("--dl", metavar="LOADER", help="accepted, and changes nothing: layouts are recognised")
-    for names in IGNORED:
-        p.add_argument(*names, help="accepted, and changes nothing: it is for training")
-    p.add_argument("--out", type=Path, metavar="DIR", help="also write the table there")
-    return p
+    return commands.parser(PROGRAM, __doc__, FLAGS)
 
 
 def load(path: Path, experiment: config.Config) -> Classifier:

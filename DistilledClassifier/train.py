@@ -22,7 +22,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 import torch
 
-from DDA import commands, files, ranks
+from DDA import commands, ranks
 from DDA.devices import pick_device
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.experiments import config as configs
@@ -55,33 +55,28 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, about: str) 
 # ---------------------------------------------------------------------------------------------- the command line
 
 
-def parser(program: str, about: str) -> argparse.ArgumentParser:
-    p = commands.Parser(program, description=about)
-    p.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="an experiment, or a config of your own")
-    p.add_argument("-r", "--resume", type=Path, metavar="FILE", help="go on with the run that this checkpoint belongs to")
-    p.add_argument(
-        "-d", "--device", default="auto", metavar="INDICES", help="auto, cpu, or the number of a GPU (default: auto)"
-    )
-    p.add_argument("--lr", "--learning_rate", type=float, dest="lr", metavar="FLOAT")
-    p.add_argument(
-        "--bs", "--batch_size", type=int, dest="bs", metavar="INT", help="batch size of each degradation, over all processes"
-    )
-    of = f"one of {', '.join(DEGRADATIONS)}" if program == PROGRAM else "combined_deg, or degradations separated by commas"
-    p.add_argument("--dt", "--deg_type", dest="dt", metavar="NAME", help=of)
-    p.add_argument("--rs", "--random_seed", type=int, dest="rs", metavar="INT")
-    p.add_argument("--init", metavar="FILE", help="weights to start from, of any origin")
-    p.add_argument("--epochs", type=float, metavar="FLOAT", help="the budget in epochs")
-    p.add_argument("--minutes", type=float, metavar="FLOAT", help="the budget in minutes; whichever ends first")
-    p.add_argument("--save_dir", type=files.find, default=files.find("saved"), metavar="DIR", help="(default: saved)")
-    p.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="any entry of the config, such as data.root=photos"
-    )
-    p.add_argument("--new", action="store_true", help="start a new run where there is one already")
-    p.add_argument("--workers", type=int, default=2, metavar="INT", help="threads that prepare images (default: %(default)s)")
-    p.add_argument(
-        "--save_minutes", type=float, default=2.0, metavar="FLOAT", help="between saved states (default: %(default)s)"
-    )
-    return p
+FLAGS = """
+-c, --config YAML!  an experiment, or a config of your own
+-r, --resume FILE  go on with the run that this checkpoint belongs to
+-d, --device INDICES = auto  auto, cpu, cuda, or the numbers of GPUs
+--lr, --learning_rate FLOAT
+--bs, --batch_size INT  batch size of each degradation, over all processes
+--dt, --deg_type NAME  one known degradation, or several separated by commas where the program learns
+    from all (combined_deg: the config's)
+--rs, --random_seed INT
+--init FILENAME  weights to start from, of any origin
+--epochs FLOAT  the budget in epochs
+--minutes FLOAT  the budget in minutes; whichever ends first
+--save_dir find:DIR = saved
+--set NAME=VALUE+ = []  any entry of the config, such as data.root=photos
+--new  start a new run where there is one already
+--workers INT = 2  threads that prepare images
+--save_minutes FLOAT = 2.0  between saved states
+"""
+
+
+def parser(program: str, about: str | None) -> argparse.ArgumentParser:
+    return commands.parser(program, about, FLAGS)
 
 
 def read_config(args: argparse.Namespace, program: str, size: int) -> Config:

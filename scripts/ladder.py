@@ -80,25 +80,23 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     return 0
 
 
+FLAGS = """
+--model_path FILE!  the prior
+--classifier FILE!  a classifier's checkpoint
+--base_samples PATH!  labelled tree, or npz/npy files of a data set
+--out DIR!
+--ranks INT = 1  run the jobs under mpiexec -n INT (default: 1)
+--batch_size INT = 16
+--dataset {LAYOUTS} = cifar10c  layout of the tree
+--corruption NAME+ = [all]
+--severity 1..5+ = [all]
+--setting SETTING+ = [exact,balanced,fast,one-shot]  (default: the four rungs)
+--timing_images INT = 16  0: measure no time
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    add_flags(p, "labelled tree, or npz/npy files of a data set")
-    p.add_argument("--dataset", choices=LAYOUTS, default="cifar10c", help="layout of the tree (default: %(default)s)")
-    p.add_argument("--corruption", nargs="+", default=["all"], metavar="NAME")
-    p.add_argument("--severity", nargs="+", default=["all"], metavar="1..5")
-    p.add_argument("--setting", nargs="+", default=list(SPEEDS), metavar="SETTING", help="(default: the four rungs)")
-    p.add_argument("--timing_images", type=int, default=16, metavar="INT", help="0: measure no time (default: %(default)s)")
-    return p
-
-
-def add_flags(p: commands.Parser, images: str) -> None:
-    """The flags of whatever adapts labelled images with several settings. images: what they may be."""
-    p.add_argument("--model_path", type=Path, required=True, metavar="FILE", help="the prior")
-    p.add_argument("--classifier", type=Path, required=True, metavar="FILE", help="a classifier's checkpoint")
-    p.add_argument("--base_samples", type=Path, required=True, metavar="PATH", help=images)
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
-    p.add_argument("--ranks", type=int, default=1, metavar="INT", help="run the jobs under mpiexec -n INT (default: 1)")
-    p.add_argument("--batch_size", type=int, default=16, metavar="INT", help="(default: %(default)s)")
+    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
 
 
 def read_settings(texts: list[str]) -> dict[str, list[str]]:

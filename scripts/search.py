@@ -69,13 +69,28 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     return 0
 
 
+FLAGS = """
+--model_path FILE!  the prior
+--classifier FILE!  a classifier's checkpoint
+--base_samples PATH!  a labelled tree, <degradation>/<level>
+--out DIR!
+--ranks INT = 1  run the jobs under mpiexec -n INT
+--batch_size INT = 16
+--flags FLAGS  of image_sample.py, for all: --flags="--speed one-shot"
+[values to try]
+--N VALUE+
+--D VALUE+
+--k VALUE+
+--scale VALUE+
+--steps VALUE+
+--eta VALUE+
+--sampler VALUE+
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    ladder.add_flags(p, "a labelled tree, <degradation>/<level>")
-    p.add_argument("--flags", default="", metavar="FLAGS", help='of image_sample.py, for all: --flags="--speed one-shot"')
-    for name in GRID:
-        p.add_argument(f"--{name}", nargs="+", metavar="VALUE", help="values to try")
-    p.set_defaults(dataset="cifar10c", corruption=["all"], severity=["all"])
+    p = commands.parser(PROGRAM, __doc__, FLAGS)
+    p.set_defaults(dataset="cifar10c", corruption=["all"], severity=["all"], flags="")
     return p
 
 

@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     path = files.find(args.classifier)
+    if (args.fitted is None) == (args.threshold is None):
+        raise ValueError("give one of --fitted and --threshold")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold {args.threshold} is outside 0..1: it is of a probability")
     gate = fitted.read_gate(files.find(args.fitted), path) if args.fitted else (args.threshold, 1.0)
@@ -54,24 +56,23 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
+FLAGS = """
+classifier path:FIRST  the classifier of degraded images
+--base_samples PATH!  degraded images: a tree, or a data set's files
+--dataset {LAYOUTS} = folder  layout of the tree
+--corruption NAME+ = []  names, or all
+--severity 1..5+ = []  numbers, or all (default: 5)
+--train bool:True|False = False  split of layouts that have one
+--fitted JSON  what test_ensemble.py --fit wrote; this or --threshold
+--threshold float:0..1  of the largest probability
+--out FILE!  the keys, one a line
+--batch_size INT = 128
+--device auto|cpu|cuda = auto
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("classifier", type=Path, metavar="FIRST", help="the classifier of degraded images")
-    p.add_argument(
-        "--base_samples", type=Path, required=True, metavar="PATH", help="degraded images: a tree, or a data set's files"
-    )
-    p.add_argument("--dataset", choices=LAYOUTS, default="folder", help="layout of the tree (default: %(default)s)")
-    p.add_argument("--corruption", nargs="+", default=[], metavar="NAME", help="names, or all")
-    p.add_argument("--severity", nargs="+", default=[], metavar="1..5", help="numbers, or all (default: 5)")
-    p.add_argument("--train", type=commands.boolean, default=False, metavar="True|False",
-                   help="split of layouts that have one (default: False)")  # fmt: skip
-    how = p.add_mutually_exclusive_group(required=True)
-    how.add_argument("--fitted", type=Path, metavar="JSON", help="what test_ensemble.py --fit wrote")
-    how.add_argument("--threshold", type=float, metavar="0..1", help="of the largest probability")
-    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the keys, one a line")
-    p.add_argument("--batch_size", type=int, default=128, metavar="INT", help="(default: %(default)s)")
-    p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
-    return p
+    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
 
 
 if __name__ == "__main__":

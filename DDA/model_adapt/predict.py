@@ -33,20 +33,22 @@ def main(argv: list[str] | None = None) -> int:
     return commands.run(lambda: _main(args), PROGRAM, "nothing was written, run the same command again")
 
 
+FLAGS = """
+checkpoint FIRST  the classifier of the images as they are: a checkpoint, or timm/<name>
+--second_model_prefix SECOND  the classifier of adapted copies (default: the first one)
+--data_prefix1 PATH!  the images: a folder, or arrays
+--data_prefix2 PATH!  their adapted copies
+--ensemble RULE = sum  how the scores are combined
+--classes LIST  a built-in list or a file, where FIRST does not tell its classes
+--severity int:1..5  that of a .npy of a corruption that holds one
+--out CSV!
+--batch_size INT = 64
+--device auto|cpu|cuda = auto
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("checkpoint", metavar="FIRST", help="the classifier of the images as they are: a checkpoint, or timm/<name>")
-    p.add_argument("--second_model_prefix", metavar="SECOND", help="the classifier of adapted copies (default: the first one)")
-    p.add_argument("--data_prefix1", type=Path, required=True, metavar="PATH", help="the images: a folder, or arrays")
-    p.add_argument("--data_prefix2", type=Path, required=True, metavar="PATH", help="their adapted copies")
-    rules = (*RULES, *OURS)
-    p.add_argument("--ensemble", choices=rules, default="sum", metavar="RULE", help=f"{', '.join(rules)} (default: sum)")
-    p.add_argument("--classes", metavar="LIST", help="a built-in list or a file, where FIRST does not tell its classes")
-    p.add_argument("--severity", type=int, metavar="1..5", help="that of a .npy of a corruption that holds one")
-    p.add_argument("--out", type=Path, required=True, metavar="CSV")
-    p.add_argument("--batch_size", type=int, default=64, metavar="INT", help="(default: %(default)s)")
-    p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
-    return p
+    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=(*RULES, *OURS))
 
 
 def _main(args: argparse.Namespace) -> int:

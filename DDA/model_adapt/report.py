@@ -60,12 +60,15 @@ def main(argv: list[str] | None = None) -> int:
     return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
 
 
+FLAGS = """
+out path:EVAL  the folder that test_ensemble.py wrote
+--images INT = 5  shown of each corruption
+--title TEXT = 'Classifying images whose degradation is unknown'
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("out", type=Path, metavar="EVAL", help="the folder that test_ensemble.py wrote")
-    p.add_argument("--images", type=int, default=5, metavar="INT", help="shown of each corruption (default: %(default)s)")
-    p.add_argument("--title", default="Classifying images whose degradation is unknown", metavar="TEXT")
-    return p
+    return commands.parser(PROGRAM, __doc__, FLAGS)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -58,44 +58,47 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+FLAGS = """
+config path:CONFIG  a config of mmcv, such as configs/ensemble/…; a .py config is code and is run, .yaml
+    and .json hold values only
+first CLASSIFIER  of degraded images: a checkpoint, weights for the config's model, or timm/<name>
+--second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
+--source CLASSIFIER  of clean images, for columns to compare with
+--ensemble->rules RULE+  how the scores are combined (default: sum); the first is the result, the others
+    are columns beside it
+--fit  fit weighted_sum and gate on these known degradations and store them beside SECOND
+--scores {SCORES}  of what (default: logits; the published numbers are of probabilities)
+--metrics {METRICS}+  (default: accuracy)
+--corruption->corruptions NAME+  names, or all (of what is there, without clean)
+--severity->severities 1..5+  numbers, or all
+--data_prefix1->degraded SOURCE  degraded images: a tree, or a data set's files
+--data_prefix2->adapted SOURCE  adapted copies
+--dataset->layout {LAYOUTS}  layout of the trees (default: the config's)
+--train bool:True|False  split of layouts that have one
+--num_samples INT  at most so many images a cell, the first by key
+--out DIR = eval
+--batch_size INT  (default: the config's samples_per_gpu)
+--baseline {alexnet}  of mCE: AlexNet's published ImageNet-C errors
+--metric-options NAME=VALUE+ = []  topk=5
+--cfg-options NAME=VALUE+ = []  entries of the config
+--device auto|cpu|cuda = auto
+--gpu-id INT  the number of a GPU
+--launcher {none,pytorch,slurm,mpi}  accepted: the launcher is recognised
+[accepted, and changes nothing]
+--show
+--gpu-collect
+--show-dir DIRECTORY
+--tmpdir DIRECTORY
+--local_rank NUMBER
+--local-rank NUMBER
+--show-options NAME=VALUE+
+--out-items NAME+
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("config", type=Path, metavar="CONFIG", help="a config of mmcv, such as configs/ensemble/…; a .py config is "
-                   "code and is run, .yaml and .json hold values only")  # fmt: skip
-    p.add_argument("first", metavar="FIRST", help="the classifier of degraded images")
-    p.add_argument("--second_model_prefix", dest="second", metavar="SECOND",
-                   help="the classifier of adapted copies (default: the first one)")  # fmt: skip
-    p.add_argument("--source", metavar="FILE", help="a classifier of clean images, for columns to compare with")
-    p.add_argument("--ensemble", dest="rules", nargs="+", choices=(*RULES, *OURS, *FUSE_RULES), metavar="RULE",
-                   help=f"how the scores are combined: {', '.join((*RULES, *OURS, *FUSE_RULES))} (default: sum); the first "
-                   "is the result, the others are columns beside it")  # fmt: skip
-    p.add_argument("--fit", action="store_true", help=f"fit {' and '.join(OURS)} on these known degradations and store them "
-                   "beside SECOND")  # fmt: skip
-    p.add_argument("--scores", choices=SCORES, help="of what (default: logits; the published numbers are of probabilities)")
-    p.add_argument("--metrics", nargs="+", choices=METRICS, help="(default: accuracy)")
-    p.add_argument("--corruption", dest="corruptions", nargs="+", metavar="NAME",
-                   help="names, or all (of what is there, without clean)")  # fmt: skip
-    p.add_argument("--severity", dest="severities", nargs="+", metavar="1..5", help="numbers, or all")
-    p.add_argument("--data_prefix1", dest="degraded", metavar="PATH", help="degraded images: a tree, or a data set's files")
-    p.add_argument("--data_prefix2", dest="adapted", metavar="PATH", help="adapted copies")
-    p.add_argument("--dataset", dest="layout", choices=LAYOUTS, help="layout of the trees (default: the config's)")
-    p.add_argument("--train", type=commands.boolean, metavar="True|False", help="split of layouts that have one")
-    p.add_argument("--num_samples", type=int, metavar="INT", help="at most so many images a cell, the first by key")
-    p.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="(default: eval)")
-    p.add_argument("--batch_size", type=int, metavar="INT", help="(default: the config's samples_per_gpu)")
-    p.add_argument("--baseline", metavar="NAME", choices=("alexnet",), help="of mCE: AlexNet's published ImageNet-C errors")
-    p.add_argument("--metric-options", nargs="+", default=[], metavar="NAME=VALUE", help="topk=5")
-    p.add_argument("--cfg-options", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the config")
-    p.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: auto)")
-    p.add_argument("--gpu-id", type=int, metavar="INT", help="the number of a GPU")
-    p.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), help="accepted: the launcher is recognised")
-    for name in ("--show", "--gpu-collect"):
-        p.add_argument(name, action="store_true", help="accepted, and changes nothing")
-    for name in ("--show-dir", "--tmpdir", "--local_rank", "--local-rank"):
-        p.add_argument(name, help="accepted, and changes nothing")
-    for name in ("--show-options", "--out-items"):
-        p.add_argument(name, nargs="+", help="accepted, and changes nothing")
-    return p
+    rules = (*RULES, *OURS, *FUSE_RULES)
+    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=rules, SCORES=SCORES, METRICS=METRICS, LAYOUTS=LAYOUTS)
 
 
 def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:

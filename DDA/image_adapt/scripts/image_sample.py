@@ -123,115 +123,81 @@ def fill_in(args: argparse.Namespace) -> None:
     vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
 
 
+FLAGS = """
+[images]
+--base_samples PATH!  tree of degraded images, or the files of a data set: CIFAR-10-C as .npy, an
+    .npy or .npz of images (dataset/README.md)
+--save_dir DIR!  tree to write: the same keys, and JSON
+--dataset {LAYOUTS} = folder  layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc
+    <corruption>/<severity>/<class>, cifar10 <deg>/{cifar_train,cifar_test}, cifar10c
+    <corruption>/<severity>, folder any
+--corruption NAME+ = []  one or several folders of the tree, or all
+--severity 1..5+ = []  one or several, or all; for layouts with severities (default: 5, and 0 for
+    sequences); one number also tells of which severity a .npy is that holds one
+--train BOOL  the training or the test split, for layouts with splits (default: True)
+--num_samples INT  at most so many images, the first by key (default: all)
+--keys FILE  only the images whose keys it lists, one a line (gate.py)
+--format {png,same}  same: the source's format (JPEG is compressed again) (default: png; published
+    behaviour: same)
+--gallery PNG  also write some degraded and adapted images side by side
+--overwrite  make the planned images anew
+[method]
+--speed {SPEEDS}  a rung of the speed ladder: sets those of the next ten flags that are not given
+    (default: exact)
+--N INT  reverse steps, in steps of --timestep_respacing (exact: 50)
+--D INT  low-pass factor: what survives shrinking by D is kept (exact: 4)
+--guidance {GUIDANCES}  projection needs no gradient (exact: gradient)
+--scale FLOAT  weight of the gradient (exact: 6)
+--projection {PROJECTIONS}  the low-pass filter of the projection (default: block)
+--k float:0..1  strength of the projection (default: 1)
+--s_y FLOAT  weaken it late, as for low frequencies with noise of this size
+--sampler {SAMPLERS}  the step rule (exact: ddpm)
+--steps INT  network calls from index N-1 down to 0 (exact: N)
+--eta float:0..1  noise of the DDIM steps (default: 0)
+--behavior {BEHAVIORS} = corrected  published: one guidance norm over the batch and noising to
+    index N, as the reference code
+--seed INT = 0  of every image's noise
+--use_ddim BOOL = False  the same as --sampler ddim
+--clip_denoised BOOL = True  clamp the predicted clean image to its range
+--timestep_respacing SPEC = 100  steps of the whole process: "100", "10,20,30" or "ddim25"
+[prior] Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.
+--model_path FILE!  guided-diffusion or improved-diffusion .pt
+--image_size INT
+--num_channels INT
+--num_res_blocks INT
+--num_heads INT
+--num_head_channels INT
+--num_heads_upsample INT
+--diffusion_steps INT
+--channel_mult 1,2,2
+--attention_resolutions 16,8
+--class_cond BOOL
+--learn_sigma BOOL
+--use_scale_shift_norm BOOL
+--resblock_updown BOOL
+--use_new_attention_order BOOL
+--rescale_timesteps BOOL
+--noise_schedule {NOISE_SCHEDULES}
+--fixed_variance {FIXED_VARIANCES}  of priors that learn no variance
+--predict_xstart BOOL = False  the prior predicts x_0, not noise
+--dropout float:VALUE  accepted, changes nothing (training only)
+--use_checkpoint bool:VALUE  accepted, changes nothing (training only)
+--save_latents bool:VALUE  accepted, changes nothing (nothing to save)
+[machine]
+--batch_size INT = 4  images at once; changes speed and memory only
+--dtype {DTYPES}  of the network's body (default: float32)
+--use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
+--device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place within its node, else the
+    CPU
+--dry_run  check everything, print the plan and stop
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    data = p.add_argument_group("images").add_argument
-    data("--base_samples", type=Path, required=True, metavar="PATH", help="tree of degraded images, or the "
-                      "files of a data set: CIFAR-10-C as .npy, an .npy or .npz of images (dataset/README.md)")  # fmt: skip
-    data("--save_dir", type=Path, required=True, metavar="DIR", help="tree to write: the same keys, and JSON")
-    data(
-        "--dataset",
-        choices=LAYOUTS,
-        default="folder",
-        help="layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc <corruption>/<severity>/<class>, "
-        "cifar10 <deg>/{cifar_train,cifar_test}, cifar10c <corruption>/<severity>, folder any "
-        "(default: %(default)s)",
-    )
-    data("--corruption", nargs="+", default=[], metavar="NAME", help="one or several folders of the tree, or all")
-    data(
-        "--severity",
-        nargs="+",
-        default=[],
-        metavar="1..5",
-        help="one or several, or all; for layouts with severities (default: 5, and 0 for sequences); one number also tells of "
-        "which severity a .npy is that holds one",
-    )
-    data(
-        "--train",
-        **BOOLEAN,
-        help="the training or the test split, for layouts with splits (default: True)",
-    )
-    data("--num_samples", **WHOLE, help="at most so many images, the first by key (default: all)")
-    data("--keys", type=Path, metavar="FILE", help="only the images whose keys it lists, one a line (gate.py)")
-    data(
-        "--format",
-        choices=("png", "same"),
-        help="same: the source's format (JPEG is compressed again) (default: png; published behaviour: same)",
-    )
-    data("--gallery", type=Path, metavar="PNG", help="also write some degraded and adapted images side by side")
-    data("--overwrite", action="store_true", help="make the planned images anew")
-
-    method = p.add_argument_group("method").add_argument
-    method("--speed", choices=SPEEDS, help="a rung of the speed ladder: sets those of the next ten flags that are "
-                        "not given (default: exact)")  # fmt: skip
-    method("--N", **WHOLE, help="reverse steps, in steps of --timestep_respacing (exact: 50)")
-    method("--D", **WHOLE, help="low-pass factor: what survives shrinking by D is kept (exact: 4)")
-    method("--guidance", choices=GUIDANCES, help="projection needs no gradient (exact: gradient)")
-    method("--scale", **NUMBER, help="weight of the gradient (exact: 6)")
-    method("--projection", choices=PROJECTIONS, help="the low-pass filter of the projection (default: block)")
-    method("--k", type=float, metavar="0..1", help="strength of the projection (default: 1)")
-    method("--s_y", **NUMBER,
-                        help="weaken it late, as for low frequencies with noise of this size")  # fmt: skip
-    method("--sampler", choices=SAMPLERS, help="the step rule (exact: ddpm)")
-    method("--steps", **WHOLE, help="network calls from index N-1 down to 0 (exact: N)")
-    method("--eta", type=float, metavar="0..1", help="noise of the DDIM steps (default: 0)")
-    method(
-        "--behavior",
-        choices=BEHAVIORS,
-        default="corrected",
-        help="published: one guidance norm over the batch and noising to index N, as the reference code (default: %(default)s)",
-    )
-    method("--seed", **WHOLE, default=0, help="of every image's noise (default: %(default)s)")
-    method("--use_ddim", **BOOLEAN, default=False, help="the same as --sampler ddim")
-    method(
-        "--clip_denoised",
-        **BOOLEAN,
-        default=True,
-        help="clamp the predicted clean image to its range (default: %(default)s)",
-    )
-    method(
-        "--timestep_respacing",
-        default="100",
-        metavar="SPEC",
-        help='steps of the whole process: "100", "10,20,30" or "ddim25" (default: %(default)s)',
-    )
-
-    prior = p.add_argument_group(
-        "prior", "Whatever the checkpoint tells need not be given; a flag that contradicts it is an error."
-    ).add_argument
-    prior("--model_path", type=Path, required=True, metavar="FILE", help="guided-diffusion or improved-diffusion .pt")
-    for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample",
-                 "diffusion_steps"):  # fmt: skip
-        prior(f"--{name}", **WHOLE)
-    prior("--channel_mult", metavar="1,2,2")
-    prior("--attention_resolutions", metavar="16,8")
-    for name in ("class_cond", "learn_sigma", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
-                 "rescale_timesteps"):  # fmt: skip
-        prior(f"--{name}", **BOOLEAN)
-    prior("--noise_schedule", choices=NOISE_SCHEDULES)
-    prior("--fixed_variance", choices=FIXED_VARIANCES, help="of priors that learn no variance")
-    prior("--predict_xstart", **BOOLEAN, default=False, help="the prior predicts x_0, not noise")
-    for name, why in (("dropout", "training only"), ("use_checkpoint", "training only"), ("save_latents", "nothing to save")):
-        prior(f"--{name}", type=float if name == "dropout" else commands.boolean, metavar="VALUE",
-                           help=f"accepted, changes nothing ({why})")  # fmt: skip
-
-    machine = p.add_argument_group("machine").add_argument
-    machine(
-        "--batch_size",
-        **WHOLE,
-        default=4,
-        help="images at once; changes speed and memory only (default: %(default)s)",
-    )
-    machine("--dtype", choices=DTYPES, help="of the network's body (default: float32)")
-    machine("--use_fp16", **BOOLEAN, default=False, help="float16 on a GPU, float32 on a CPU")
-    machine(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda|cuda:0",
-        help="auto: the GPU of this rank's place within its node, else the CPU (default: %(default)s)",
-    )
-    machine("--dry_run", action="store_true", help="check everything, print the plan and stop")
-    return p
+    return commands.parser(
+        PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, SPEEDS=SPEEDS, GUIDANCES=GUIDANCES, PROJECTIONS=PROJECTIONS,
+        SAMPLERS=SAMPLERS, BEHAVIORS=BEHAVIORS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES, DTYPES=DTYPES,
+    )  # fmt: skip
 
 
 def _names(values: list[str]) -> list[str]:

@@ -129,66 +129,56 @@ def check_attention(attention_resolutions: str, channel_mult: str, image_size: i
         raise ValueError(f"--attention_resolutions {odd[0]} is no size of the network's levels: {', '.join(map(str, sizes))}")
 
 
+FLAGS = """
+[images]
+--base_samples PATH!  folder of images, or a data set's files
+--cell FOLDER = .  only this folder of it, such as clean/cifar_train
+--flip yes|no = no  mirror half of the images (default: no)
+--save_dir DIR!
+[network] As in guided-diffusion.
+--image_size INT  (default: that of the images, where it is one)
+--num_channels INT = 64
+--num_res_blocks INT = 2
+--num_heads INT = 4
+--num_head_channels INT = -1
+--num_heads_upsample INT = -1
+--channel_mult 1,2,2 = 1,2,2
+--attention_resolutions 16,8 = 8
+--dropout FLOAT = 0.0
+--use_scale_shift_norm yes|no = yes
+--resblock_updown yes|no = no
+--use_new_attention_order yes|no = no
+--learn_sigma yes|no = no
+[process]
+--diffusion_steps INT = 1000
+--noise_schedule {NOISE_SCHEDULES} = linear
+--rescale_timesteps yes|no = no
+--fixed_variance {FIXED_VARIANCES} = small  of samples, without --learn_sigma
+[training]
+--steps INT  the budget in steps
+--minutes FLOAT  the budget in minutes; whichever ends first
+--batch_size INT = 64  of a step, over all ranks
+--accumulate INT = 1  parts of a rank's batch
+--lr FLOAT = 0.0004
+--weight_decay FLOAT = 0.0
+--warmup INT = 200  steps of rising learning rate
+--anneal yes|no = yes  lower the learning rate linearly to 0 (default: yes)
+--anneal_steps INT  as if over so many steps (default: over the budget)
+--clip_norm FLOAT = 1.0  of the gradient; 0: not
+--ema FLOAT = 0.9999  decay of the average
+--seed INT = 0
+[machine]
+--device auto|cpu|cuda = auto
+--bf16 yes|no  compute in bfloat16 (default: where the device is fast at it)
+--save_minutes FLOAT = 2.0  between saved states
+--cache_gib FLOAT = 8.0  decoded images kept in memory
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = commands.Parser(PROGRAM, description=__doc__)
-    boolean = argparse.BooleanOptionalAction
-    data = p.add_argument_group("images")
-    data.add_argument(
-        "--base_samples", type=Path, required=True, metavar="PATH", help="folder of images, or a data set's files"
-    )
-    data.add_argument("--cell", default=".", metavar="FOLDER", help="only this folder of it, such as clean/cifar_train")
-    data.add_argument("--flip", action=boolean, default=False, help="mirror half of the images (default: no)")
-    data.add_argument("--save_dir", type=Path, required=True, metavar="DIR")
-    unet = p.add_argument_group("network", "As in guided-diffusion.")
-    unet.add_argument("--image_size", type=int, metavar="INT", help="(default: that of the images, where it is one)")
-    for name, default in (("num_channels", 64), ("num_res_blocks", 2), ("num_heads", 4), ("num_head_channels", -1),
-                          ("num_heads_upsample", -1)):  # fmt: skip
-        unet.add_argument(f"--{name}", type=int, default=default, metavar="INT", help="(default: %(default)s)")
-    unet.add_argument("--channel_mult", default="1,2,2", metavar="1,2,2", help="(default: %(default)s)")
-    unet.add_argument("--attention_resolutions", default="8", metavar="16,8", help="(default: %(default)s)")
-    unet.add_argument("--dropout", type=float, default=0.0, metavar="FLOAT", help="(default: %(default)s)")
-    for name, default in (("use_scale_shift_norm", True), ("resblock_updown", False), ("use_new_attention_order", False),
-                          ("learn_sigma", False)):  # fmt: skip
-        unet.add_argument(f"--{name}", action=boolean, default=default, help="(default: %(default)s)")
-    process = p.add_argument_group("process")
-    process.add_argument("--diffusion_steps", type=int, default=1000, metavar="INT", help="(default: %(default)s)")
-    process.add_argument("--noise_schedule", choices=NOISE_SCHEDULES, default="linear", help="(default: %(default)s)")
-    process.add_argument("--rescale_timesteps", action=boolean, default=False, help="(default: %(default)s)")
-    process.add_argument("--fixed_variance", choices=FIXED_VARIANCES, default="small", help="of samples, without --learn_sigma "
-                         "(default: %(default)s)")  # fmt: skip
-    recipe = p.add_argument_group("training")
-    recipe.add_argument("--steps", type=int, metavar="INT", help="the budget in steps")
-    recipe.add_argument("--minutes", type=float, metavar="FLOAT", help="the budget in minutes; whichever ends first")
-    recipe.add_argument(
-        "--batch_size", type=int, default=64, metavar="INT", help="of a step, over all ranks (default: %(default)s)"
-    )
-    recipe.add_argument(
-        "--accumulate", type=int, default=1, metavar="INT", help="parts of a rank's batch (default: %(default)s)"
-    )
-    recipe.add_argument("--lr", type=float, default=4e-4, metavar="FLOAT", help="(default: %(default)s)")
-    recipe.add_argument("--weight_decay", type=float, default=0.0, metavar="FLOAT", help="(default: %(default)s)")
-    recipe.add_argument(
-        "--warmup", type=int, default=200, metavar="INT", help="steps of rising learning rate (default: %(default)s)"
-    )
-    recipe.add_argument("--anneal", action=boolean, default=True, help="lower the learning rate linearly to 0 (default: yes)")
-    recipe.add_argument("--anneal_steps", type=int, metavar="INT", help="as if over so many steps (default: over the budget)")
-    recipe.add_argument(
-        "--clip_norm", type=float, default=1.0, metavar="FLOAT", help="of the gradient; 0: not (default: %(default)s)"
-    )
-    recipe.add_argument(
-        "--ema", type=float, default=0.9999, metavar="FLOAT", help="decay of the average (default: %(default)s)"
-    )
-    recipe.add_argument("--seed", type=int, default=0, metavar="INT")
-    machine = p.add_argument_group("machine")
-    machine.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="(default: %(default)s)")
-    machine.add_argument("--bf16", action=boolean, help="compute in bfloat16 (default: where the device is fast at it)")
-    machine.add_argument(
-        "--save_minutes", type=float, default=2.0, metavar="FLOAT", help="between saved states (default: %(default)s)"
-    )
-    machine.add_argument(
-        "--cache_gib", type=float, default=8.0, metavar="FLOAT", help="decoded images kept in memory (default: %(default)s)"
-    )
-    return p
+    return commands.parser(
+        PROGRAM, __doc__, FLAGS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- data and network
