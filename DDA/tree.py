@@ -240,23 +240,6 @@ def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
     return "/".join(folders) or ".", index if label in classes else stem, label if label in classes else None
 
 
-def labelled(root: Path, cells: Sequence[str]) -> tuple[dict[str, str], np.ndarray]:
-    """Key to path of the images in some cells of a tree, by key, and their labels (N,), indices of its classes.txt.
-
-    Raises ValueError where a class is not told.
-    """
-    paths = {key_of(path): path for cell in cells for path in list_images(root, cell)[0]}
-    paths = {key: paths[key] for key in sorted(paths)}
-    classes = read_classes(root)
-    if classes is None:
-        raise ValueError(f"{root} has no {CLASSES}, which tells the classes of its images")
-    labels = [parse(path, classes)[2] for path in paths.values()]
-    if None in labels:
-        odd = root / list(paths.values())[labels.index(None)]
-        raise ValueError(f"{odd} has none of the classes in {root / CLASSES} in its name")
-    return paths, np.array([classes.index(label) for label in labels])
-
-
 def spread(names: Sequence[str], count: int) -> list[str]:
     """So many of the names, evenly spread; all where there are fewer."""
     return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]

@@ -28,23 +28,27 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from DDA import commands
 from DDA.image_adapt import job
 from DDA.sources import Folder
 
+FLAGS = """
+what {plan,memory,overhead,data,train,sweep}
+--model_path FILE  a prior for 32 pixels
+--classifier FILE  a CIFAR ResNet's checkpoint
+--degraded PATH  CIFAR-10-C as files or as a tree
+--count INT = 1000000  keys to plan
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("plan", "memory", "overhead", "data", "train", "sweep"))
-    p.add_argument("--model_path", type=Path, help="a prior for 32 pixels")
-    p.add_argument("--classifier", type=Path, help="a CIFAR ResNet's checkpoint")
-    p.add_argument("--degraded", type=Path, help="CIFAR-10-C as files or as a tree")
-    p.add_argument("--count", type=int, default=1_000_000, help="keys to plan (default: %(default)s)")
+    p = commands.parser("benchmark.py", __doc__, FLAGS)
     args = p.parse_args(argv)
     if args.what in ("memory", "overhead") and args.model_path is None:
         p.error(f"{args.what} needs --model_path")
     if args.what == "sweep" and (args.classifier is None or args.degraded is None):
         p.error("sweep needs --classifier and --degraded")
-    {"plan": plan, "memory": memory, "overhead": overhead, "data": data, "train": train, "sweep": sweep}[args.what](args)
+    globals()[args.what](args)
     return 0
 
 
@@ -79,15 +83,12 @@ def overhead(args: argparse.Namespace) -> None:
     """The job's own clock starts after the network is loaded, so both exclude the start of Python."""
     import torch
 
-    from DDA.image_adapt import checkpoints
-    from DDA.image_adapt.diffusion import Diffusion
+    from DDA.image_adapt import prior
     from DDA.image_adapt.sampler import adapt
 
     count, batch = 128, 32
-    state = checkpoints.read_state_dict(args.model_path)
-    method = checkpoints.resolve(args.model_path, state, {})
-    model = checkpoints.build(args.model_path, state, method).to(memory_format=torch.channels_last)
-    diffusion = Diffusion(timestep_respacing="100", learn_sigma=method["learn_sigma"])
+    ddpm = prior.load(args.model_path)
+    model, diffusion = ddpm.network(torch.device("cpu")), prior.process_of(ddpm.settings, "100")
     x = torch.linspace(-1, 1, batch * 3 * 32 * 32).reshape(batch, 3, 32, 32)
     bare = []
     for _ in range(3):

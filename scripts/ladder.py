@@ -33,7 +33,7 @@ import torch
 
 from DDA import commands, files, images, metrics, sources, tree
 from DDA.devices import pick_device
-from DDA.image_adapt import checkpoints
+from DDA.image_adapt import prior
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
@@ -241,7 +241,7 @@ def measure(args, source: Path, settings: dict, paths: list[str], rounds: int = 
     if not args.timing_images:
         return {}
     jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.timing_images, len(paths))).astype(int)]
+    paths = tree.spread(paths, args.timing_images)
     seconds = defaultdict(list)
     for turn in range(rounds):
         for name, job in jobs.items():
@@ -259,12 +259,11 @@ class _Timed:
     def __init__(self, args: argparse.Namespace):
         self._args = args
         device = pick_device(args.device)
-        dtype, _ = image_sample.pick_dtype(args, device)
-        state = checkpoints.read_state_dict(args.model_path)
-        self._method = checkpoints.resolve(args.model_path, state, vars(args))
-        self._model = image_sample.load(args, state, self._method, device, dtype)
-        self._adapt = image_sample.make_adapt_batch(self._model, self._method, args, device)
-        self._model.register_forward_hook(self._count)
+        ddpm = prior.load(args.model_path, vars(args))
+        network = ddpm.network(device, image_sample.pick_dtype(args, device)[0])
+        network.register_forward_hook(self._count)
+        self._size = ddpm.settings["image_size"]
+        self._adapt = image_sample.make_adapt_batch(network, ddpm, args, device)
         self.forward = self.backward = 0
 
     def _count(self, module, inputs, output: torch.Tensor) -> None:
@@ -277,8 +276,7 @@ class _Timed:
 
     def run(self, source: Path, paths: list[str]) -> float:
         """Seconds for the images, in batches; the counts are those of one batch."""
-        size = self._method["image_size"]
-        pixels = np.stack([images.fit_square(images.read_rgb(source / path), size) for path in paths])
+        pixels = np.stack([images.fit_square(images.read_rgb(source / path), self._size) for path in paths])
         begun = time.perf_counter()
         for i in range(0, len(paths), self._args.batch_size):
             self.forward = self.backward = 0

@@ -70,13 +70,16 @@ class Stage:
     ranks: int = 1
 
 
+FLAGS = """
+config YAML
+--set NAME=VALUE+ = []  entries of the YAML
+--dry_run  print the commands and stop
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, the status of the stage that failed, 130 when it was interrupted, 2 for wrong input."""
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("config", type=Path, metavar="YAML")
-    p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="entries of the YAML")
-    p.add_argument("--dry_run", action="store_true", help="print the commands and stop")
-    args = p.parse_args(argv)
+    args = commands.parser(PROGRAM, __doc__, FLAGS).parse_args(argv)
     return commands.run(lambda: _main(args), PROGRAM, "run the same pipeline again to go on")
 
 

@@ -12,9 +12,6 @@ from DistilledClassifier.classifiers import Classifier, Network, Seen
 from DistilledClassifier.data.batches import Batch
 from DistilledClassifier.losses import FROM_TEACHERS
 
-SEES = ("same", "clean")
-HOW = ("grouped", "averaged")
-
 
 @dataclass(frozen=True, eq=False)
 class Panel:

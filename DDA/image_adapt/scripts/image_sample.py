@@ -73,7 +73,7 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     world.on_root(lambda: job.begin(plan, identity, facts))
     failures: dict[str, str] = {}
     if plan.todo:
-        adapt_batch = make_adapt_batch(network, ddpm.settings, args, device)
+        adapt_batch = make_adapt_batch(network, ddpm, args, device)
         failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=ddpm.settings["image_size"],
                            threads=min(8, 2 * torch.get_num_threads()))  # fmt: skip
     facts["seconds"] = round(time.time() - started, 1)
@@ -314,15 +314,10 @@ def about(args: argparse.Namespace, world: ranks.World, device: torch.device) ->
     }
 
 
-def load(args: argparse.Namespace, state: prior.Weights, method: dict[str, Any], device: torch.device, dtype: str) -> UNet:
-    """The network of --model_path on a device."""
-    return Prior(args.model_path, state, method).network(device, dtype)
-
-
-def make_adapt_batch(model: UNet, method: dict[str, Any], args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
+def make_adapt_batch(network: UNet, ddpm: Prior, args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
     """The function that the job calls with the keys and pixels of a batch."""
-    process = prior.process_of(method, args.timestep_respacing, args.predict_xstart)
-    return prior.batch_adapter(model, process, device, seed=args.seed, **settings.arguments(vars(args)))
+    process = prior.process_of(ddpm.settings, args.timestep_respacing, args.predict_xstart)
+    return prior.batch_adapter(network, process, device, seed=args.seed, **settings.arguments(vars(args)))
 
 
 # ---------------------------------------------------------------------------------------------- afterwards
