@@ -39,8 +39,8 @@ def test_a_line_is_a_flag_with_its_type_and_default(parser):
         "layout": None, "rule": None, "flip": False, "train": True, "title": "two words", "severity": None, "dry_run": False,
         "device": "auto",
     }  # fmt: skip
-    given = ["--count", "5", "--rate", "0.5", "--names", "c", "--layout", "flat", "--rule", "gate", "sum", "--flip", "--sev", "2"]
-    args = parser.parse_args(["a.yaml", "--out", "x", *given, "--train", "no", "--dry_run", "-d", "cpu"])
+    given = ["--count", "5", "--rate", "0.5", "--names", "c", "--layout", "flat", "--rule", "gate", "sum", "--flip"]
+    args = parser.parse_args(["a.yaml", "--out", "x", *given, "--sev", "2", "--train", "no", "--dry_run", "-d", "cpu"])
     assert (args.count, args.rate, args.names, args.layout, args.rule) == (5, 0.5, ["c"], "flat", ["gate", "sum"])
     assert (args.flip, args.severity, args.train, args.dry_run, args.device) == (True, 2, False, True, "cpu")
 
