@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,10 +25,10 @@ def run(work: Callable[[], int], program: str, go_on: str = "run the same comman
     try:
         return work()
     except (ValueError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        ranks.say(program, f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"{program}: interrupted; {go_on}", file=sys.stderr)
+        ranks.say(program, f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
 
 
@@ -60,7 +59,6 @@ _FLAG = re.compile(
     r"(?: (?P<kind>\{[^}]*\}|\S+?)(?P<many>\+)?(?P<required>!)?)?"
     r"(?: = (?P<default>'[^']*'|\S+))?(?:  +(?P<help>.*))?"
 )
-_PATHS = ("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE")
 
 
 def parser(program: str, about: str | None, flags: str, **choices: Iterable[str]) -> Parser:
@@ -100,18 +98,18 @@ def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], d
     if kind is None:
         return names, settings | {"action": "store_true"}
     if kind == "yes|no":
-        return names, settings | {"action": argparse.BooleanOptionalAction, "default": {"yes": True, "no": False}.get(default)}
+        return names, settings | {"action": argparse.BooleanOptionalAction, "default": default and boolean(default)}
     if kind in choices:
         settings |= {"choices": list(choices[kind]), "metavar": kind}
         read = str
     elif kind.startswith("{"):
         settings["choices"], read = list(choices.get(kind[1:-1]) or kind[1:-1].split(",")), str
     else:
-        types = {"INT": int, "FLOAT": float, "BOOL": boolean, **dict.fromkeys(_PATHS, Path)}
-        named = {"int": int, "float": float, "bool": boolean, "path": Path, "find": files.find}
-        prefix, _, metavar = kind.rpartition(":")
-        read = named[prefix] if prefix in named else types.get(kind, str)
-        settings |= {"type": read, "metavar": metavar if prefix in named else kind}
+        named, _, metavar = kind.rpartition(":")
+        if named not in _TYPES:
+            named = metavar = kind
+        read = _TYPES.get(named, str)
+        settings |= {"type": read, "metavar": metavar}
     if default is not None:
         default = [read(one) for one in default.strip("[]").split(",") if one] if part["many"] else read(default.strip("'"))
     settings |= {"nargs": "+"} if part["many"] else {}
@@ -128,6 +126,17 @@ def boolean(text: str) -> bool:
     if text.lower() in ("false", "0", "no", "n", "f"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+_TYPES = {"INT": int, "int": int, "FLOAT": float, "float": float, "BOOL": boolean, "bool": boolean, "find": files.find,
+          **dict.fromkeys(("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE", "path"), Path)}  # fmt: skip
+
+
+def at_least_1(args: argparse.Namespace, *names: str) -> None:
+    """Raise ValueError for the first of these flags that is given and below 1."""
+    for name in names:
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
 
 
 def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:

@@ -31,6 +31,11 @@ PATIENCE = 30.0
 START_LIMIT = 600.0
 
 
+def say(program: str, text: str) -> None:
+    """Tell the user something in a program's name, on stderr."""
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
 class SharedError(Exception):
     """An error of the user's that every rank knows of: nothing is running, the job ends in order."""
 
@@ -81,8 +86,7 @@ class World:
         errors = self.gather(error)
         for rank, message in enumerate(errors):
             if message is not None:
-                everywhere = self.size == 1 or errors.count(message) == self.size
-                raise SharedError(message if everywhere else f"{message} (rank {rank})")
+                raise SharedError(message if errors.count(message) == self.size else f"{message} (rank {rank})")
         return outcome
 
     def on_root(self, function: Callable[[], T]) -> T:
@@ -131,10 +135,9 @@ class World:
             with socket.socket() as probe:
                 probe.bind(("", 0))
                 port = probe.getsockname()[1]
-            several = len({host for host, _ in hosts}) > 1
-            return f"tcp://{socket.getfqdn() if several else '127.0.0.1'}:{port}"
+            return f"tcp://{socket.getfqdn() if len(set(hosts)) > 1 else '127.0.0.1'}:{port}"
 
-        hosts = self.gather((platform.node(), self.rank))
+        hosts = self.gather(platform.node())
         torch.distributed.init_process_group(
             "nccl" if device_type == "cuda" else "gloo",
             init_method=self.on_root(free_address),
@@ -230,8 +233,8 @@ class _Wait:
         waited = time.monotonic() - self._began
         if waited >= self._next:
             self._next *= 2
-            who = f"{self._program}: note: rank {self._rank} has waited {waited:.0f} s"
-            print(f"{who}, since {self._since}, for {sentence()}", file=sys.stderr, flush=True)
+            who = f"rank {self._rank} has waited {waited:.0f} s, since {self._since}"
+            say(self._program, f"note: {who}, for {sentence()}")
         return waited
 
 
@@ -269,8 +272,7 @@ class _TorchDistributed(World):
         outcome: list = []
         threading.Thread(target=self._open, args=(outcome,), daemon=True).start()
         server = "its own store" if self._serves else self._server
-        missing = f"{server} at {self._meeting.place} to answer"
-        self._await(lambda: bool(outcome), lambda: missing)
+        self._await(lambda: bool(outcome), lambda: f"{server} at {self._meeting.place} to answer")
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
@@ -280,14 +282,13 @@ class _TorchDistributed(World):
         from torch.distributed import TCPStore
 
         meeting = self._meeting
-        address, port = meeting.address, meeting.port
+        address = (meeting.address, meeting.port)
         while not self._serves:  # until somebody listens: torch prints a page about each attempt
-            with suppress(OSError), socket.create_connection((address, port), 5):
+            with suppress(OSError), socket.create_connection(address, 5):
                 break
             time.sleep(0.05)
         try:
-            kind = dict(is_master=self._serves, wait_for_workers=False)
-            outcome.append(TCPStore(address, port, self.size, **kind))
+            outcome.append(TCPStore(*address, self.size, is_master=self._serves, wait_for_workers=False))
         except Exception as error:  # raised in a thread, it would reach nobody
             who, text = f"rank {self.rank} of {meeting.job}", _first_line(error)
             if self._serves and "address already in use" in text.lower():
@@ -331,8 +332,7 @@ class _TorchDistributed(World):
         meeting = self._meeting
         if meeting.served or not self._ask("check", ["host"]):
             return
-        host = self._ask("get", "host").decode(errors="replace")
-        if host != meeting.job:
+        if (host := self._ask("get", "host").decode(errors="replace")) != meeting.job:
             raise RuntimeError(
                 f"rank {self.rank} of {meeting.job} looked for its rank 0 at {meeting.place} and "
                 f"found that of another job there ({host}). {meeting.if_taken}"
@@ -366,8 +366,7 @@ class _TorchDistributed(World):
         self._ask("set", f"report/{self.rank}/{self._told}", pickle.dumps(value))
 
     def reports(self) -> list:
-        if self._ask("check", ["aborted"]):
-            self._leave()
+        self._leave_if_aborted()
         for rank in range(self.size):
             while self._ask("check", [f"report/{rank}/{self._seen[rank] + 1}"]):
                 self._seen[rank] += 1
@@ -386,6 +385,10 @@ class _TorchDistributed(World):
         with suppress(ConnectionError):  # then the others have lost it as well
             self._ask("set", "aborted", b"")
         self._leave()
+
+    def _leave_if_aborted(self) -> None:
+        if self._ask("check", ["aborted"]):
+            self._leave()
 
     def _leave(self) -> None:
         sys.stderr.flush()
@@ -410,8 +413,7 @@ class _TorchDistributed(World):
         wait = _Wait(self._program, self.rank)
         # no time-out: another rank may compute for hours
         while not self._ask("check", list(keys.values())):
-            if self._ask("check", ["aborted"]):
-                self._leave()
+            self._leave_if_aborted()
             wait.pause(lambda: _names(self._missing(keys)))
         return [pickle.loads(self._ask("get", key)) for key in keys.values()]
 
@@ -423,27 +425,26 @@ def start(program: str) -> World:
     not find together.
     """
     size = _number("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    if size is None and "PMIX_RANK" in os.environ:
+    if not size and "PMIX_RANK" in os.environ:
         size = _number("SLURM_STEP_NUM_TASKS")
-    if size is not None and size > 1:
+    if size > 1:
         return _start_mpi(size)
-    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1:
         return _start_torchrun(program)
     size = _number("SLURM_STEP_NUM_TASKS")  # of srun; a batch script that runs python itself is one process
-    if size is not None and size > 1 and "SLURM_PROCID" in os.environ:
+    if size > 1 and "SLURM_PROCID" in os.environ:
         return _start_srun(size, program)
     return World()
 
 
 def _start_torchrun(program: str) -> World:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    rank, size, local_rank = (int(os.environ[name]) for name in names)
+    rank, size, local_rank = map(_number, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     run_id = os.environ["TORCHELASTIC_RUN_ID"]
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     meeting = _Meeting(
         job=f"torchrun {run_id}, restart {restart}, {size} ranks",
         address=os.environ["MASTER_ADDR"],
-        port=int(os.environ["MASTER_PORT"]),
+        port=_number("MASTER_PORT"),
         served=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         if_taken="Run it again, or give torchrun a free --master-port",
         if_missing="torchrun starts every rank: see whether one of them has ended with an error",
@@ -452,9 +453,9 @@ def _start_torchrun(program: str) -> World:
 
 
 def _start_srun(size: int, program: str) -> World:
-    job = _number("SLURM_JOB_ID", "SLURM_JOBID") or 0
-    step = _number("SLURM_STEP_ID", "SLURM_STEPID") or 0  # the second is the older name
-    restart = _number("SLURM_RESTART_COUNT") or 0  # of a job that was requeued
+    job = _number("SLURM_JOB_ID", "SLURM_JOBID")
+    step = _number("SLURM_STEP_ID", "SLURM_STEPID")  # the second is the older name
+    restart = _number("SLURM_RESTART_COUNT")  # of a job that was requeued
     wanted = os.environ.get("MASTER_PORT", "")
     remedy = "Unset MASTER_PORT" if wanted else "Run it again"
     if wanted and not (wanted.isdigit() and 0 < int(wanted) < 65536):
@@ -472,8 +473,7 @@ def _start_srun(size: int, program: str) -> World:
         f"`srun --overlap --ntasks {size} COMMAND` there, or for one rank alone "
         "`env -u SLURM_STEP_NUM_TASKS COMMAND`",
     )
-    local_rank = int(os.environ["SLURM_LOCALID"])
-    return _TorchDistributed(int(os.environ["SLURM_PROCID"]), size, local_rank, meeting, program)
+    return _TorchDistributed(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), meeting, program)
 
 
 def _slurm_port(job: int, step: int, restart: int) -> int:
@@ -512,36 +512,36 @@ def run(main: Callable[[World], int], program: str, go_on: str) -> int:
     try:
         world = start(program)
     except (RuntimeError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr, flush=True)
+        say(program, f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"{program}: interrupted before all ranks were there", file=sys.stderr, flush=True)
+        say(program, "interrupted before all ranks were there")
         return 130
     where = f" (rank {world.rank} of {world.size})" if world.size > 1 else ""
     try:
         status = main(world)
     except SharedError as error:
         if world.rank == 0:
-            print(f"{program}: error: {error}", file=sys.stderr, flush=True)
+            say(program, f"error: {error}")
         status = 2
     except SystemExit as stop:
         status = stop.code
     except KeyboardInterrupt:
-        print(f"{program}: interrupted{where}; {go_on}", file=sys.stderr, flush=True)
+        say(program, f"interrupted{where}; {go_on}")
         world.abort()
         return 130
     except Exception as error:
         if not isinstance(error, OSError | ValueError):
             traceback.print_exc()
-        print(f"{program}: error{where}: {error}", file=sys.stderr, flush=True)
+        say(program, f"error{where}: {error}")
         if isinstance(error, OSError):
-            print(f"{program}: what was written is complete; {go_on}", file=sys.stderr, flush=True)
+            say(program, f"what was written is complete; {go_on}")
         world.abort()
         return 1
     try:
         world.close()
     except ConnectionError as error:
-        print(f"{program}: error{where}: {error}; {go_on}", file=sys.stderr, flush=True)
+        say(program, f"error{where}: {error}; {go_on}")
         return 1
     return status
 
@@ -584,11 +584,9 @@ def interrupt_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _number(*names: str) -> int | None:
-    for name in names:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
+def _number(*names: str) -> int:
+    """The first of these variables of the environment that is a whole number, else 0."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
 def _names(ranks: Iterable[int]) -> str:
@@ -606,9 +604,8 @@ def _first_slurm_host() -> str:
     if os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
         return "127.0.0.1"
     nodes = os.environ["SLURM_STEP_NODELIST"]
-    return subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True).stdout.split()[
-        0
-    ]
+    shown = subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True)
+    return shown.stdout.split()[0]
 
 
 def _usable_cores() -> frozenset[int]:

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 import torch
 
-from DDA import commands, files, images, ranks, sources, tree
+from DDA import commands, images, ranks, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
 from DDA.image_adapt import job, prior, settings
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES
@@ -36,8 +36,6 @@ from DDA.image_adapt.unet import UNet
 from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
 
 PROGRAM = "image_sample.py"
-WHOLE, NUMBER = dict(type=int, metavar="INT"), dict(type=float, metavar="FLOAT")
-BOOLEAN = dict(type=commands.boolean, metavar="BOOL")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,28 +82,27 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The checked command line. Raises ValueError for values that cannot be meant."""
+    """The checked command line, with the flags that --speed sets; ``given``: those of them that the user gave.
+
+    Raises ValueError for values that cannot be meant.
+    """
     args = parser().parse_args(argv)
-    args.corruption = _names(args.corruption)
-    args.severity = _names(args.severity)
-    wrong = [value for value in args.severity if value != "all" and not value.isdigit()]
-    if wrong:
-        raise ValueError(f"--severity {wrong[0]} is neither a number nor all")
-    args.model_path, args.base_samples, args.save_dir = map(files.find, (args.model_path, args.base_samples, args.save_dir))
-    for name in ("batch_size", "num_samples"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value} must be at least 1")
+    args.corruption, args.severity = _names(args.corruption), _names(args.severity)
+    for value in args.severity:
+        if value != "all" and not value.isdigit():
+            raise ValueError(f"--severity {value} is neither a number nor all")
+    commands.at_least_1(args, "batch_size", "num_samples")
     if args.use_ddim and args.sampler not in (None, "ddim"):
         raise ValueError(f"--use_ddim True contradicts --sampler {args.sampler}")
     args.sampler = "ddim" if args.use_ddim else args.sampler
-    fill_in(args)
+    args.given = {name: value for name in settings.PRESET if (value := getattr(args, name)) is not None}
+    vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
     if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != ("gradient", "ddpm", None):
         raise ValueError("--behavior published has gradient guidance and N steps of DDPM, nothing else")
     if args.base_samples.resolve() == args.save_dir.resolve():
         raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
     check_writable("save_dir", args.save_dir)
     if args.gallery is not None:
-        args.gallery = files.find(args.gallery)
         for name in ("save_dir", "base_samples"):
             if args.gallery.resolve().is_relative_to(getattr(args, name).resolve()):
                 raise ValueError(f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere")
@@ -117,17 +114,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def fill_in(args: argparse.Namespace) -> None:
-    """Complete the flags that --speed sets; what was given stays, and is remembered in ``args.given``."""
-    args.given = {name: value for name in settings.PRESET if (value := getattr(args, name)) is not None}
-    vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
-
-
 FLAGS = """
 [images]
---base_samples PATH!  tree of degraded images, or the files of a data set: CIFAR-10-C as .npy, an
+--base_samples find:PATH!  tree of degraded images, or the files of a data set: CIFAR-10-C as .npy, an
     .npy or .npz of images (dataset/README.md)
---save_dir DIR!  tree to write: the same keys, and JSON
+--save_dir find:DIR!  tree to write: the same keys, and JSON
 --dataset {LAYOUTS} = folder  layout of the tree: imagenet <deg>/{train,val}/<class>, imagenetc
     <corruption>/<severity>/<class>, cifar10 <deg>/{cifar_train,cifar_test}, cifar10c
     <corruption>/<severity>, folder any
@@ -139,7 +130,7 @@ FLAGS = """
 --keys FILE  only the images whose keys it lists, one a line (gate.py)
 --format {png,same}  same: the source's format (JPEG is compressed again) (default: png; published
     behaviour: same)
---gallery PNG  also write some degraded and adapted images side by side
+--gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
 [method]
 --speed {SPEEDS}  a rung of the speed ladder: sets those of the next ten flags that are not given
@@ -161,7 +152,7 @@ FLAGS = """
 --clip_denoised BOOL = True  clamp the predicted clean image to its range
 --timestep_respacing SPEC = 100  steps of the whole process: "100", "10,20,30" or "ddim25"
 [prior] Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.
---model_path FILE!  guided-diffusion or improved-diffusion .pt
+--model_path find:FILE!  guided-diffusion or improved-diffusion .pt
 --image_size INT
 --num_channels INT
 --num_res_blocks INT
@@ -234,9 +225,8 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
         return "float32", ["--use_fp16 True is float32 on a CPU"]
     name = args.dtype or ("float16" if args.use_fp16 else "float32")
     speed = relative_speed(device, DTYPES[name])
-    if speed < 1:
-        return name, [f"--dtype {name} is slower than float32 on this {device.type}: {speed:.2g} times its speed, as measured"]
-    return name, []
+    slow = f"--dtype {name} is slower than float32 on this {device.type}: {speed:.2g} times its speed, as measured"
+    return name, [slow] if speed < 1 else []
 
 
 def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan, dict[str, Any]]:
@@ -245,22 +235,17 @@ def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan
         settings.check(vars(args), prior.process_of(ddpm.settings, args.timestep_respacing), ddpm.settings["image_size"])
     except ValueError as error:
         raise ValueError(f"--{error}") from None
-    plan = plan_images(args)
+    source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
+    train = args.train is not False
+    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
+    fixed_batch = args.batch_size if args.behavior == "published" else None
+    keys = None if args.keys is None else tree.read_keys(args.keys)
+    plan = job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
+                         same_format=args.format == "same", anew=args.overwrite)  # fmt: skip
     identity = settings.identity(ddpm, vars(args), dtype)
     job.check_settings(plan, identity)
     job.check_source(plan)
     return plan, identity
-
-
-def plan_images(args: argparse.Namespace) -> job.Plan:
-    """List the images that the flags name, and those that are done."""
-    train = True if args.train is None else args.train
-    source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
-    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
-    fixed_batch = args.batch_size if args.behavior == "published" else None
-    keys = None if args.keys is None else tree.read_keys(args.keys)
-    return job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
-                         same_format=args.format == "same", anew=args.overwrite)  # fmt: skip
 
 
 def say_plan(args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str, notices: list[str]) -> None:
@@ -272,18 +257,16 @@ def say_plan(args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str
         print(f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone")
     if plan.not_images:
         print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
-    again = f"{len(plan.replaced):,}, to be made anew" if plan.replaced else f"{len(plan.done):,}"
-    print(f"done        {again}")
+    print(f"done        {len(plan.replaced or plan.done):,}{', to be made anew' if plan.replaced else ''}")
     print(f"to do       {plan.todo:,} -> {plan.save_dir}")
     chosen = settings.deciding(vars(args))
     method = ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in ("N", "steps") and value is not None)
     print(f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
     print(f"method      {method}")
-    known = ddpm.settings
-    print(f"prior       {args.model_path}: {known['image_size']} pixels, {known['noise_schedule']} schedule of "
-          f"{known['diffusion_steps']}, sha256 {ddpm.sha256[:12]}")  # fmt: skip
+    known = "{image_size} pixels, {noise_schedule} schedule of {diffusion_steps}".format_map(ddpm.settings)
+    print(f"prior       {args.model_path}: {known}, sha256 {ddpm.sha256[:12]}")
     print(f"machine     {machine}, batch {args.batch_size}")
-    for notice in [*notices, *_resized(plan, known["image_size"])]:
+    for notice in [*notices, *_resized(plan, ddpm.settings["image_size"])]:
         print(f"note        {notice}")
     sys.stdout.flush()
 
@@ -331,7 +314,7 @@ def finish(args: argparse.Namespace, plan: job.Plan, image_size: int, failures: 
         if names:
             said = f"{len(names)} of {plan.total} images {word}: {_some(names, 10)}"
             why = f"the reasons are in {plan.save_dir}/manifest*.json, and the same command tries them again"
-            print(f"{PROGRAM}: {said}; {why}", file=sys.stderr, flush=True)
+            ranks.say(PROGRAM, f"{said}; {why}")
     status = 1 if failures or lost else 0
     if args.gallery is not None:
         try:
@@ -340,7 +323,7 @@ def finish(args: argparse.Namespace, plan: job.Plan, image_size: int, failures: 
             images.write_image(args.gallery, sheet)
             print(f"gallery     {args.gallery}", flush=True)
         except (OSError, ValueError) as error:
-            print(f"{PROGRAM}: no --gallery: {error}", file=sys.stderr, flush=True)
+            ranks.say(PROGRAM, f"no --gallery: {error}")
             status = 1
     return status
 
