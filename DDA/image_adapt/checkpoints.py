@@ -21,30 +21,28 @@ from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions,
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
 # so a process of another length needs rescaled times.
+ALIKE = dict(num_heads=4, num_heads_upsample=-1, use_new_attention_order=False, diffusion_steps=1000, rescale_timesteps=True)
 PUBLISHED = (
     (
         dict(num_channels=256, channel_mult=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention_levels=(3, 4, 5), learn_sigma=True,
              resblock_updown=True, use_scale_shift_norm=True),
-        dict(image_size=256, num_heads=4, num_head_channels=64, num_heads_upsample=-1, use_new_attention_order=False,
-             diffusion_steps=1000, noise_schedule="linear", rescale_timesteps=True),
+        dict(image_size=256, num_head_channels=64, noise_schedule="linear", **ALIKE),
     ),
     (
         dict(num_channels=128, channel_mult=(1, 2, 2, 2), num_res_blocks=3, attention_levels=(1, 2), learn_sigma=True,
              resblock_updown=False, use_scale_shift_norm=True),
-        dict(image_size=32, num_heads=4, num_head_channels=-1, num_heads_upsample=-1, use_new_attention_order=False,
-             diffusion_steps=1000, noise_schedule="cosine", rescale_timesteps=True),
+        dict(image_size=32, num_head_channels=-1, noise_schedule="cosine", **ALIKE),
     ),
 )  # fmt: skip
 
 # told by the tensors
 RECOGNISED = ("num_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "class_cond", "learn_sigma",
               "resblock_updown", "use_scale_shift_norm")  # fmt: skip
-# not told by them
-UNTOLD = ("image_size", "num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "diffusion_steps",
-          "noise_schedule", "rescale_timesteps", "fixed_variance")  # fmt: skip
-KINDS = dict.fromkeys(UNTOLD, int) | dict(use_new_attention_order=bool, rescale_timesteps=bool, noise_schedule=str,
-                                              fixed_variance=str)  # fmt: skip
+# not told by them, and their types
+UNTOLD = dict(image_size=int, num_heads=int, num_head_channels=int, num_heads_upsample=int, use_new_attention_order=bool,
+              diffusion_steps=int, noise_schedule=str, rescale_timesteps=bool, fixed_variance=str)  # fmt: skip
 DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
+NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -57,23 +55,16 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         # files from before torch 1.6 are no zip archives and cannot be mapped
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if "weights only" in str(error).lower() or "Unsupported" in str(error):
-            raise ValueError(
-                f"--model_path {path} holds more than tensors and loading it would execute code; it was not loaded. "
-                "Save the plain state dict: torch.save(model.state_dict(), path)"
-            ) from None
-        raise ValueError(_unreadable(path)) from None
-    except Exception:  # torch reports damaged files through many types
-        raise ValueError(_unreadable(path)) from None
+    except Exception as error:  # torch reports damaged files through many types
+        fault = f"({path.stat().st_size:,} bytes) is cut off or no torch checkpoint; get it again"
+        if isinstance(error, pickle.UnpicklingError) and re.search("[Ww]eights only|Unsupported", str(error)):
+            fault = ("holds more than tensors and loading it would execute code; it was not loaded. "
+                     "Save the plain state dict: torch.save(model.state_dict(), path)")  # fmt: skip
+        raise ValueError(f"--model_path {path} {fault}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         inner = f" Its parts are {', '.join(map(str, list(state)[:6]))}." if isinstance(state, Mapping) else ""
         raise ValueError(f"--model_path {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}")
     return dict(state)
-
-
-def _unreadable(path: Path) -> str:
-    return f"--model_path {path} ({path.stat().st_size:,} bytes) is cut off or no torch checkpoint; get it again"
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
@@ -123,14 +114,19 @@ def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, A
     settings.update(told)
     settings["channel_mult"] = ",".join(f"{mult:g}" for mult in told["channel_mult"])
     settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in levels)
+    _refuse_contradictions(path, "file", given, {name: settings[name] for name in RECOGNISED}, size)
+    return settings
+
+
+def _refuse_contradictions(path: Path, word: str, given: Mapping[str, Any], told: Mapping[str, Any], size: int = 0) -> None:
+    """Raise ValueError naming every flag that contradicts what a file tells. size: of the images, where it tells sizes."""
     wrong = [
-        f"--{name} {given[name]}, but the file says {'none' if settings[name] == '' else settings[name]}"
-        for name in RECOGNISED
-        if name in given and not _agree(name, given[name], settings[name], size)
+        f"--{name} {given[name]}, but the {word} says {'none' if value == '' else value}"
+        for name, value in told.items()
+        if name in given and not _agree(name, given[name], value, size)
     ]
     if wrong:
-        raise ValueError(f"these flags contradict {path}: " + "; ".join(wrong) + ". Leave them out: the file tells them")
-    return settings
+        raise ValueError(f"these flags contradict {path}: {'; '.join(wrong)}. Leave them out: the {word} tells them")
 
 
 def _agree(name: str, given: Any, told: Any, size: int) -> bool:
@@ -142,17 +138,12 @@ def _agree(name: str, given: Any, told: Any, size: int) -> bool:
 
 
 def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    beside = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
-    for name, kind in KINDS.items():
-        if name in beside and type(beside[name]) is not kind:
-            raise ValueError(f"{path.with_suffix('.json')} says {name} {beside[name]!r}; it must be {kind.__name__}")
-    wrong = [
-        f"--{name} {given[name]}, but the .json says {beside[name]}"
-        for name in UNTOLD
-        if name in given and name in beside and given[name] != beside[name]
-    ]
-    if wrong:
-        raise ValueError(f"these flags contradict {path.with_suffix('.json')}: " + "; ".join(wrong))
+    there = path.with_suffix(".json")
+    beside = {name: value for name, value in read_json(there).items() if name in UNTOLD} if there.is_file() else {}
+    for name, value in beside.items():
+        if type(value) is not UNTOLD[name]:
+            raise ValueError(f"{there} says {name} {value!r}; it must be {UNTOLD[name].__name__}")
+    _refuse_contradictions(there, ".json", given, beside)
     table = next((extra for features, extra in PUBLISHED if all(told[name] == features[name] for name in features)), {})
     settings = {name: source[name] for source in (table, beside, given) for name in UNTOLD if name in source}
     missing = [name for name in _needed(told, settings) if name not in settings]
@@ -190,7 +181,7 @@ def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
 
 def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
     """The network without weights (on torch's meta device), after comparing all names and shapes; costs next to nothing."""
-    unet_flags = {name: settings[name] for name in (*RECOGNISED, *UNTOLD) if name not in DIFFUSION}
+    unet_flags = {name: settings[name] for name in NETWORK}
     if settings["class_cond"]:
         unet_flags["num_classes"] = state["label_emb.weight"].shape[0]
     with torch.device("meta"):

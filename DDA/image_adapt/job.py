@@ -202,7 +202,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         return
     if not plan.anew:
         raise _conflict(plan, differ, "Choose another --save_dir, or make them anew with --overwrite")
-    in_cells = tree.saved_images(plan.save_dir, plan.cells) if plan.in_cells > len(plan.replaced) else plan.replaced
+    in_cells = tree.saved_images(plan.save_dir, plan.cells)
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
         raise _conflict(plan, differ, "--overwrite must make all of them anew, but this plan leaves "
@@ -354,9 +354,9 @@ class _Counts:
         self._show()
 
     def _show(self) -> None:
-        reports = self._world.reports() if self._progress else []
-        self._ended += reports.count(None)
         if self._progress:
+            reports = self._world.reports()
+            self._ended += reports.count(None)
             self._progress.add([report for report in reports if report is not None])
 
     def all_failures(self) -> dict[str, str]:
@@ -377,24 +377,19 @@ def _batches(
     threads: int,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
-    places = [(i, path) for i, group in enumerate(groups) for path in group]
-    with closing(prepared(decode, (path for _, path in places), threads=threads, most=2 * batch_size)) as decoded:
-        for _, members in itertools.groupby(zip(places, decoded, strict=True), lambda member: member[0][0]):
-            good: list[tuple[str, np.ndarray]] = []
-            for (_, path), outcome in members:
+    with closing(prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)) as decoded:
+
+        def readable(group: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+            for path, outcome in zip(group, decoded, strict=False):
                 if isinstance(outcome, str):
                     fail(path, outcome)
                 else:
-                    good.append((path, outcome))
-                if len(good) == batch_size:
-                    yield _stacked(good)
-                    good = []
-            if good:
-                yield _stacked(good)
+                    yield path, outcome
 
-
-def _stacked(batch: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:
-    return [path for path, _ in batch], np.stack([pixels for _, pixels in batch])
+        for group in groups:
+            good = readable(group)
+            while batch := list(itertools.islice(good, batch_size)):
+                yield [path for path, _ in batch], np.stack([pixels for _, pixels in batch])
 
 
 def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
@@ -445,9 +440,8 @@ def _write(path: Path, image: np.ndarray) -> None:
 
 def versions() -> dict[str, str]:
     """Of this project and of what decides its numbers."""
-    names = ("diffaud", "torch", "numpy", "pillow")
     found = {"python": platform.python_version()}
-    for name in names:
+    for name in ("diffaud", "torch", "numpy", "pillow"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

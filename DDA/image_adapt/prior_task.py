@@ -25,38 +25,35 @@ def training_losses(
     x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of improved DDPM (eq. 16):
     ``vb`` in bits a dimension trains the variances alone and is weighted with steps/1000, as their code does.
     """
-    tables = _tables(diffusion, x0.device)
-    signal = tables["alphas_cumprod"][index][:, None, None, None]
-    x_t = signal.sqrt() * x0 + (1 - signal).sqrt() * noise
+    at = _tables(diffusion, index)
+    x_t = at["alphas_cumprod"].sqrt() * x0 + (1 - at["alphas_cumprod"]).sqrt() * noise
     times = torch.as_tensor(diffusion.timestep_map, device=x0.device)[index]
     if diffusion.rescale_timesteps:
         times = times * (1000 / diffusion.original_steps)
-    output = model(x_t, times)
-    wanted = x0 if diffusion.predict_xstart else noise
-    if not diffusion.learn_sigma:
-        mse = (output.float() - wanted).square().mean((1, 2, 3))
+    output, *fraction = model(x_t, times).float().chunk(2 if diffusion.learn_sigma else 1, dim=1)
+    mse = (output - (x0 if diffusion.predict_xstart else noise)).square().mean((1, 2, 3))
+    if not fraction:
         return {"loss": mse, "mse": mse}
-    output, fraction = output.float().chunk(2, dim=1)
-    mse = (output - wanted).square().mean((1, 2, 3))
-    vb = _bound(diffusion, tables, x0, x_t, index, output.detach(), fraction)
+    vb = _bound(diffusion, at, x0, x_t, index, output.detach(), *fraction)
     return {"loss": mse + vb * len(diffusion) / 1000, "mse": mse, "vb": vb}
 
 
-def _tables(diffusion: Diffusion, device: torch.device) -> dict[str, torch.Tensor]:
+def _tables(diffusion: Diffusion, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The process's tables at each image's time, each (B,1,1,1)."""
     names = ("betas", "alphas_cumprod", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2")
-    return {name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=device) for name in names}
+    tables = {name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=index.device) for name in names}
+    return {name: table[index][:, None, None, None] for name, table in tables.items()}
 
 
-def _bound(diffusion, tables, x0, x_t, index, output, fraction) -> torch.Tensor:
+def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
     """The term of the variational bound at each image's time, in bits a dimension (improved DDPM, eq. 4 to 7), (B,)."""
-    at = {name: table[index][:, None, None, None] for name, table in tables.items()}
     fraction = (fraction + 1) / 2
-    log_variance = fraction * at["betas"].log() + (1 - fraction) * at["posterior_log_variance_clipped"]
+    true_log_variance = at["posterior_log_variance_clipped"]
+    log_variance = fraction * at["betas"].log() + (1 - fraction) * true_log_variance
     if not diffusion.predict_xstart:
         output = (x_t - (1 - at["alphas_cumprod"]).sqrt() * output) / at["alphas_cumprod"].sqrt()
     mean = at["posterior_mean_coef1"] * output + at["posterior_mean_coef2"] * x_t
     true_mean = at["posterior_mean_coef1"] * x0 + at["posterior_mean_coef2"] * x_t
-    true_log_variance = at["posterior_log_variance_clipped"]
     divergence = 0.5 * (
         log_variance - true_log_variance - 1 + (true_log_variance - log_variance).exp()
         + (true_mean - mean).square() * (-log_variance).exp()
@@ -69,10 +66,8 @@ def _bound(diffusion, tables, x0, x_t, index, output, fraction) -> torch.Tensor:
 def _log_likelihood_of_levels(x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
     """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
     gap, scale = x - mean, (-log_deviation).exp()
-    upper = torch.special.ndtr((gap + 1 / 255) * scale)
-    lower = torch.special.ndtr((gap - 1 / 255) * scale)
-    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
-    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
+    upper = torch.special.ndtr((gap + 1 / 255) * scale).masked_fill(x > 0.999, 1)
+    lower = torch.special.ndtr((gap - 1 / 255) * scale).masked_fill(x < -0.999, 0)
     return (upper - lower).clamp(min=1e-12).log()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 import numpy as np
 import torch
 
-from DDA import commands, files, images, ranks, sources
+from DDA import commands, files, images, ranks, sources, tree
 from DDA.devices import pick_device
+from DDA.image_adapt.checkpoints import DIFFUSION, NETWORK
 from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.prior import process_of
@@ -38,15 +40,10 @@ from DDA.training.loop import Recipe, State, make_rate, start
 from DDA.training.run import RESUME, Run, precision, resume
 
 PROGRAM = "image_train.py"
-ARCHITECTURE = ("image_size", "num_channels", "num_res_blocks", "channel_mult", "attention_resolutions", "num_heads",
-                "num_head_channels", "num_heads_upsample", "use_scale_shift_norm", "resblock_updown", "use_new_attention_order",
-                "dropout", "learn_sigma")  # fmt: skip
-PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
-BUDGET = ("steps", "minutes")
-RECIPE = (*BUDGET, "batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
+# of the recipe, beside its budget
+RECIPE = ("batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
 # what identifies a run, beside its images, its network and its process: all but the budget
-SETTINGS = ("batch_size", "accumulate", "lr", "weight_decay", "warmup", "anneal", "anneal_steps", "clip_norm", "ema", "flip",
-            "seed")  # fmt: skip
+SETTINGS = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,17 +56,15 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     data = world.together(lambda: Images(args))
-    flags = {name: getattr(args, name) for name in (*ARCHITECTURE, *PROCESS)}
-    flags |= {"image_size": data.size, "class_cond": False}
+    flags = chosen(args, *NETWORK, *DIFFUSION, "dropout") | {"image_size": data.size}
     world.together(lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size))
-    recipe = Recipe(**{name: getattr(args, name) for name in RECIPE}, amp=args.bf16)
+    recipe = Recipe(**chosen(args, "steps", "minutes", *RECIPE), amp=args.bf16)
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
     diffusion = process_of(flags)
     dtype = world.broadcast(precision(recipe, model, device))
-    state = start(PriorTask(model, diffusion), recipe, optimizer_of(args), dtype)
-    settings = {**flags, **{name: getattr(args, name) for name in SETTINGS}, "images": data.count, "source": data.digest}
-    world.together(lambda: check_folder(args.save_dir))
+    state = start(PriorTask(model, diffusion), recipe, {"type": "AdamW", **chosen(args, "lr", "weight_decay")}, dtype)
+    settings = {**flags, **chosen(args, *SETTINGS), "images": data.count, "source": data.digest}
     world.together(lambda: resume(args.save_dir, state, settings, "choose another --save_dir"))
     if world.rank == 0:
         say_plan(args, data, model, state, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
@@ -87,14 +82,13 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     return 0
 
 
-def optimizer_of(args: argparse.Namespace) -> dict[str, Any]:
-    return {"type": "AdamW", "lr": args.lr, "weight_decay": args.weight_decay}
+def chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of these flags."""
+    return {name: getattr(args, name) for name in names}
 
 
 def schedule_of(args: argparse.Namespace) -> dict[str, Any]:
-    if not args.anneal:
-        return {"type": "constant"}
-    return {"type": "linear", "steps": args.anneal_steps} if args.anneal_steps else {"type": "linear"}
+    return {"type": "linear", "steps": args.anneal_steps or 0} if args.anneal else {"type": "constant"}
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -103,21 +97,21 @@ def schedule_of(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
     """The checked command line. Raises ValueError for values that cannot be meant."""
     args = parser().parse_args(argv)
-    args.base_samples, args.save_dir = files.find(args.base_samples), files.find(args.save_dir)
     if args.steps is None and args.minutes is None:
         raise ValueError("give a budget: --steps INT or --minutes FLOAT")
-    for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "diffusion_steps", "save_minutes"):
-        value = getattr(args, name)
+    above_0 = chosen(args, "steps", "minutes", "batch_size", "accumulate", "lr", "diffusion_steps", "save_minutes")
+    for name, value in above_0.items():
         if value is not None and value <= 0:
             raise ValueError(f"--{name} {value} must be above 0")
     if not 0 <= args.ema < 1:
         raise ValueError(f"--ema {args.ema} is outside 0..1")
-    if args.batch_size % (ranks_ * args.accumulate):
-        raise ValueError(
-            f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate {args.accumulate} parts; "
-            f"use a multiple of {ranks_ * args.accumulate}"
-        )
+    parts = ranks_ * args.accumulate
+    if args.batch_size % parts:
+        raise ValueError(f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate "
+                         f"{args.accumulate} parts; use a multiple of {parts}")  # fmt: skip
     check_writable("save_dir", args.save_dir)
+    if args.save_dir.is_dir() and any(args.save_dir.iterdir()) and not (args.save_dir / RESUME).is_file():
+        raise ValueError(f"--save_dir {args.save_dir} holds other files and no {RESUME}; choose another folder")
     return args
 
 
@@ -131,10 +125,10 @@ def check_attention(attention_resolutions: str, channel_mult: str, image_size: i
 
 FLAGS = """
 [images]
---base_samples PATH!  folder of images, or a data set's files
+--base_samples find:PATH!  folder of images, or a data set's files
 --cell FOLDER = .  only this folder of it, such as clean/cifar_train
 --flip yes|no = no  mirror half of the images (default: no)
---save_dir DIR!
+--save_dir find:DIR!
 [network] As in guided-diffusion.
 --image_size INT  (default: that of the images, where it is one)
 --num_channels INT = 64
@@ -176,9 +170,9 @@ FLAGS = """
 
 
 def parser() -> argparse.ArgumentParser:
-    return commands.parser(
-        PROGRAM, __doc__, FLAGS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES,
-    )  # fmt: skip
+    p = commands.parser(PROGRAM, __doc__, FLAGS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES)
+    p.set_defaults(class_cond=False)
+    return p
 
 
 # ---------------------------------------------------------------------------------------------- data and network
@@ -193,22 +187,19 @@ class Images:
             raise ValueError(f"--cell {args.cell} is no folder of --base_samples {args.base_samples}")
         self._names = self._source.list(args.cell)[0]
         if not self._names:
-            raise ValueError(
-                f"--base_samples {args.base_samples} has no images" + (f" in --cell {args.cell}" if args.cell != "." else "")
-            )
+            where = "" if args.cell == "." else f" in --cell {args.cell}"
+            raise ValueError(f"--base_samples {args.base_samples} has no images{where}")
         self._pool = ThreadPoolExecutor(8, "images")
+        self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
         self.count = len(self._names)
         self.size = args.image_size or self._own_size()
         self.digest = self._source.digest(self._names[0])
-        self._pixels: np.ndarray | None = None
         self.is_cached = self.count * self.size**2 * 3 <= args.cache_gib * 2**30
-        if self.is_cached:
-            self._pixels = self._decode(range(self.count))
-        else:
-            self._decode(range(0, self.count, max(1, self.count // 64)))  # a sample of them is checked
+        # where they do not all fit, at least a sample of them is checked
+        self._pixels = self._decode(self._names if self.is_cached else self._sample)
 
     def _own_size(self) -> int:
-        sizes = {self._source.read(self._names[i]).size for i in range(0, self.count, max(1, self.count // 64))}
+        sizes = {self._source.read(name).size for name in self._sample}
         if len(sizes) > 1 or len(set(min(sizes))) > 1:
             shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
             raise ValueError(
@@ -216,9 +207,8 @@ class Images:
             )
         return min(sizes)[0]
 
-    def _decode(self, rows) -> np.ndarray:
-        def read(row: int) -> np.ndarray | str:
-            name = self._names[row]
+    def _decode(self, names: Iterable[str]) -> np.ndarray:
+        def read(name: str) -> np.ndarray | str:
             try:
                 image = self._source.read(name)
             except Exception as error:  # PIL and its plugins raise many types for damaged files
@@ -227,7 +217,7 @@ class Images:
                 return f"{self._source.where(name)} is {image.width}x{image.height}, smaller than --image_size {self.size}"
             return images.fit_square(image, self.size)
 
-        found = list(self._pool.map(read, rows))
+        found = list(self._pool.map(read, names))
         wrong = [outcome for outcome in found if isinstance(outcome, str)]
         if wrong:
             raise ValueError(
@@ -238,21 +228,15 @@ class Images:
 
     def load(self, rows: np.ndarray) -> np.ndarray:
         """uint8 (b,S,S,3)."""
-        return self._decode(rows.tolist()) if self._pixels is None else self._pixels[rows]
+        return self._pixels[rows] if self.is_cached else self._decode(self._names[row] for row in rows)
 
 
 def make_model(flags: dict[str, Any], device: torch.device) -> UNet:
-    model = create_unet(**{name: flags[name] for name in (*ARCHITECTURE, "class_cond")}).to(device)
+    model = create_unet(**{name: value for name, value in flags.items() if name not in DIFFUSION}).to(device)
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
 # ---------------------------------------------------------------------------------------------- what is saved
-
-
-def check_folder(save_dir: Path) -> None:
-    """Raise ValueError where a folder holds something that is no run."""
-    if save_dir.is_dir() and any(save_dir.iterdir()) and not (save_dir / RESUME).is_file():
-        raise ValueError(f"--save_dir {save_dir} holds other files and no {RESUME}; choose another folder")
 
 
 class Results:
@@ -282,8 +266,24 @@ class Results:
         self._draw_losses()
 
     def _draw_losses(self) -> None:
-        draw_losses(self._folder / "loss.png", [row["mse"] for row in self._state.losses])
         self._drawn = time.monotonic()
+        try:
+            import matplotlib
+        except ImportError:
+            return  # loss.csv has the numbers
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        losses = [row["mse"] for row in self._state.losses]
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        axes.plot(range(1, len(losses) + 1), losses, color="lightsteelblue", linewidth=0.6, label="each step")
+        width = max(1, min(100, len(losses) // 10))
+        smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
+        axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
+        axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
+        axes.legend()
+        files.write_with(self._folder / "loss.png", lambda file: figure.savefig(file, dpi=120, format="png"))
+        plt.close(figure)
 
 
 def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
@@ -298,27 +298,8 @@ def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count
     return np.asarray(images.contact_sheet(rows, [""] * 4))
 
 
-def draw_losses(path: Path, losses: list[float]) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        return  # loss.csv has the numbers
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(range(1, len(losses) + 1), losses, color="lightsteelblue", linewidth=0.6, label="each step")
-    width = max(1, min(100, len(losses) // 10))
-    smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
-    axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
-    axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
-    axes.legend()
-    files.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
-    plt.close(figure)
-
-
 def say_plan(args, data: Images, model: UNet, state: State, machine: str) -> None:
-    budget = " or ".join(f"{value:,g} {name}" for name in BUDGET if (value := getattr(args, name)))
+    budget = " or ".join(f"{value:,g} {name}" for name, value in chosen(args, "steps", "minutes").items() if value)
     print(f"images      {data.count:,} of {args.base_samples}, {data.size} x {data.size}")
     print(f"network     {sum(p.numel() for p in model.parameters()):,} parameters")
     print(f"training    {budget} of {args.batch_size} images" + (f", from step {state.step:,}" if state.step else ""))
