@@ -49,11 +49,9 @@ def parsing(path: str | Path, expected: str) -> Iterator[None]:
         yield
     except (BadFile, FileNotFoundError):
         raise
-    except OSError as error:
-        if error.errno is None:
-            raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
-        raise BadFile(f"{path} cannot be read: {error.strerror}") from None
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise BadFile(f"{path} cannot be read: {error.strerror}") from None
         raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
 
 
@@ -68,10 +66,9 @@ def read_lines(path: Path, flag: str) -> list[str]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
         raise BadFile(f"{flag} {path} is no text file") from None
-    lines = [line for line in lines if line]
-    if not lines:
+    if not any(lines):
         raise BadFile(f"{flag} {path} is empty")
-    return lines
+    return [line for line in lines if line]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -168,9 +165,7 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
             return
         try:
             os.link(unfinished, path)  # unlike a rename, it fails where the name is taken
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
+        except OSError:  # the name is taken, which "x" finds too, or a file system without links
             with open(path, "xb") as file:
                 file.write(data)
     finally:

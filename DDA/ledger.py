@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files
-from DDA.tree import SETTINGS
+from DDA.tree import SETTINGS, spread
 
 RUNNING = "running"
 SAMPLES = 8  # so many source images of a cell are remembered
@@ -81,8 +81,8 @@ def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]
     """
     anew = set(names)
     known = {name: digest for name, digest in manifest.get("source_sha256", {}).items() if name not in anew}
-    chosen = sorted({names[i * (len(names) - 1) // (SAMPLES - 1)] for i in range(SAMPLES)}) if names else []
-    return known | {name: digest for name in chosen if (digest := _digest(digest_of, name)) is not None}
+    chosen = ((name, _digest(digest_of, name)) for name in spread(names, SAMPLES))
+    return known | {name: digest for name, digest in chosen if digest is not None}
 
 
 def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:

@@ -182,14 +182,11 @@ def _is_being_written(path: Path) -> bool:
     match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
     if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
         return False
-    if match[1] != files.host():
-        return True
     try:
-        os.kill(int(match[2]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+        if match[1] == files.host():
+            os.kill(int(match[2]), 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it lives, and is another user's
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -98,8 +99,7 @@ class Arrays:
         return part.encoded(row)
 
     def digest(self, name: str) -> str:
-        part, row = self._places[name]
-        return hashlib.sha256(part.encoded(row) or part.read(row).tobytes()).hexdigest()
+        return hashlib.sha256(self.encoded(name) or self.read(name).tobytes()).hexdigest()
 
 
 class Rows:
@@ -177,9 +177,9 @@ def as_labels(values: Any, where: str) -> np.ndarray:
 def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
     """The class names of labels that come without: CIFAR-10's where there are 10, CIFAR-100's where there are 100."""
     largest = int(labels.max(initial=-1))
-    for name, count in (("cifar10", 10), ("cifar100", 100)):
-        if largest == count - 1:
-            return tree.class_list(name)
+    known = {9: "cifar10", 99: "cifar100"}
+    if largest in known:
+        return tree.class_list(known[largest])
     raise ValueError(f"{where} has labels up to {largest} but no class names; give --classes FILE, one name a line")
 
 
@@ -191,7 +191,6 @@ class Header(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    nbytes: int
 
 
 def _header(file: Any, where: str, size: int) -> Header:
@@ -206,15 +205,13 @@ def _header(file: Any, where: str, size: int) -> Header:
         if dtype.hasobject:
             raise files.BadFile(f"{where} is no npy file of numbers: it holds Python objects, whose loading could execute "
                                 "code; save an array of numbers")  # fmt: skip
-        count = 1
-        for side in shape:
-            if side < 0:
-                raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
-            count *= side
-        if count * dtype.itemsize > size:
-            raise files.BadFile(f"{where} declares {count * dtype.itemsize:,} bytes of numbers, but holds {size:,} in all; it "
-                                "is cut off or damaged, get it again")  # fmt: skip
-    return Header(shape, dtype, count * dtype.itemsize)
+        if min(shape, default=0) < 0:
+            raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
+        declared = math.prod(shape) * dtype.itemsize
+        if declared > size:
+            raise files.BadFile(f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it is cut off or "
+                                "damaged, get it again")  # fmt: skip
+    return Header(shape, dtype)
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -327,8 +324,8 @@ class _Archive:
 def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
     """Arrays by their names: train_x and test_x with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg files."""
     archive = _Archive(path)
-    small = {name: archive.read(name) for name, header in archive.headers.items() if len(header.shape) < 4}
     large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
+    small = {name: archive.read(name) for name in archive.headers if name not in large}
     labels = next((small[name] for name in ("labels", "train_y", "test_y", "y") if name in small), None)
     if classes is None and labels is not None:
         classes = _named_classes(small, labels, path)
@@ -341,15 +338,12 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
     if {"jpeg", "offsets"} <= small.keys():
         jpegs = _jpegs(small["jpeg"], small["offsets"], path)
         source.add("clean/cifar_train", jpegs, len(small["offsets"]) - 1, labels)
-    for name, (shape, dtype, _) in large.items():
-        where = f"{path}: {tree.shown(name)}"
+    for name, (shape, dtype) in large.items():
+        count = _check_images(shape[1:] if len(shape) == 5 else shape, dtype, f"{path}: {tree.shown(name)}")
         if len(shape) == 5:
-            count = _check_images(shape[1:], dtype, where)
             for number in range(shape[0]):
                 source.add(f"{name}/{number + 1}", rows(name, number), count, labels)
-            continue
-        count = _check_images(shape, dtype, where)
-        if name in ("train_x", "test_x"):
+        elif name in ("train_x", "test_x"):
             source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
         else:
             told = severity if severity is not None and name in CIFAR_C else 0

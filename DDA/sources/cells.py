@@ -39,20 +39,20 @@ def cells_of(
     found = source.folders(".")
     trees = [name for name in found if not source.is_adapted(name, leave_out)]
     if not corruptions:
-        raise ValueError(f"--corruption is missing; {_listing(trees, 'found')} in {root} (or: all)")
+        raise ValueError(f"--corruption is missing; {_listing(trees)} in {root} (or: all)")
     missing = sorted(set(corruptions) - set(found) - {"all"})
     if missing:
-        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees, 'found')}")
+        raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees)}")
     chosen = trees if "all" in corruptions else sorted(set(corruptions))
     if not chosen:
         raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
     if layout == "folder":
         return chosen
-    if layout not in SPLITS and "clean" not in corruptions:
-        chosen = [name for name in chosen if name != "clean"]  # no corruption, and without severities
     if layout in SPLITS:
         split = SPLITS[layout][0 if train else 1]
         return [cell for name in chosen for cell in _existing(source, name, [split], f"--train {train} wants the split {{}}")]
+    if "clean" not in corruptions:
+        chosen = [name for name in chosen if name != "clean"]  # no corruption, and without severities
     return sorted(cell for name in chosen for cell in _severity_cells(source, name, severities))
 
 
@@ -74,9 +74,9 @@ def _existing(source: Source, parent: str, names: Sequence[str], why: str) -> li
     for name in names:
         if name not in found:
             raise FileNotFoundError(f"{why.format(name)}, but {source.path / parent / name} does not exist; "
-                                    f"{_listing(found, 'found')} in {source.path / parent}")  # fmt: skip
+                                    f"{_listing(found)} in {source.path / parent}")  # fmt: skip
     return [f"{parent}/{name}" for name in names]
 
 
-def _listing(names: Sequence[str], word: str) -> str:
-    return f"{word}: {', '.join(names)}" if names else f"nothing {word}"
+def _listing(names: Sequence[str]) -> str:
+    return f"found: {', '.join(names)}" if names else "nothing found"

@@ -72,8 +72,7 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
             continue
         batches = {}
         for part in parts:
-            data = content(f"{part}.bin")
-            if data is None:
+            if (data := content(f"{part}.bin")) is None:
                 continue
             if not data or len(data) % (head + 3072):
                 raise files.BadFile(

@@ -28,7 +28,6 @@ def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -
     ink = (carried.images * (255 / 16)).round().astype(np.uint8)
     pixels = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in ink])
     source = Arrays(Path(DIGITS), classes or tree.class_list(DIGITS))
-    train, test = slice(len(pixels) - held_out), slice(len(pixels) - held_out, None)
-    for split, part in (("train", train), ("test", test)):
+    for split, part in (("train", slice(-held_out)), ("test", slice(-held_out, None))):
         source.add(f"clean/{split}", Rows(lambda part=part: pixels[part]), len(pixels[part]), carried.target[part])
     return source

@@ -15,9 +15,7 @@ def tiny_imagenet(path: Path) -> Folder | None:
     annotations = path / "val" / "val_annotations.txt"
     if not (path / "wnids.txt").is_file() or not annotations.is_file():
         return None
-    named = {}
-    for file in (path / "train").glob("*/images/*"):
-        named[f"clean/train/{file.parts[-3]}/{file.name}"] = file
+    named = {f"clean/train/{file.parts[-3]}/{file.name}": file for file in (path / "train").glob("*/images/*")}
     for line in files.read_lines(annotations, "the annotations"):
         name, label, *_ = [*line.split("\t"), ""]
         tree.check_name(f"{label}/{name}", annotations)
@@ -58,14 +56,10 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
 def _wnid_folders(path: Path) -> list[Path]:
     """The folders named as ImageNet's classes, at the first level below ``path`` that has any, at most the fourth."""
     for level in range(4):
-        found = [folder for folder in path.glob("/".join(["*"] * level + ["n[0-9]*"])) if _is_wnid(folder)]
+        found = sorted(folder for folder in path.glob("*/" * level + "n" + "[0-9]" * 8) if folder.is_dir())
         if found:
-            return sorted(found)
+            return found
     return []
-
-
-def _is_wnid(folder: Path) -> bool:
-    return len(folder.name) == 9 and folder.name[1:].isdigit() and folder.is_dir()
 
 
 def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Folder:
@@ -85,7 +79,7 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     in the order of the files; the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
     """
     lines = [line.replace(",", " ").split() for line in files.read_lines(path, "--labels")]
-    if lines and lines[0][0] == "ImageId":
+    if lines[0][0] == "ImageId":
         lines = lines[1:]
     if all(len(line) > 1 for line in lines):
         found = {Path(line[0]).stem: line[1] for line in lines}
