@@ -40,8 +40,8 @@ def corrupt(
     severity: 1..5. constants: "cifar", "imagenet", or "auto", which is CIFAR's where the shorter side has at most 64 pixels.
     rng: what random corruptions draw from; DRAW_NOTHING lists those that need none. Raises ValueError for anything else.
     """
-    if name not in CORRUPTIONS + EXTRA_CORRUPTIONS:
-        raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(CORRUPTIONS + EXTRA_CORRUPTIONS)}")
+    if name not in _FUNCTIONS:
+        raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(_FUNCTIONS)}")
     if (
         image.dtype != np.uint8
         or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
@@ -106,7 +106,7 @@ def _defocus_blur(x, c, _, __):
     disk = (axis[:, None] ** 2 + axis**2 <= radius**2).astype(np.float32)
     side = 3 if radius <= 8 else 5
     kernel = cv2.GaussianBlur(disk / disk.sum(), (side, side), sigmaX=alias_sigma)
-    return np.stack([cv2.filter2D(x[..., i], -1, kernel) for i in range(x.shape[2])], axis=2)
+    return cv2.filter2D(x, -1, kernel).reshape(x.shape)  # OpenCV drops a single channel
 
 
 def _glass_blur(x, c, rng, _):
@@ -138,8 +138,7 @@ def _move(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     weights /= weights.sum()
-    right = np.ceil(steps * math.cos(math.radians(angle)) - 0.5).astype(int)
-    down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
+    right, down = (np.ceil(steps * part(math.radians(angle)) - 0.5).astype(int) for part in (math.cos, math.sin))
     rows, columns = np.arange(x.shape[0]), np.arange(x.shape[1])
     out = np.zeros_like(x)
     for weight, dy, dx in zip(weights, down, right, strict=True):
@@ -327,13 +326,7 @@ def _values(image: Image.Image) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
-    function.__name__[1:]: function for function in (
-        _gaussian_noise, _shot_noise, _impulse_noise, _speckle_noise, _gaussian_blur, _defocus_blur,
-        _glass_blur, _motion_blur, _zoom_blur, _snow, _frost, _fog, _spatter, _brightness,
-        _saturate, _contrast, _elastic_transform, _pixelate, _jpeg_compression,
-    )
-}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {name: globals()[f"_{name}"] for name in CORRUPTIONS + EXTRA_CORRUPTIONS}
 
 # ---------------------------------------------------------------------------------------------- published constants
 

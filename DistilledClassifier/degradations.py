@@ -46,7 +46,7 @@ def blur(image: np.ndarray, level: float | None, rng: np.random.Generator | None
 
 def noise(image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected") -> np.ndarray:
     """White Gaussian noise of standard deviation ``level`` in grey levels, 0 or more; channels are independent."""
-    level = _check("noise", image, level, 0, math.inf, behavior, rng, draws=True)
+    level = _check("noise", image, level, 0, math.inf, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()
     if behavior == "published":
@@ -61,7 +61,7 @@ def saltpepper(image: np.ndarray, level: float | None, rng: np.random.Generator,
 
     As published, two masks of half the level each are drawn, salt over pepper, and salt is 1.
     """
-    level = _check("saltpepper", image, level, 0, 100, behavior, rng, draws=True)
+    level = _check("saltpepper", image, level, 0, 100, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()
     if behavior == "published":
@@ -156,9 +156,8 @@ def _check(
     least: float,
     most: float,
     behavior: str,
-    rng=None,
     *,
-    draws: bool = False,
+    can_draw: bool = True,
 ) -> float | None:
     if behavior not in BEHAVIORS:
         raise ValueError(f"behavior {behavior!r} is unknown; use one of {', '.join(BEHAVIORS)}")
@@ -170,7 +169,7 @@ def _check(
         return None
     if not isinstance(level, (int, float, np.number)) or not least <= level <= most or math.isinf(level):
         raise ValueError(f"{name} level {level!r} is outside {least}..{most}")
-    if draws and rng is None:
+    if not can_draw:
         raise ValueError(f"{name} is random: it wants rng, a numpy Generator")
     return level
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -38,7 +39,6 @@ from DistilledClassifier.verify import read_manifests
 from DistilledClassifier.verify import verify as verify_tree
 
 PROGRAM = "make_data.py"
-WHOLE = dict(type=int, metavar="INT")
 SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
 
 
@@ -47,17 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     ranks.interrupt_on_sigterm()
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; run the same command again to go on", file=sys.stderr, flush=True)
-        return 130
+        return commands.run(lambda: args.run(args), PROGRAM)
     except BrokenProcessPool:
-        print(f"{PROGRAM}: a worker process died (out of memory?); run the same command again to go on, with fewer --workers",
-              file=sys.stderr, flush=True)  # fmt: skip
+        again = "run the same command again to go on, with fewer --workers"
+        ranks.say(PROGRAM, f"a worker process died (out of memory?); {again}")
         return 1
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
-        return 2
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -125,13 +119,20 @@ def parser() -> argparse.ArgumentParser:
 # ---------------------------------------------------------------------------------------------- commands that write
 
 
+def _inside_clean(name: str) -> str:
+    return name.removeprefix("clean/")
+
+
+def _inside_split(name: str) -> str:
+    """A name without the folder of its split: what a cell <corruption>/<severity> holds."""
+    first, _, rest = _inside_clean(name).partition("/")
+    return rest if rest and first in SPLITS else _inside_clean(name)
+
+
 def prepare(args: argparse.Namespace) -> int:
     source, names = choose(args)
-    tasks = []
-    for name in names:
-        folder, rest = _place(name)
-        tasks.append(Task(Recipe(folder, "copy"), name, f"{folder}/{rest}"))
-    return _write(args, source, tasks)
+    places = ((name, *_place(name)) for name in names)
+    return _write(args, source, [Task(Recipe(folder, "copy"), name, f"{folder}/{rest}") for name, folder, rest in places])
 
 
 def degrade(args: argparse.Namespace) -> int:
@@ -145,9 +146,8 @@ def degrade(args: argparse.Namespace) -> int:
     return _write(args, source, tasks)
 
 
-def _tasks(recipe: Recipe, names: Sequence[str], place: Callable[[str], str] | None = None) -> list[Task]:
+def _tasks(recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _inside_split) -> list[Task]:
     """A task for each image; place: the image's name to that in the recipe's folder."""
-    place = place or _inside_split
     return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
 
 
@@ -180,7 +180,7 @@ def corrupt(args: argparse.Namespace) -> int:
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join(known)}")
-    severities = ["1", "2", "3", "4", "5"] if "all" in args.severity else sorted(set(args.severity))
+    severities = list("12345") if "all" in args.severity else sorted(set(args.severity))
     if not set(severities) <= set("12345"):
         raise ValueError(f"--severity {' '.join(args.severity)} must be 1..5 or all")
     if args.format == "npy" and len(severities) < 5:
@@ -234,12 +234,10 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
         if len(names) < len(wanted):
             raise ValueError(f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}")
     if not names:
-        raise ValueError(
-            f"--base_samples {args.base_samples} has no images" + (f" in --split {args.split}" if args.split else "")
-        )
+        where = f" in --split {args.split}" if args.split else ""
+        raise ValueError(f"--base_samples {args.base_samples} has no images{where}")
     if args.num_samples is not None:
-        if args.num_samples < 1:
-            raise ValueError(f"--num_samples {args.num_samples} must be at least 1")
+        commands.at_least_1(args, "num_samples")
         names = tree.spread(names, args.num_samples)
     return source, names
 
@@ -250,9 +248,9 @@ def _originals(args: argparse.Namespace, names: list[str]) -> list[str]:
         f"{manifest['folder']}/" for _, manifest in read_manifests(args.base_samples)
         if manifest["settings"].get("kind") != "copy"
     ]  # fmt: skip
-    inside = args.save_dir.resolve() if "save_dir" in args else None
-    if inside and inside != args.base_samples.resolve() and inside.is_relative_to(args.base_samples.resolve()):
-        made.append(f"{inside.relative_to(args.base_samples.resolve()).as_posix()}/")
+    source = args.base_samples.resolve()
+    if "save_dir" in args and source in args.save_dir.resolve().parents:
+        made.append(f"{args.save_dir.resolve().relative_to(source).as_posix()}/")
     return [name for name in names if not name.startswith(tuple(made))]
 
 
@@ -261,30 +259,16 @@ def _reopen(args: argparse.Namespace) -> tuple:
     return args.base_samples, classes, args.labels, args.file_severity
 
 
-def _inside_clean(name: str) -> str:
-    return name.removeprefix("clean/")
-
-
-def _inside_split(name: str) -> str:
-    """A name without the folder of its split: what a cell <corruption>/<severity> holds."""
-    first, _, rest = _inside_clean(name).partition("/")
-    return rest if rest and first in SPLITS else _inside_clean(name)
-
-
 def _place(name: str) -> tuple[str, str]:
     """The folder of the tree that gets a manifest of its own, and the rest of an image's name."""
-    parts = name.split("/")
-    if len(parts) > 2 and parts[1].isdigit():  # <corruption>/<severity>
-        return "/".join(parts[:2]), "/".join(parts[2:])
-    parts = _inside_clean(name).split("/")
-    if len(parts) > 1 and parts[0] in SPLITS:
-        return f"clean/{parts[0]}", "/".join(parts[1:])
-    return "clean", "/".join(parts)
+    if match := re.fullmatch(r"(?s)([^/]*/\d+)/(.+)", name):  # <corruption>/<severity>
+        return match[1], match[2]
+    rest = _inside_split(name)
+    return f"clean/{_inside_clean(name).removesuffix(rest)}".rstrip("/"), rest
 
 
 def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers} must be at least 1")
+    commands.at_least_1(args, "workers")
     print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)
     if source.classes is None:
         print(f"note        nothing tells the class names, so {args.save_dir} gets no {tree.CLASSES}; --classes FILE would")
@@ -292,8 +276,8 @@ def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
     for target, why in list(failures.items())[:10]:
         print(f"failed: {target}: {why}", file=sys.stderr)
     if failures:
-        print(f"{PROGRAM}: {len(failures)} of {len(tasks)} images failed; the reasons are in {args.save_dir}/made*.json, and "
-              "the same command tries them again", file=sys.stderr, flush=True)  # fmt: skip
+        where = f"the reasons are in {args.save_dir}/made*.json, and the same command tries them again"
+        ranks.say(PROGRAM, f"{len(failures)} of {len(tasks)} images failed; {where}")
         return 1
     print(f"{len(tasks):,} of {len(tasks):,} images are in {args.save_dir}", flush=True)
     return 0

@@ -24,7 +24,7 @@ from DDA import files, images, ledger, tree
 from DDA.progress import Progress
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
-from DistilledClassifier.verify import ENTRIES, manifest_path, verify
+from DistilledClassifier.verify import ENTRIES, verify
 
 Made = tuple[str, str | None, str | None]  # an image's target, the SHA-256 of its file, and the reason where there is none
 
@@ -93,7 +93,7 @@ class _Part:
     def __init__(self, save_dir: Path, tasks: Sequence[Task], source: Source, seed: int, saved: Mapping[str, str]):
         self._save_dir, self._tasks, self._source, self._seed, self._saved = save_dir, tasks, source, seed, saved
         self._recipe = tasks[0].recipe
-        self._path = manifest_path(save_dir, self._recipe.folder)
+        self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
         self._manifest = ledger.read_manifest(self._path, ENTRIES)
         self._settings = {**asdict(self._recipe), "seed": seed}
         self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]

@@ -13,11 +13,6 @@ from DDA import files, images, ledger, tree
 ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
 
 
-def manifest_path(save_dir: Path, folder: str) -> Path:
-    """The manifest of a folder of made images."""
-    return ledger.manifest_path(save_dir, "made", folder)
-
-
 def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The manifests of made images in a tree. Raises ValueError where one is damaged."""
     return ((path, ledger.read_manifest(path, ENTRIES)) for path in sorted(save_dir.glob("made*.json")))
