@@ -321,14 +321,14 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     with _Writer(threads, limit=2 * batch_size) as writer, closing(batches):
         for paths, pixels in batches:
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
-            finite = np.isfinite(adapted).all(axis=(1, 2, 3))
-            wanted = [i for i, path in enumerate(paths) if path not in plan.neighbours]
-            for i in wanted:
-                if finite[i]:
-                    writer.write(plan.target(paths[i]), adapted[i])
-                else:
-                    counts.fail(paths[i], "the adapted image has values that are not finite")
-            counts.written(int(finite[wanted].sum()))
+            written = 0
+            for path, image in zip(paths, adapted, strict=True):
+                if not np.isfinite(image).all():
+                    counts.fail(path, "the adapted image has values that are not finite")
+                elif path not in plan.neighbours:
+                    writer.write(plan.target(path), image)
+                    written += 1
+            counts.written(written)
     return counts.all_failures()
 
 

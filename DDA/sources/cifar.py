@@ -72,7 +72,8 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
             continue
         batches = {}
         for part in parts:
-            if (data := content(f"{part}.bin")) is None:
+            data = content(f"{part}.bin")
+            if data is None:
                 continue
             if not data or len(data) % (head + 3072):
                 raise files.BadFile(
