@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,14 +55,9 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 (H,W,3) under ``path``, whose suffix names the format; a final name never holds half a file."""
-    temporary = files.temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            Image.fromarray(pixels).save(file, format=Image.registered_extensions()[path.suffix.lower()])
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, format=Image.registered_extensions()[path.suffix.lower()])
+    files.write_bytes(path, encoded.getvalue(), sync=False)
 
 
 def contact_sheet(

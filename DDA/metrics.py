@@ -37,9 +37,9 @@ def per_class(predicted: np.ndarray, labels: np.ndarray, count: int) -> dict[str
 
 def check_mce(cells: Iterable[str]) -> None:
     """Raise ValueError unless the cells are all that a mean corruption error is of: 15 corruptions at severities 1 to 5."""
-    cells = [cell for cell in cells if cell.partition("/")[0] != "clean"]
+    given = {cell for cell in cells if cell.partition("/")[0] != "clean"}
     whole = {f"{name}/{severity}" for name in ALEXNET for severity in range(1, 6)}
-    missing, unknown = sorted(whole - set(cells)), sorted(set(cells) - whole)
+    missing, unknown = sorted(whole - given), sorted(given - whole)
     if missing or unknown:
         why = f"{missing[0]} is not among the cells" if missing else f"{unknown[0]} is none of them"
         raise ValueError(f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
@@ -82,12 +82,10 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
 def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """Of two columns' hits, bool (N,): the share that ``after`` breaks (NFR) and mends (PFR); of its errors, of its hits."""
     negative, positive = before & ~after, ~before & after
-    return {
-        "NFR": float(negative.mean()),
-        "PFR": float(positive.mean()),
-        "NFI": float(negative.sum() / (~after).sum()) if (~after).any() else float("nan"),
-        "PFI": float(positive.sum() / after.sum()) if after.any() else float("nan"),
-    }
+    with np.errstate(invalid="ignore"):  # NaN where there is nothing to divide by
+        shares = {"NFR": negative.mean(), "PFR": positive.mean(),
+                  "NFI": negative.sum() / (~after).sum(), "PFI": positive.sum() / after.sum()}  # fmt: skip
+    return {name: float(share) for name, share in shares.items()}
 
 
 def interval(
@@ -101,9 +99,7 @@ def interval(
     weights = np.ones(len(values)) if weights is None else weights
     sums, sizes = np.bincount(groups, values * weights), np.bincount(groups, weights)
     rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for i in range(draws):
-        times = np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums))
-        means[i] = (times @ sums) / (times @ sizes)
+    drawn = (np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums)) for _ in range(draws))
+    means = [(times @ sums) / (times @ sizes) for times in drawn]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 class Progress:
     """Lines on stderr: what is done of all ranks' work, images a second, time left. A terminal gets one line that moves."""
 
-    def __init__(self, total: int, ranks: int = 1, stream=sys.stderr, unit: str = "images"):
+    def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
         self.total, self.done, self.failed = total, 0, 0
-        self._ranks, self._unit = ranks, unit
+        self._ranks = ranks
         self._estimated = False
         self._stream = stream
         self._moving = stream.isatty()
@@ -40,7 +40,7 @@ class Progress:
 
     def _counts(self, seconds: float) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done}/{self.total} {self._unit}{failed}, {self.done / seconds:.3g} {self._unit}/s"
+        return f"{self.done}/{self.total} images{failed}, {self.done / seconds:.3g} images/s"
 
     def _say(self, text: str, *, keep: bool) -> None:
         if self._moving:

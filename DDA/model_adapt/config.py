@@ -43,7 +43,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
             raise ValueError(f"--cfg-options {option} is not NAME=VALUE")
         changes[name] = DictAction._parse_iterable(value)
     config.merge_from_dict(changes)
-    content = _plain(config._cfg_dict.to_dict())
+    content = _plain(config._cfg_dict)
     _check_entries(content, place)
     return content
 

@@ -147,7 +147,7 @@ class Evaluation:
         return keys[: self.settings.num_samples]
 
     def _held_out(self) -> float | None:
-        shares = [classifier.held_out for classifier in (self._first, self._second) if classifier.held_out is not None]
+        shares = {self._first.held_out, self._second.held_out} - {None}
         return min(shares, default=None)
 
     # ------------------------------------------------------------------------------------------ scores
@@ -155,9 +155,8 @@ class Evaluation:
     def missing(self) -> dict[str, str]:
         """The cells without scores, or with those of other weights or images: name to digest."""
         held = [None if isinstance(view, sources.Folder) else _stamps(_files_of(view)) for view in self.views]
-        digests = {cell.name: self._digest(cell, held) for cell in self.cells}
-        return {cell.name: digests[cell.name] for cell in self.cells
-                if not results.is_there(self.settings.out, cell, digests[cell.name])}  # fmt: skip
+        digests = ((cell, self._digest(cell, held)) for cell in self.cells)
+        return {cell.name: digest for cell, digest in digests if not results.is_there(self.settings.out, cell, digest)}
 
     def _digest(self, cell: Cell, held: Sequence[list | None]) -> str:
         """Of all that decides a cell's scores: the weights, the images, what is blended. Files are
@@ -211,13 +210,13 @@ class Evaluation:
     def facts(self) -> dict[str, Any]:
         """What stands beside every number."""
         settings = self.settings
+        kept = ("first", "second", "source", "scores", "topk", "baseline", "layout", "num_samples")
         return {
-            "first": settings.first, "second": settings.second, "source": settings.source, "ensemble": settings.rules[0],
+            **{name: getattr(settings, name) for name in kept}, "ensemble": settings.rules[0],
             "beside": list(settings.rules[1:]), "params": self.params,
-            "partial": any(None in cell.second for cell in self.cells), "scores": settings.scores,
-            "metrics": list(settings.metrics), "topk": settings.topk, "baseline": settings.baseline,
-            "degraded": str(settings.degraded), "adapted": str(settings.adapted), "layout": settings.layout,
-            "severity": one_severity(settings.severities), "num_samples": settings.num_samples, "classes": list(self.classes),
+            "partial": any(None in cell.second for cell in self.cells), "metrics": list(settings.metrics),
+            "degraded": str(settings.degraded), "adapted": str(settings.adapted),
+            "severity": one_severity(settings.severities), "classes": list(self.classes),
             "cells": [cell.name for cell in self.cells], "versions": versions(),
         }  # fmt: skip
 

@@ -29,8 +29,8 @@ PROGRAM = "gate.py"
 
 def main(argv: list[str] | None = None) -> int:
     """Write the keys; returns 0, 2 for wrong input, 130 when it was interrupted."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "nothing was written, run the same command again")
+    parser = commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
+    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "nothing was written, run the same command again")
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -69,10 +69,6 @@ classifier path:FIRST  the classifier of degraded images
 --batch_size INT = 128
 --device auto|cpu|cuda = auto
 """
-
-
-def parser() -> argparse.ArgumentParser:
-    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
 
 
 if __name__ == "__main__":

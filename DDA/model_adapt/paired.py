@@ -39,8 +39,8 @@ def join(
     second: Source,
     cell: str,
     classes: Sequence[str],
-    choose: Callable[[list[str]], list[str]] = lambda keys: keys,
-    gated: bool = False,
+    choose: Callable[[list[str]], list[str]],
+    gated: bool,
 ) -> Cell:
     """Pair the images of a cell in two sources.
 

@@ -29,8 +29,8 @@ PROGRAM = "predict.py"
 
 def main(argv: list[str] | None = None) -> int:
     """Write the classes; returns 0, 2 for wrong input, 130 when it was interrupted."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "nothing was written, run the same command again")
+    parser = commands.parser(PROGRAM, __doc__, FLAGS, RULE=(*RULES, *OURS))
+    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "nothing was written, run the same command again")
 
 
 FLAGS = """
@@ -47,10 +47,6 @@ checkpoint FIRST  the classifier of the images as they are: a checkpoint, or tim
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=(*RULES, *OURS))
-
-
 def _main(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     first = classifiers.open_classifier(args.checkpoint)
@@ -65,7 +61,7 @@ def _main(args: argparse.Namespace) -> int:
     params = fitted.read(first, second, [args.ensemble], digests)
     paths = (files.find(path) for path in (args.data_prefix1, args.data_prefix2))
     views = [sources.open_source(path, classes, args.severity) for path in paths]
-    rows = unlabelled.predict(first, second, views, classes, rule=args.ensemble, params=params, batch_size=args.batch_size)
+    rows = unlabelled.predict(first, second, views, classes, args.ensemble, params, args.batch_size)
     unlabelled.write_csv(args.out, rows)
     print(f"written     {args.out}: {len(rows):,} images, {args.ensemble} of {first.name} and {second.name}", flush=True)
     return 0

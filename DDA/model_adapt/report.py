@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
-import html
 import io
 import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 if __name__ == "__main__":  # also from a checkout that is not installed
@@ -26,38 +26,30 @@ from PIL import Image
 
 from DDA import commands, files, images, metrics, sources, tree
 from DDA.model_adapt import results, tables
+from DDA.model_adapt.config import as_list
 from DDA.model_adapt.paired import named
 from DDA.sources import Source
 
 PROGRAM = "report.py"
-COLOURS = {
-    "source": "#888888",
-    "source_adapted": "#c0843d",
-    "self_ensemble": "#b5a642",
-    "first": "#2b6cb0",
-    "second": "#c05621",
-    "combined": "#276749",
-    "weighted_sum": "#6b46c1",
-    "gate": "#0e7490",
-}
-OTHER = "#97266d"
-WHAT = {
-    "source": "the clean classifier on degraded images",
-    "source_adapted": "the clean classifier on adapted copies",
-    "self_ensemble": "the mean of its probabilities on both (DDA)",
-    "first": "the first classifier on degraded images",
-    "second": "the second classifier on adapted copies",
-    "sum": "the sum of what both say (DiffAUD)",
-    "weighted_sum": "a sum whose weights are fitted on known degradations",
-    "gate": "the weighted sum where the first is unsure, else the first alone: such images need no adaptation",
-}
-COMBINED = "both, combined"
+# of each column, or of its rule: its colour, and what it is
+COLUMNS = """
+source          #888888  the clean classifier on degraded images
+source_adapted  #c0843d  the clean classifier on adapted copies
+self_ensemble   #b5a642  the mean of its probabilities on both (DDA)
+first           #2b6cb0  the first classifier on degraded images
+second          #c05621  the second classifier on adapted copies
+combined        #276749  both, combined
+sum             #97266d  the sum of what both say (DiffAUD)
+weighted_sum    #6b46c1  a sum whose weights are fitted on known degradations
+gate            #0e7490  the weighted sum where the first is unsure, else the first alone: such images need no adaptation
+other           #97266d  both, combined
+"""
+KNOWN = {name: rest for name, *rest in (line.split(None, 2) for line in COLUMNS.strip().splitlines())}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+    return commands.run(lambda: _main(parser().parse_args(argv)), PROGRAM, "run the same command again")
 
 
 FLAGS = """
@@ -103,6 +95,9 @@ class Shown:
     label: int
     predicted: dict[str, int]
 
+    def is_right(self, column: str) -> bool:
+        return self.predicted[column] == self.label
+
 
 class Report:
     """What lies in a folder of results, read again; ``page``, ``table`` and ``gallery`` show it."""
@@ -142,14 +137,14 @@ class Report:
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
         stored = results.read(out, cell)
         best = {name: scores.argmax(1) for name, scores in results.columns(stored, self.facts).items()}
-        return [Shown(cell, str(key), int(label), {name: int(best[name][i]) for name in self.names})
+        return [Shown(cell, str(key), int(label), {name: int(classes[i]) for name, classes in best.items()})
                 for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True))]  # fmt: skip
 
     def title(self, name: str) -> str:
         return results.title(name, self.facts)
 
     def what(self, name: str) -> str:
-        return WHAT.get(results.rules(self.facts).get(name, name), COMBINED)
+        return KNOWN.get(results.rules(self.facts).get(name, name), KNOWN["other"])[1]
 
     # ------------------------------------------------------------------------------------------ tables
 
@@ -170,10 +165,11 @@ class Report:
         """The means over cells, a line for each column, and what the columns are."""
         texts = {"top-1 %": [f"{100 * self.summary['all'][name]['top1']:.1f}" for name in self.names],
                  **tables.measures(self.summary["all"], self.names, self.facts)}  # fmt: skip
-        titles = [html.escape(self.title(name)) for name in self.names]
-        rows = [_row(f"<i style='background:{_colour(name)}'></i>{title}", [column[i] for column in texts.values()])
-                for i, (name, title) in enumerate(zip(self.names, titles, strict=True))]  # fmt: skip
-        words = [f"<b>{title}</b>: {self.what(name)}" for name, title in zip(self.names, titles, strict=True)]
+        rows, words = [], []
+        for i, name in enumerate(self.names):
+            title = escape(self.title(name))
+            rows.append(_row(f"<i style='background:{_colour(name)}'></i>{title}", [column[i] for column in texts.values()]))
+            words.append(f"<b>{title}</b>: {self.what(name)}")
         return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(words)}.</p>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
@@ -182,7 +178,7 @@ class Report:
         rows = []
         for corruption, row in zip(self.corruptions, values, strict=True):
             cells = "".join(_cell(value, minus is not None) for value in (*row, np.nanmean(row)))
-            rows.append(f"<tr><th>{html.escape(corruption)}</th>{cells}</tr>")
+            rows.append(f"<tr><th>{escape(corruption)}</th>{cells}</tr>")
         return _table(["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid")
 
     # ------------------------------------------------------------------------------------------ pictures
@@ -211,14 +207,14 @@ class Report:
     def _figure(self, shown: Shown) -> str:
         pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1) if shown.key in self._names[view])
         said = "".join(
-            f"<li class={'right' if shown.predicted[name] == shown.label else 'wrong'}>{html.escape(self.title(name))}: "
-            f"{html.escape(self.facts['classes'][shown.predicted[name]])}</li>"
+            f"<li class={'right' if shown.is_right(name) else 'wrong'}>{escape(self.title(name))}: "
+            f"{escape(self.facts['classes'][shown.predicted[name]])}</li>"
             for name in ("first", "second", "combined")
             if name in self.names
         )
-        label = html.escape(self.facts["classes"][shown.label])
+        label = escape(self.facts["classes"][shown.label])
         caption = f"<figcaption><b>{label}</b><ul>{said}</ul></figcaption>"
-        return f"<figure title='{html.escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
+        return f"<figure title='{escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
 
     def _pixels(self, view: int, key: str) -> np.ndarray:
         """Of an image degraded (0) or adapted (1; degraded where there is no copy): uint8 (H,W,3)."""
@@ -235,42 +231,43 @@ class Report:
         rows, frames = {}, {}
         hardest = {cell.partition("/")[0]: cell for cell in self.cells}
         for cell in hardest.values():
-            chosen = _spread(self._said[cell], columns)
+            chosen = tree.spread(self._said[cell], columns)
             for view, (judge, what) in enumerate(zip(judges, ("degraded", "adapted"), strict=True)):
                 title = f"{cell} {what}"
                 rows[title] = [self._pixels(view, shown.key) for shown in chosen]
-                frames[title] = ["seagreen" if s.predicted[judge] == s.label else "crimson" for s in chosen]
+                frames[title] = ["seagreen" if shown.is_right(judge) else "crimson" for shown in chosen]
         return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=64, frames=frames))
 
     def _galleries(self) -> str:
         parts = []
         for corruption in self.corruptions:
             group = [shown for cell in self.cells if cell.partition("/")[0] == corruption for shown in self._said[cell]]
-            chosen = _spread(group, self._count)
+            chosen = tree.spread(group, self._count)
             severities = ", ".join(dict.fromkeys(shown.cell.partition("/")[2] for shown in chosen))
-            figures = "".join(map(self._figure, chosen))
-            parts.append(f"<h3>{html.escape(corruption)}</h3><p class=note>severity {html.escape(severities) or 'none'}; left "
-                         f"degraded, right adapted</p><div class=gallery>{figures}</div>")  # fmt: skip
+            note = f"severity {escape(severities) or 'none'}; left degraded, right adapted"
+            parts.append(self._gallery(escape(corruption), note, chosen))
         return "".join(parts)
 
+    def _gallery(self, title: str, note: str, chosen: Sequence[Shown]) -> str:
+        figures = "".join(map(self._figure, chosen))
+        return f"<h3>{title}</h3><p class=note>{note}</p><div class=gallery>{figures}</div>"
+
     def _won_and_lost(self) -> str:
-        won = [s for s in self._counted if s.predicted["first"] != s.label == s.predicted["combined"]]
-        lost = [s for s in self._counted if s.predicted["first"] == s.label != s.predicted["combined"]]
         parts, count = [], len(self._counted)
-        groups = (("Won", won, "wrong before and right after"), ("Lost", lost, "right before and wrong after"))
-        for title, group, what in groups:
-            figures = "".join(map(self._figure, _spread(group, 2 * self._count)))
-            parts.append(f"<h3>{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %</h3><p class=note>"
-                         f"{what} the adapted copy was heard</p><div class=gallery>{figures}</div>")  # fmt: skip
+        outcomes = (("Won", False, "wrong before and right after"), ("Lost", True, "right before and wrong after"))
+        for title, before, what in outcomes:
+            group = [shown for shown in self._counted if shown.is_right("first") == before != shown.is_right("combined")]
+            parts.append(self._gallery(f"{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %",
+                                       f"{what} the adapted copy was heard", tree.spread(group, 2 * self._count)))  # fmt: skip
         return "".join(parts)
 
     def _flips(self) -> str:
         """How many images each column breaks and mends of those before it."""
-        hits = {name: np.array([shown.predicted[name] == shown.label for shown in self._counted]) for name in self.names}
+        hits = {name: np.array([shown.is_right(name) for shown in self._counted]) for name in self.names}
         rows = []
         for one, two in itertools.combinations(self.names, 2):
             rates = metrics.flips(hits[one], hits[two])
-            title = html.escape(f"{self.title(one)} → {self.title(two)}")
+            title = escape(f"{self.title(one)} → {self.title(two)}")
             rows.append(_row(title, [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]))
         return _table(["", "broken %", "mended %"], rows)
 
@@ -278,41 +275,37 @@ class Report:
 
     def page(self, title: str) -> str:
         """The whole report as one HTML page."""
-        sections = [("Result", self._means() + self._chart())]
-        gains = [("combined", base) for base in ("source", "first", "second") if base in self.names]
-        sections.append((f"Gain of {html.escape(self.title('combined'))}, points", "".join(
-            f"<h3>over {html.escape(self.title(base))}</h3>{self._grid(name, base)}" for name, base in gains)))  # fmt: skip
-        if "gate" in self.summary:
-            sections.append(("When to adapt", self._gate_chart()))
-        if self._count:
-            sections.append(("What adaptation wins and loses", self._won_and_lost() + self._flips()))
-            sections.append(("Images", self._galleries()))
-        sections.append(("Every column, top-1 %", "".join(
-            f"<details><summary>{html.escape(self.title(name))}: {self.what(name)}</summary>{self._grid(name)}</details>"
-            for name in self.names)))  # fmt: skip
-        sections.append(("Settings", self._settings()))
+        sections = {
+            "Result": self._means() + self._chart(),
+            f"Gain of {self.title('combined')}, points": "".join(
+                f"<h3>over {escape(self.title(base))}</h3>{self._grid('combined', base)}"
+                for base in ("source", "first", "second") if base in self.names),
+            "When to adapt": self._gate_chart() if "gate" in self.summary else "",
+            "What adaptation wins and loses": self._won_and_lost() + self._flips() if self._count else "",
+            "Images": self._galleries() if self._count else "",
+            "Every column, top-1 %": "".join(
+                f"<details><summary>{escape(self.title(name))}: {self.what(name)}</summary>{self._grid(name)}</details>"
+                for name in self.names),
+            "Settings": self._settings(),
+        }  # fmt: skip
         style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-        body = "".join(f"<section><h2>{html.escape(name)}</h2>{content}</section>" for name, content in sections)
-        title = html.escape(title)
+        body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections.items() if content)
+        title = escape(title)
         return (f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
                 f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
-                f"{html.escape(self.summary['protocol'])}.</p>{body}</body></html>\n")  # fmt: skip
+                f"{escape(self.summary['protocol'])}.</p>{body}</body></html>\n")  # fmt: skip
 
     def _settings(self) -> str:
         facts = {**self.facts, "classes": len(self.facts["classes"]), "cells": None}
         settings = Path(self.facts["adapted"]) / tree.SETTINGS
         if settings.is_file():
             facts |= {f"adaptation: {name}": value for name, value in files.read_json(settings).items()}
-        rows = []
-        for name, value in facts.items():
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            if value is not None:
-                rows.append(f"<tr><th>{html.escape(name)}</th><td class=what>{html.escape(text)}</td></tr>")
-        return _table([], rows)
+        texts = [(name, ", ".join(map(str, as_list(value)))) for name, value in facts.items() if value is not None]
+        return _table([], [f"<tr><th>{escape(name)}</th><td class=what>{escape(text)}</td></tr>" for name, text in texts])
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     return f"<div class=wide><table{kind}>{f'<tr>{head}</tr>' if heads else ''}{''.join(rows)}</table></div>"
 
 
@@ -320,14 +313,8 @@ def _row(head: str, cells: Sequence[str]) -> str:
     return f"<tr><th>{head}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _spread(group: Sequence[Shown], count: int) -> list[Shown]:
-    if not group:
-        return []
-    return [group[i] for i in np.unique(np.linspace(0, len(group) - 1, min(count, len(group))).round().astype(int))]
-
-
 def _colour(name: str) -> str:
-    return COLOURS.get(name, OTHER)
+    return KNOWN.get(name, KNOWN["other"])[0]
 
 
 def _cell(value: float, is_gain: bool) -> str:
@@ -362,31 +349,26 @@ def _plot(
         parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
                      f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
     for at, label in marks:
-        parts.append(f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{html.escape(label)}</text>')
+        parts.append(f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{escape(label)}</text>')
     for title, colour, points in curves:
         path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         parts += [f'<circle cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"><title>'
-                  f"{html.escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
+                  f"{escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
                   for at, value in points]  # fmt: skip
-    spans = " ".join(f"<span><i style='background:{colour}'></i>{html.escape(title)}</span>" for title, colour, _ in curves)
-    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(text, quote=True)}">{"".join(parts)}'
-            f"</svg><p class=legend>{spans} · {html.escape(text)}</p>")  # fmt: skip
+    spans = " ".join(f"<span><i style='background:{colour}'></i>{escape(title)}</span>" for title, colour, _ in curves)
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}">{"".join(parts)}'
+            f"</svg><p class=legend>{spans} · {escape(text)}</p>")  # fmt: skip
 
 
 def _picture(pixels: np.ndarray, side: int = 96) -> str:
     """An image inside the page: small ones as they are, enlarged without blur by the browser; large ones shrunk."""
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    if max(image.size) > side:
-        image.thumbnail((2 * side, 2 * side))
-        image.save(buffer, "JPEG", quality=80)
-        kind = "jpeg"
-    else:
-        image.save(buffer, "PNG")
-        kind = "png"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f"<img alt='' class={'small' if kind == 'png' else 'large'} src='data:image/{kind};base64,{data}'>"
+    size, kind = ("large", "jpeg") if max(image.size) > side else ("small", "png")
+    image.thumbnail((2 * side, 2 * side))
+    image.save(buffer, kind, quality=80)
+    return f"<img alt='' class={size} src='data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
 
 
 if __name__ == "__main__":

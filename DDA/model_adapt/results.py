@@ -72,11 +72,10 @@ def columns(stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[
     """Column to scores (N,K) of a cell: those on disk, and those that are combined of them."""
     if facts["partial"]:
         return _partial(stored, facts)
-    scores = {name: stored[name] for name in ("source", "source_adapted") if name in stored}
+    scores = {name: stored[name] for name in TITLES if name in stored}
     if "source" in stored:
         degraded, adapted = (part.softmax(1) for part in tensors(stored, "source", "source_adapted"))
         scores["self_ensemble"] = ((degraded + adapted) / 2).numpy()
-    scores |= {name: stored[name] for name in ("first", "second")}
     if facts["ensemble"] in FUSE_RULES:
         return scores | {"combined": stored["combined"]}
     pair = [as_scores(part, facts["scores"]) for part in tensors(stored, "first", "second")]

@@ -40,7 +40,7 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
                 curves.append(_gate_curve(stored, facts["params"]["gate"]))
     summary = {
         "protocol": protocol(facts, cells),
-        "facts": dict(facts),
+        "facts": facts,
         "cells": cells,
         "all": _overall(cells, images, hits, facts),
     }
@@ -153,8 +153,7 @@ def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
     clean = rows.pop("clean", None)
     error = None if clean is None else 1 - float(np.mean(list(clean.values())))
     errors = metrics.corruption_errors(rows, baseline, error, metrics.ALEXNET_CLEAN / 100)
-    return errors | {f"m{name}" if name == "CE" else "relative mCE": float(np.mean(list(each.values())))
-                     for name, each in errors.items()}  # fmt: skip
+    return errors | {name.replace("CE", "mCE"): float(np.mean(list(each.values()))) for name, each in errors.items()}
 
 
 # ---------------------------------------------------------------------------------------------- words and tables
@@ -215,25 +214,28 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
     """
     cells, facts, overall = summary["cells"], summary["facts"], summary["all"]
     names = shown(next(iter(cells.values())), facts)
-    lines = [f"{summary['protocol']}.", "", _line("top-1 %", "N", [title(name, facts) for name in names])]
-    lines.append("|---" * (len(names) + 2) + "|")
-    rows: dict[str, list[Mapping[str, Any]]] = {}
+    titles = [title(name, facts) for name in names]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for cell, row in cells.items():
-        rows.setdefault(cell.partition("/")[0], []).append(row)
-    for corruption, group in rows.items():
+        groups.setdefault(cell.partition("/")[0], []).append(row)
+    rows = []
+    for corruption, group in groups.items():
         means = [f"{100 * np.mean([row[name]['top1'] for row in group]):.1f}" for name in names]
-        lines.append(_line(corruption, sum(row["N"] for row in group), means))
+        rows.append((corruption, sum(row["N"] for row in group), *means))
     counted = [cells[cell]["N"] for cell in corrupted(cells)]
     means = [f"**{100 * overall[name]['top1']:.1f}**" for name in names]
-    lines.append(_line(f"**mean of {len(counted)} cells**", sum(counted), means))
-    lines += [f"| {head} | | {' | '.join(texts)} |" for head, texts in measures(overall, names, facts).items()]
+    text = grid(("top-1 %", "N", *titles), [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)])
+    text += "".join(f"| {head} | | {' | '.join(texts)} |\n" for head, texts in measures(overall, names, facts).items())
     if flips and "flips" in overall:
-        lines += ["", "| from | to | broken % | mended % |", "|---|---|---|---|"]
+        rows = []
         for one, two in itertools.combinations(names, 2):
-            rates = [f"{100 * overall['flips'][f'{one} to {two}'][rate]:.1f}" for rate in ("NFR", "PFR")]
-            lines.append(_line(title(one, facts), title(two, facts), rates))
-    return "\n".join(lines) + "\n"
+            rates = overall["flips"][f"{one} to {two}"]
+            rows.append((title(one, facts), title(two, facts), *(f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR"))))
+        text += "\n" + grid(("from", "to", "broken %", "mended %"), rows)
+    return f"{summary['protocol']}.\n\n{text}"
 
 
-def _line(head: str, second: object, values: Sequence[str]) -> str:
-    return f"| {head} | {second} | {' | '.join(values)} |"
+def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
+    return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"

@@ -34,8 +34,7 @@ from DDA.sources.cells import LAYOUTS, SPLITS
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "test_ensemble.py"
-IGNORED = {"show": False, "show_dir": None, "show_options": None, "gpu_collect": False, "tmpdir": None, "out_items": None,
-           "local_rank": None}  # fmt: skip
+IGNORED = ("show", "show_dir", "show_options", "gpu_collect", "tmpdir", "out_items", "local_rank")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,7 +109,7 @@ def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:
     if not launched:
         print(f"{PROGRAM}: note: --launcher {args.launcher}, but {world.size} process(es) were started; mpiexec, torchrun and "
               "srun start several", file=sys.stderr)  # fmt: skip
-    ignored = [name for name, default in IGNORED.items() if getattr(args, name) not in (default, None)]
+    ignored = [name for name in IGNORED if getattr(args, name)]
     if ignored:
         print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
     return settings, args.device if args.gpu_id is None else str(args.gpu_id)
@@ -136,7 +135,9 @@ def settings_of(args: argparse.Namespace, config: dict[str, Any]) -> Settings:
         if values[name] is None:
             raise ValueError(f"{flag} is missing, and {args.config} does not name it either")
         values[name] = files.find(values[name])
-    return Settings(**{**values, "rules": ["sum"] if args.fit else values["rules"]})
+    if args.fit:
+        values["rules"] = ["sum"]
+    return Settings(**values)
 
 
 def check(settings: Settings) -> None:
@@ -162,9 +163,10 @@ def check(settings: Settings) -> None:
 def _topk(options: list[str]) -> int:
     for option in options:
         name, _, value = option.partition("=")
-        if name != "topk" or not value.split(",")[-1].strip("() ").isdigit():
+        number = value.split(",")[-1].strip("() ")
+        if name != "topk" or not number.isdigit():
             raise ValueError(f"--metric-options {option} is unknown; use topk=5")
-        return int(value.split(",")[-1].strip("() "))
+        return int(number)
     return 5
 
 

@@ -25,7 +25,7 @@ CHUNK = 4096  # images whose scores are held at once
 
 
 def doubtful(
-    first: Classifier, source: sources.Source, names: Sequence[str], gate: tuple[float, float], batch_size: int = 128
+    first: Classifier, source: sources.Source, names: Sequence[str], gate: tuple[float, float], batch_size: int
 ) -> list[str]:
     """The keys of the images of which the classifier is so unsure that their adapted copies are
     wanted.
@@ -52,10 +52,9 @@ def predict(
     second: Classifier,
     views: Sequence[sources.Source],
     classes: Sequence[str],
-    *,
-    rule: str = "sum",
-    params: Mapping[str, Any] | None = None,
-    batch_size: int = 64,
+    rule: str,
+    params: Mapping[str, Any],
+    batch_size: int,
 ) -> list[dict[str, str]]:
     """What is said of each image, by key: ``key``, ``class`` of the combination, its
     ``probability``, and the classes that each classifier alone says of its view, ``degraded`` and
@@ -78,7 +77,7 @@ def predict(
         {"first": (first, 0), "second": (second, 1)}, views,
         [[(names[0][key], names[1].get(key)) for key in keys]], batch_size=batch_size, classes=classes,
         report=lambda count: progress.add([(count, 0)])))  # fmt: skip
-    facts = {"partial": not set(keys) <= set(names[1]), "ensemble": rule, "beside": [], "params": params or {},
+    facts = {"partial": not set(keys) <= set(names[1]), "ensemble": rule, "beside": [], "params": params,
              "scores": "logits"}  # fmt: skip
     combined = results.columns({"keys": np.array(keys), **scored}, facts)["combined"]
     chances = results.probabilities("combined", combined, facts)
