@@ -23,6 +23,7 @@ import numpy as np
 
 from DDA import commands, files, metrics, sources, tree
 from DDA.devices import pick_device
+from DDA.model_adapt.tables import grid
 from DDA.progress import Progress
 from DDA.sources.cells import cells_of, one_severity
 from DistilledClassifier import classifiers
@@ -31,17 +32,16 @@ from DistilledClassifier.degradations import SEQUENCES
 from DistilledClassifier.experiments import config
 
 PROGRAM = "test_corrupt.py"
-IGNORED = (("--lr", "--learning_rate"), ("--dt", "--deg_type"), ("--rs", "--random_seed"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "run the same command again")
+    parser = commands.parser(PROGRAM, __doc__, FLAGS)
+    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same command again")
 
 
 def _main(args: argparse.Namespace) -> int:
-    given = [names[0] for names in (("--dl",), *IGNORED) if getattr(args, names[0].strip("-")) is not None]
+    given = [f"--{name}" for name in ("dl", "lr", "dt", "rs") if getattr(args, name) is not None]
     if given:
         print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
     experiment = config.load(args.config)
@@ -52,13 +52,12 @@ def _main(args: argparse.Namespace) -> int:
     result = evaluate(classifier, source, cells, classes, args.bs)
     count = sum(result["counts"].values())
     protocol = f"top-1 in %, {count} images in {len(cells)} cells of {source.path}, classifier {args.resume}"
-    result = {"protocol": protocol, **result}
-    text = table(result)
-    print(f"{result['protocol']}\n\n{text}", flush=True)
+    text = f"{protocol}\n\n{table(result)}"
+    print(text, flush=True)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        files.write_json(args.out / "corrupt.json", result)
-        files.write_bytes(args.out / "corrupt.md", f"{result['protocol']}\n\n{text}".encode())
+        files.write_json(args.out / "corrupt.json", {"protocol": protocol, **result})
+        files.write_bytes(args.out / "corrupt.md", text.encode())
     return 0
 
 
@@ -77,10 +76,6 @@ FLAGS = """
 --rs, --random_seed RS  accepted, and changes nothing: it is for training
 --out DIR  also write the table there
 """
-
-
-def parser() -> argparse.ArgumentParser:
-    return commands.parser(PROGRAM, __doc__, FLAGS)
 
 
 def load(path: Path, experiment: config.Config) -> Classifier:
@@ -115,8 +110,9 @@ def evaluate(
 ) -> dict:
     """Top-1 in per cent of each corruption and severity, their mean, and the number of images. Raises ValueError."""
     names = {cell: source.list(cell)[0] for cell in cells}
+    counts = {cell: len(images) for cell, images in names.items()}
     top1: dict[str, dict[str, float]] = {}
-    progress = Progress(sum(map(len, names.values())))
+    progress = Progress(sum(counts.values()))
     for cell, images in names.items():
         if not images:
             raise ValueError(f"there are no images in {source.path}/{cell}")
@@ -126,7 +122,7 @@ def evaluate(
         top1.setdefault(corruption, {})[severity] = 100 * float(metrics.hits(scores, labels).mean())
     return {
         "top1": top1,
-        "counts": {cell: len(images) for cell, images in names.items()},
+        "counts": counts,
         "mean": float(np.mean([value for row in top1.values() for value in row.values()])),
     }
 
@@ -134,12 +130,12 @@ def evaluate(
 def table(result: dict) -> str:
     """Markdown: a line a corruption, a column a severity."""
     severities = sorted({severity for row in result["top1"].values() for severity in row})
-    lines = [f"| corruption | {' | '.join(severities)} | mean |", "|---" * (len(severities) + 2) + "|"]
+    rows = []
     for corruption, row in result["top1"].items():
         cells = [f"{row[severity]:.1f}" if severity in row else "" for severity in severities]
-        lines.append(f"| {corruption} | {' | '.join(cells)} | {np.mean(list(row.values())):.1f} |")
-    lines.append(f"| **mean of all cells** |{' |' * len(severities)} {result['mean']:.1f} |")
-    return "\n".join(lines) + "\n"
+        rows.append((corruption, *cells, f"{np.mean(list(row.values())):.1f}"))
+    rows.append(("**mean of all cells**", *[""] * len(severities), f"{result['mean']:.1f}"))
+    return grid(("corruption", *severities, "mean"), rows)
 
 
 if __name__ == "__main__":

@@ -35,27 +35,30 @@ def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
     """
     content = read(path) if content is None else content
     if is_ours(content):
-        network = build(_as_data(content["config"]["classifier"], path))
-        try:
-            network.model.load_state_dict(content["state_dict"])
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit its own config: {error}") from None
+        classifier = _as_data(content["config"]["classifier"], path)
+        network = _filled(path, classifier, content["state_dict"], "its own config")
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        return Classifier(still(network), preprocess, classes, content["config"], content.get("adapted"), path)
+        return Classifier(network, preprocess, classes, content["config"], content.get("adapted"), path)
     state = weights(content)
     if not state.keys() >= _CIFAR:
         raise ValueError(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one of a CIFAR ResNet (conv1, "
             "layer3, linear). Weights of mmcls and timm are read with a config: train.py --init FILE"
         )
-    blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
-    config = {"type": "CifarResNet", "depth": 6 * blocks + 2, "num_classes": len(state["linear.weight"])}
+    depth = 6 * len({name.split(".")[1] for name in state if name.startswith("layer1.")}) + 2
+    config = {"type": "CifarResNet", "depth": depth, "num_classes": len(state["linear.weight"])}
+    network = _filled(path, config, state, f"a CIFAR ResNet-{depth}")
+    return Classifier(network, Preprocess(32), config={"classifier": config}, path=path)
+
+
+def _filled(path: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], said: str) -> Network:
+    """The network of a model dict with these weights. Raises ValueError, which calls the model dict ``said``."""
     network = build(config)
     try:
         network.model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit a CIFAR ResNet-{6 * blocks + 2}: {error}") from None
-    return Classifier(still(network), Preprocess(32), config={"classifier": config}, path=path)
+        raise ValueError(f"{path} does not fit {said}: {error}") from None
+    return still(network)
 
 
 def is_ours(content: Mapping[str, Any]) -> bool:
@@ -80,18 +83,13 @@ def initialise(network: Network, path: Path, content: dict[str, Any] | None = No
         raise ValueError(
             f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, such as {missing[0]}"
         )
-    last = {f"{name}.{leaf}" for name, module in network.model.named_modules() if module is network.last for leaf in
-            ("weight", "bias")}  # fmt: skip
+    last = [name for name, module in network.model.named_modules() if module is network.last]
     differ = [name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape]
-    odd = [name for name in differ if name not in last]
-    if odd:
-        raise ValueError(
-            f"{path} does not fit the classifier: {odd[0]} is {tuple(theirs[odd[0]].shape)} there, "
-            f"{tuple(own[odd[0]].shape)} here"
-        )
-    network.model.load_state_dict(
-        {name: theirs[name] if name in theirs and name not in differ else value for name, value in own.items()}
-    )
+    for name in differ:
+        if name.rpartition(".")[0] not in last:
+            shapes = f"{tuple(theirs[name].shape)} there, {tuple(own[name].shape)} here"
+            raise ValueError(f"{path} does not fit the classifier: {name} is {shapes}")
+    network.model.load_state_dict(own | {name: theirs[name] for name in own if name in theirs and name not in differ})
     return differ
 
 

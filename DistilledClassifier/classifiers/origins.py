@@ -78,7 +78,7 @@ def _pretrained(name: str) -> Classifier:
     network = build({**config, "pretrained": True})
     wants = network.model.pretrained_cfg
     size = wants["input_size"][1]
-    interpolation = wants.get("interpolation") if wants.get("interpolation") in ("bilinear", "bicubic") else "bicubic"
+    interpolation = "bilinear" if wants.get("interpolation") == "bilinear" else "bicubic"
     resize = round(size / (wants.get("crop_pct") or 1))
     preprocess = Preprocess(size, resize, tuple(wants["mean"]), tuple(wants["std"]), interpolation)
     return Classifier(still(network), preprocess, config={"classifier": config})

@@ -150,8 +150,8 @@ def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[Batch]:
 def _fit(columns: Columns, views: Sequence[sources.Source], batch: Batch) -> tuple[int, Sequence[Row], dict[str, list]]:
     """A batch with its images, read and fitted as each column wants to see them."""
     number, rows = batch
-    present = [[row[view] for row in rows if row[view] is not None] for view in range(len(views))]
-    pixels = [[sources.read_pixels(view, name) for name in names] for view, names in zip(views, present, strict=True)]
+    pixels = [[sources.read_pixels(source, row[view]) for row in rows if row[view] is not None]
+              for view, source in enumerate(views)]  # fmt: skip
     fitted = {name: list(map(classifier.preprocess.fit, pixels[view])) for name, (classifier, view) in columns.items()}
     return number, rows, fitted
 

@@ -15,7 +15,8 @@ def change(pixels: np.ndarray, augment: Augment, preprocess: Preprocess, rng: np
         pixels = _resized_crop(pixels, preprocess, rng)
     pixels = preprocess.fit(pixels)
     if augment.crop:
-        padded = np.pad(pixels, ((augment.crop, augment.crop), (augment.crop, augment.crop), (0, 0)))
+        around = (augment.crop, augment.crop)
+        padded = np.pad(pixels, (around, around, (0, 0)))
         top, left = rng.integers(0, 2 * augment.crop + 1, 2)
         pixels = padded[top : top + preprocess.size, left : left + preprocess.size]
     if augment.flip and rng.random() < 0.5:

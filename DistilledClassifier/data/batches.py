@@ -33,8 +33,8 @@ class Batch:
     keys: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        moved = {name: getattr(self, name) for name in ("pixels", "labels", "clean")}
-        return replace(self, **{name: value.to(device) for name, value in moved.items() if value is not None})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
 
 class Steps:

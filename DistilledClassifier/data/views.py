@@ -20,7 +20,10 @@ class Examples:
     """The labelled images of a folder of a source. ``keys`` are relative to the folder; ``labels`` (N,)."""
 
     def __init__(self, source: Source, folder: str, classes: Sequence[str], choose: Callable = lambda names: names):
-        there = source.list(folder)[0] if _has(source, folder) else []
+        try:
+            there = source.list(folder)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            there = []
         names = choose(there)
         if not names:
             part = f"none of the {len(there)} images is chosen" if there else "there are no images"
@@ -32,11 +35,7 @@ class Examples:
                 f"{source.path} has {len(source.classes)} classes ({', '.join(source.classes[:3])}, …), but the config has "
                 f"{len(classes)} ({', '.join(classes[:3])}, …); set data.classes to the list of this data set"
             )
-        found = [tree.parse(name, classes)[2] for name in names]
-        if None in found:
-            raise ValueError(f"{source.where(names[found.index(None)])} has none of the {len(classes)} classes in its name")
-        index = {name: i for i, name in enumerate(classes)}
-        self.labels = np.array([index[label] for label in found])
+        self.labels = tree.labels_of(names, classes, source.where)
         self._rows: dict[str, int] | None = None
         self._pixels: np.ndarray | list | None = None
         first = self._read(0)
@@ -63,14 +62,6 @@ class Examples:
 
     def _read(self, row: int) -> np.ndarray:
         return sources.read_pixels(self._source, self.names[row])
-
-
-def _has(source: Source, folder: str) -> bool:
-    above, _, last = folder.rpartition("/")
-    try:
-        return last in source.folders(above or ".")
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -121,7 +112,8 @@ def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
 
     def choose(names: list[str]) -> list[str]:
         if share:
-            names = [name for name in names if tree.is_held_out(_key_within(name, folder), share) == (split == "val")]
+            wanted = split == "val"
+            names = [name for name in names if tree.is_held_out(tree.key_of(name).partition(f"{folder}/")[2], share) == wanted]
         return tree.spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
 
     clean: Examples | None = None
@@ -144,10 +136,6 @@ def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
 def _undegraded(config: Config, folder: str, classes: Sequence[str], choose: Callable) -> Examples:
     root = files.find(config.data.root)
     return Examples(sources.open_source(root, None if root.is_dir() else classes), f"clean/{folder}", classes, choose)
-
-
-def _key_within(name: str, folder: str) -> str:
-    return tree.key_of(name).partition(f"{folder}/")[2]
 
 
 def _hint(config: Config, name: str, on_disk: bool) -> str:

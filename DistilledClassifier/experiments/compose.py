@@ -65,17 +65,16 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return _own(path, above)
     kind, dataset, backbone, stage = parts
     data = files.read_yaml(_part("data", f"{dataset}.yaml"))
-    merged = _merge({"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}, data)
-    domain = data.get("domain", "")
-    if backbone.startswith("timm/"):
-        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", "timm.yaml")))
-        merged["classifier"]["name"] = backbone.removeprefix("timm/")
-    else:
-        merged = _merge(merged, files.read_yaml(_part(f"backbones/{domain}", f"{backbone}.yaml", extra=("timm/<name>",))))
-    merged = _merge(merged, files.read_yaml(_part(kind, f"{stage}.yaml")))
-    for own in (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml"):
-        if (CONFIGS / kind / own).is_file():
-            merged = _merge(merged, files.read_yaml(CONFIGS / kind / own))
+    is_timm = backbone.startswith("timm/")
+    file = "timm.yaml" if is_timm else f"{backbone}.yaml"
+    network = files.read_yaml(_part(f"backbones/{data.get('domain', '')}", file, extra=("timm/<name>",)))
+    if is_timm:
+        network["classifier"]["name"] = backbone.removeprefix("timm/")
+    names = (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml")
+    own = [place for name in names if (place := CONFIGS / kind / name).is_file()]
+    merged = {"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}
+    for part in (data, network, *map(files.read_yaml, (_part(kind, f"{stage}.yaml"), *own))):
+        merged = _merge(merged, part)
     return merged
 
 

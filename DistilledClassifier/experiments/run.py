@@ -53,10 +53,10 @@ def train(world: World, config: Config, options: Options, device: torch.device) 
     found = world.together(lambda: experiment.steps(world, options.workers))
     experiment.state.dtype = world.broadcast(experiment.state.dtype)
     folder = world.on_root(lambda: folder or new_run(config, inputs, options))
-    world.together(lambda: resume(folder, experiment.state, identity(config), "start anew with --new, and without -r"))
+    world.together(lambda: resume(folder, experiment.state, identity(config.raw), "start anew with --new, and without -r"))
     if world.rank == 0:
         experiment.show_plan(folder, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
-    run = Run(world, folder, experiment.state, identity(config), images=config.train.batch_size * len(config.known),
+    run = Run(world, folder, experiment.state, identity(config.raw), images=config.train.batch_size * len(config.known),
               save_minutes=options.save_minutes, on_epoch=lambda is_best: experiment.end_epoch(folder, is_best))  # fmt: skip
     run.train(found, config.train, make_rate(config.optimizer["lr"], config.schedule, config.train), advice=ADVICE)
     if world.rank == 0:
@@ -78,8 +78,8 @@ class Experiment:
         needs = needs_of(config.loss)
         self.panel = Panel(tuple(map(classifiers.load, inputs.teachers)), needs, config.panel.sees, config.panel.how).to(device)
         check_teachers(self.panel, network, config.preprocess.size, self._classes)
-        twins = bool(self.panel) and self.panel.sees == "clean"
-        self.views, self.held_out = views(config, "train", twins=twins), views(config, "val")
+        self._twins = bool(self.panel) and self.panel.sees == "clean"
+        self.views, self.held_out = views(config, "train", twins=self._twins), views(config, "val")
         self._check_sizes()
         task = Classify(network, config.preprocess, config.loss, panel=self.panel, held_out=self.held_out,
                         label_smoothing=config.train.label_smoothing)  # fmt: skip
@@ -95,7 +95,7 @@ class Experiment:
         """The batches of this process."""
         config = self._config
         return Steps(self.views, config.augment, config.preprocess, config.train, rank=world.rank, ranks=world.size,
-                     threads=workers, twins=bool(self.panel) and self.panel.sees == "clean")  # fmt: skip
+                     threads=workers, twins=self._twins)  # fmt: skip
 
     def end_epoch(self, folder: Path, is_best: bool) -> None:
         """Say what was measured, and write the checkpoints."""
@@ -131,14 +131,9 @@ class Experiment:
 # ---------------------------------------------------------------------------------------------- folders of runs
 
 
-def identity(config: Config) -> dict[str, Any]:
+def identity(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What identifies a run of a config: all of it but the precision, which is a fact of the machine."""
-    return _identity(config.raw)
-
-
-def _identity(raw: Mapping[str, Any]) -> dict[str, Any]:
-    train = raw.get("train", {})
-    return {**raw, "train": {name: value for name, value in train.items() if name != "amp"}}
+    return {**raw, "train": {name: value for name, value in raw.get("train", {}).items() if name != "amp"}}
 
 
 def _runs(config: Config, save_dir: Path) -> Path:
@@ -154,7 +149,7 @@ def find_run(config: Config, inputs: Inputs, options: Options) -> Path | None:
     runs = sorted(path.parent for path in _runs(config, options.save_dir).glob("*/inputs.json"))
     if not runs or options.new:
         return None
-    same = _identity(files.read_yaml(runs[-1] / "config.yaml")) == identity(config)
+    same = identity(files.read_yaml(runs[-1] / "config.yaml")) == identity(config.raw)
     return runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests() else None
 
 

@@ -25,11 +25,10 @@ def of_known(known: Sequence[str]) -> str:
     return known[0] if len(known) == 1 else "combined_deg"
 
 
-def latest_best(save_dir: Path, kind: str, degradation: str, name: str) -> Path | None:
-    """The best weights of the latest finished run of a stage."""
-    runs = sorted(stage_folder(save_dir, kind, degradation, name).glob(f"*/{BEST}"))
-    finished = [path for path in runs if (path.parent / FINISHED).is_file()]
-    return (finished or [None])[-1]
+def latest_finished(folder: Path, name: str) -> Path | None:
+    """A file, such as the best weights, of the latest finished run among those in a folder."""
+    finished = sorted(path for path in folder.glob(f"*/{name}") if (path.parent / FINISHED).is_file())
+    return finished[-1] if finished else None
 
 
 def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> Path:
@@ -39,14 +38,14 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     kind = kind_of_stage(stage, config.kind)
     program, combines = kind_of(kind)
     degradation = "clean" if stage == "clean" else of_known(config.known) if combines else degradation
-    name = stage_name(config.raw, stage)
-    best = latest_best(save_dir, kind, degradation, name)
+    folder = stage_folder(save_dir, kind, degradation, stage_name(config.raw, stage))
+    best = latest_finished(folder, BEST)
     if best is None:
         command = f"{program} -c configs/{kind}/{config.dataset}/{config.backbone}/{stage}.yaml --save_dir {save_dir}"
         known = ",".join(config.known) if combines else degradation
         raise FileNotFoundError(
-            f"the stage {stage} of {degradation} is missing: {stage_folder(save_dir, kind, degradation, name)} has no "
-            f"finished run. Run first: {command}" + ("" if degradation == "clean" else f" --dt {known}")
+            f"the stage {stage} of {degradation} is missing: {folder} has no finished run. Run first: {command}"
+            + ("" if degradation == "clean" else f" --dt {known}")
         )
     return best
 
@@ -82,25 +81,17 @@ def _find_init(config: Config, save_dir: Path) -> Path | None:
     init = config.init
     if not init:
         return None
-    if init == "pretrained":
-        return _find_pretrained(config)
-    if kind_of_stage(init, ""):
-        return _stage_of(config, init, config.known[0], save_dir)
-    path = files.find(init)
-    if not path.is_file():
-        raise FileNotFoundError(f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")
-    return path
-
-
-def _find_pretrained(config: Config) -> Path | None:
-    if config.pretrained is None:
+    is_pretrained = init == "pretrained"
+    if is_pretrained and config.pretrained is None:
         if not config.classifier.get("pretrained"):
             raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
         return None  # its library fetches them
-    path = files.find(config.pretrained)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the pretrained weights {path} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
-            "put it there, or give other weights with --init FILE"
-        )
-    return path
+    if not is_pretrained and kind_of_stage(init, ""):
+        return _stage_of(config, init, config.known[0], save_dir)
+    path = files.find(config.pretrained if is_pretrained else init)
+    if path.is_file():
+        return path
+    raise FileNotFoundError(
+        f"the pretrained weights {path} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
+        "put it there, or give other weights with --init FILE" if is_pretrained else
+        f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")  # fmt: skip
