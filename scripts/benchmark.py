@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +91,12 @@ def overhead(args: argparse.Namespace) -> None:
     ddpm = prior.load(args.model_path)
     model, diffusion = ddpm.network(torch.device("cpu")), prior.process_of(ddpm.settings, "100")
     x = torch.linspace(-1, 1, batch * 3 * 32 * 32).reshape(batch, 3, 32, 32)
-    bare = []
-    for _ in range(3):
-        begun = time.perf_counter()
+
+    def sample() -> None:
         for _ in range(count // batch):
             adapt(model, diffusion, x, diffusion_range=5, factor=4, scale=6.0, draw_noise=lambda k: torch.zeros_like(x))
-        bare.append(time.perf_counter() - begun)
+
+    bare = [_seconds(sample) for _ in range(3)]
     whole = [run_job(args.model_path, count, "--N", "5", "--batch_size", str(batch))[0] for _ in range(3)]
     print(f"whole job over the bare sampler: {np.median(whole) / np.median(bare):.3f} (medians of 3, {count} images)")
 
@@ -125,10 +126,7 @@ def data(args: argparse.Namespace) -> None:
     }  # fmt: skip
 
     def seconds(call, x: np.ndarray) -> float:
-        begun = time.process_time()
-        for _ in range(20 * (224 // len(x)) ** 2):
-            call(x)
-        return time.process_time() - begun
+        return _seconds(lambda: [call(x) for _ in range(20 * (224 // len(x)) ** 2)], time.process_time)
 
     for size in (32, 224):
         small = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
@@ -137,7 +135,7 @@ def data(args: argparse.Namespace) -> None:
             rounds = [(seconds(lambda x, f=DEGRADATIONS[name], v=level: f(x, v, rng), x), seconds(call, x)) for _ in range(9)]
             ours, theirs = (min(column) for column in zip(*rounds, strict=True))
             print(f"{size} pixels, {name}: {ours / theirs:.2f} times {library}")
-    times = [_processor_seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng)) for _ in range(5)]
+    times = [_seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng), time.process_time) for _ in range(5)]
     print(f"224 pixels, glass_blur, severity 4: {min(times):.3f} s of one core an image")
 
 
@@ -149,10 +147,11 @@ def train(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for split, count in (("train", 1280), ("val", 10)):
-            (Path(folder) / "tree" / "clean" / split).mkdir(parents=True)
+            images = Path(folder) / f"tree/clean/{split}"
+            images.mkdir(parents=True)
             for i in range(count):
                 pixels = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32))
-                pixels.save(Path(folder) / "tree" / "clean" / split / f"cat_{i:05}.png")
+                pixels.save(images / f"cat_{i:05}.png")
         changes = [f"data.root={folder}/tree", "data.train=train", "data.val=val", "init=null", "train.steps=60"]
         flags = ["-c", "configs/deg_all/CIFAR10/ResNet20/deg_all.yaml", "--save_dir", folder, "--workers", "2", "--bs", "128"]
         if train_all_deg([*flags, "--set", *changes]):
@@ -191,29 +190,26 @@ def sweep(args: argparse.Namespace) -> None:
     for _ in range(6):  # the first, which also imports, does not count
         within.append(0.0)
         with tempfile.TemporaryDirectory() as folder:
+            flags = ["configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
+                     "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder]  # fmt: skip
             begun = time.perf_counter()
-            if evaluate([*map(str, [
-                "configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
-                "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder])]):  # fmt: skip
+            if evaluate([*map(str, flags)]):
                 raise RuntimeError("the evaluation failed")
             whole.append(time.perf_counter() - begun)
             count = sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
         for name, network in (("plain", plain), ("own", own.network)):
-            begun = time.perf_counter()
             with torch.inference_mode():
-                for _ in range(2 * count // 64):
-                    network(x)
-            bare[name].append(time.perf_counter() - begun)
+                bare[name].append(sum(_seconds(partial(network, x)) for _ in range(2 * count // 64)))
     print(f"{count:,} images; of the whole command's time, all rounds (least of each):")
     for name, said in (("plain", "bare forward passes of two classifiers as published"), ("own", "as the command runs them")):
         print(f"  {sum(bare[name][1:]) / sum(whole[1:]):.2f} ({min(bare[name][1:]) / min(whole[1:]):.2f}) {said}")
     print(f"  {sum(within[1:]) / sum(whole[1:]):.2f} the command's passes within it")
 
 
-def _processor_seconds(call) -> float:
-    begun = time.process_time()
+def _seconds(call, clock=time.perf_counter) -> float:
+    begun = clock()
     call()
-    return time.process_time() - begun
+    return clock() - begun
 
 
 def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
@@ -224,13 +220,13 @@ def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
         rng = np.random.default_rng(0)
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(source / f"{i:05}.png")
-        script = ROOT / "DDA" / "image_adapt" / "scripts" / "image_sample.py"
+        script = ROOT / "DDA/image_adapt/scripts/image_sample.py"
         command = [sys.executable, script, "--model_path", model_path, "--base_samples", source, "--save_dir", f"{folder}/out"]
         process = subprocess.Popen([*map(str, command), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise RuntimeError(f"the job ended with status {os.waitstatus_to_exitcode(status)}")
-        manifest = (Path(folder) / "out" / "manifest.json").read_text()
+        manifest = (Path(folder) / "out/manifest.json").read_text()
         return float(re.search(r'"seconds": ([0-9.]+)', manifest)[1]), usage.ru_maxrss
 
 

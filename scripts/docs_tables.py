@@ -42,12 +42,12 @@ def means(summary: Mapping[str, Any]) -> str:
     names = results.shown(overall, facts)
     texts = tables.measures(overall, names, facts)
     heads = [head for head in texts if head not in (*tables.FORMATS, "adapted images %")]
-    lines = [f"| {' | '.join(['', 'top-1 %', *heads, 'adapted images %'])} |", "|---" * (len(heads) + 3) + "|"]
+    rows = []
     for i, name in enumerate(names):
         share = 100 * overall[name].get("adapted", float(name not in ("source", "first")))
-        cells = [results.title(name, facts), f"{100 * overall[name]['top1']:.1f}", *(texts[head][i] for head in heads)]
-        lines.append(f"| {' | '.join(cells)} | {share:.0f} |")
-    return "\n".join(lines) + "\n"
+        rows.append((results.title(name, facts), f"{100 * overall[name]['top1']:.1f}", *(texts[head][i] for head in heads),
+                     f"{share:.0f}"))  # fmt: skip
+    return tables.grid(("", "top-1 %", *heads, "adapted images %"), rows)
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -60,10 +60,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, 1 where --check finds a difference, 2 for wrong input."""
-    p = commands.Parser(PROGRAM, description=__doc__)
-    p.add_argument("--check", action="store_true", help="change nothing, say what differs")
-    args = p.parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM)
+    parser = commands.parser(PROGRAM, __doc__, "--check  change nothing, say what differs")
+    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -20,7 +20,6 @@ import argparse
 import shlex
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from DDA.devices import pick_device
 from DDA.image_adapt import prior
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
+from DDA.model_adapt.tables import grid
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.classifiers import Classifier
@@ -48,8 +48,8 @@ OURS = ("--model_path", "--base_samples", "--save_dir", "--dataset", "--corrupti
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args, argv), PROGRAM)
+    parser = commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
+    return commands.run(lambda: _main(parser.parse_args(argv), argv), PROGRAM)
 
 
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
@@ -66,9 +66,7 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     cost = measure(args, source.path, settings, examples.names)
     cells = sorted({_cell(name) for name in examples.names})
     result = {
-        "protocol": protocol(args, len(examples.names), cells),
-        "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
-        "cells": cells,
+        **protocol(args, PROGRAM, argv, examples, cells),
         "threads": torch.get_num_threads(),
         "timing_images": args.timing_images,
         "rows": [{**row, **cost.get(row["setting"], {})} for row in rows],
@@ -93,10 +91,6 @@ FLAGS = """
 --setting SETTING+ = [exact,balanced,fast,one-shot]  (default: the four rungs)
 --timing_images INT = 16  0: measure no time
 """
-
-
-def parser() -> argparse.ArgumentParser:
-    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
 
 
 def read_settings(texts: list[str]) -> dict[str, list[str]]:
@@ -134,9 +128,9 @@ def tree_of(args: argparse.Namespace) -> Path:
         return args.base_samples
     written = args.out / "source"
     severity = one_severity(args.severity)
-    flags = [] if severity is None else ["--severity", str(severity)]
-    command = [make_data.__file__, "prepare", "--base_samples", str(args.base_samples), "--save_dir", str(written), *flags]
-    if commands.call([sys.executable, *command]):
+    flags = [] if severity is None else ["--severity", severity]
+    command = [make_data.__file__, "prepare", "--base_samples", args.base_samples, "--save_dir", written, *flags]
+    if commands.call([sys.executable, *map(str, command)]):
         raise ValueError(f"--base_samples {args.base_samples} could not be written to {written}")
     return written
 
@@ -144,7 +138,7 @@ def tree_of(args: argparse.Namespace) -> Path:
 def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[str]]) -> int:
     """A tree of adapted copies for each setting; returns 0, or the status of the first job that failed."""
     for name, flags in settings.items():
-        job = adapt_command(args, source, name, flags)
+        job = [*launcher(args.ranks), sys.executable, image_sample.__file__, *adapt_flags(args, source, name, flags)]
         print(f"{name}: {shlex.join(job)}", flush=True)
         if status := commands.call(job):
             print(f"{name} failed; run the same command again to go on", file=sys.stderr)
@@ -152,9 +146,9 @@ def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[s
     return 0
 
 
-def adapt_command(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:
-    launcher = ["mpiexec", "-n", str(args.ranks)] if args.ranks > 1 else []
-    return [*launcher, sys.executable, image_sample.__file__, *adapt_flags(args, source, name, flags)]
+def launcher(ranks: int) -> list[str]:
+    """What starts a command as so many ranks."""
+    return ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
 
 
 def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:
@@ -209,9 +203,15 @@ def score(examples: Examples, classifier: Classifier, settings: Mapping[str, lis
     return rows
 
 
-def protocol(args: argparse.Namespace, count: int, cells: Sequence[str]) -> str:
-    """What the numbers are of."""
-    return f"{count} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}"
+def protocol(
+    args: argparse.Namespace, program: str, argv: list[str] | None, examples: Examples, cells: Sequence[str]
+) -> dict[str, Any]:
+    """What the numbers of a script are of, and the command that made them."""
+    return {
+        "protocol": f"{len(examples.names)} images in {len(cells)} cells of {args.base_samples.name}, {args.classifier.stem}",
+        "command": shlex.join([f"scripts/{program}", *(sys.argv[1:] if argv is None else argv)]),
+        "cells": cells,
+    }
 
 
 def _cell(name: str) -> str:
@@ -242,7 +242,7 @@ def measure(args, source: Path, settings: dict, paths: list[str], rounds: int = 
         return {}
     jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
     paths = tree.spread(paths, args.timing_images)
-    seconds = defaultdict(list)
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds):
         for name, job in jobs.items():
             seconds[name].append(job.run(source, paths))
@@ -281,7 +281,7 @@ class _Timed:
         for i in range(0, len(paths), self._args.batch_size):
             self.forward = self.backward = 0
             part = slice(i, i + self._args.batch_size)
-            self._adapt([tree.key_of(path) for path in paths[part]], pixels[part])
+            self._adapt([*map(tree.key_of, paths[part])], pixels[part])
         return time.perf_counter() - begun
 
 
@@ -294,22 +294,21 @@ def table(result: dict) -> str:
     base = rows[1]["setting"]
     cost = ["network calls", f"images/s, times {base}"] if "speedup" in rows[1] else []
     heads = ["setting", "adapted %", f"minus {base}", "self-ensemble %", f"minus {base}", *cost]
-    lines = [f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.", "",
-             f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    lines = []
     for row in rows:
         cells = [row["setting"]]
-        for view in VIEWS:
-            numbers = row.get(view)
-            cells.append("" if numbers is None else f"{numbers['accuracy']:.1f} ± {numbers['interval']:.1f}")
-            gap = (numbers or {}).get("difference")
-            cells.append("" if gap is None or row["setting"] == base else f"{gap:+.1f} ± {numbers['difference_interval']:.1f}")
+        for numbers in (row.get(view, {}) for view in VIEWS):
+            cells.append(f"{numbers['accuracy']:.1f} ± {numbers['interval']:.1f}" if numbers else "")
+            is_gap = "difference" in numbers and row["setting"] != base
+            cells.append(f"{numbers['difference']:+.1f} ± {numbers['difference_interval']:.1f}" if is_gap else "")
         if "speedup" in row:
             back = f" (+ {row['backward']} backward)" if row["backward"] else ""
             cells += [f"{row['forward']}{back}", f"{row['speedup']:.1f}"]
         else:
             cells += [""] * len(cost)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return (f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.\n\n"
+            f"{grid(heads, lines)}")  # fmt: skip
 
 
 def chart(result: dict, path: Path) -> None:
@@ -327,7 +326,7 @@ def chart(result: dict, path: Path) -> None:
         axes.errorbar(x, y, yerr=error, marker=marker, color=color, capsize=3, linewidth=1.2, label=view)
     for row in rows:
         top = max(row[view]["accuracy"] + row[view]["interval"] for view in VIEWS)
-        calls = f"{row['forward']}" + (f"+{row['backward']}" if row["backward"] else "")
+        calls = "+".join(str(row[way]) for way in ("forward", "backward") if row[way])
         label = f"{row['setting']}\n{calls} call{'s' * (calls != '1')}"
         axes.annotate(label, (1 / row["speedup"], top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xscale("log")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import shlex
@@ -28,37 +29,35 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from ladder import launcher
+
 from DDA import commands, files, settings, sources, tree
+from DDA.model_adapt.config import as_list
 from DDA.model_adapt.ensemble import OURS
 from DDA.progress import duration
+from DistilledClassifier import train
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.experiments.config import change, stage_name
-from DistilledClassifier.experiments.stages import BEST, of_known, stage_folder
-from DistilledClassifier.train import assignments
+from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 PROGRAM = "pipeline.py"
-SCRIPTS = {
-    "make_data.py": "DistilledClassifier/make_data.py",
-    "train.py": "DistilledClassifier/train.py",
-    "train_all_deg.py": "DistilledClassifier/train_all_deg.py",
-    "image_train.py": "DDA/image_adapt/scripts/image_train.py",
-    "image_sample.py": "DDA/image_adapt/scripts/image_sample.py",
-    "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
-    "report.py": "DDA/model_adapt/report.py",
-}
-# Entries of the YAML, and what each may hold; None: flags of a command, by their names. ranks: processes that adapt; threads:
-# of all of them together, and of a stage of one process (default: the cores); data.held_out: share of the training images
-# from which no classifier learns here, for validation and for the weights of the sum; data.known_samples: adapt so many copies
-# of each known degradation to learn from (default: all training images)
-ENTRIES: dict[str, tuple[str, ...] | None] = {
-    "out": (), "ranks": (), "threads": (), "seed": (), "known": (), "source": (), "degraded": (),
-    "data": ("base_samples", "experiment", "backbone", "train", "test", "held_out", "known_samples"),
-    "prior": None, "adaptation": None, "evaluation": None, "report": None,
-    "training": ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student"),
-}  # fmt: skip
-HINTS = {"out": str, "ranks": int, "threads": int | None, "seed": int, "source": str | None, "training": dict}
-DATA_HINTS = {"base_samples": str, "experiment": str, "backbone": str, "train": str, "test": str, "held_out": float,
+SCRIPTS = {Path(script).name: script for script in (
+    "DistilledClassifier/make_data.py", "DistilledClassifier/train.py", "DistilledClassifier/train_all_deg.py",
+    "DDA/image_adapt/scripts/image_train.py", "DDA/image_adapt/scripts/image_sample.py",
+    "DDA/model_adapt/test_ensemble.py", "DDA/model_adapt/report.py",
+)}  # fmt: skip
+# Entries of the YAML, and what each may hold. ranks: processes that adapt; threads: of all of them together, and of a stage of
+# one process (default: the cores); data.held_out: share of the training images from which no classifier learns here, for
+# validation and for the weights of the sum; data.known_samples: adapt so many copies of each known degradation to learn from
+# (default: all training images)
+COMMANDS = ("prior", "adaptation", "evaluation", "report")  # they hold flags of a command, by their names
+HINTS = {"out": str, "data": Any, "known": Any, "degraded": Any, **dict.fromkeys(COMMANDS, Any), "training": dict,
+         "ranks": int, "threads": int | None, "seed": int, "source": str | None}  # fmt: skip
+DATA_HINTS = {**dict.fromkeys(("base_samples", "experiment", "backbone", "train", "test"), str), "held_out": float,
               "known_samples": int | None}  # fmt: skip
+TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
+DEFAULTS = {"ranks": 1, "threads": None, "seed": 0, "source": None, "evaluation": None, "report": None, "training": {}}
+DATA_DEFAULTS = {"held_out": 0.1, "known_samples": None}
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ config YAML
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, the status of the stage that failed, 130 when it was interrupted, 2 for wrong input."""
-    args = commands.parser(PROGRAM, __doc__, FLAGS).parse_args(argv)
-    return commands.run(lambda: _main(args), PROGRAM, "run the same pipeline again to go on")
+    parser = commands.parser(PROGRAM, __doc__, FLAGS)
+    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same pipeline again to go on")
 
 
 def _main(args: argparse.Namespace) -> int:
-    config = read_config(args.config, assignments(args.set))
+    config = read_config(args.config, train.assignments(args.set))
     stages = plan(config)
     check(stages)
     if args.dry_run:
@@ -107,40 +106,37 @@ def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_entries(config: dict[str, Any]) -> dict[str, Any]:
     """The entries with what they are where they are not given. Raises ValueError for those that cannot be meant."""
-    settings.check_names(config, ENTRIES)
+    config = {**DEFAULTS, **config}
+    settings.check_names(config, HINTS)
     settings.check_kinds(config, HINTS)
-    for name, inside in ENTRIES.items():
-        if inside != () and name in config:
-            config[name] = _section(name, config[name])
-            settings.check_names(config[name], inside or config[name], f"{name}.")
-    training = {name: _section(f"training.{name}", value) for name, value in config.get("training", {}).items()}
-    missing = [name for name in ("out", "data", "known", "prior", "adaptation", "degraded") if name not in config]
-    optional = ("held_out", "known_samples")
-    missing += [f"data.{name}" for name in ENTRIES["data"] if name not in config.get("data", {}) and name not in optional]
+    config |= {name: _section(name, config[name]) for name in ("data", *COMMANDS) if name in config}
+    data = {**DATA_DEFAULTS, **config.get("data", {})}
+    settings.check_names(data, DATA_HINTS, "data.")
+    settings.check_names(config["training"], TRAININGS, "training.")
+    training = {name: _section(f"training.{name}", value) for name, value in config["training"].items()}
+    missing = [name for name in HINTS if name not in config] + [f"data.{name}" for name in DATA_HINTS if name not in data]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    settings.check_kinds(config["data"], DATA_HINTS, "data.")
+    settings.check_kinds(data, DATA_HINTS, "data.")
     for name in ("train", "test", "experiment", "backbone"):
-        tree.check_name(config["data"][name], f"data.{name}:")  # they become folders
+        tree.check_name(data[name], f"data.{name}:")  # they become folders
     known = config["known"]
     if not isinstance(known, list) or not known or any(name not in ("clean", *DEGRADATIONS) for name in known):
         raise ValueError(f"known is {tree.shown(known)}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}")
     _check_degraded(config["degraded"])
-    for name in ("prior", "adaptation", "evaluation", "report"):
-        flags(config.get(name, {}), f"{name}.")
-    data = {"held_out": 0.1, "known_samples": None, **config["data"]}
-    least = {"ranks": 1, "threads": 1, "seed": 0}
-    for name, value in [*((name, config.get(name)) for name in least), ("data.known_samples", data["known_samples"])]:
-        if value is not None and value < least.get(name, 1):
-            raise ValueError(f"{name} {value} must be at least {least.get(name, 1)}")
+    for name in COMMANDS:
+        flags(config[name], f"{name}.")
+    numbers = {**config, "data.known_samples": data["known_samples"]}
+    for name, least in (("ranks", 1), ("threads", 1), ("seed", 0), ("data.known_samples", 1)):
+        if numbers[name] is not None and numbers[name] < least:
+            raise ValueError(f"{name} {numbers[name]} must be at least {least}")
     if not config["out"]:
         raise ValueError("out is empty; name the folder of the results")
-    return {"ranks": 1, "threads": None, "seed": 0, "source": None, "evaluation": {}, "report": {}, **config, "data": data,
-            "training": training}  # fmt: skip
+    return {**config, "data": data, "training": training}
 
 
 def _check_degraded(degraded: Any) -> None:
-    entries = [degraded] if isinstance(degraded, dict) else degraded if isinstance(degraded, list) and degraded else [None]
+    entries = as_list(degraded) or [None]
     wanted = "base_samples" if isinstance(degraded, dict) else "command"
     if not all(isinstance(entry, dict) and isinstance(entry.get(wanted), str) for entry in entries):
         raise ValueError("degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}")
@@ -237,8 +233,7 @@ class _Steps:
         evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
                     self._best(known, "deg_all", "degDistill"), "--second_model_prefix",
                     self._best(known, "deg_all", "adaptDistill"))  # fmt: skip
-        rules = config["evaluation"].get("ensemble", [])
-        if set(OURS) & set(rules if isinstance(rules, list) else [rules]):
+        if set(OURS) & set(as_list(config["evaluation"].get("ensemble", []))):
             yield Stage("weights and gate, fitted on known degradations of held-out images", (
                 (*evaluate, "--fit", "--data_prefix1", self._clean, "--data_prefix2", f"{self._out / 'known_adapted'}",
                  *self._known_cells, "--out", f"{self._out / 'fit'}"),))  # fmt: skip
@@ -273,16 +268,11 @@ def check(stages: Iterable[Stage]) -> None:
 
 
 def _parse(name: str, *flags: str) -> None:
-    from DDA.image_adapt.scripts import image_sample, image_train
-    from DDA.model_adapt import report, test_ensemble
-    from DistilledClassifier import make_data, train
-
     if name in ("train.py", "train_all_deg.py"):
         train.read_config(train.parser(name, "").parse_args(flags), name, 1)
-        return
-    parsers = {"make_data.py": make_data, "image_train.py": image_train, "image_sample.py": image_sample,
-               "test_ensemble.py": test_ensemble, "report.py": report}  # fmt: skip
-    parsers[name].parser().parse_args(flags)
+    else:
+        module = importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
+        module.parser().parse_args(flags)
 
 
 def check_inputs(config: Mapping[str, Any], path: Path) -> None:
@@ -300,8 +290,10 @@ def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of a training by their dotted names: a section such as train, where it is written as one, replaces no other."""
     found = {}
     for name, value in entries.items():
-        inside = value if name in ("data", "preprocess", "augment", "train") and isinstance(value, dict) else None
-        found |= {name: value} if inside is None else {f"{name}.{entry}": content for entry, content in inside.items()}
+        if name in ("data", "preprocess", "augment", "train") and isinstance(value, dict):
+            found |= {f"{name}.{entry}": content for entry, content in value.items()}
+        else:
+            found[name] = value
     return found
 
 
@@ -313,13 +305,13 @@ def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
     """Entries of the YAML as flags of a command. Raises ValueError for values that no flag takes."""
     found = []
     for name, value in entries.items():
-        values = value if isinstance(value, list) else [value]
+        values = as_list(value)
         if not values or not all(isinstance(one, str | int | float) for one in values):
             raise ValueError(f"{where}{name} is {tree.shown(value)}, but a flag takes a value, or a list of values")
         if isinstance(value, bool):
             found.append(f"--{name}" if value else f"--no-{name}")
         else:
-            found += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+            found += [f"--{name}", *map(str, values)]
     return found
 
 
@@ -330,7 +322,7 @@ def show(stages: Iterable[Stage]) -> int:
     for stage in stages:
         print(f"# {stage.title}")
         for command in stage.commands:
-            print(shlex.join((*(("mpiexec", "-n", str(stage.ranks)) if stage.ranks > 1 else ()), *command)))
+            print(shlex.join((*launcher(stage.ranks), *command)))
     return 0
 
 
@@ -343,7 +335,7 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
     state = out / "pipeline.json"
     told = files.read_json(state) if state.is_file() else {}
     finished, made = told.get("finished", {}), told.get("made", [])
-    ours = {_made(command, out) for stage in stages for command in stage.commands}
+    ours = [text for stage in stages for command in stage.commands for text in _made(command, out)]
     strange = [command for command in made if command not in ours]
     if strange:
         raise ValueError(f"{out} has images of another YAML, made by: {strange[0]}; give another out, or remove this one")
@@ -358,10 +350,9 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
         for later in stages[number - 1 :]:  # they are made anew, whatever becomes of this run
             finished.pop(later.title, None)
         for command in stage.commands:
-            made += [text for text in [_made(command, out)] if text and text not in made]
+            made = list(dict.fromkeys((*made, *_made(command, out))))
             files.write_json(state, {"finished": finished, "made": made})
-            status = _run(command, stage.ranks, threads)
-            if status:
+            if status := _run(command, stage.ranks, threads):
                 print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
                       "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
                 return status
@@ -371,18 +362,17 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
     return 0
 
 
-def _made(command: tuple[str, ...], out: Path) -> str:
+def _made(command: tuple[str, ...], out: Path) -> list[str]:
     """What is noted of a command that makes images, wherever ``out`` lies; nothing of others."""
-    return shlex.join(command).replace(str(out), "OUT") if command[0] == "make_data.py" else ""
+    return [shlex.join(command).replace(str(out), "OUT")] if command[0] == "make_data.py" else []
 
 
 def _run(command: tuple[str, ...], ranks: int, threads: int | None) -> int:
     name, *rest = command
-    rest = [_latest(part) for part in rest]
+    rest = list(map(_latest, rest))
     print(f"$ {shlex.join((name, *rest))}", flush=True)
-    launcher = ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
     env = {} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))}
-    return commands.call([*launcher, sys.executable, str(ROOT / SCRIPTS[name]), *rest], env)
+    return commands.call([*launcher(ranks), sys.executable, str(ROOT / SCRIPTS[name]), *rest], env)
 
 
 def _latest(part: str) -> str:
@@ -390,10 +380,10 @@ def _latest(part: str) -> str:
     if "*" not in part:
         return part
     above, _, pattern = part.partition("/*/")
-    found = sorted(path for path in Path(above).glob(f"*/{pattern}") if (path.parent / "finished").is_file())
-    if not found:
+    found = latest_finished(Path(above), pattern)
+    if found is None:
         raise FileNotFoundError(f"{part}: no finished run has such a file; was the stage before removed?")
-    return str(found[-1])
+    return str(found)
 
 
 if __name__ == "__main__":

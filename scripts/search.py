@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ladder
-import numpy as np
 
 from DDA import commands, sources
+from DDA.model_adapt import tables
 from DDA.sources.cells import cells_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -36,8 +36,7 @@ GRID = {"N": int, "D": int, "k": float, "scale": float, "steps": int, "eta": flo
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input, or the status of an adaptation job that failed."""
-    args = parser().parse_args(argv)
-    return commands.run(lambda: _main(args, argv), PROGRAM)
+    return commands.run(lambda: _main(parser().parse_args(argv), argv), PROGRAM)
 
 
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
@@ -55,9 +54,7 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         return status
     rows = ladder.score(examples, classifier, settings, args.out)
     result = {
-        "protocol": ladder.protocol(args, len(examples.names), cells),
-        "command": shlex.join([f"scripts/{PROGRAM}", *(sys.argv[1:] if argv is None else argv)]),
-        "cells": cells,
+        **ladder.protocol(args, PROGRAM, argv, examples, cells),
         "flags": args.flags,
         "degraded": rows[0]["adapted"]["accuracy"],
         "rows": sorted((summed(row, combinations[row["setting"]]) for row in rows[1:]), key=lambda row: -row["mean"]),
@@ -118,17 +115,15 @@ def summed(row: dict, own: dict[str, str]) -> dict:
     """A setting with its flags of the grid, and the mean of both views."""
     views = {view: row[view]["accuracy"] for view in ladder.VIEWS}
     flags = " ".join(f"--{flag} {value}" for flag, value in own.items())
-    return {"flags": flags, **views, "mean": float(np.mean(list(views.values())))}
+    return {"flags": flags, **views, "mean": sum(views.values()) / len(views)}
 
 
 def table(result: dict) -> str:
     """Markdown, the best first."""
-    lines = [f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
-             f"`{result['flags'] or 'the default flags'}`.", "", "| flags | adapted % | self-ensemble % | mean % |",
-             "|---|---|---|---|"]  # fmt: skip
-    lines += [f"| `{row['flags']}` | {row['adapted']:.1f} | {row['self-ensemble']:.1f} | {row['mean']:.1f} |"
-              for row in result["rows"]]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    rows = [(f"`{row['flags']}`", *(f"{row[name]:.1f}" for name in (*ladder.VIEWS, "mean"))) for row in result["rows"]]
+    return (f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
+            f"`{result['flags'] or 'the default flags'}`.\n\n"
+            f"{tables.grid(('flags', 'adapted %', 'self-ensemble %', 'mean %'), rows)}")  # fmt: skip
 
 
 def chart(result: dict, path: Path) -> None:
