@@ -168,3 +168,9 @@ def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     if status in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     return status if status >= 0 else 128 - status
+
+
+def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
+    return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"

@@ -23,7 +23,6 @@ import numpy as np
 
 from DDA import commands, files, metrics, sources, tree
 from DDA.devices import pick_device
-from DDA.model_adapt.tables import grid
 from DDA.progress import Progress
 from DDA.sources.cells import cells_of, one_severity
 from DistilledClassifier import classifiers
@@ -135,7 +134,7 @@ def table(result: dict) -> str:
         cells = [f"{row[severity]:.1f}" if severity in row else "" for severity in severities]
         rows.append((corruption, *cells, f"{np.mean(list(row.values())):.1f}"))
     rows.append(("**mean of all cells**", *[""] * len(severities), f"{result['mean']:.1f}"))
-    return grid(("corruption", *severities, "mean"), rows)
+    return commands.grid(("corruption", *severities, "mean"), rows)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def means(summary: Mapping[str, Any]) -> str:
         share = 100 * overall[name].get("adapted", float(name not in ("source", "first")))
         rows.append((results.title(name, facts), f"{100 * overall[name]['top1']:.1f}", *(texts[head][i] for head in heads),
                      f"{share:.0f}"))  # fmt: skip
-    return tables.grid(("", "top-1 %", *heads, "adapted images %"), rows)
+    return commands.grid(("", "top-1 %", *heads, "adapted images %"), rows)
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -35,7 +35,6 @@ from DDA.devices import pick_device
 from DDA.image_adapt import prior
 from DDA.image_adapt.sampler import SPEEDS
 from DDA.image_adapt.scripts import image_sample
-from DDA.model_adapt.tables import grid
 from DDA.sources.cells import LAYOUTS, cells_of, one_severity
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.classifiers import Classifier
@@ -308,7 +307,7 @@ def table(result: dict) -> str:
             cells += [""] * len(cost)
         lines.append(cells)
     return (f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.\n\n"
-            f"{grid(heads, lines)}")  # fmt: skip
+            f"{commands.grid(heads, lines)}")  # fmt: skip
 
 
 def chart(result: dict, path: Path) -> None:

@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT))
 import ladder
 
 from DDA import commands, sources
-from DDA.model_adapt import tables
 from DDA.sources.cells import cells_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -123,7 +122,7 @@ def table(result: dict) -> str:
     rows = [(f"`{row['flags']}`", *(f"{row[name]:.1f}" for name in (*ladder.VIEWS, "mean"))) for row in result["rows"]]
     return (f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
             f"`{result['flags'] or 'the default flags'}`.\n\n"
-            f"{tables.grid(('flags', 'adapted %', 'self-ensemble %', 'mean %'), rows)}")  # fmt: skip
+            f"{commands.grid(('flags', 'adapted %', 'self-ensemble %', 'mean %'), rows)}")  # fmt: skip
 
 
 def chart(result: dict, path: Path) -> None:

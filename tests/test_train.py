@@ -436,3 +436,15 @@ def test_bfloat16_trains_to_about_the_same_loss(stages):
         ends.append([row["loss"] for row in state.losses])
     assert ends[0] != ends[1]
     np.testing.assert_allclose(ends[0], ends[1], rtol=0.1)
+
+
+def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
+    assert train.main(flags(tmp_path, stages["clean"])) == 0
+    read, digested = [], []
+    load, digest = classifiers.checkpoints.read_tensors, files.sha256
+    monkeypatch.setattr(classifiers.checkpoints, "read_tensors", lambda path, what: (read.append(path), load(path, what))[1])
+    monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
+    more = ["--set", "known=[clean]", "teachers=clean"]  # the clean classifier is the beginning and the teacher
+    assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
+    best = only_run(tmp_path) / "model_best.pth"
+    assert read == [best] and digested == [best]

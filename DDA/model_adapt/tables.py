@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import files, metrics
+from DDA import commands, files, metrics
 from DDA.model_adapt import results
 from DDA.model_adapt.ensemble import combine, is_doubtful
 from DDA.model_adapt.results import BASES, rules, shown, title
@@ -224,18 +224,12 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
         rows.append((corruption, sum(row["N"] for row in group), *means))
     counted = [cells[cell]["N"] for cell in corrupted(cells)]
     means = [f"**{100 * overall[name]['top1']:.1f}**" for name in names]
-    text = grid(("top-1 %", "N", *titles), [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)])
+    text = commands.grid(("top-1 %", "N", *titles), [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)])
     text += "".join(f"| {head} | | {' | '.join(texts)} |\n" for head, texts in measures(overall, names, facts).items())
     if flips and "flips" in overall:
         rows = []
         for one, two in itertools.combinations(names, 2):
             rates = overall["flips"][f"{one} to {two}"]
             rows.append((title(one, facts), title(two, facts), *(f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR"))))
-        text += "\n" + grid(("from", "to", "broken %", "mended %"), rows)
+        text += "\n" + commands.grid(("from", "to", "broken %", "mended %"), rows)
     return f"{summary['protocol']}.\n\n{text}"
-
-
-def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
-    return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"

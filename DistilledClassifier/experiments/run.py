@@ -73,10 +73,12 @@ class Experiment:
         self._classes = tree.class_list(config.data.classes)
         torch.manual_seed(config.train.seed)
         network = classifiers.build(config.classifier)
-        self._left = classifiers.initialise(network, inputs.init) if inputs.init else []
+        contents = {path: classifiers.read(path) for path in {inputs.init, *inputs.teachers} - {None}}  # each once
+        self._left = classifiers.initialise(network, inputs.init, contents[inputs.init]) if inputs.init else []
         network.to(device)
         needs = needs_of(config.loss)
-        self.panel = Panel(tuple(map(classifiers.load, inputs.teachers)), needs, config.panel.sees, config.panel.how).to(device)
+        teachers = tuple(classifiers.load(path, contents[path]) for path in inputs.teachers)
+        self.panel = Panel(teachers, needs, config.panel.sees, config.panel.how).to(device)
         check_teachers(self.panel, network, config.preprocess.size, self._classes)
         self._twins = bool(self.panel) and self.panel.sees == "clean"
         self.views, self.held_out = views(config, "train", twins=self._twins), views(config, "val")
@@ -150,7 +152,7 @@ def find_run(config: Config, inputs: Inputs, options: Options) -> Path | None:
     if not runs or options.new:
         return None
     same = identity(files.read_yaml(runs[-1] / "config.yaml")) == identity(config.raw)
-    return runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests() else None
+    return runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests else None
 
 
 def new_run(config: Config, inputs: Inputs, options: Options) -> Path:
@@ -160,5 +162,5 @@ def new_run(config: Config, inputs: Inputs, options: Options) -> Path:
     folder = _runs(config, options.save_dir) / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     folder.mkdir(parents=True)
     files.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
-    files.write_json(folder / "inputs.json", inputs.digests())
+    files.write_json(folder / "inputs.json", inputs.digests)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Inputs:
     teachers: tuple[Path, ...]
     adapted: dict[str, Any] | None
 
+    @cached_property
     def digests(self) -> dict[str, Any]:
         """What identifies these inputs, as plain values; each file is hashed once."""
         hashes = {path: files.sha256(path) for path in {self.init, *self.teachers} - {None}}
