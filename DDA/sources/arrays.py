@@ -283,9 +283,10 @@ def _severity_parts(where: str, rows: int, labels: np.ndarray, severity: int | N
         raise files.BadFile(f"{where} has {rows} images and labels.npy {len(labels)} labels; expected {SEVERITIES} "
                             "severities of equally many")  # fmt: skip
     if severity is None:
-        raise files.BadFile(f"{where} has {rows} images, but labels.npy does not repeat itself {SEVERITIES} times: the file "
-                            "seems to hold one severity. Tell which, --severity 5 for example; where there is no such flag, "
-                            "write it as a tree first, make_data.py prepare --severity 5")  # fmt: skip
+        why = "whose five blocks differ" if len(labels) == rows else "for as many of each severity"
+        raise files.BadFile(f"{where} has {rows} images and labels.npy {len(labels)} labels, {why}: the file seems to hold one "
+                            "severity. Tell which, --severity 5 for example; where there is no such flag, write it as a tree "
+                            "first, make_data.py prepare --severity 5")  # fmt: skip
     return [(severity, 0, of_one)]
 
 
