@@ -81,6 +81,17 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(photos, tmp_path)
             assert all(torch.equal(parts[0][key], parts[1][key]) for key in parts[0])
 
 
+def test_a_run_that_was_killed_before_it_saved_begins_again(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("machine.json", "events.out.tfevents.1.host", "host-1-0123456789ab.partial"):
+        (out / name).write_text("{}")
+    assert main(flags(photos, out, "--steps", 1)) == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    assert main(flags(photos, tmp_path / "other", "--steps", 1)) == 2
+
+
 @pytest.mark.parametrize("launcher", [["mpiexec", "-n", "2", sys.executable], ["torchrun", "--nproc_per_node", "2"]])
 def test_two_ranks_follow_the_loss_of_one(photos, tmp_path, launcher):
     assert main(flags(photos, tmp_path / "one", "--steps", 20)) == 0

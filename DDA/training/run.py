@@ -25,7 +25,7 @@ from DDA.ranks import World
 from DDA.training.loop import Recipe, State, fit, moment_of
 from DDA.training.task import Batches, Moment
 
-RESUME = "resume.pt"
+RESUME, MACHINE = "resume.pt", "machine.json"
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, Any]:
@@ -70,6 +70,13 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         state.load(content)
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
         raise files.BadFile(f"{path} is damaged; remove {folder} to start anew") from None
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds something that is not a run, nor what a run leaves that was killed before it saved its state."""
+    if not folder.is_dir() or (folder / RESUME).is_file():
+        return False
+    return any(not path.name.startswith((MACHINE, "events.")) and path.suffix != files.TEMPORARY for path in folder.iterdir())
 
 
 class Run:
@@ -121,7 +128,7 @@ class Run:
     def _note_machine(self, device: torch.device) -> None:
         """Record on what the run runs: facts, of which none identifies it."""
         if self._world.rank == 0:
-            path = self._folder / "machine.json"
+            path = self._folder / MACHINE
             before = files.read_json(path).get("parts", []) if path.is_file() else []
             here = {"from_step": self._state.step, "device": device.type, "dtype": self._state.dtype, "ranks": self._world.size,
                     "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip

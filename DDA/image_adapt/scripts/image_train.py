@@ -37,7 +37,7 @@ from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.scripts.image_sample import check_writable
 from DDA.image_adapt.unet import UNet, create_unet
 from DDA.training.loop import Recipe, State, make_rate, start
-from DDA.training.run import RESUME, Run, precision, resume
+from DDA.training.run import RESUME, Run, is_foreign, precision, resume
 
 PROGRAM = "image_train.py"
 # of the recipe, beside its budget
@@ -110,7 +110,7 @@ def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
         raise ValueError(f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate "
                          f"{args.accumulate} parts; use a multiple of {parts}")  # fmt: skip
     check_writable("save_dir", args.save_dir)
-    if args.save_dir.is_dir() and any(args.save_dir.iterdir()) and not (args.save_dir / RESUME).is_file():
+    if is_foreign(args.save_dir):
         raise ValueError(f"--save_dir {args.save_dir} holds other files and no {RESUME}; choose another folder")
     return args
 
