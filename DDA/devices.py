@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -35,26 +37,51 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def fastest_dtype(network: nn.Module, device: torch.device) -> torch.dtype:
-    """bfloat16 where this device trains a network of this kind faster in it, else float32."""
-    widths = sorted(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    channels = widths[len(widths) // 2] if widths else 64
-    return torch.bfloat16 if relative_speed(device, torch.bfloat16, channels) > MARGIN else torch.float32
+def fastest_dtype(network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
+    """bfloat16 where this network trains faster in it, else float32: some passes of a copy, forward and backward, in turns.
+
+    example: what the network takes, of some images, on its device. It is the network itself that is measured: what one
+    convolution gains, many small layers lose again.
+    """
+    device, twin = example[0].device, copy.deepcopy(network).train()
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for turn in range(4):
+                for dtype, times in seconds.items():
+                    took = _pass_seconds(twin, example, dtype)
+                    if turn:  # kernels are chosen and memory is taken the first time
+                        times.append(took)
+                if turn and sum(map(sum, seconds.values())) > 2:
+                    break
+    except (RuntimeError, NotImplementedError):
+        return torch.float32
+    return torch.bfloat16 if min(seconds[torch.float32]) > MARGIN * min(seconds[torch.bfloat16]) else torch.float32
+
+
+def _pass_seconds(network: nn.Module, example: Sequence[torch.Tensor], dtype: torch.dtype) -> float:
+    device, begun = example[0].device, time.perf_counter()
+    with torch.enable_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = network(*example)
+        output = output if isinstance(output, torch.Tensor) else output.logits
+        output.float().square().mean().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
 
 
 @lru_cache
-def relative_speed(device: torch.device, dtype: torch.dtype, channels: int = 64) -> float:
+def relative_speed(device: torch.device, dtype: torch.dtype) -> float:
     """How many times faster than in float32 a convolution and a product run on this device, forward and backward.
 
     Measured in some 50 ms, once in a process. Flags do not tell: some CPUs list bfloat16 instructions and multiply at half of
-    the rate of float32, and a GPU may emulate them. channels: of the network's layers. 0 where the device cannot compute in
-    ``dtype`` at all.
+    the rate of float32, and a GPU may emulate them. 0 where the device cannot compute in ``dtype`` at all.
     """
     if dtype == torch.float32:
         return 1.0
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], dtype: []}
     try:
-        work = _Work(device, channels)
+        work = _Work(device)
         for kind in seconds:  # kernels are chosen and memory is taken the first time
             work.run(kind)
         for _ in range(5):  # in turns: the machine's speed may change
@@ -70,12 +97,12 @@ def relative_speed(device: torch.device, dtype: torch.dtype, channels: int = 64)
 class _Work:
     """A convolution, a normalisation and a product in the layout of our networks."""
 
-    def __init__(self, device: torch.device, channels: int):
+    def __init__(self, device: torch.device):
         self._device = device
         batch = 128 if device.type != "cpu" else 8
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            layers = (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Flatten(2), nn.Linear(256, 256))
-            x = torch.randn(batch, channels, 16, 16)
+            layers = (nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Flatten(2), nn.Linear(256, 256))
+            x = torch.randn(batch, 64, 16, 16)
         self._layers = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
         self._x = x.to(device, memory_format=torch.channels_last)
 

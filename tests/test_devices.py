@@ -57,29 +57,32 @@ def test_a_precision_is_measured_once_and_soon():
     assert devices.relative_speed(cpu, torch.bfloat16) == first > 0 and time.perf_counter() - begun < 0.01
 
 
-def test_the_measurement_tells_the_faster_one(monkeypatch):
-    speeds = {torch.float32: 0.02, torch.bfloat16: 0.01, torch.float16: 0.05}
-    monkeypatch.setattr(devices._Work, "run", lambda self, dtype: speeds[dtype])
-    devices.relative_speed.cache_clear()
-    cpu = torch.device("cpu")
-    assert devices.relative_speed(cpu, torch.bfloat16) == 2 and devices.relative_speed(cpu, torch.float16) < 0.5
-    assert devices.fastest_dtype(nn.Conv2d(3, 8, 1), cpu) == torch.bfloat16
-    speeds[torch.bfloat16] = 0.019
-    devices.relative_speed.cache_clear()
-    assert devices.fastest_dtype(nn.Conv2d(3, 8, 1), cpu) == torch.float32  # not worth its rounding
-    devices.relative_speed.cache_clear()
+def test_the_faster_precision_of_a_network_is_taken(monkeypatch):
+    speeds = {torch.float32: 0.02, torch.bfloat16: 0.01}
+    monkeypatch.setattr(devices, "_pass_seconds", lambda network, example, dtype: speeds[dtype])
+    network, example = nn.Conv2d(3, 8, 1), (torch.zeros(2, 3, 4, 4),)
+    assert devices.fastest_dtype(network, example) == torch.bfloat16
+    for slower in (0.019, 0.04):  # not worth its rounding; slower, whatever the flags of the processor say
+        speeds[torch.bfloat16] = slower
+        assert devices.fastest_dtype(network, example) == torch.float32
 
 
 def test_a_precision_that_the_device_cannot_compute_is_not_chosen(monkeypatch):
-    def refuse(self, dtype):
+    def refuse(network, example, dtype):
         if dtype != torch.float32:
             raise RuntimeError("no such kernel")
         return 0.01
 
-    monkeypatch.setattr(devices._Work, "run", refuse)
-    devices.relative_speed.cache_clear()
-    assert devices.fastest_dtype(tiny_unet(), torch.device("cpu")) == torch.float32
-    devices.relative_speed.cache_clear()
+    monkeypatch.setattr(devices, "_pass_seconds", refuse)
+    assert devices.fastest_dtype(tiny_unet(), (torch.zeros(2, 3, 16, 16),)) == torch.float32
+
+
+def test_measuring_a_network_changes_nothing_of_it():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout()).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    devices.fastest_dtype(network, (torch.rand(4, 3, 8, 8),))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not network.training and network[0].weight.grad is None
 
 
 def test_measuring_draws_nothing_from_the_global_generator():

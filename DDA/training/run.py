@@ -42,10 +42,13 @@ def read_tensors(path: Path, expected: str) -> dict[str, Any]:
     return content
 
 
-def precision(recipe: Recipe, network: nn.Module, device: torch.device) -> torch.dtype:
-    """What a new run computes in: what its recipe says, else what is measured to be faster. A saved state has its own."""
+def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
+    """What a new run computes in: what its recipe says, else what is measured to be faster. A saved state has its own.
+
+    example: what the network takes, of some images.
+    """
     if recipe.amp is None:
-        return fastest_dtype(network, device)
+        return fastest_dtype(network, example)
     return torch.bfloat16 if recipe.amp else torch.float32
 
 

@@ -83,9 +83,11 @@ class Experiment:
         self._twins = bool(self.panel) and self.panel.sees == "clean"
         self.views, self.held_out = views(config, "train", twins=self._twins), views(config, "val")
         self._check_sizes()
+        size = config.preprocess.size
+        blank = torch.zeros(8, 3, size, size, device=device)
         task = Classify(network, config.preprocess, config.loss, panel=self.panel, held_out=self.held_out,
                         label_smoothing=config.train.label_smoothing)  # fmt: skip
-        self.state: State = start(task, config.train, config.optimizer, precision(config.train, network, device))
+        self.state: State = start(task, config.train, config.optimizer, precision(config.train, network, (blank,)))
 
     def _check_sizes(self) -> None:
         small = min(self.views, key=lambda view: len(view.examples))

@@ -62,7 +62,8 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
     diffusion = process_of(flags)
-    dtype = world.broadcast(precision(recipe, model, device))
+    example = (torch.rand(8, 3, data.size, data.size, device=device), torch.zeros(8, dtype=torch.long, device=device))
+    dtype = world.broadcast(precision(recipe, model, example))
     state = start(PriorTask(model, diffusion), recipe, {"type": "AdamW", **chosen(args, "lr", "weight_decay")}, dtype)
     settings = {**flags, **chosen(args, *SETTINGS), "images": data.count, "source": data.digest}
     world.together(lambda: resume(args.save_dir, state, settings, "choose another --save_dir"))
