@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from DDA import files, ranks
+from DDA import files, ledger, ranks
 from DDA.devices import fastest_dtype
 from DDA.progress import duration
 from DDA.ranks import World
@@ -64,9 +64,7 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     content = read_tensors(path, "state of a run")
     if "task" not in content or not isinstance(content.get("settings"), dict):
         raise files.BadFile(f"{path} is no state of this version, which keeps other things; {advice}")
-    saved = content["settings"]
-    differ = [f"{name} {saved.get(name)} there, {settings.get(name)} here" for name in {**saved, **settings}
-              if saved.get(name) != settings.get(name)]  # fmt: skip
+    differ = ledger.differences(content["settings"], settings)
     if differ:
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
     try:
