@@ -10,7 +10,9 @@ from typing import TypeVar
 T, U = TypeVar("T"), TypeVar("U")
 
 
-def prepared(function: Callable[[T], U], items: Iterable[T], *, threads: int, most: int | None = None) -> Iterator[U]:
+def prepared(
+    function: Callable[[T], U], items: Iterable[T], *, threads: int, most: int | None = None
+) -> Iterator[U]:
     """``function`` of each item, in order, computed in ``threads`` while the caller works on those before.
 
     threads: 0 computes each when it is asked for. most: so many results wait at the same time (default: two a thread). It is

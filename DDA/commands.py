@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 from DDA import files, ranks
 
 
-def run(work: Callable[[], int], program: str, go_on: str = "run the same command again to go on") -> int:
+def run(
+    work: Callable[[], int], program: str, go_on: str = "run the same command again to go on"
+) -> int:
     """The exit status: that of ``work``, 2 where the input is wrong (ValueError, OSError), 130 or 143 where it was stopped.
 
     program: name for messages. go_on: what the user does after an interruption. Commands of several ranks: `ranks.run`.
@@ -44,12 +46,23 @@ class Parser(argparse.ArgumentParser):
     """Of a command line: its help keeps the lines of the description, flags are not shortened, an error is one line."""
 
     def __init__(self, *args, **settings):
-        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **settings})
+        super().__init__(
+            *args,
+            **{
+                "formatter_class": argparse.RawDescriptionHelpFormatter,
+                "allow_abbrev": False,
+                **settings,
+            },
+        )
 
     def error(self, message: str) -> NoReturn:
         words = message.split() if message.startswith("unrecognized arguments") else []
         unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
-        close = [name for word in unknown for name in difflib.get_close_matches(word, self._option_string_actions, 1)]
+        close = [
+            name
+            for word in unknown
+            for name in difflib.get_close_matches(word, self._option_string_actions, 1)
+        ]
         meant = f"; did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
 
@@ -98,7 +111,10 @@ def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], d
     if kind is None:
         return names, settings | {"action": "store_true"}
     if kind == "yes|no":
-        return names, settings | {"action": argparse.BooleanOptionalAction, "default": default and boolean(default)}
+        return names, settings | {
+            "action": argparse.BooleanOptionalAction,
+            "default": default and boolean(default),
+        }
     if kind in choices:
         settings |= {"choices": list(choices[kind]), "metavar": kind}
         read = str
@@ -111,7 +127,11 @@ def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], d
         read = _TYPES.get(named, str)
         settings |= {"type": read, "metavar": metavar}
     if default is not None:
-        default = [read(one) for one in default.strip("[]").split(",") if one] if part["many"] else read(default.strip("'"))
+        default = (
+            [read(one) for one in default.strip("[]").split(",") if one]
+            if part["many"]
+            else read(default.strip("'"))
+        )
     settings |= {"nargs": "+"} if part["many"] else {}
     if names[0].startswith("-"):
         settings |= {"default": default, "required": bool(part["required"])}
@@ -128,8 +148,16 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
-_TYPES = {"INT": int, "int": int, "FLOAT": float, "float": float, "BOOL": boolean, "bool": boolean, "find": files.find,
-          **dict.fromkeys(("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE", "path"), Path)}  # fmt: skip
+_TYPES = {
+    "INT": int,
+    "int": int,
+    "FLOAT": float,
+    "float": float,
+    "BOOL": boolean,
+    "bool": boolean,
+    "find": files.find,
+    **dict.fromkeys(("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE", "path"), Path),
+}
 
 
 def at_least_1(args: argparse.Namespace, *names: str) -> None:

@@ -24,14 +24,21 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     """
     named = re.fullmatch(r"auto|cpu|cuda|(?:cuda:)?(?P<numbers>\d+(?:,\d+)*)", text)
     if named is None:
-        raise ValueError(f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1")
+        raise ValueError(
+            f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1"
+        )
     gpus = torch.cuda.device_count()
     if text == "cpu" or (text == "auto" and not gpus):
         return torch.device("cpu")
-    indices = named["numbers"].split(",") if named["numbers"] else [str(index) for index in range(gpus)]
+    indices = (
+        named["numbers"].split(",") if named["numbers"] else [str(index) for index in range(gpus)]
+    )
     if not indices or max(map(int, indices)) >= gpus:
         seen = f"torch sees {gpus} GPUs here" if gpus else "there is no GPU that torch can use"
-        raise ValueError(f"--device {text}: {seen}; use auto or cpu" + (f", or numbers below {gpus}" if gpus else ""))
+        raise ValueError(
+            f"--device {text}: {seen}; use auto or cpu"
+            + (f", or numbers below {gpus}" if gpus else "")
+        )
     device = torch.device("cuda", int(indices[local_rank % len(indices)]))
     torch.cuda.set_device(device)
     return device
@@ -56,7 +63,11 @@ def fastest_dtype(network: nn.Module, example: Sequence[torch.Tensor]) -> torch.
                     break
     except (RuntimeError, NotImplementedError):
         return torch.float32
-    return torch.bfloat16 if min(seconds[torch.float32]) > MARGIN * min(seconds[torch.bfloat16]) else torch.float32
+    return (
+        torch.bfloat16
+        if min(seconds[torch.float32]) > MARGIN * min(seconds[torch.bfloat16])
+        else torch.float32
+    )
 
 
 def _pass_seconds(network: nn.Module, example: Sequence[torch.Tensor], dtype: torch.dtype) -> float:
@@ -101,7 +112,12 @@ class _Work:
         self._device = device
         batch = 128 if device.type != "cpu" else 8
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            layers = (nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Flatten(2), nn.Linear(256, 256))
+            layers = (
+                nn.Conv2d(64, 64, 3, padding=1),
+                nn.BatchNorm2d(64),
+                nn.Flatten(2),
+                nn.Linear(256, 256),
+            )
             x = torch.randn(batch, 64, 16, 16)
         self._layers = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
         self._x = x.to(device, memory_format=torch.channels_last)
@@ -109,7 +125,10 @@ class _Work:
     def run(self, dtype: torch.dtype) -> float:
         """Seconds of one pass forward and backward."""
         begun = time.perf_counter()
-        with torch.enable_grad(), torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+        with (
+            torch.enable_grad(),
+            torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32),
+        ):
             self._layers(self._x).float().square().mean().backward()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

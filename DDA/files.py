@@ -86,11 +86,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = yaml.safe_load(_config_text(path))
         except yaml.constructor.ConstructorError as error:
             line, problem = error.problem_mark.line + 1, _one_line(error.problem)
-            raise BadFile(f"{path}, line {line}, asks for more than plain values ({problem}); nothing was executed") from None
+            raise BadFile(
+                f"{path}, line {line}, asks for more than plain values ({problem}); nothing was executed"
+            ) from None
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
             line = "" if mark is None else f", line {mark.line + 1}"
-            raise BadFile(f"{path} is no YAML{line}: {_one_line(problem or 'a character that YAML has not')}") from None
+            raise BadFile(
+                f"{path} is no YAML{line}: {_one_line(problem or 'a character that YAML has not')}"
+            ) from None
     return _entries(path, content)
 
 
@@ -123,12 +127,16 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
         if isinstance(value, dict):
             odd = next((name for name in value if not isinstance(name, str)), None)
             if odd is not None:
-                raise BadFile(f"{path} has the entry {_one_line(repr(odd))}, but names of entries are text; put it in quotes")
+                raise BadFile(
+                    f"{path} has the entry {_one_line(repr(odd))}, but names of entries are text; put it in quotes"
+                )
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
         elif not (value is None or isinstance(value, str | bool | int | float)):
-            raise BadFile(f"{path} has a value of the type {type(value).__name__}; put {_one_line(str(value))} in quotes")
+            raise BadFile(
+                f"{path} has a value of the type {type(value).__name__}; put {_one_line(str(value))} in quotes"
+            )
     return content
 
 
@@ -194,7 +202,9 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadFile(f"{path} is damaged ({_one_line(str(error))}); remove it or put it right") from None
+        raise BadFile(
+            f"{path} is damaged ({_one_line(str(error))}); remove it or put it right"
+        ) from None
     if not isinstance(value, dict):
         raise BadFile(f"{path} holds no JSON object; remove it or put it right")
     return value

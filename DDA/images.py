@@ -22,7 +22,9 @@ def read_rgb(path: Path) -> Image.Image:
             raise ValueError(f"animated: it has {image.n_frames} frames")
         if image.mode[0] in "IF":
             # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range of 32 bits
-            if image.mode == "F" or not (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")):
+            if image.mode == "F" or not (
+                image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+            ):
                 raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
             values = np.asarray(image)
             return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
@@ -37,7 +39,9 @@ def fit_square(image: Image.Image, size: int) -> np.ndarray:
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
     pixels = np.asarray(image)
     top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
     return pixels[top : top + size, left : left + size]
@@ -75,7 +79,9 @@ def contact_sheet(
     font = ImageFont.load_default(12)
     gap, foot = 6, 16
     head = gap + round(max(font.getlength(title) for title in rows)) + gap
-    sheet = Image.new("RGB", (head + len(captions) * (side + gap), gap + len(rows) * (side + gap) + foot), "white")
+    sheet = Image.new(
+        "RGB", (head + len(captions) * (side + gap), gap + len(rows) * (side + gap) + foot), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for i, (title, row) in enumerate(rows.items()):
         top = gap + i * (side + gap)
@@ -83,7 +89,10 @@ def contact_sheet(
         for j, pixels in enumerate(row):
             left, shown = head + j * (side + gap), _enlarged(pixels, side)
             if frames:
-                draw.rectangle((left - 2, top - 2, left + shown.width + 1, top + shown.height + 1), fill=frames[title][j])
+                draw.rectangle(
+                    (left - 2, top - 2, left + shown.width + 1, top + shown.height + 1),
+                    fill=frames[title][j],
+                )
             sheet.paste(shown, (left, top))
     for j, caption in enumerate(captions):
         place = (head + j * (side + gap), sheet.height - foot)
@@ -95,7 +104,9 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     scale = side / max(image.size)
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), how
+    )
 
 
 def _shortened(text: str, font, width: int) -> str:

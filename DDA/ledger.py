@@ -55,7 +55,9 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
 def manifest_path(folder: Path, stem: str, cell: str) -> Path:
     """``<stem>.<cell>.json``, where ``/`` is written as a dot; ``<stem>.json`` for the whole folder."""
-    return folder / (f"{stem}.json" if cell in ("", ".") else f"{stem}.{cell.replace('/', '.')}.json")
+    return folder / (
+        f"{stem}.json" if cell in ("", ".") else f"{stem}.{cell.replace('/', '.')}.json"
+    )
 
 
 def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(path: Path, entries: Mapping[str, Any], failures: Mapping[str, str], *, running: bool = False) -> None:
+def write_manifest(
+    path: Path, entries: Mapping[str, Any], failures: Mapping[str, str], *, running: bool = False
+) -> None:
     """Write a manifest: entries, its state, and its failures with their reasons."""
     state = RUNNING if running else "failures" if failures else "complete"
     files.write_json(path, {**entries, "state": state, "failures": dict(failures)})
@@ -80,14 +84,21 @@ def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]
     What the manifest of an earlier run knows of other images is kept. Images that cannot be read are left out.
     """
     anew = set(names)
-    known = {name: digest for name, digest in manifest.get("source_sha256", {}).items() if name not in anew}
+    known = {
+        name: digest
+        for name, digest in manifest.get("source_sha256", {}).items()
+        if name not in anew
+    }
     chosen = ((name, _digest(digest_of, name)) for name in spread(names, SAMPLES))
     return known | {name: digest for name, digest in chosen if digest is not None}
 
 
 def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:
     """The first of the known images, name and SHA-256, that is another one in the source now; None where there is none."""
-    return next((name for name, digest in known.items() if _digest(digest_of, name) not in (digest, None)), None)
+    return next(
+        (name for name, digest in known.items() if _digest(digest_of, name) not in (digest, None)),
+        None,
+    )
 
 
 def _digest(digest_of: Digest, name: str) -> str | None:

@@ -12,10 +12,22 @@ import numpy as np
 
 # AlexNet's top-1 errors on ImageNet-C, per cent, mean over severities, and its clean error: the baseline of the published mCE
 ALEXNET = {
-    "gaussian_noise": 88.6, "shot_noise": 89.4, "impulse_noise": 92.3, "defocus_blur": 82.0, "glass_blur": 82.6,
-    "motion_blur": 78.6, "zoom_blur": 79.8, "snow": 86.7, "frost": 82.7, "fog": 81.9, "brightness": 56.5, "contrast": 85.3,
-    "elastic_transform": 64.6, "pixelate": 71.8, "jpeg_compression": 60.7,
-}  # fmt: skip
+    "gaussian_noise": 88.6,
+    "shot_noise": 89.4,
+    "impulse_noise": 92.3,
+    "defocus_blur": 82.0,
+    "glass_blur": 82.6,
+    "motion_blur": 78.6,
+    "zoom_blur": 79.8,
+    "snow": 86.7,
+    "frost": 82.7,
+    "fog": 81.9,
+    "brightness": 56.5,
+    "contrast": 85.3,
+    "elastic_transform": 64.6,
+    "pixelate": 71.8,
+    "jpeg_compression": 60.7,
+}
 ALEXNET_CLEAN = 43.5
 
 
@@ -42,14 +54,18 @@ def check_mce(cells: Iterable[str]) -> None:
     missing, unknown = sorted(whole - given), sorted(given - whole)
     if missing or unknown:
         why = f"{missing[0]} is not among the cells" if missing else f"{unknown[0]} is none of them"
-        raise ValueError(f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
-                         f"--severity all --corruption {' '.join(ALEXNET)}, or leave mCE out")  # fmt: skip
+        raise ValueError(
+            f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
+            f"--severity all --corruption {' '.join(ALEXNET)}, or leave mCE out"
+        )
 
 
 def corruption_errors(
-    top1: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float], clean: float | None = None,
+    top1: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, float],
+    clean: float | None = None,
     baseline_clean: float | None = None,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+) -> dict[str, dict[str, float]]:
     """CE of each corruption in per cent of the baseline's, and relative CE where the clean errors are given.
 
     top1: corruption to severity to accuracy, 0..1; baseline: corruption to error, mean over severities, 0..1; clean,
@@ -61,7 +77,10 @@ def corruption_errors(
     errors = {name: 1 - float(np.mean(list(row.values()))) for name, row in top1.items()}
     ratios = {"CE": {name: 100 * errors[name] / baseline[name] for name in errors}}
     if clean is not None and baseline_clean is not None:
-        ratios["relative CE"] = {name: 100 * (errors[name] - clean) / (baseline[name] - baseline_clean) for name in errors}
+        ratios["relative CE"] = {
+            name: 100 * (errors[name] - clean) / (baseline[name] - baseline_clean)
+            for name in errors
+        }
     return ratios
 
 
@@ -83,13 +102,22 @@ def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """Of two columns' hits, bool (N,): the share that ``after`` breaks (NFR) and mends (PFR); of its errors, of its hits."""
     negative, positive = before & ~after, ~before & after
     with np.errstate(invalid="ignore"):  # NaN where there is nothing to divide by
-        shares = {"NFR": negative.mean(), "PFR": positive.mean(),
-                  "NFI": negative.sum() / (~after).sum(), "PFI": positive.sum() / after.sum()}  # fmt: skip
+        shares = {
+            "NFR": negative.mean(),
+            "PFR": positive.mean(),
+            "NFI": negative.sum() / (~after).sum(),
+            "PFI": positive.sum() / after.sum(),
+        }
     return {name: float(share) for name, share in shares.items()}
 
 
 def interval(
-    values: np.ndarray, groups: np.ndarray | None = None, weights: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean of values (N,), weighted by weights (N,).
 
@@ -99,7 +127,10 @@ def interval(
     weights = np.ones(len(values)) if weights is None else weights
     sums, sizes = np.bincount(groups, values * weights), np.bincount(groups, weights)
     rng = np.random.default_rng(seed)
-    drawn = (np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums)) for _ in range(draws))
+    drawn = (
+        np.bincount(rng.integers(0, len(sums), len(sums)), minlength=len(sums))
+        for _ in range(draws)
+    )
     means = [(times @ sums) / (times @ sizes) for times in drawn]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -30,12 +30,17 @@ class Progress:
             # ranks that have not reported yet are about as far as those that have
             rate = self.done / seconds * max(1, self._ranks / len(reports))
             left = duration(max(self.total / rate - seconds, 0))
-            self._say(f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True)
+            self._say(
+                f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True
+            )
             self._estimated = True
         elif self.done == self.total:
             self._say(f"{self._counts(seconds)}, in {duration(seconds)}", keep=True)
         elif time.monotonic() - self._shown >= self._every:
-            self._say(f"{self._counts(seconds)}, {duration(seconds * (self.total / self.done - 1))} left", keep=False)
+            self._say(
+                f"{self._counts(seconds)}, {duration(seconds * (self.total / self.done - 1))} left",
+                keep=False,
+            )
             self._shown = time.monotonic()
 
     def _counts(self, seconds: float) -> str:

@@ -86,7 +86,9 @@ class World:
         errors = self.gather(error)
         for rank, message in enumerate(errors):
             if message is not None:
-                raise SharedError(message if errors.count(message) == self.size else f"{message} (rank {rank})")
+                raise SharedError(
+                    message if errors.count(message) == self.size else f"{message} (rank {rank})"
+                )
         return outcome
 
     def on_root(self, function: Callable[[], T]) -> T:
@@ -159,7 +161,9 @@ class World:
             return wanted
         cores = _usable_cores()
         here = platform.node()
-        sharers = [theirs for host, theirs in self.gather((here, cores)) if host == here and theirs & cores]
+        sharers = [
+            theirs for host, theirs in self.gather((here, cores)) if host == here and theirs & cores
+        ]
         return max(1, len(cores) // len(sharers))
 
 
@@ -288,7 +292,9 @@ class _TorchDistributed(World):
                 break
             time.sleep(0.05)
         try:
-            outcome.append(TCPStore(*address, self.size, is_master=self._serves, wait_for_workers=False))
+            outcome.append(
+                TCPStore(*address, self.size, is_master=self._serves, wait_for_workers=False)
+            )
         except Exception as error:  # raised in a thread, it would reach nobody
             who, text = f"rank {self.rank} of {meeting.job}", _first_line(error)
             if self._serves and "address already in use" in text.lower():
@@ -431,7 +437,9 @@ def start(program: str) -> World:
         return _start_mpi(size)
     if "TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1:
         return _start_torchrun(program)
-    size = _number("SLURM_STEP_NUM_TASKS")  # of srun; a batch script that runs python itself is one process
+    size = _number(
+        "SLURM_STEP_NUM_TASKS"
+    )  # of srun; a batch script that runs python itself is one process
     if size > 1 and "SLURM_PROCID" in os.environ:
         return _start_srun(size, program)
     return World()
@@ -473,7 +481,9 @@ def _start_srun(size: int, program: str) -> World:
         f"`srun --overlap --ntasks {size} COMMAND` there, or for one rank alone "
         "`env -u SLURM_STEP_NUM_TASKS COMMAND`",
     )
-    return _TorchDistributed(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), meeting, program)
+    return _TorchDistributed(
+        _number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), meeting, program
+    )
 
 
 def _slurm_port(job: int, step: int, restart: int) -> int:
@@ -604,7 +614,9 @@ def _first_slurm_host() -> str:
     if os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
         return "127.0.0.1"
     nodes = os.environ["SLURM_STEP_NODELIST"]
-    shown = subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True
+    )
     return shown.stdout.split()[0]
 
 

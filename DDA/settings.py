@@ -10,8 +10,16 @@ from typing import Any, Union, get_args, get_origin
 
 from DDA import tree
 
-WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "a group of entries",
-         tuple: "a list", list: "a list", NoneType: "null"}  # fmt: skip
+WORDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a group of entries",
+    tuple: "a list",
+    list: "a list",
+    NoneType: "null",
+}
 
 
 def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "") -> None:
@@ -35,7 +43,9 @@ def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: st
     """Raise ValueError for an entry whose value does not fit the type hint of its name. Names without a hint pass."""
     for name, value in entries.items():
         if name in hints and not is_of(value, hints[name]):
-            raise ValueError(f"{prefix}{name} is {tree.shown(value)}, but it is {words_of(hints[name])}")
+            raise ValueError(
+                f"{prefix}{name} is {tree.shown(value)}, but it is {words_of(hints[name])}"
+            )
 
 
 def is_of(value: Any, hint: Any) -> bool:
@@ -44,7 +54,11 @@ def is_of(value: Any, hint: Any) -> bool:
         return any(is_of(value, one) for one in get_args(hint))
     kind = get_origin(hint) or hint
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return kind is Any or isinstance(value, (list, tuple) if kind in (list, tuple) else kind)

@@ -25,13 +25,29 @@ CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the four that are kept apart
 CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise",
-    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-    "snow", "frost", "fog", "brightness",
-    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-CLASS_LISTS = ("cifar10", "cifar100", "imagenet", "digits")  # built in, in the order of their labels
+CLASS_LISTS = (
+    "cifar10",
+    "cifar100",
+    "imagenet",
+    "digits",
+)  # built in, in the order of their labels
 
 # ---------------------------------------------------------------------------------------------- names
 
@@ -58,7 +74,9 @@ def check_classes(names: Iterable[object], where: str | Path) -> tuple[str, ...]
         if not isinstance(name, str):
             raise files.BadFile(f"{where} has the class name {shown(name)}, which is no text")
         if "/" in name or not name.isprintable():
-            raise files.BadFile(f"{where} has the class name {shown(name)}, which cannot be the name of a folder")
+            raise files.BadFile(
+                f"{where} has the class name {shown(name)}, which cannot be the name of a folder"
+            )
         check_name(name, where)
     if len(set(classes)) < len(classes):
         double = next(name for i, name in enumerate(classes) if name in classes[:i])
@@ -80,7 +98,9 @@ def key_of(path: str) -> str:
     return path[: path.rindex(".")]
 
 
-def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str], list[str]]:
+def list_images(
+    root: Path, cell: str = ".", *, leave_out: Path | None = None
+) -> tuple[list[str], list[str], list[str]]:
     """Relative POSIX paths below ``root``/``cell``: the images sorted by key, what is none of them, and temporaries.
 
     Hidden files, JSON and ``classes.txt`` are left out. Not entered are the folder ``leave_out`` and, named among the others,
@@ -103,11 +123,15 @@ def list_images(root: Path, cell: str = ".", *, leave_out: Path | None = None) -
     if doubles:
         one, two = doubles[0]
         more = f" (and {len(doubles) - 1} more such pairs)" if len(doubles) > 1 else ""
-        raise ValueError(f"{root / one} and {root / two} would be one image{more}; rename or remove one of them")
+        raise ValueError(
+            f"{root / one} and {root / two} would be one image{more}; rename or remove one of them"
+        )
     return [path for _, path in keyed], others, unfinished
 
 
-def walk(folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()) -> Iterator[str]:
+def walk(
+    folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()
+) -> Iterator[str]:
     """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle.
 
     A sub-folder of adapted images is not entered but returned, with a slash at its end. leave_out: a folder, by whatever name,
@@ -160,7 +184,9 @@ def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Sa
         saved.unfinished.extend(unfinished)
     if at_root and "." not in saved.images and root.is_dir():
         with os.scandir(root) as entries:
-            saved.unfinished.extend(entry.name for entry in entries if entry.name.endswith(TEMPORARY))
+            saved.unfinished.extend(
+                entry.name for entry in entries if entry.name.endswith(TEMPORARY)
+            )
     return saved
 
 
@@ -216,9 +242,13 @@ def write_classes(root: Path, classes: Iterable[str]) -> None:
 
 def class_list(name: str | Path) -> tuple[str, ...]:
     """The class names of a built-in list, or of a file with one a line. Raises FileNotFoundError for neither."""
-    path = Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
+    path = (
+        Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
+    )
     if not path.is_file():
-        raise FileNotFoundError(f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}")
+        raise FileNotFoundError(
+            f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}"
+        )
     return check_classes(files.read_lines(path, "--classes"), path)
 
 
@@ -232,14 +262,22 @@ def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
     label, _, index = stem.rpartition("_")
     if folders and folders[-1] in classes:
         if label in classes and label != folders[-1]:
-            raise ValueError(f"{name} may be of the class {folders[-1]} or {label}; give the classes other names")
+            raise ValueError(
+                f"{name} may be of the class {folders[-1]} or {label}; give the classes other names"
+            )
         return "/".join(folders[:-1]) or ".", stem, folders[-1]
-    return "/".join(folders) or ".", index if label in classes else stem, label if label in classes else None
+    return (
+        "/".join(folders) or ".",
+        index if label in classes else stem,
+        label if label in classes else None,
+    )
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:
     """So many of the names, evenly spread; all where there are fewer."""
-    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
+    return [
+        names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
+    ]
 
 
 def is_held_out(key: str, share: float) -> bool:
@@ -249,7 +287,9 @@ def is_held_out(key: str, share: float) -> bool:
     return int.from_bytes(number, "big") < share * 2**64
 
 
-def labels_of(names: Iterable[str], classes: Sequence[str], where: Callable[[str], object]) -> np.ndarray:
+def labels_of(
+    names: Iterable[str], classes: Sequence[str], where: Callable[[str], object]
+) -> np.ndarray:
     """Labels (N,), indices of ``classes``, of images by their names.
 
     where: the place of a name, for the message, such as a source's `where`. Raises ValueError for a name without a class.

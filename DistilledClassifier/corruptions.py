@@ -22,9 +22,18 @@ from scipy import ndimage
 
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 
-DRAW_NOTHING = frozenset({
-    "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate",
-})  # fmt: skip
+DRAW_NOTHING = frozenset(
+    {
+        "defocus_blur",
+        "zoom_blur",
+        "brightness",
+        "contrast",
+        "pixelate",
+        "jpeg_compression",
+        "gaussian_blur",
+        "saturate",
+    }
+)
 
 
 def corrupt(
@@ -47,7 +56,9 @@ def corrupt(
         or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
         or min(image.shape[:2]) < 8
     ):
-        raise ValueError(f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} {image.shape}")
+        raise ValueError(
+            f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} {image.shape}"
+        )
     if not isinstance(severity, (int, np.integer)) or severity not in range(1, 6):
         raise ValueError(f"severity {severity!r} is outside 1..5, the whole numbers")
     if constants == "auto":
@@ -96,7 +107,9 @@ def _gaussian_blur(x, c, _, __):
 
 def _smooth(x: np.ndarray, sigma: float, **how) -> np.ndarray:
     """Gaussian filter along the first two axes."""
-    return ndimage.gaussian_filter(x, (sigma, sigma) + (0,) * (x.ndim - 2), **{"mode": "nearest", "truncate": 4.0, **how})
+    return ndimage.gaussian_filter(
+        x, (sigma, sigma) + (0,) * (x.ndim - 2), **{"mode": "nearest", "truncate": 4.0, **how}
+    )
 
 
 def _defocus_blur(x, c, _, __):
@@ -116,7 +129,9 @@ def _glass_blur(x, c, rng, _):
     x = (_smooth(x, sigma) * 255 + 1e-6).astype(np.uint8)
     rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
     target = (rows[:, None] * width + columns).ravel()
-    place = np.arange(height * width).tolist()  # which pixel of x lies where; plain integers are fastest one by one
+    place = np.arange(
+        height * width
+    ).tolist()  # which pixel of x lies where; plain integers are fastest one by one
     for _ in range(rounds):
         dx, dy = rng_integers(rng, -reach, reach, (len(target), 2)).T
         for to, source in zip(target.tolist(), (target + dy * width + dx).tolist(), strict=True):
@@ -126,7 +141,11 @@ def _glass_blur(x, c, rng, _):
 
 def rng_integers(rng, low: int, high: int, shape) -> np.ndarray:
     """Of a Generator, or of numpy's older RandomState, with which the published images were drawn."""
-    return rng.integers(low, high, shape) if hasattr(rng, "integers") else rng.randint(low, high, shape)
+    return (
+        rng.integers(low, high, shape)
+        if hasattr(rng, "integers")
+        else rng.randint(low, high, shape)
+    )
 
 
 def _motion_blur(x, c, rng, _):
@@ -138,11 +157,17 @@ def _move(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     weights /= weights.sum()
-    right, down = (np.ceil(steps * part(math.radians(angle)) - 0.5).astype(int) for part in (math.cos, math.sin))
+    right, down = (
+        np.ceil(steps * part(math.radians(angle)) - 0.5).astype(int)
+        for part in (math.cos, math.sin)
+    )
     rows, columns = np.arange(x.shape[0]), np.arange(x.shape[1])
     out = np.zeros_like(x)
     for weight, dy, dx in zip(weights, down, right, strict=True):
-        out += weight * x[np.clip(rows + dy, 0, len(rows) - 1)][:, np.clip(columns + dx, 0, len(columns) - 1)]
+        out += (
+            weight
+            * x[np.clip(rows + dy, 0, len(rows) - 1)][:, np.clip(columns + dx, 0, len(columns) - 1)]
+        )
     return out
 
 
@@ -169,7 +194,9 @@ def _snow(x, c, rng, _):
     flakes = rng.normal(size=x.shape[:2], loc=mean, scale=deviation)
     flakes = _zoom(flakes[..., None], zoom)
     flakes[flakes < threshold] = 0
-    flakes = _move(np.floor(np.clip(flakes, 0, 1) * 255) / 255, int(radius), sigma, rng.uniform(-135, -45))
+    flakes = _move(
+        np.floor(np.clip(flakes, 0, 1) * 255) / 255, int(radius), sigma, rng.uniform(-135, -45)
+    )
     flakes = np.round(flakes * 255) / 255
     x = weight * x + (1 - weight) * np.maximum(x, _grey(x) * 1.5 + 0.5)
     return x + flakes + np.rot90(flakes, k=2)
@@ -183,9 +210,12 @@ def _grey(x: np.ndarray) -> np.ndarray:
 def _frost(x, c, rng, constants):
     """A piece of a photograph of frost is added; CIFAR's are a fifth as large."""
     height, width, _ = x.shape
-    photo = _frost_photo(int(rng_integers(rng, 0, 5, None)), 0.2 if constants == "cifar" else 1.0, height, width)
+    photo = _frost_photo(
+        int(rng_integers(rng, 0, 5, None)), 0.2 if constants == "cifar" else 1.0, height, width
+    )
     top, left = (
-        int(rng_integers(rng, 0, max(1, have - want), None)) for have, want in zip(photo.shape, x.shape[:2], strict=False)
+        int(rng_integers(rng, 0, max(1, have - want), None))
+        for have, want in zip(photo.shape, x.shape[:2], strict=False)
     )
     return c[0] * x + c[1] * photo[top : top + height, left : left + width]
 
@@ -251,7 +281,9 @@ def _spatter(x, c, rng, _):
     liquid = (liquid * 255).astype(np.uint8)
     distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
-    distance = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))
+    distance = cv2.filter2D(
+        cv2.equalizeHist(distance), cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    )
     drops = liquid * cv2.blur(distance, (3, 3)).astype(np.float32)
     drops = drops / max(float(drops.max()), 1e-9) * strength
     return x + drops[..., None] * np.array([175, 238, 238]) / 255
@@ -274,7 +306,11 @@ def _saturate(x, c, _, __):
     value, least = x.max(axis=2, keepdims=True), x.min(axis=2, keepdims=True)
     saturation = np.where(value > 0, (value - least) / np.where(value > 0, value, 1), 0)
     wanted = np.clip(saturation * c[0] + c[1], 0, 1)
-    away = np.where(saturation > 0, (value - x) / np.where(saturation > 0, saturation, 1), value * np.array([0, 1, 1]))
+    away = np.where(
+        saturation > 0,
+        (value - x) / np.where(saturation > 0, saturation, 1),
+        value * np.array([0, 1, 1]),
+    )
     return value - away * wanted
 
 
@@ -293,20 +329,36 @@ def _elastic_transform(x, c, rng, _):
     middle, reach = np.float32([height, width]) // 2, min(height, width) // 3
     corners = np.float32([middle + reach, [middle[0] + reach, middle[1] - reach], middle - reach])
     moved = corners + rng.uniform(-shift, shift, size=corners.shape).astype(np.float32)
-    x = cv2.warpAffine(x, cv2.getAffineTransform(corners, moved), (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    x = cv2.warpAffine(
+        x,
+        cv2.getAffineTransform(corners, moved),
+        (width, height),
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
     dx, dy = (
-        (_smooth(rng.uniform(-1, 1, size=(height, width)), sigma, mode="reflect", truncate=3.0) * alpha).astype(np.float32)
+        (
+            _smooth(rng.uniform(-1, 1, size=(height, width)), sigma, mode="reflect", truncate=3.0)
+            * alpha
+        ).astype(np.float32)
         for _ in range(2)
     )
     rows, columns = np.mgrid[:height, :width]
     where = (rows + dy, columns + dx)
     x = x.reshape(height, width, channels)  # OpenCV drops a single channel
-    return np.stack([ndimage.map_coordinates(x[..., i], where, order=1, mode="reflect") for i in range(channels)], axis=2)
+    return np.stack(
+        [
+            ndimage.map_coordinates(x[..., i], where, order=1, mode="reflect")
+            for i in range(channels)
+        ],
+        axis=2,
+    )
 
 
 def _pixelate(x, c, _, __):
     image = _image(x)
-    small = image.resize((max(1, int(image.width * c)), max(1, int(image.height * c))), Image.Resampling.BOX)
+    small = image.resize(
+        (max(1, int(image.width * c)), max(1, int(image.height * c))), Image.Resampling.BOX
+    )
     return _values(small.resize(image.size, Image.Resampling.BOX))
 
 
@@ -326,7 +378,9 @@ def _values(image: Image.Image) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {name: globals()[f"_{name}"] for name in CORRUPTIONS + EXTRA_CORRUPTIONS}
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    name: globals()[f"_{name}"] for name in CORRUPTIONS + EXTRA_CORRUPTIONS
+}
 
 # ---------------------------------------------------------------------------------------------- published constants
 
@@ -336,10 +390,15 @@ def _table(text: str) -> dict[str, tuple]:
     constants = {}
     for line in re.sub(r"\|\s+", "| ", text.strip()).splitlines():
         name, rest = line.split(maxsplit=1)
-        rows = [[float(word) if "." in word else int(word) for word in row.split()] for row in rest.split("|")]
+        rows = [
+            [float(word) if "." in word else int(word) for word in row.split()]
+            for row in rest.split("|")
+        ]
         constants[name] = tuple(row[0] if len(row) == 1 else tuple(row) for row in rows)
     # zoom factors from 1 up to an end in steps; whether the end is among them is decided by rounding, as published
-    return constants | {"zoom_blur": tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])}
+    return constants | {
+        "zoom_blur": tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])
+    }
 
 
 # Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of values; defocus: radius, sigma of

@@ -23,7 +23,9 @@ class Seen(Protocol):
 def cosine_inheritance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """The mean over the batch of 1 - cos(student, teacher), each flattened (FusionDistill and DiffAUD: COS)."""
     if student.shape != teacher.shape:
-        raise ValueError(f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape")
+        raise ValueError(
+            f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape"
+        )
     towards = torch.ones(len(student), device=student.device)
     return F.cosine_embedding_loss(student.flatten(1), teacher.detach().flatten(1), towards)
 

@@ -32,7 +32,13 @@ from DDA import commands, files, images, ranks, tree
 from DDA.sources import Source, open_official
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
-from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES, by_name
+from DistilledClassifier.degradations import (
+    BEHAVIORS,
+    COMBINED,
+    DEGRADATIONS,
+    SEQUENCE_NAMES,
+    by_name,
+)
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.trees import Task
 from DistilledClassifier.verify import read_manifests
@@ -74,41 +80,87 @@ TO = f"""
 --seed INT = 0  of every image's stream
 """
 COMMANDS = {
-    "prepare": ("Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).",
-                (FROM, OF, ONE_SEVERITY, TO)),
-    "degrade": ("Copies with the known degradations, one folder each; the level is drawn for each image.",
-                (FROM, OF, ONE_SEVERITY, TO, """
+    "prepare": (
+        "Write a data set as a tree: pixels as PNG, image files as they are (as links where possible).",
+        (FROM, OF, ONE_SEVERITY, TO),
+    ),
+    "degrade": (
+        "Copies with the known degradations, one folder each; the level is drawn for each image.",
+        (
+            FROM,
+            OF,
+            ONE_SEVERITY,
+            TO,
+            """
 --type {TYPES}+!  combined: one of them by chance
 --level LEVEL+ = []  fixed levels instead, each in <type>/<level>/; test: the papers' five, as severities 1..5
 --behavior {BEHAVIORS} = corrected  published: the quirks of the reference code
-""")),
-    "sequence": ("Copies with blur, then noise, then JPEG, in <name>/0/.", (FROM, OF, ONE_SEVERITY, TO, """
+""",
+        ),
+    ),
+    "sequence": (
+        "Copies with blur, then noise, then JPEG, in <name>/0/.",
+        (
+            FROM,
+            OF,
+            ONE_SEVERITY,
+            TO,
+            """
 --name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: the three as documented)
-""")),
-    "corrupt": ("Common corruptions, in <corruption>/<severity>/ or as the official .npy files.", (FROM, OF, TO, """
+""",
+        ),
+    ),
+    "corrupt": (
+        "Common corruptions, in <corruption>/<severity>/ or as the official .npy files.",
+        (
+            FROM,
+            OF,
+            TO,
+            """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
 --severity 1..5+ = [all]  (default: all)
 --constants {auto,cifar,imagenet} = auto  auto: CIFAR's up to 64 pixels
 --format {png,npy} = png  npy: <corruption>.npy and labels.npy of equal sizes
-""")),
-    "verify": ("Count and check a tree: missing, extra, damaged and mislabelled images.", (OF, ONE_SEVERITY, """
+""",
+        ),
+    ),
+    "verify": (
+        "Count and check a tree: missing, extra, damaged and mislabelled images.",
+        (
+            OF,
+            ONE_SEVERITY,
+            """
 --save_dir DIR!  the tree to check
 --base_samples PATH  clean images that every cell without a manifest must have
 --split NAME  of the clean images
-""")),
-    "sheet": ("One picture of a degradation at all its levels on a few images.", (FROM, OF, ONE_SEVERITY, """
+""",
+        ),
+    ),
+    "sheet": (
+        "One picture of a degradation at all its levels on a few images.",
+        (
+            FROM,
+            OF,
+            ONE_SEVERITY,
+            """
 --type NAME!  a degradation, a sequence or a corruption
 --constants {auto,cifar,imagenet} = auto  of a corruption
 --out PNG!
 --seed INT = 0
-""")),
-}  # fmt: skip
+""",
+        ),
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     p = commands.Parser(PROGRAM, description=__doc__)
     subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    choices = {"TYPES": (*DEGRADATIONS, COMBINED), "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
+    choices = {
+        "TYPES": (*DEGRADATIONS, COMBINED),
+        "BEHAVIORS": BEHAVIORS,
+        "SEQUENCE_NAMES": SEQUENCE_NAMES,
+    }
     for name, (about, flags) in COMMANDS.items():
         command = subcommands.add_parser(name, help=about, description=about)
         command.set_defaults(run=globals()[name], file_severity=None)
@@ -132,7 +184,11 @@ def _inside_split(name: str) -> str:
 def prepare(args: argparse.Namespace) -> int:
     source, names = choose(args)
     places = ((name, *_place(name)) for name in names)
-    return _write(args, source, [Task(Recipe(folder, "copy"), name, f"{folder}/{rest}") for name, folder, rest in places])
+    return _write(
+        args,
+        source,
+        [Task(Recipe(folder, "copy"), name, f"{folder}/{rest}") for name, folder, rest in places],
+    )
 
 
 def degrade(args: argparse.Namespace) -> int:
@@ -140,13 +196,19 @@ def degrade(args: argparse.Namespace) -> int:
     tasks = []
     for kind in args.type:
         if not args.level:
-            tasks += _tasks(Recipe(kind, "degrade", kind, None, args.behavior), names, _inside_clean)
+            tasks += _tasks(
+                Recipe(kind, "degrade", kind, None, args.behavior), names, _inside_clean
+            )
         for folder, level in _levels(kind, args.level) if args.level else ():
-            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, level, args.behavior), names)
+            tasks += _tasks(
+                Recipe(f"{kind}/{folder}", "degrade", kind, level, args.behavior), names
+            )
     return _write(args, source, tasks)
 
 
-def _tasks(recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _inside_split) -> list[Task]:
+def _tasks(
+    recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _inside_split
+) -> list[Task]:
     """A task for each image; place: the image's name to that in the recipe's folder."""
     return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
 
@@ -154,43 +216,66 @@ def _tasks(recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _
 def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
     """Folder and level of each --level. Raises ValueError for what is none."""
     if kind == COMBINED:
-        raise ValueError("--level does not go with --type combined, which draws degradation and level")
+        raise ValueError(
+            "--level does not go with --type combined, which draws degradation and level"
+        )
     if levels == ["test"]:
-        return [(str(severity), level) for severity, level in enumerate(DEGRADATIONS[kind].test, start=1)]
+        return [
+            (str(severity), level)
+            for severity, level in enumerate(DEGRADATIONS[kind].test, start=1)
+        ]
     try:
         numbers = [float(level) for level in levels]
         for number in numbers:
             by_name(kind)(np.zeros((8, 8, 3), np.uint8), number, np.random.default_rng(0))
     except ValueError as error:
-        raise ValueError(f"--level {' '.join(levels)}: {error}; levels are numbers, or the one word test") from None
+        raise ValueError(
+            f"--level {' '.join(levels)}: {error}; levels are numbers, or the one word test"
+        ) from None
     return [(f"{number:g}", number) for number in numbers]
 
 
 def sequence(args: argparse.Namespace) -> int:
     source, names = choose(args)
-    return _write(args, source, [
-        task for kind in args.name for task in _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
-    ])  # fmt: skip
+    return _write(
+        args,
+        source,
+        [
+            task
+            for kind in args.name
+            for task in _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
+        ],
+    )
 
 
 def corrupt(args: argparse.Namespace) -> int:
     groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
-    chosen = list(dict.fromkeys(name for given in args.corruption for name in groups.get(given, (given,))))
+    chosen = list(
+        dict.fromkeys(name for given in args.corruption for name in groups.get(given, (given,)))
+    )
     known = CORRUPTIONS + EXTRA_CORRUPTIONS
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ValueError(f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join(known)}")
+        raise ValueError(
+            f"--corruption {unknown[0]} is unknown; use all, extra, {', '.join(known)}"
+        )
     severities = list("12345") if "all" in args.severity else sorted(set(args.severity))
     if not set(severities) <= set("12345"):
         raise ValueError(f"--severity {' '.join(args.severity)} must be 1..5 or all")
     if args.format == "npy" and len(severities) < 5:
         raise ValueError("--format npy holds all five severities; leave --severity out")
     source, names = choose(args)
-    if args.format == "npy" and (not source.classes or any(tree.parse(name, source.classes)[2] is None for name in names)):
-        raise ValueError(f"--format npy needs labels, but nothing tells those of {args.base_samples}; give --classes")
+    if args.format == "npy" and (
+        not source.classes or any(tree.parse(name, source.classes)[2] is None for name in names)
+    ):
+        raise ValueError(
+            f"--format npy needs labels, but nothing tells those of {args.base_samples}; give --classes"
+        )
     tasks = []
     for kind, severity in itertools.product(chosen, severities):
-        tasks += _tasks(Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), names)
+        tasks += _tasks(
+            Recipe(f"{kind}/{severity}", "corrupt", kind, int(severity), args.constants), names
+        )
     status = _write(args, source, tasks)
     if status == 0 and args.format == "npy":
         _write_arrays(args.save_dir, chosen, severities)
@@ -210,9 +295,13 @@ def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequen
                 pixels.append(np.asarray(images.read_rgb(save_dir / name)))
                 labels.append(classes.index(parsed[name][2]))
         if len({image.shape for image in pixels}) > 1:
-            raise ValueError(f"--format npy needs images of one size, but those of {save_dir / kind} differ")
+            raise ValueError(
+                f"--format npy needs images of one size, but those of {save_dir / kind} differ"
+            )
         files.write_array(save_dir / f"{kind}.npy", np.stack(pixels))
-    files.write_array(save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64))
+    files.write_array(
+        save_dir / "labels.npy", np.array(labels, np.uint8 if len(classes) <= 256 else np.int64)
+    )
 
 
 def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
@@ -220,19 +309,25 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
     source = open_official(*_reopen(args))
     names = source.names
     if args.run is not prepare and any(name.startswith("clean/") for name in names):
-        names = [name for name in names if name.startswith("clean/")]  # degraded copies may lie beside them
+        names = [
+            name for name in names if name.startswith("clean/")
+        ]  # degraded copies may lie beside them
     names = _originals(args, names)
     if args.classes is not None:
         odd = [name for name in names if tree.parse(name, source.classes)[2] is None]
         if odd:
-            raise ValueError(f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)")
+            raise ValueError(
+                f"--classes {args.classes} has no class of {odd[0]} (and {len(odd)} such images in all)"
+            )
     if args.split:
         names = [name for name in names if args.split in _inside_clean(name).split("/")[:1]]
     if args.list is not None:
         wanted = {Path(line).stem for line in files.read_lines(args.list, "--list")}
         names = [name for name in names if Path(name).stem in wanted]
         if len(names) < len(wanted):
-            raise ValueError(f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}")
+            raise ValueError(
+                f"--list {args.list} names {len(wanted)} images, of which {args.base_samples} has {len(names)}"
+            )
     if not names:
         where = f" in --split {args.split}" if args.split else ""
         raise ValueError(f"--base_samples {args.base_samples} has no images{where}")
@@ -244,10 +339,15 @@ def choose(args: argparse.Namespace) -> tuple[Source, list[str]]:
 
 def _originals(args: argparse.Namespace, names: list[str]) -> list[str]:
     """Without what was made here from others: copies may lie beside their sources."""
-    made = [] if args.run is prepare or not args.base_samples.is_dir() else [
-        f"{manifest['folder']}/" for _, manifest in read_manifests(args.base_samples)
-        if manifest["settings"].get("kind") != "copy"
-    ]  # fmt: skip
+    made = (
+        []
+        if args.run is prepare or not args.base_samples.is_dir()
+        else [
+            f"{manifest['folder']}/"
+            for _, manifest in read_manifests(args.base_samples)
+            if manifest["settings"].get("kind") != "copy"
+        ]
+    )
     source = args.base_samples.resolve()
     if "save_dir" in args and source in args.save_dir.resolve().parents:
         made.append(f"{args.save_dir.resolve().relative_to(source).as_posix()}/")
@@ -271,12 +371,18 @@ def _write(args: argparse.Namespace, source: Source, tasks: list[Task]) -> int:
     commands.at_least_1(args, "workers")
     print(f"images      {len(tasks):,} of {args.base_samples} -> {args.save_dir}", flush=True)
     if source.classes is None:
-        print(f"note        nothing tells the class names, so {args.save_dir} gets no {tree.CLASSES}; --classes FILE would")
-    failures = trees.write(source, _reopen(args), tasks, args.save_dir, seed=args.seed, workers=args.workers)
+        print(
+            f"note        nothing tells the class names, so {args.save_dir} gets no {tree.CLASSES}; --classes FILE would"
+        )
+    failures = trees.write(
+        source, _reopen(args), tasks, args.save_dir, seed=args.seed, workers=args.workers
+    )
     for target, why in list(failures.items())[:10]:
         print(f"failed: {target}: {why}", file=sys.stderr)
     if failures:
-        where = f"the reasons are in {args.save_dir}/made*.json, and the same command tries them again"
+        where = (
+            f"the reasons are in {args.save_dir}/made*.json, and the same command tries them again"
+        )
         ranks.say(PROGRAM, f"{len(failures)} of {len(tasks)} images failed; {where}")
         return 1
     print(f"{len(tasks):,} of {len(tasks):,} images are in {args.save_dir}", flush=True)
@@ -292,7 +398,9 @@ def verify(args: argparse.Namespace) -> int:
         args.num_samples = None
         expected = [_inside_split(name) for name in choose(args)[1]]
         if tree.read_classes(args.save_dir) is None:
-            raise ValueError(f"--base_samples compares images by their classes, but {args.save_dir} has no {tree.CLASSES}")
+            raise ValueError(
+                f"--base_samples compares images by their classes, but {args.save_dir} has no {tree.CLASSES}"
+            )
     counts, wrong = verify_tree(args.save_dir, expected)
     if tree.read_classes(args.save_dir) is None:
         print(f"note        {args.save_dir} has no {tree.CLASSES}: classes were not checked")
@@ -300,7 +408,9 @@ def verify(args: argparse.Namespace) -> int:
         print(f"{cell:40} {count:8,}")
     for name, why in sorted(wrong.items()):
         print(f"{name}: {why}", file=sys.stderr)
-    print(f"{sum(counts.values()):,} images in {len(counts)} folders, {len(wrong)} faults", flush=True)
+    print(
+        f"{sum(counts.values()):,} images in {len(counts)} folders, {len(wrong)} faults", flush=True
+    )
     return 1 if wrong else 0
 
 
@@ -313,7 +423,10 @@ def sheet(args: argparse.Namespace) -> int:
     clean = [np.asarray(source.read(name)) for name in names]
     rows = {"clean": clean}
     for title, recipe in recipes.items():
-        rows[title] = [recipe.apply(image, generator(args.seed, name)) for name, image in zip(names, clean, strict=True)]
+        rows[title] = [
+            recipe.apply(image, generator(args.seed, name))
+            for name, image in zip(names, clean, strict=True)
+        ]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     images.write_image(args.out, np.asarray(images.contact_sheet(rows, names)))
     print(f"sheet       {args.out}", flush=True)
@@ -324,11 +437,17 @@ def _levels_of(name: str, constants: str) -> dict[str, Recipe]:
     """A recipe, by its title, for each level of a degradation, a sequence or a corruption."""
     if name in DEGRADATIONS:
         levels = DEGRADATIONS[name].test
-        return {f"{name} {level:.3g}": Recipe("", "degrade", name, level, BEHAVIORS[0]) for level in levels}
+        return {
+            f"{name} {level:.3g}": Recipe("", "degrade", name, level, BEHAVIORS[0])
+            for level in levels
+        }
     if name in SEQUENCE_NAMES:
         return {one: Recipe("", "sequence", one) for one in SEQUENCE_NAMES}
     if name in CORRUPTIONS + EXTRA_CORRUPTIONS:
-        return {f"{name} {severity}": Recipe("", "corrupt", name, severity, constants) for severity in range(1, 6)}
+        return {
+            f"{name} {severity}": Recipe("", "corrupt", name, severity, constants)
+            for severity in range(1, 6)
+        }
     known = ", ".join((*DEGRADATIONS, *SEQUENCE_NAMES, *CORRUPTIONS, *EXTRA_CORRUPTIONS))
     raise ValueError(f"--type {name} is unknown; use one of {known}")
 

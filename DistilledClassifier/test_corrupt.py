@@ -36,13 +36,18 @@ PROGRAM = "test_corrupt.py"
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
     parser = commands.parser(PROGRAM, __doc__, FLAGS)
-    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same command again")
+    return commands.run(
+        lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same command again"
+    )
 
 
 def _main(args: argparse.Namespace) -> int:
     given = [f"--{name}" for name in ("dl", "lr", "dt", "rs") if getattr(args, name) is not None]
     if given:
-        print(f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised", file=sys.stderr)
+        print(
+            f"{PROGRAM}: note: {', '.join(given)} changes nothing; what lies at --dd is recognised",
+            file=sys.stderr,
+        )
     experiment = config.load(args.config)
     classifier = load(args.resume, experiment)
     classifier.network.to(pick_device(args.device))
@@ -83,10 +88,14 @@ def load(path: Path, experiment: config.Config) -> Classifier:
     if classifiers.is_ours(content):
         return classifiers.load(path, content)
     unfetched = {"pretrained": False} if "pretrained" in experiment.classifier else {}
-    return classifiers.with_weights(path, content, {**experiment.classifier, **unfetched}, experiment.preprocess)
+    return classifiers.with_weights(
+        path, content, {**experiment.classifier, **unfetched}, experiment.preprocess
+    )
 
 
-def open_cells(args: argparse.Namespace, experiment: config.Config, classes: Sequence[str]) -> tuple[sources.Source, list[str]]:
+def open_cells(
+    args: argparse.Namespace, experiment: config.Config, classes: Sequence[str]
+) -> tuple[sources.Source, list[str]]:
     """The corrupted images, and the cells that are wanted. Raises FileNotFoundError, ValueError."""
     default = experiment.data.corrupted if args.ct == "single" else experiment.data.sequences
     if args.dd is None and default is None:
@@ -94,7 +103,9 @@ def open_cells(args: argparse.Namespace, experiment: config.Config, classes: Seq
     root = args.dd or files.find(default)
     if not root.exists():
         how = "corrupt" if args.ct == "single" else "sequence"
-        raise FileNotFoundError(f"--dd {root} does not exist; make_data.py {how} makes such a tree (dataset/README.md)")
+        raise FileNotFoundError(
+            f"--dd {root} does not exist; make_data.py {how} makes such a tree (dataset/README.md)"
+        )
     severities = args.sev.split(",") if args.ct == "single" else ["0"]
     source = sources.open_source(root, None if root.is_dir() else classes, one_severity(severities))
     wanted = args.corruption
@@ -105,7 +116,11 @@ def open_cells(args: argparse.Namespace, experiment: config.Config, classes: Seq
 
 
 def evaluate(
-    classifier: Classifier, source: sources.Source, cells: Sequence[str], classes: Sequence[str], batch_size: int = 128
+    classifier: Classifier,
+    source: sources.Source,
+    cells: Sequence[str],
+    classes: Sequence[str],
+    batch_size: int = 128,
 ) -> dict:
     """Top-1 in per cent of each corruption and severity, their mean, and the number of images. Raises ValueError."""
     names = {cell: source.list(cell)[0] for cell in cells}
@@ -116,7 +131,9 @@ def evaluate(
         if not images:
             raise ValueError(f"there are no images in {source.path}/{cell}")
         labels = tree.labels_of(images, classes, source.where)
-        scores = classifiers.score(classifier, source, images, batch_size=batch_size, classes=classes, progress=progress)
+        scores = classifiers.score(
+            classifier, source, images, batch_size=batch_size, classes=classes, progress=progress
+        )
         corruption, severity = cell.split("/")
         top1.setdefault(corruption, {})[severity] = 100 * float(metrics.hits(scores, labels).mean())
     return {

@@ -40,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str] | None, program: str, about: str) -> int:
     """The command of a program that trains experiments."""
-    return ranks.run(lambda world: _main(world, argv, program, about), program, "run the same command again to go on")
+    return ranks.run(
+        lambda world: _main(world, argv, program, about),
+        program,
+        "run the same command again to go on",
+    )
 
 
 def _main(world: ranks.World, argv: list[str] | None, program: str, about: str) -> int:
@@ -48,7 +52,12 @@ def _main(world: ranks.World, argv: list[str] | None, program: str, about: str) 
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     config = world.together(lambda: read_config(args, program, world.size))
-    train(world, config, Options(args.save_dir, args.resume, args.new, args.workers, args.save_minutes), device)
+    train(
+        world,
+        config,
+        Options(args.save_dir, args.resume, args.new, args.workers, args.save_minutes),
+        device,
+    )
     return 0
 
 
@@ -82,8 +91,14 @@ def parser(program: str, about: str | None) -> argparse.ArgumentParser:
 def read_config(args: argparse.Namespace, program: str, size: int) -> Config:
     """The config with what the command line changes. Raises ValueError, FileNotFoundError."""
     changes = assignments(args.set)
-    given = {"optimizer.lr": args.lr, "train.batch_size": args.bs, "train.seed": args.rs, "train.epochs": args.epochs,
-             "train.minutes": args.minutes, "init": args.init}  # fmt: skip
+    given = {
+        "optimizer.lr": args.lr,
+        "train.batch_size": args.bs,
+        "train.seed": args.rs,
+        "train.epochs": args.epochs,
+        "train.minutes": args.minutes,
+        "init": args.init,
+    }
     changes |= {name: value for name, value in given.items() if value is not None}
     if args.dt is not None and args.dt != "combined_deg":
         changes["known"] = args.dt.split(",")
@@ -112,7 +127,9 @@ def check_program(config: Config, args: argparse.Namespace, program: str) -> Non
     if program != PROGRAM:
         return
     if config.view != "clean" and args.dt is None and "known" not in config.raw:
-        raise ValueError(f"--dt is missing: which known degradation? One of {', '.join(DEGRADATIONS)}")
+        raise ValueError(
+            f"--dt is missing: which known degradation? One of {', '.join(DEGRADATIONS)}"
+        )
     if len(config.known) > 1:
         raise ValueError("train.py trains one degradation; use train_all_deg.py")
 

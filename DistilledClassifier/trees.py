@@ -26,7 +26,9 @@ from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.verify import ENTRIES, verify
 
-Made = tuple[str, str | None, str | None]  # an image's target, the SHA-256 of its file, and the reason where there is none
+Made = tuple[
+    str, str | None, str | None
+]  # an image's target, the SHA-256 of its file, and the reason where there is none
 
 __all__ = ["Recipe", "Task", "generator", "verify", "write"]
 
@@ -60,7 +62,10 @@ def write(
     for task in tasks:
         folders.setdefault(task.recipe.folder, []).append(task)
     saved = tree.list_saved(save_dir, folders, at_root=True)
-    parts = [_Part(save_dir, group, source, seed, saved.images[folder]) for folder, group in folders.items()]
+    parts = [
+        _Part(save_dir, group, source, seed, saved.images[folder])
+        for folder, group in folders.items()
+    ]
     for part in parts:
         part.check()
     save_dir.mkdir(parents=True, exist_ok=True)
@@ -90,8 +95,21 @@ class _Part:
     saved: key to path of the images that are there.
     """
 
-    def __init__(self, save_dir: Path, tasks: Sequence[Task], source: Source, seed: int, saved: Mapping[str, str]):
-        self._save_dir, self._tasks, self._source, self._seed, self._saved = save_dir, tasks, source, seed, saved
+    def __init__(
+        self,
+        save_dir: Path,
+        tasks: Sequence[Task],
+        source: Source,
+        seed: int,
+        saved: Mapping[str, str],
+    ):
+        self._save_dir, self._tasks, self._source, self._seed, self._saved = (
+            save_dir,
+            tasks,
+            source,
+            seed,
+            saved,
+        )
         self._recipe = tasks[0].recipe
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
         self._manifest = ledger.read_manifest(self._path, ENTRIES)
@@ -111,21 +129,30 @@ class _Part:
         differ = ledger.differences(self._manifest["settings"], self._settings)
         known, todo = self._manifest["source_sha256"], {task.name for task in self.todo}
         done = {task.name for task in self._tasks} - todo
-        changed = ledger.changed(self._source.digest, {name: known[name] for name in known if name in done})
+        changed = ledger.changed(
+            self._source.digest, {name: known[name] for name in known if name in done}
+        )
         if changed is not None:
             differ.append(f"another source ({self._source.where(changed)} has changed)")
         if differ:
-            raise ValueError(f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it")
+            raise ValueError(
+                f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it"
+            )
 
     def begin(self) -> None:
         """Write the manifest of a folder with work to do, so that an interrupted run is known."""
         if not self.todo:
             return
         self._manifest = {
-            "images": {}, **self._manifest, "folder": self._recipe.folder, "settings": self._settings,
+            "images": {},
+            **self._manifest,
+            "folder": self._recipe.folder,
+            "settings": self._settings,
             "source": str(self._source.path.resolve()),
-            "source_sha256": ledger.sources(self._source.digest, self._manifest, [task.name for task in self.todo]),
-        }  # fmt: skip
+            "source_sha256": ledger.sources(
+                self._source.digest, self._manifest, [task.name for task in self.todo]
+            ),
+        }
         ledger.write_manifest(self._path, self._manifest, {}, running=True)
 
     def end(self, digests: Mapping[str, str], failures: Mapping[str, str]) -> None:
@@ -140,14 +167,19 @@ class _Part:
         failed = {target: failures[target] for target in targets if target in failures}
         planned = set(targets) - failed.keys()
         made = {
-            target: entry for target, entry in self._manifest["images"].items()
+            target: entry
+            for target, entry in self._manifest["images"].items()
             if target in planned or (target not in failed and (self._save_dir / target).is_file())
-        }  # fmt: skip
+        }
         for target in targets:
-            if target in planned and (target in digests or target not in made):  # not there: an earlier run was stopped
+            if target in planned and (
+                target in digests or target not in made
+            ):  # not there: an earlier run was stopped
                 name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
                 drawn = {} if self._recipe.kind == "copy" else {"name": name, "level": level}
-                made[target] = drawn | {"sha256": digests.get(target) or files.sha256(self._save_dir / target)}
+                made[target] = drawn | {
+                    "sha256": digests.get(target) or files.sha256(self._save_dir / target)
+                }
         ledger.write_manifest(self._path, self._manifest | {"images": made}, failed)
 
 
@@ -155,15 +187,21 @@ class _Part:
 
 
 @contextlib.contextmanager
-def _pool(workers: int, reopen: tuple, save_dir: Path, seed: int) -> Iterator[Callable[[Sequence[Task]], Iterable[Made]]]:
+def _pool(
+    workers: int, reopen: tuple, save_dir: Path, seed: int
+) -> Iterator[Callable[[Sequence[Task]], Iterable[Made]]]:
     """`map` of `_make`, in order, by processes where there are several; each opens the source for itself."""
     if workers == 1:
         _open(reopen, save_dir, seed)
         yield partial(map, _make)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())) as pool:
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())
+    ) as pool:
         ours = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes that start now inherit: the parent stops them
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # which the processes that start now inherit: the parent stops them
         pool.submit(int)
         signal.signal(signal.SIGINT, ours)
         try:

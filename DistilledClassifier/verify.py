@@ -15,7 +15,9 @@ ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
 
 def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The manifests of made images in a tree. Raises ValueError where one is damaged."""
-    return ((path, ledger.read_manifest(path, ENTRIES)) for path in sorted(save_dir.glob("made*.json")))
+    return (
+        (path, ledger.read_manifest(path, ENTRIES)) for path in sorted(save_dir.glob("made*.json"))
+    )
 
 
 def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
@@ -38,7 +40,9 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     for path, manifest in read_manifests(save_dir):
         folder = "" if manifest["folder"] == "." else f"{manifest['folder']}/"
         made.update((name, entry["sha256"]) for name, entry in manifest["images"].items())
-        wrong.update((name, f"failed when it was made: {why}") for name, why in manifest["failures"].items())
+        wrong.update(
+            (name, f"failed when it was made: {why}") for name, why in manifest["failures"].items()
+        )
         if manifest["state"] == ledger.RUNNING:
             wrong[path.name] = "the run that made this folder did not end; run it again"
             unfinished.append(folder)
@@ -81,11 +85,15 @@ def _wanted(present: set[str], expected: Iterable[str], classes: Sequence[str]) 
     if not rest:
         own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
         if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
-            own = {name: name for name in own}  # classes share names: a class cannot be told from another
+            own = {
+                name: name for name in own
+            }  # classes share names: a class cannot be told from another
         votes: dict[str, Counter] = {}
         for name in itertools.chain.from_iterable(cells.values()):
             votes.setdefault(own[name], Counter())[name] += 1
-        rest = {vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)}
+        rest = {
+            vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)
+        }
     return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
 
 
@@ -97,5 +105,9 @@ def _compare(present: set[str], wanted: set[str], classes: Sequence[str]) -> dic
     wrong = {}
     for name in sorted(present - wanted):
         others = missing.get(tree.parse(name, classes)[:2])
-        wrong[name] = f"mislabelled: it should be {others.pop()}" if others else "extra: nothing like it is expected"
+        wrong[name] = (
+            f"mislabelled: it should be {others.pop()}"
+            if others
+            else "extra: nothing like it is expected"
+        )
     return wrong | {name: "missing" for names in missing.values() for name in names}

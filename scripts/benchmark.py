@@ -58,23 +58,40 @@ def plan(args: argparse.Namespace) -> None:
     cells = [f"corruption_{c:02}/{s}" for c in range(15) for s in range(1, 6)]
     each = args.count // len(cells)
     begun = time.perf_counter()
-    listed = [sorted(f"{cell}/n{i % 1000:08}/ILSVRC2012_val_{i:08}.JPEG" for i in range(each)) for cell in cells]
+    listed = [
+        sorted(f"{cell}/n{i % 1000:08}/ILSVRC2012_val_{i:08}.JPEG" for i in range(each))
+        for cell in cells
+    ]
     done = {path[:-5]: path for paths in listed for path in paths[::10]}
     middle = time.perf_counter()
-    made = job.plan_of(listed, done, num_samples=None, fixed_batch=None, source=Folder(Path("a")), save_dir=Path("b"),
-                       cells=cells, same_format=False, not_images=[])  # fmt: skip
+    made = job.plan_of(
+        listed,
+        done,
+        num_samples=None,
+        fixed_batch=None,
+        source=Folder(Path("a")),
+        save_dir=Path("b"),
+        cells=cells,
+        same_format=False,
+        not_images=[],
+    )
     shares = [made.share(rank, 8) for rank in range(8)]
     end = time.perf_counter()
     sizes = [sum(map(len, share)) for share in shares]
     if sum(sizes) != made.todo or max(sizes) - min(sizes) > 1:
         raise AssertionError("the shares do not cover the plan evenly")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{made.total:,} keys, {made.todo:,} to do, 8 ranks: {end - middle:.1f} s to plan and shard "
-          f"({(end - middle) / (middle - begun):.2f} times making and sorting the names), peak {peak:.0f} MiB")  # fmt: skip
+    print(
+        f"{made.total:,} keys, {made.todo:,} to do, 8 ranks: {end - middle:.1f} s to plan and shard "
+        f"({(end - middle) / (middle - begun):.2f} times making and sorting the names), peak {peak:.0f} MiB"
+    )
 
 
 def memory(args: argparse.Namespace) -> None:
-    peaks = {count: run_job(args.model_path, count, "--N", "2", "--batch_size", "16")[1] for count in (200, 2000)}
+    peaks = {
+        count: run_job(args.model_path, count, "--N", "2", "--batch_size", "16")[1]
+        for count in (200, 2000)
+    }
     for count, peak in peaks.items():
         print(f"{count:5} images: peak {peak / 1024:.0f} MiB")
     print(f"ratio {peaks[2000] / peaks[200]:.3f}")
@@ -94,11 +111,23 @@ def overhead(args: argparse.Namespace) -> None:
 
     def sample() -> None:
         for _ in range(count // batch):
-            adapt(model, diffusion, x, diffusion_range=5, factor=4, scale=6.0, draw_noise=lambda k: torch.zeros_like(x))
+            adapt(
+                model,
+                diffusion,
+                x,
+                diffusion_range=5,
+                factor=4,
+                scale=6.0,
+                draw_noise=lambda k: torch.zeros_like(x),
+            )
 
     bare = [_seconds(sample) for _ in range(3)]
-    whole = [run_job(args.model_path, count, "--N", "5", "--batch_size", str(batch))[0] for _ in range(3)]
-    print(f"whole job over the bare sampler: {np.median(whole) / np.median(bare):.3f} (medians of 3, {count} images)")
+    whole = [
+        run_job(args.model_path, count, "--N", "5", "--batch_size", str(batch))[0] for _ in range(3)
+    ]
+    print(
+        f"whole job over the bare sampler: {np.median(whole) / np.median(bare):.3f} (medians of 3, {count} images)"
+    )
 
 
 def data(args: argparse.Namespace) -> None:
@@ -119,23 +148,42 @@ def data(args: argparse.Namespace) -> None:
 
     under = {
         "jpeg": (30, "Pillow's save and load", pillow),
-        "blur": (2, "scipy's gaussian_filter",
-                 lambda x: ndimage.gaussian_filter(x, (2, 2, 0), mode="nearest", truncate=3.0, output=np.float32)),
-        "noise": (25, "numpy's standard_normal", lambda x: rng.standard_normal(x.shape, dtype=np.float32)),
+        "blur": (
+            2,
+            "scipy's gaussian_filter",
+            lambda x: ndimage.gaussian_filter(
+                x, (2, 2, 0), mode="nearest", truncate=3.0, output=np.float32
+            ),
+        ),
+        "noise": (
+            25,
+            "numpy's standard_normal",
+            lambda x: rng.standard_normal(x.shape, dtype=np.float32),
+        ),
         "saltpepper": (10, "numpy's random", lambda x: rng.random(x.shape, dtype=np.float32)),
-    }  # fmt: skip
+    }
 
     def seconds(call, x: np.ndarray) -> float:
-        return _seconds(lambda: [call(x) for _ in range(20 * (224 // len(x)) ** 2)], time.process_time)
+        return _seconds(
+            lambda: [call(x) for _ in range(20 * (224 // len(x)) ** 2)], time.process_time
+        )
 
     for size in (32, 224):
         small = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
         x = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
         for name, (level, library, call) in under.items():
-            rounds = [(seconds(lambda x, f=DEGRADATIONS[name], v=level: f(x, v, rng), x), seconds(call, x)) for _ in range(9)]
+            rounds = [
+                (
+                    seconds(lambda x, f=DEGRADATIONS[name], v=level: f(x, v, rng), x),
+                    seconds(call, x),
+                )
+                for _ in range(9)
+            ]
             ours, theirs = (min(column) for column in zip(*rounds, strict=True))
             print(f"{size} pixels, {name}: {ours / theirs:.2f} times {library}")
-    times = [_seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng), time.process_time) for _ in range(5)]
+    times = [
+        _seconds(lambda: corrupt(x, "glass_blur", 4, rng=rng), time.process_time) for _ in range(5)
+    ]
     print(f"224 pixels, glass_blur, severity 4: {min(times):.3f} s of one core an image")
 
 
@@ -150,15 +198,34 @@ def train(args: argparse.Namespace) -> None:
             images = Path(folder) / f"tree/clean/{split}"
             images.mkdir(parents=True)
             for i in range(count):
-                pixels = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32))
+                pixels = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+                    (32, 32)
+                )
                 pixels.save(images / f"cat_{i:05}.png")
-        changes = [f"data.root={folder}/tree", "data.train=train", "data.val=val", "init=null", "train.steps=60"]
-        flags = ["-c", "configs/deg_all/CIFAR10/ResNet20/deg_all.yaml", "--save_dir", folder, "--workers", "2", "--bs", "128"]
+        changes = [
+            f"data.root={folder}/tree",
+            "data.train=train",
+            "data.val=val",
+            "init=null",
+            "train.steps=60",
+        ]
+        flags = [
+            "-c",
+            "configs/deg_all/CIFAR10/ResNet20/deg_all.yaml",
+            "--save_dir",
+            folder,
+            "--workers",
+            "2",
+            "--bs",
+            "128",
+        ]
         if train_all_deg([*flags, "--set", *changes]):
             raise RuntimeError("the training failed")
         (state,) = Path(folder).rglob("resume.pt")
         told = classifiers.read(state)
-    print(f"{1 - told['waited'] / told['seconds']:.3f} of {told['step']} steps' time was not spent waiting for images")
+    print(
+        f"{1 - told['waited'] / told['seconds']:.3f} of {told['step']} steps' time was not spent waiting for images"
+    )
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -190,8 +257,18 @@ def sweep(args: argparse.Namespace) -> None:
     for _ in range(6):  # the first, which also imports, does not count
         within.append(0.0)
         with tempfile.TemporaryDirectory() as folder:
-            flags = ["configs/ensemble/resnet18_ensemble_b64_cifar10c.py", args.classifier, "--data_prefix1", args.degraded,
-                     "--data_prefix2", args.degraded, "--dataset", "cifar10c", "--out", folder]  # fmt: skip
+            flags = [
+                "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+                args.classifier,
+                "--data_prefix1",
+                args.degraded,
+                "--data_prefix2",
+                args.degraded,
+                "--dataset",
+                "cifar10c",
+                "--out",
+                folder,
+            ]
             begun = time.perf_counter()
             if evaluate([*map(str, flags)]):
                 raise RuntimeError("the evaluation failed")
@@ -199,10 +276,17 @@ def sweep(args: argparse.Namespace) -> None:
             count = sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
         for name, network in (("plain", plain), ("own", own.network)):
             with torch.inference_mode():
-                bare[name].append(sum(_seconds(partial(network, x)) for _ in range(2 * count // 64)))
+                bare[name].append(
+                    sum(_seconds(partial(network, x)) for _ in range(2 * count // 64))
+                )
     print(f"{count:,} images; of the whole command's time, all rounds (least of each):")
-    for name, said in (("plain", "bare forward passes of two classifiers as published"), ("own", "as the command runs them")):
-        print(f"  {sum(bare[name][1:]) / sum(whole[1:]):.2f} ({min(bare[name][1:]) / min(whole[1:]):.2f}) {said}")
+    for name, said in (
+        ("plain", "bare forward passes of two classifiers as published"),
+        ("own", "as the command runs them"),
+    ):
+        print(
+            f"  {sum(bare[name][1:]) / sum(whole[1:]):.2f} ({min(bare[name][1:]) / min(whole[1:]):.2f}) {said}"
+        )
     print(f"  {sum(within[1:]) / sum(whole[1:]):.2f} the command's passes within it")
 
 
@@ -219,10 +303,23 @@ def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
         source.mkdir()
         rng = np.random.default_rng(0)
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(source / f"{i:05}.png")
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                source / f"{i:05}.png"
+            )
         script = ROOT / "DDA/image_adapt/scripts/image_sample.py"
-        command = [sys.executable, script, "--model_path", model_path, "--base_samples", source, "--save_dir", f"{folder}/out"]
-        process = subprocess.Popen([*map(str, command), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            script,
+            "--model_path",
+            model_path,
+            "--base_samples",
+            source,
+            "--save_dir",
+            f"{folder}/out",
+        ]
+        process = subprocess.Popen(
+            [*map(str, command), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise RuntimeError(f"the job ended with status {os.waitstatus_to_exitcode(status)}")

@@ -33,7 +33,10 @@ from DDA import commands, files
 from DDA.model_adapt import results, tables
 
 PROGRAM = "docs_tables.py"
-BLOCK = re.compile(r"(?P<head><!-- table (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(?P<head><!-- table (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)",
+    re.DOTALL,
+)
 
 
 def means(summary: Mapping[str, Any]) -> str:
@@ -45,8 +48,14 @@ def means(summary: Mapping[str, Any]) -> str:
     rows = []
     for i, name in enumerate(names):
         share = 100 * overall[name].get("adapted", float(name not in ("source", "first")))
-        rows.append((results.title(name, facts), f"{100 * overall[name]['top1']:.1f}", *(texts[head][i] for head in heads),
-                     f"{share:.0f}"))  # fmt: skip
+        rows.append(
+            (
+                results.title(name, facts),
+                f"{100 * overall[name]['top1']:.1f}",
+                *(texts[head][i] for head in heads),
+                f"{share:.0f}",
+            )
+        )
     return commands.grid(("", "top-1 %", *heads, "adapted images %"), rows)
 
 
@@ -72,7 +81,10 @@ def _main(args: argparse.Namespace) -> int:
         if right == text:
             continue
         if args.check:
-            print(f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's", file=sys.stderr)
+            print(
+                f"{PROGRAM}: {path.relative_to(ROOT)} has a table that is not its result file's",
+                file=sys.stderr,
+            )
             status = 1
         else:
             files.write_bytes(path, right.encode())
@@ -86,7 +98,9 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """A document with its tables made anew. Raises FileNotFoundError, ValueError."""
-    return BLOCK.sub(lambda block: f"{block['head']}{_table(block['kind'], block['file'])}{block['end']}", text)
+    return BLOCK.sub(
+        lambda block: f"{block['head']}{_table(block['kind'], block['file'])}{block['end']}", text
+    )
 
 
 def _table(kind: str, name: str) -> str:

@@ -41,8 +41,21 @@ from DistilledClassifier.classifiers import Classifier
 
 PROGRAM = "ladder.py"
 VIEWS = ("adapted", "self-ensemble")
-OURS = ("--model_path", "--base_samples", "--save_dir", "--dataset", "--corruption", "--severity", "--train", "--num_samples",
-        "--batch_size", "--gallery", "--overwrite", "--dry_run", "--format")  # fmt: skip
+OURS = (
+    "--model_path",
+    "--base_samples",
+    "--save_dir",
+    "--dataset",
+    "--corruption",
+    "--severity",
+    "--train",
+    "--num_samples",
+    "--batch_size",
+    "--gallery",
+    "--overwrite",
+    "--dry_run",
+    "--format",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     settings = read_settings(args.setting)
     for name, flags in settings.items():
-        image_sample.parser().parse_args(adapt_flags(args, args.base_samples, name, flags))  # ends here for a wrong flag
+        image_sample.parser().parse_args(
+            adapt_flags(args, args.base_samples, name, flags)
+        )  # ends here for a wrong flag
     classifier = classifiers.load(args.classifier)
     source = sources.Folder(tree_of(args))
     cells = cells_of(source, args.dataset, args.corruption, args.severity, train=True)
@@ -97,7 +112,9 @@ def read_settings(texts: list[str]) -> dict[str, list[str]]:
     settings: dict[str, list[str]] = {}
     for name, flags in map(_setting, texts):
         if name in settings:
-            raise ValueError(f"--setting {name} is there twice; give each setting a name of its own")
+            raise ValueError(
+                f"--setting {name} is there twice; give each setting a name of its own"
+            )
         check_flags(f"--setting {name}", flags)
         settings[name] = flags
     return settings
@@ -107,17 +124,23 @@ def check_flags(where: str, flags: list[str]) -> None:
     """Raise ValueError for flags of image_sample.py that decide which images are adapted: settings must not differ in them."""
     ours = [flag for flag in flags if flag.split("=")[0] in OURS]
     if ours:
-        raise ValueError(f"{where}: {ours[0]} is not for some settings alone; give it to the command, or not")
+        raise ValueError(
+            f"{where}: {ours[0]} is not for some settings alone; give it to the command, or not"
+        )
 
 
 def _setting(text: str) -> tuple[str, list[str]]:
     name, colon, flags = text.partition(":")
     if colon:
         if not name.strip() or "/" in name:
-            raise ValueError(f'--setting "{text}" has no name that can be a folder; write "name: flags"')
+            raise ValueError(
+                f'--setting "{text}" has no name that can be a folder; write "name: flags"'
+            )
         return name.strip(), shlex.split(flags)
     if name not in SPEEDS:
-        raise ValueError(f'--setting {name} is no rung ({", ".join(SPEEDS)}); write other settings as "name: flags"')
+        raise ValueError(
+            f'--setting {name} is no rung ({", ".join(SPEEDS)}); write other settings as "name: flags"'
+        )
     return name, ["--speed", name]
 
 
@@ -128,7 +151,15 @@ def tree_of(args: argparse.Namespace) -> Path:
     written = args.out / "source"
     severity = one_severity(args.severity)
     flags = [] if severity is None else ["--severity", severity]
-    command = [make_data.__file__, "prepare", "--base_samples", args.base_samples, "--save_dir", written, *flags]
+    command = [
+        make_data.__file__,
+        "prepare",
+        "--base_samples",
+        args.base_samples,
+        "--save_dir",
+        written,
+        *flags,
+    ]
     if commands.call([sys.executable, *map(str, command)]):
         raise ValueError(f"--base_samples {args.base_samples} could not be written to {written}")
     return written
@@ -137,7 +168,12 @@ def tree_of(args: argparse.Namespace) -> Path:
 def adapt_all(args: argparse.Namespace, source: Path, settings: dict[str, list[str]]) -> int:
     """A tree of adapted copies for each setting; returns 0, or the status of the first job that failed."""
     for name, flags in settings.items():
-        job = [*launcher(args.ranks), sys.executable, image_sample.__file__, *adapt_flags(args, source, name, flags)]
+        job = [
+            *launcher(args.ranks),
+            sys.executable,
+            image_sample.__file__,
+            *adapt_flags(args, source, name, flags),
+        ]
         print(f"{name}: {shlex.join(job)}", flush=True)
         if status := commands.call(job):
             print(f"{name} failed; run the same command again to go on", file=sys.stderr)
@@ -151,9 +187,23 @@ def launcher(ranks: int) -> list[str]:
 
 
 def adapt_flags(args: argparse.Namespace, source: Path, name: str, flags: list[str]) -> list[str]:
-    return ["--model_path", str(args.model_path), "--base_samples", str(source), "--dataset", args.dataset, "--corruption",
-            *args.corruption, "--severity", *args.severity, "--batch_size", str(args.batch_size), "--save_dir",
-            str(args.out / name), *flags]  # fmt: skip
+    return [
+        "--model_path",
+        str(args.model_path),
+        "--base_samples",
+        str(source),
+        "--dataset",
+        args.dataset,
+        "--corruption",
+        *args.corruption,
+        "--severity",
+        *args.severity,
+        "--batch_size",
+        str(args.batch_size),
+        "--save_dir",
+        str(args.out / name),
+        *flags,
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- accuracy
@@ -171,39 +221,62 @@ class Examples(NamedTuple):
 def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) -> Examples:
     """The images of some cells. Raises ValueError where their classes are unknown, or others than the classifier's."""
     if source.classes is None:
-        raise ValueError(f"{source.path} has no {tree.CLASSES}, which tells the classes of its images")
+        raise ValueError(
+            f"{source.path} has no {tree.CLASSES}, which tells the classes of its images"
+        )
     if classifier.classes and classifier.classes != source.classes:
-        raise ValueError(f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source.path} has "
-                         f"{', '.join(source.classes[:3])}, …: labels would be taken for others")  # fmt: skip
+        raise ValueError(
+            f"{classifier.path} has the classes {', '.join(classifier.classes[:3])}, …, but {source.path} has "
+            f"{', '.join(source.classes[:3])}, …: labels would be taken for others"
+        )
     names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
     if not names:
         raise ValueError(f"{source.path} has no images in {', '.join(cells)}")
     return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
 
 
-def score(examples: Examples, classifier: Classifier, settings: Mapping[str, list[str]], out: Path) -> list[dict]:
+def score(
+    examples: Examples, classifier: Classifier, settings: Mapping[str, list[str]], out: Path
+) -> list[dict]:
     """One row for the images as they are, and one for each setting, whose copies lie below ``out``.
 
     settings: their names and flags. Raises ValueError for scores that are none.
     """
     images = np.array([name[len(_cell(name)) + 1 :] for name in map(tree.key_of, examples.names)])
     degraded = classifiers.score(classifier, examples.source, examples.names)
-    rows = [{"setting": "source", "adapted": _statistics(metrics.hits(degraded, examples.labels), None, images)}]
+    rows = [
+        {
+            "setting": "source",
+            "adapted": _statistics(metrics.hits(degraded, examples.labels), None, images),
+        }
+    ]
     baseline: dict[str, np.ndarray] = {}
     for name, flags in settings.items():
         copies = tree.saved_images(out / name, examples.cells)
         names = [copies[tree.key_of(own)] for own in examples.names]
         adapted = classifiers.score(classifier, sources.Folder(out / name), names)
         both = sum(torch.from_numpy(scores).softmax(1) for scores in (degraded, adapted)).numpy()
-        right = {view: metrics.hits(scores, examples.labels) for view, scores in zip(VIEWS, (adapted, both), strict=True)}
+        right = {
+            view: metrics.hits(scores, examples.labels)
+            for view, scores in zip(VIEWS, (adapted, both), strict=True)
+        }
         baseline = baseline or right
-        rows.append({"setting": name, "flags": shlex.join(flags),
-                     **{view: _statistics(right[view], baseline[view], images) for view in VIEWS}})  # fmt: skip
+        rows.append(
+            {
+                "setting": name,
+                "flags": shlex.join(flags),
+                **{view: _statistics(right[view], baseline[view], images) for view in VIEWS},
+            }
+        )
     return rows
 
 
 def protocol(
-    args: argparse.Namespace, program: str, argv: list[str] | None, examples: Examples, cells: Sequence[str]
+    args: argparse.Namespace,
+    program: str,
+    argv: list[str] | None,
+    examples: Examples,
+    cells: Sequence[str],
 ) -> dict[str, Any]:
     """What the numbers of a script are of, and the command that made them."""
     return {
@@ -217,7 +290,9 @@ def _cell(name: str) -> str:
     return "/".join(name.split("/")[:2])
 
 
-def _statistics(right: np.ndarray, baseline: np.ndarray | None, images: np.ndarray) -> dict[str, float]:
+def _statistics(
+    right: np.ndarray, baseline: np.ndarray | None, images: np.ndarray
+) -> dict[str, float]:
     """Accuracy in per cent, and the difference from the baseline, each with half of its interval.
 
     right: whether each image is (N,). baseline: the same of the setting that the difference is from. images: their names.
@@ -235,21 +310,36 @@ def _statistics(right: np.ndarray, baseline: np.ndarray | None, images: np.ndarr
 # ---------------------------------------------------------------------------------------------- cost
 
 
-def measure(args, source: Path, settings: dict, paths: list[str], rounds: int = 3) -> dict[str, dict]:
+def measure(
+    args, source: Path, settings: dict, paths: list[str], rounds: int = 3
+) -> dict[str, dict]:
     """Network calls, forward and backward, and images a second of each setting, on the same images in turns."""
     if not args.timing_images:
         return {}
-    jobs = {name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags))) for name, flags in settings.items()}
+    jobs = {
+        name: _Timed(image_sample.parse(adapt_flags(args, source, name, flags)))
+        for name, flags in settings.items()
+    }
     paths = tree.spread(paths, args.timing_images)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds):
         for name, job in jobs.items():
             seconds[name].append(job.run(source, paths))
-            print(f"{PROGRAM}: timing {name}, round {turn + 1} of {rounds}: {seconds[name][-1]:.1f} s", flush=True)
+            print(
+                f"{PROGRAM}: timing {name}, round {turn + 1} of {rounds}: {seconds[name][-1]:.1f} s",
+                flush=True,
+            )
     fastest = {name: min(times) for name, times in seconds.items()}
     first = fastest[next(iter(jobs))]
-    return {name: {"forward": job.forward, "backward": job.backward, "images_per_second": len(paths) / fastest[name],
-                   "speedup": first / fastest[name]} for name, job in jobs.items()}  # fmt: skip
+    return {
+        name: {
+            "forward": job.forward,
+            "backward": job.backward,
+            "images_per_second": len(paths) / fastest[name],
+            "speedup": first / fastest[name],
+        }
+        for name, job in jobs.items()
+    }
 
 
 class _Timed:
@@ -275,7 +365,9 @@ class _Timed:
 
     def run(self, source: Path, paths: list[str]) -> float:
         """Seconds for the images, in batches; the counts are those of one batch."""
-        pixels = np.stack([images.fit_square(images.read_rgb(source / path), self._size) for path in paths])
+        pixels = np.stack(
+            [images.fit_square(images.read_rgb(source / path), self._size) for path in paths]
+        )
         begun = time.perf_counter()
         for i in range(0, len(paths), self._args.batch_size):
             self.forward = self.backward = 0
@@ -297,17 +389,25 @@ def table(result: dict) -> str:
     for row in rows:
         cells = [row["setting"]]
         for numbers in (row.get(view, {}) for view in VIEWS):
-            cells.append(f"{numbers['accuracy']:.1f} ± {numbers['interval']:.1f}" if numbers else "")
+            cells.append(
+                f"{numbers['accuracy']:.1f} ± {numbers['interval']:.1f}" if numbers else ""
+            )
             is_gap = "difference" in numbers and row["setting"] != base
-            cells.append(f"{numbers['difference']:+.1f} ± {numbers['difference_interval']:.1f}" if is_gap else "")
+            cells.append(
+                f"{numbers['difference']:+.1f} ± {numbers['difference_interval']:.1f}"
+                if is_gap
+                else ""
+            )
         if "speedup" in row:
             back = f" (+ {row['backward']} backward)" if row["backward"] else ""
             cells += [f"{row['forward']}{back}", f"{row['speedup']:.1f}"]
         else:
             cells += [""] * len(cost)
         lines.append(cells)
-    return (f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.\n\n"
-            f"{commands.grid(heads, lines)}")  # fmt: skip
+    return (
+        f"{result['protocol']}: {', '.join(result['cells'])}. 95 % intervals; differences are paired with {base}.\n\n"
+        f"{commands.grid(heads, lines)}"
+    )
 
 
 def chart(result: dict, path: Path) -> None:
@@ -317,17 +417,36 @@ def chart(result: dict, path: Path) -> None:
     axes = empty_chart(result["protocol"], f"time an image, {base} = 1", "accuracy, %")
     source = result["rows"][0]["adapted"]["accuracy"]
     axes.axhline(source, color="dimgray", linestyle="--", linewidth=1)
-    axes.text(0.45, source, "source, not adapted", va="bottom", ha="center", color="dimgray", fontsize=8,
-              transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.text(
+        0.45,
+        source,
+        "source, not adapted",
+        va="bottom",
+        ha="center",
+        color="dimgray",
+        fontsize=8,
+        transform=axes.get_yaxis_transform(),
+    )
     for view, marker, color in zip(VIEWS, "os", ("tab:blue", "tab:orange"), strict=True):
-        points = sorted((1 / row["speedup"], row[view]["accuracy"], row[view]["interval"]) for row in rows)
+        points = sorted(
+            (1 / row["speedup"], row[view]["accuracy"], row[view]["interval"]) for row in rows
+        )
         x, y, error = zip(*points, strict=True)
-        axes.errorbar(x, y, yerr=error, marker=marker, color=color, capsize=3, linewidth=1.2, label=view)
+        axes.errorbar(
+            x, y, yerr=error, marker=marker, color=color, capsize=3, linewidth=1.2, label=view
+        )
     for row in rows:
         top = max(row[view]["accuracy"] + row[view]["interval"] for view in VIEWS)
         calls = "+".join(str(row[way]) for way in ("forward", "backward") if row[way])
         label = f"{row['setting']}\n{calls} call{'s' * (calls != '1')}"
-        axes.annotate(label, (1 / row["speedup"], top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(
+            label,
+            (1 / row["speedup"], top),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.18)
     low, high = axes.get_ylim()

@@ -41,22 +41,55 @@ from DistilledClassifier.experiments.config import change, stage_name
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 PROGRAM = "pipeline.py"
-SCRIPTS = {Path(script).name: script for script in (
-    "DistilledClassifier/make_data.py", "DistilledClassifier/train.py", "DistilledClassifier/train_all_deg.py",
-    "DDA/image_adapt/scripts/image_train.py", "DDA/image_adapt/scripts/image_sample.py",
-    "DDA/model_adapt/test_ensemble.py", "DDA/model_adapt/report.py",
-)}  # fmt: skip
+SCRIPTS = {
+    Path(script).name: script
+    for script in (
+        "DistilledClassifier/make_data.py",
+        "DistilledClassifier/train.py",
+        "DistilledClassifier/train_all_deg.py",
+        "DDA/image_adapt/scripts/image_train.py",
+        "DDA/image_adapt/scripts/image_sample.py",
+        "DDA/model_adapt/test_ensemble.py",
+        "DDA/model_adapt/report.py",
+    )
+}
 # Entries of the YAML, and what each may hold. ranks: processes that adapt; threads: of all of them together, and of a stage of
 # one process (default: the cores); data.held_out: share of the training images from which no classifier learns here, for
 # validation and for the weights of the sum; data.known_samples: adapt so many copies of each known degradation to learn from
 # (default: all training images)
-COMMANDS = ("prior", "adaptation", "evaluation", "report")  # they hold flags of a command, by their names
-HINTS = {"out": str, "data": Any, "known": Any, "degraded": Any, **dict.fromkeys(COMMANDS, Any), "training": dict,
-         "ranks": int, "threads": int | None, "seed": int, "source": str | None}  # fmt: skip
-DATA_HINTS = {**dict.fromkeys(("base_samples", "experiment", "backbone", "train", "test"), str), "held_out": float,
-              "known_samples": int | None}  # fmt: skip
+COMMANDS = (
+    "prior",
+    "adaptation",
+    "evaluation",
+    "report",
+)  # they hold flags of a command, by their names
+HINTS = {
+    "out": str,
+    "data": Any,
+    "known": Any,
+    "degraded": Any,
+    **dict.fromkeys(COMMANDS, Any),
+    "training": dict,
+    "ranks": int,
+    "threads": int | None,
+    "seed": int,
+    "source": str | None,
+}
+DATA_HINTS = {
+    **dict.fromkeys(("base_samples", "experiment", "backbone", "train", "test"), str),
+    "held_out": float,
+    "known_samples": int | None,
+}
 TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
-DEFAULTS = {"ranks": 1, "threads": None, "seed": 0, "source": None, "evaluation": None, "report": None, "training": {}}
+DEFAULTS = {
+    "ranks": 1,
+    "threads": None,
+    "seed": 0,
+    "source": None,
+    "evaluation": None,
+    "report": None,
+    "training": {},
+}
 DATA_DEFAULTS = {"held_out": 0.1, "known_samples": None}
 
 
@@ -79,7 +112,9 @@ config YAML
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, the status of the stage that failed, 130 when it was interrupted, 2 for wrong input."""
     parser = commands.parser(PROGRAM, __doc__, FLAGS)
-    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same pipeline again to go on")
+    return commands.run(
+        lambda: _main(parser.parse_args(argv)), PROGRAM, "run the same pipeline again to go on"
+    )
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -113,16 +148,26 @@ def check_entries(config: dict[str, Any]) -> dict[str, Any]:
     data = {**DATA_DEFAULTS, **config.get("data", {})}
     settings.check_names(data, DATA_HINTS, "data.")
     settings.check_names(config["training"], TRAININGS, "training.")
-    training = {name: _section(f"training.{name}", value) for name, value in config["training"].items()}
-    missing = [name for name in HINTS if name not in config] + [f"data.{name}" for name in DATA_HINTS if name not in data]
+    training = {
+        name: _section(f"training.{name}", value) for name, value in config["training"].items()
+    }
+    missing = [name for name in HINTS if name not in config] + [
+        f"data.{name}" for name in DATA_HINTS if name not in data
+    ]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     settings.check_kinds(data, DATA_HINTS, "data.")
     for name in ("train", "test", "experiment", "backbone"):
         tree.check_name(data[name], f"data.{name}:")  # they become folders
     known = config["known"]
-    if not isinstance(known, list) or not known or any(name not in ("clean", *DEGRADATIONS) for name in known):
-        raise ValueError(f"known is {tree.shown(known)}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}")
+    if (
+        not isinstance(known, list)
+        or not known
+        or any(name not in ("clean", *DEGRADATIONS) for name in known)
+    ):
+        raise ValueError(
+            f"known is {tree.shown(known)}, but it is a list of some of clean, {', '.join(DEGRADATIONS)}"
+        )
     _check_degraded(config["degraded"])
     for name in COMMANDS:
         flags(config[name], f"{name}.")
@@ -139,7 +184,9 @@ def _check_degraded(degraded: Any) -> None:
     entries = as_list(degraded) or [None]
     wanted = "base_samples" if isinstance(degraded, dict) else "command"
     if not all(isinstance(entry, dict) and isinstance(entry.get(wanted), str) for entry in entries):
-        raise ValueError("degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}")
+        raise ValueError(
+            "degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}"
+        )
     for entry in entries:
         flags(entry, "degraded.")
 
@@ -171,55 +218,155 @@ class _Steps:
         prior = dict(config["prior"])
         self._prior = f"{prior.pop('model_path', self._out / 'prior/ema.pt')}"
         self._prior_flags = flags(prior)
-        degraded, cells = config["degraded"], {"dataset": "imagenetc", "corruption": "all", "severity": "all"}
+        degraded, cells = (
+            config["degraded"],
+            {"dataset": "imagenetc", "corruption": "all", "severity": "all"},
+        )
         is_there = isinstance(degraded, dict)  # a tree, or files, that are there already
         self._degraded = degraded["base_samples"] if is_there else f"{self._out / 'degraded'}"
         self._cells = flags(cells | (_without(degraded, "base_samples") if is_there else {}))
-        self._known_cells = ("--dataset", self._data["experiment"].lower(), "--train", "True", "--corruption", *self._known)
+        self._known_cells = (
+            "--dataset",
+            self._data["experiment"].lower(),
+            "--train",
+            "True",
+            "--corruption",
+            *self._known,
+        )
 
     def of_clean_images(self) -> Iterator[Stage]:
         data = self._data
-        yield Stage("the images, as a tree", (
-            ("make_data.py", "prepare", "--base_samples", data["base_samples"], "--save_dir", self._clean),))  # fmt: skip
+        yield Stage(
+            "the images, as a tree",
+            (
+                (
+                    "make_data.py",
+                    "prepare",
+                    "--base_samples",
+                    data["base_samples"],
+                    "--save_dir",
+                    self._clean,
+                ),
+            ),
+        )
         if self._config["source"] is None:
-            yield Stage("a classifier of clean images", (self._train("train.py", "ind", "clean", ("clean",)),))
+            yield Stage(
+                "a classifier of clean images",
+                (self._train("train.py", "ind", "clean", ("clean",)),),
+            )
         if "model_path" not in self._config["prior"]:
-            yield Stage("a prior of clean images", (
-                ("image_train.py", "--base_samples", self._clean, "--cell", f"clean/{data['train']}", "--save_dir",
-                 f"{self._out / 'prior'}", *self._seed, *self._prior_flags),), self._ranks)  # fmt: skip
+            yield Stage(
+                "a prior of clean images",
+                (
+                    (
+                        "image_train.py",
+                        "--base_samples",
+                        self._clean,
+                        "--cell",
+                        f"clean/{data['train']}",
+                        "--save_dir",
+                        f"{self._out / 'prior'}",
+                        *self._seed,
+                        *self._prior_flags,
+                    ),
+                ),
+                self._ranks,
+            )
 
     def adaptation(self) -> Iterator[Stage]:
         data, degrade = self._data, ("make_data.py", "degrade", "--base_samples", self._clean)
         if isinstance(self._config["degraded"], list):
-            yield Stage("held-out images, degraded", tuple(
-                ("make_data.py", entry["command"], "--base_samples", self._clean, "--split", data["test"], "--save_dir",
-                 self._degraded, *self._seed, *flags(_without(entry, "command")))
-                for entry in self._config["degraded"]))  # fmt: skip
+            yield Stage(
+                "held-out images, degraded",
+                tuple(
+                    (
+                        "make_data.py",
+                        entry["command"],
+                        "--base_samples",
+                        self._clean,
+                        "--split",
+                        data["test"],
+                        "--save_dir",
+                        self._degraded,
+                        *self._seed,
+                        *flags(_without(entry, "command")),
+                    )
+                    for entry in self._config["degraded"]
+                ),
+            )
         yield self._adapt("their adapted copies", self._degraded, self._cells, "adapted")
-        part = () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
-        yield Stage("known degradations of training images", tuple(
-            (*degrade, "--split", data["train"], *part, "--save_dir", self._clean, *self._seed, "--type", name)
-            for name in self._known if name != "clean"))  # fmt: skip
-        yield self._adapt("their adapted copies, to learn from", self._clean, self._known_cells, "known_adapted")
+        part = (
+            () if data["known_samples"] is None else ("--num_samples", f"{data['known_samples']}")
+        )
+        yield Stage(
+            "known degradations of training images",
+            tuple(
+                (
+                    *degrade,
+                    "--split",
+                    data["train"],
+                    *part,
+                    "--save_dir",
+                    self._clean,
+                    *self._seed,
+                    "--type",
+                    name,
+                )
+                for name in self._known
+                if name != "clean"
+            ),
+        )
+        yield self._adapt(
+            "their adapted copies, to learn from", self._clean, self._known_cells, "known_adapted"
+        )
 
     def _adapt(self, title: str, source: str, cells: Iterable[str], target: str) -> Stage:
-        adapt = ("image_sample.py", "--model_path", self._prior, *self._seed, *flags(self._config["adaptation"]))
-        return Stage(title, ((*adapt, "--base_samples", source, *cells, "--save_dir", f"{self._out / target}"),), self._ranks)
+        adapt = (
+            "image_sample.py",
+            "--model_path",
+            self._prior,
+            *self._seed,
+            *flags(self._config["adaptation"]),
+        )
+        return Stage(
+            title,
+            ((*adapt, "--base_samples", source, *cells, "--save_dir", f"{self._out / target}"),),
+            self._ranks,
+        )
 
     def training(self) -> Iterator[Stage]:
         stages = (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
-        yield Stage("teachers, one for each known degradation and view", tuple(
-            self._train("train.py", "ind", stage, groups, "--dt", name)
-            for name in self._known for stage, groups in stages if (name, stage) != ("clean", "deg")))  # fmt: skip
+        yield Stage(
+            "teachers, one for each known degradation and view",
+            tuple(
+                self._train("train.py", "ind", stage, groups, "--dt", name)
+                for name in self._known
+                for stage, groups in stages
+                if (name, stage) != ("clean", "deg")
+            ),
+        )
         stages = (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student")))
-        yield Stage("two students, for degraded and for adapted images", tuple(
-            self._train("train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(self._known))
-            for stage, groups in stages))  # fmt: skip
+        yield Stage(
+            "two students, for degraded and for adapted images",
+            tuple(
+                self._train(
+                    "train_all_deg.py", "deg_all", stage, groups, "--dt", ",".join(self._known)
+                )
+                for stage, groups in stages
+            ),
+        )
 
-    def _train(self, program: str, kind: str, stage: str, groups: tuple[str, ...], *more: str) -> tuple[str, ...]:
+    def _train(
+        self, program: str, kind: str, stage: str, groups: tuple[str, ...], *more: str
+    ) -> tuple[str, ...]:
         config, data = self._config, self._data
-        entries = {"data.root": self._clean, "data.adapted": self._out / "known_adapted", "data.train": data["train"],
-                   "data.held_out": data["held_out"], "train.seed": config["seed"]}  # fmt: skip
+        entries = {
+            "data.root": self._clean,
+            "data.adapted": self._out / "known_adapted",
+            "data.train": data["train"],
+            "data.held_out": data["held_out"],
+            "train.seed": config["seed"],
+        }
         entries |= {} if config["source"] is None else {"source": config["source"]}
         for group in ("all", *groups):
             entries |= _dotted(config["training"].get(group, {}))
@@ -230,21 +377,57 @@ class _Steps:
     def evaluation(self) -> Iterator[Stage]:
         config, known = self._config, of_known(self._known)
         source = config["source"] or self._best("clean", "ind", "clean")
-        evaluate = ("test_ensemble.py", "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
-                    self._best(known, "deg_all", "degDistill"), "--second_model_prefix",
-                    self._best(known, "deg_all", "adaptDistill"))  # fmt: skip
+        evaluate = (
+            "test_ensemble.py",
+            "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+            self._best(known, "deg_all", "degDistill"),
+            "--second_model_prefix",
+            self._best(known, "deg_all", "adaptDistill"),
+        )
         if set(OURS) & set(as_list(config["evaluation"].get("ensemble", []))):
-            yield Stage("weights and gate, fitted on known degradations of held-out images", (
-                (*evaluate, "--fit", "--data_prefix1", self._clean, "--data_prefix2", f"{self._out / 'known_adapted'}",
-                 *self._known_cells, "--out", f"{self._out / 'fit'}"),))  # fmt: skip
-        yield Stage("the classifiers on both views", (
-            (*evaluate, "--source", source, "--data_prefix1", self._degraded, "--data_prefix2", f"{self._out / 'adapted'}",
-             *self._cells, "--out", f"{self._out / 'eval'}", *flags(config["evaluation"])),))  # fmt: skip
-        yield Stage("the report", (("report.py", f"{self._out / 'eval'}", *flags(config["report"])),))
+            yield Stage(
+                "weights and gate, fitted on known degradations of held-out images",
+                (
+                    (
+                        *evaluate,
+                        "--fit",
+                        "--data_prefix1",
+                        self._clean,
+                        "--data_prefix2",
+                        f"{self._out / 'known_adapted'}",
+                        *self._known_cells,
+                        "--out",
+                        f"{self._out / 'fit'}",
+                    ),
+                ),
+            )
+        yield Stage(
+            "the classifiers on both views",
+            (
+                (
+                    *evaluate,
+                    "--source",
+                    source,
+                    "--data_prefix1",
+                    self._degraded,
+                    "--data_prefix2",
+                    f"{self._out / 'adapted'}",
+                    *self._cells,
+                    "--out",
+                    f"{self._out / 'eval'}",
+                    *flags(config["evaluation"]),
+                ),
+            ),
+        )
+        yield Stage(
+            "the report", (("report.py", f"{self._out / 'eval'}", *flags(config["report"])),)
+        )
 
     def _best(self, degradation: str, kind: str, stage: str) -> str:
         """A pattern of the best weights of the runs of a stage."""
-        experiment = self._config["training"].get("all", {}).get("dataset", self._data["experiment"])
+        experiment = (
+            self._config["training"].get("all", {}).get("dataset", self._data["experiment"])
+        )
         name = stage_name({"dataset": experiment, "backbone": self._data["backbone"]}, stage)
         return f"{stage_folder(Path(self._saved), kind, degradation, name)}/*/{BEST}"
 
@@ -262,7 +445,9 @@ def check(stages: Iterable[Stage]) -> None:
                 with contextlib.redirect_stderr(said):
                     _parse(*command)
             except SystemExit:
-                raise ValueError(f"{stage.title}: {said.getvalue().strip().splitlines()[-1]}") from None
+                raise ValueError(
+                    f"{stage.title}: {said.getvalue().strip().splitlines()[-1]}"
+                ) from None
             except (ValueError, OSError) as error:
                 raise ValueError(f"{stage.title}: {command[0]}: {error}") from None
 
@@ -278,9 +463,12 @@ def _parse(name: str, *flags: str) -> None:
 def check_inputs(config: Mapping[str, Any], path: Path) -> None:
     """Raise FileNotFoundError for a file that the YAML names and that is not there."""
     degraded = config["degraded"]
-    named = {"data.base_samples": config["data"]["base_samples"], "source": config["source"],
-             "prior.model_path": config["prior"].get("model_path"),
-             "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None}  # fmt: skip
+    named = {
+        "data.base_samples": config["data"]["base_samples"],
+        "source": config["source"],
+        "prior.model_path": config["prior"].get("model_path"),
+        "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None,
+    }
     for name, value in named.items():
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
             raise FileNotFoundError(f"{path}: {name} is {value}, which does not exist")
@@ -307,7 +495,9 @@ def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
     for name, value in entries.items():
         values = as_list(value)
         if not values or not all(isinstance(one, str | int | float) for one in values):
-            raise ValueError(f"{where}{name} is {tree.shown(value)}, but a flag takes a value, or a list of values")
+            raise ValueError(
+                f"{where}{name} is {tree.shown(value)}, but a flag takes a value, or a list of values"
+            )
         if isinstance(value, bool):
             found.append(f"--{name}" if value else f"--no-{name}")
         else:
@@ -338,7 +528,9 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
     ours = [text for stage in stages for command in stage.commands for text in _made(command, out)]
     strange = [command for command in made if command not in ours]
     if strange:
-        raise ValueError(f"{out} has images of another YAML, made by: {strange[0]}; give another out, or remove this one")
+        raise ValueError(
+            f"{out} has images of another YAML, made by: {strange[0]}; give another out, or remove this one"
+        )
     begun, digest = time.monotonic(), ""
     for number, stage in enumerate(stages, start=1):
         digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
@@ -353,12 +545,18 @@ def run(stages: list[Stage], out: Path, threads: int | None = None) -> int:
             made = list(dict.fromkeys((*made, *_made(command, out))))
             files.write_json(state, {"finished": finished, "made": made})
             if status := _run(command, stage.ranks, threads):
-                print(f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
-                      "same pipeline again: it goes on from here", file=sys.stderr)  # fmt: skip
+                print(
+                    f"{PROGRAM}: stage {where} ended with status {status}; what it said above tells why. Mend it and run the "
+                    "same pipeline again: it goes on from here",
+                    file=sys.stderr,
+                )
                 return status
         finished[stage.title] = digest
         files.write_json(state, {"finished": finished, "made": made})
-    print(f"\n== finished in {duration(time.monotonic() - begun)}: {out / 'eval' / 'report.html'}", flush=True)
+    print(
+        f"\n== finished in {duration(time.monotonic() - begun)}: {out / 'eval' / 'report.html'}",
+        flush=True,
+    )
     return 0
 
 
@@ -382,7 +580,9 @@ def _latest(part: str) -> str:
     above, _, pattern = part.partition("/*/")
     found = latest_finished(Path(above), pattern)
     if found is None:
-        raise FileNotFoundError(f"{part}: no finished run has such a file; was the stage before removed?")
+        raise FileNotFoundError(
+            f"{part}: no finished run has such a file; was the stage before removed?"
+        )
     return str(found)
 
 

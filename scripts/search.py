@@ -30,7 +30,15 @@ from DistilledClassifier import classifiers
 from DistilledClassifier.degradations import DEGRADATIONS
 
 PROGRAM = "search.py"
-GRID = {"N": int, "D": int, "k": float, "scale": float, "steps": int, "eta": float, "sampler": str}  # and of what kind
+GRID = {
+    "N": int,
+    "D": int,
+    "k": float,
+    "scale": float,
+    "steps": int,
+    "eta": float,
+    "sampler": str,
+}  # and of what kind
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,9 +49,14 @@ def main(argv: list[str] | None = None) -> int:
 def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
     combinations, beside = grid(args), shlex.split(args.flags)
     ladder.check_flags("--flags", beside)
-    settings = {name: [*beside, *(f"--{flag}={value}" for flag, value in own.items())] for name, own in combinations.items()}
+    settings = {
+        name: [*beside, *(f"--{flag}={value}" for flag, value in own.items())]
+        for name, own in combinations.items()
+    }
     if not args.base_samples.is_dir():
-        raise ValueError(f"--base_samples {args.base_samples} is no folder; make_data.py degrade makes a tree")
+        raise ValueError(
+            f"--base_samples {args.base_samples} is no folder; make_data.py degrade makes a tree"
+        )
     classifier = classifiers.load(args.classifier)
     source = sources.Folder(args.base_samples)
     cells = cells_of(source, args.dataset, args.corruption, args.severity, train=True)
@@ -56,7 +69,10 @@ def _main(args: argparse.Namespace, argv: list[str] | None) -> int:
         **ladder.protocol(args, PROGRAM, argv, examples, cells),
         "flags": args.flags,
         "degraded": rows[0]["adapted"]["accuracy"],
-        "rows": sorted((summed(row, combinations[row["setting"]]) for row in rows[1:]), key=lambda row: -row["mean"]),
+        "rows": sorted(
+            (summed(row, combinations[row["setting"]]) for row in rows[1:]),
+            key=lambda row: -row["mean"],
+        ),
     }
     ladder.write(args.out / "search", result, table(result))
     chart(result, args.out / "search.png")
@@ -107,7 +123,9 @@ def check_known(cells: list[str], root: Path) -> None:
     unknown = sorted({cell.partition("/")[0] for cell in cells} - set(DEGRADATIONS))
     if unknown:
         known = ", ".join(DEGRADATIONS)
-        raise ValueError(f"{root} holds {unknown[0]}: settings are chosen on known degradations only, {known}")
+        raise ValueError(
+            f"{root} holds {unknown[0]}: settings are chosen on known degradations only, {known}"
+        )
 
 
 def summed(row: dict, own: dict[str, str]) -> dict:
@@ -119,10 +137,15 @@ def summed(row: dict, own: dict[str, str]) -> dict:
 
 def table(result: dict) -> str:
     """Markdown, the best first."""
-    rows = [(f"`{row['flags']}`", *(f"{row[name]:.1f}" for name in (*ladder.VIEWS, "mean"))) for row in result["rows"]]
-    return (f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
-            f"`{result['flags'] or 'the default flags'}`.\n\n"
-            f"{commands.grid(('flags', 'adapted %', 'self-ensemble %', 'mean %'), rows)}")  # fmt: skip
+    rows = [
+        (f"`{row['flags']}`", *(f"{row[name]:.1f}" for name in (*ladder.VIEWS, "mean")))
+        for row in result["rows"]
+    ]
+    return (
+        f"{result['protocol']}: {', '.join(result['cells'])}. Degraded: {result['degraded']:.1f} %. All with "
+        f"`{result['flags'] or 'the default flags'}`.\n\n"
+        f"{commands.grid(('flags', 'adapted %', 'self-ensemble %', 'mean %'), rows)}"
+    )
 
 
 def chart(result: dict, path: Path) -> None:
@@ -130,12 +153,22 @@ def chart(result: dict, path: Path) -> None:
     curves: dict[str, list[tuple[float | str, float]]] = {}
     for row in result["rows"]:
         axis, value, *others = row["flags"].split()
-        curves.setdefault(" ".join(others), []).append((GRID[axis.removeprefix("--")](value), row["mean"]))
-    axes = ladder.empty_chart(result["protocol"], axis.removeprefix("--"), "accuracy, mean of both views, %")
+        curves.setdefault(" ".join(others), []).append(
+            (GRID[axis.removeprefix("--")](value), row["mean"])
+        )
+    axes = ladder.empty_chart(
+        result["protocol"], axis.removeprefix("--"), "accuracy, mean of both views, %"
+    )
     for label in sorted(curves):
-        axes.plot(*zip(*sorted(curves[label]), strict=True), marker="o", label=label.replace("--", "") or None)
+        axes.plot(
+            *zip(*sorted(curves[label]), strict=True),
+            marker="o",
+            label=label.replace("--", "") or None,
+        )
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
-    axes.axhline(result["degraded"], color="dimgray", linestyle="--", linewidth=1, label="not adapted")
+    axes.axhline(
+        result["degraded"], color="dimgray", linestyle="--", linewidth=1, label="not adapted"
+    )
     axes.legend(fontsize=8)
     axes.figure.savefig(path, dpi=130)
 

@@ -30,7 +30,14 @@ def tree(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     for corruption in ("fog", "snow"):
         for severity in ("3", "5"):
-            for name in ("cat/1.JPEG", "cat/a b.png", "cat/ü.png", "dog/1.JPEG", "dog/2.PNG", "dog/3.bmp"):
+            for name in (
+                "cat/1.JPEG",
+                "cat/a b.png",
+                "cat/ü.png",
+                "dog/1.JPEG",
+                "dog/2.PNG",
+                "dog/3.bmp",
+            ):
                 path = tmp_path / "source" / corruption / severity / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)

@@ -30,7 +30,10 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "scripts")]
+    sys.path[:0] = [
+        str(Path(__file__).resolve().parents[1]),
+        str(Path(__file__).resolve().parents[1] / "scripts"),
+    ]
 
 import numpy as np
 
@@ -93,19 +96,43 @@ class Pickles:
     """Batches of CIFAR in every protocol."""
 
     tokens = (
-        b"cnumpy\ndtype\n", b"cposix\nmkdir\n(X\x03\x00\x00\x00RANtR",
-        b"\x8e\xff\xff\xff\xff\x7f\x00\x00\x00", b"r\xff\xff\xff\x7f", b"b", b"R", b"\x81",
-        b"\x93", b".", b"t", b"}", b"O8", b"V8", b"i8", b"\x8a\xff", b"K\x00", b"N", b"h\x00",
-        b"2", b"0",
-    )  # fmt: skip
+        b"cnumpy\ndtype\n",
+        b"cposix\nmkdir\n(X\x03\x00\x00\x00RANtR",
+        b"\x8e\xff\xff\xff\xff\x7f\x00\x00\x00",
+        b"r\xff\xff\xff\x7f",
+        b"b",
+        b"R",
+        b"\x81",
+        b"\x93",
+        b".",
+        b"t",
+        b"}",
+        b"O8",
+        b"V8",
+        b"i8",
+        b"\x8a\xff",
+        b"K\x00",
+        b"N",
+        b"h\x00",
+        b"2",
+        b"0",
+    )
 
     def __init__(self) -> None:
         self.seeds = []
         for protocol in (0, 2, 3, 4, 5):
-            batch = {b"data": PIXELS.reshape(10, -1)[:2, :96], b"labels": [1, 2], b"filenames": [b"a.png"], "x": LABELS[:3]}
+            batch = {
+                b"data": PIXELS.reshape(10, -1)[:2, :96],
+                b"labels": [1, 2],
+                b"filenames": [b"a.png"],
+                "x": LABELS[:3],
+            }
             self.seeds.append(pickle.dumps(batch, protocol=protocol))
             self.seeds.append(
-                pickle.dumps({b"label_names": [b"cat", b"dog"], b"n": (np.int64(3), None, 1.5)}, protocol=protocol)
+                pickle.dumps(
+                    {b"label_names": [b"cat", b"dog"], b"n": (np.int64(3), None, 1.5)},
+                    protocol=protocol,
+                )
             )
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
@@ -122,13 +149,34 @@ class Npy:
     """Arrays of images, and of labels beside images."""
 
     tokens = (
-        b"'|O'", b"'<f8'", b"'|u1'", b"True", b"(10, 8, 8, 3)", b"(99999999999, 8, 8, 3)",
-        b"(-1,)", b"()", b"(", b"{", b"'descr'", b"[('a', '|O')]",
-        b"__import__('os').mkdir('RAN')", b"\n", b" ", b"0", b"9" * 30,
-    )  # fmt: skip
+        b"'|O'",
+        b"'<f8'",
+        b"'|u1'",
+        b"True",
+        b"(10, 8, 8, 3)",
+        b"(99999999999, 8, 8, 3)",
+        b"(-1,)",
+        b"()",
+        b"(",
+        b"{",
+        b"'descr'",
+        b"[('a', '|O')]",
+        b"__import__('os').mkdir('RAN')",
+        b"\n",
+        b" ",
+        b"0",
+        b"9" * 30,
+    )
 
     def __init__(self) -> None:
-        arrays = (PIXELS, PIXELS[..., 0], LABELS, LABELS.astype("f4"), np.asfortranarray(PIXELS), LABELS.astype("U3"))
+        arrays = (
+            PIXELS,
+            PIXELS[..., 0],
+            LABELS,
+            LABELS.astype("f4"),
+            np.asfortranarray(PIXELS),
+            LABELS.astype("U3"),
+        )
         self.seeds = [encoded(lambda file, array=array: np.save(file, array)) for array in arrays]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
@@ -136,25 +184,41 @@ class Npy:
 
         (folder / "fog.npy").write_bytes(data if rng.random() < 0.7 else self.seeds[0])
         (folder / "labels.npy").write_bytes(data if rng.random() < 0.5 else self.seeds[2])
-        look(open_source(folder if rng.random() < 0.5 else folder / "fog.npy", severity=rng.choice((None, 3))))
+        look(
+            open_source(
+                folder if rng.random() < 0.5 else folder / "fog.npy", severity=rng.choice((None, 3))
+            )
+        )
 
 
 class Npz:
     """Archives: their bytes, or the arrays in them under checksums that are right."""
 
     tokens = (
-        *Npy.tokens, b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"../../x.npy",
-        b"\x00\x00\x00\x00", b"\xff\xff\xff\xff",
-    )  # fmt: skip
+        *Npy.tokens,
+        b"PK\x01\x02",
+        b"PK\x03\x04",
+        b"PK\x05\x06",
+        b"../../x.npy",
+        b"\x00\x00\x00\x00",
+        b"\xff\xff\xff\xff",
+    )
 
     def __init__(self) -> None:
         self._members = [
             {"train_x": PIXELS, "train_y": LABELS, "test_x": PIXELS[:2], "test_y": LABELS[:2]},
             {"fog": PIXELS.reshape(2, 5, 8, 8, 3), "labels": LABELS[:5], "clean": PIXELS[:5]},
-            {"jpeg": np.arange(99, dtype=np.uint8), "offsets": np.array([0, 9, 99]), "labels": LABELS[:2],
-             "classes": np.array(list("abcdefghij"))},
-        ]  # fmt: skip
-        self.seeds = [encoded(lambda file, members=members: np.savez(file, **members)) for members in self._members]
+            {
+                "jpeg": np.arange(99, dtype=np.uint8),
+                "offsets": np.array([0, 9, 99]),
+                "labels": LABELS[:2],
+                "classes": np.array(list("abcdefghij")),
+            },
+        ]
+        self.seeds = [
+            encoded(lambda file, members=members: np.savez(file, **members))
+            for members in self._members
+        ]
         self.seeds.append(encoded(lambda file: np.savez_compressed(file, **self._members[0])))
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
@@ -163,10 +227,15 @@ class Npz:
         path = folder / "x.npz"
         path.write_bytes(data)
         if rng.random() < 0.6:
-            with zipfile.ZipFile(path, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+            with zipfile.ZipFile(
+                path, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+            ) as archive:
                 for name, array in rng.choice(self._members).items():
                     whole = encoded(lambda file, array=array: np.save(file, array))
-                    archive.writestr(f"{name}.npy", mutated(whole, rng, self.tokens) if rng.random() < 0.4 else whole)
+                    archive.writestr(
+                        f"{name}.npy",
+                        mutated(whole, rng, self.tokens) if rng.random() < 0.4 else whole,
+                    )
         look(open_source(path))
 
 
@@ -174,9 +243,23 @@ class Names:
     """Names in every place where a data file says some, written as trees."""
 
     tokens = (
-        b"..", b"/", b"\\", b"\x00", b"a", b".", b" ", b"\n", b"\xff", "ü".encode(), b"C:", b"~",
-        b"-", b"%2e", b"a" * 300, b"|",
-    )  # fmt: skip
+        b"..",
+        b"/",
+        b"\\",
+        b"\x00",
+        b"a",
+        b".",
+        b" ",
+        b"\n",
+        b"\xff",
+        "ü".encode(),
+        b"C:",
+        b"~",
+        b"-",
+        b"%2e",
+        b"a" * 300,
+        b"|",
+    )
 
     def __init__(self) -> None:
         self.seeds = [b"fog", b"a/b", b"../../esc/x", b"/esc", b"n01", b"\xe2\x80\xae"]
@@ -210,10 +293,16 @@ class Names:
             return
         source = open_official(path)
         out = folder / "o/p/q"
-        tasks = [trees.Task(trees.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names]
+        tasks = [
+            trees.Task(trees.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names
+        ]
         failures = trees.write(source, (path,), tasks, out, seed=0, workers=1)
-        assert kind == 2 or not failures or any(len(one) > 200 or "\udcff" in one for one in failures), failures
-        assert all(file.is_relative_to(out) for file in folder.rglob("*.png") if "tiny" not in file.parts)
+        assert (
+            kind == 2 or not failures or any(len(one) > 200 or "\udcff" in one for one in failures)
+        ), failures
+        assert all(
+            file.is_relative_to(out) for file in folder.rglob("*.png") if "tiny" not in file.parts
+        )
         files.read_json(out / "made.copy.json")
 
 
@@ -221,17 +310,53 @@ class Configs:
     """YAML and JSON of experiments, pipelines and evaluations."""
 
     tokens = (
-        b"!!python/object/apply:os.mkdir ['RAN']", b"!!python/name:os.system",
-        b"custom_imports: {imports: [evil]}\n", b"_base_: evil.py\n", b"_base_: x.yaml\n",
-        b"base: x.yaml\n", b"&a ", b"*a", b"<<: *a", b"[", b"{", b"- ", b": ", b"\n", b"  ",
-        b"null", b".inf", b".nan", b"9" * 400, b"-1", b"true", b"../..", b"''", b"2001-01-01",
-        b"!!binary aaaa", b"!!set {a}", b"? ", b"|", b"\t", b"1e999", b"0x", b"{a: 1}",
-        b"[[jpeg]]", b"\xff", b"\x00", b"%YAML 9.9\n", b"---\n", b"jpeg", b"type", b"x" * 200,
-    )  # fmt: skip
+        b"!!python/object/apply:os.mkdir ['RAN']",
+        b"!!python/name:os.system",
+        b"custom_imports: {imports: [evil]}\n",
+        b"_base_: evil.py\n",
+        b"_base_: x.yaml\n",
+        b"base: x.yaml\n",
+        b"&a ",
+        b"*a",
+        b"<<: *a",
+        b"[",
+        b"{",
+        b"- ",
+        b": ",
+        b"\n",
+        b"  ",
+        b"null",
+        b".inf",
+        b".nan",
+        b"9" * 400,
+        b"-1",
+        b"true",
+        b"../..",
+        b"''",
+        b"2001-01-01",
+        b"!!binary aaaa",
+        b"!!set {a}",
+        b"? ",
+        b"|",
+        b"\t",
+        b"1e999",
+        b"0x",
+        b"{a: 1}",
+        b"[[jpeg]]",
+        b"\xff",
+        b"\x00",
+        b"%YAML 9.9\n",
+        b"---\n",
+        b"jpeg",
+        b"type",
+        b"x" * 200,
+    )
 
     def __init__(self) -> None:
         root = Path(__file__).resolve().parents[1]
-        pipelines = [path.read_bytes() for path in sorted((root / "scripts/pipelines").glob("*.yaml"))]
+        pipelines = [
+            path.read_bytes() for path in sorted((root / "scripts/pipelines").glob("*.yaml"))
+        ]
         experiment = (
             b"base: configs/ind/CIFAR10/ResNet20/clean.yaml\nknown: [clean]\ntrain: {epochs: 2, batch_size: 8}\n"
             b"optimizer: {type: SGD, lr: 0.1}\nloss: {cross_entropy: 1}\ndata: {held_out: 0.1, train: cifar_train}\n"
@@ -296,7 +421,9 @@ def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str 
     return fault
 
 
-def run(names: list[str], seed: int, seconds: float, first: int = 0, most: int | None = None) -> int:
+def run(
+    names: list[str], seed: int, seconds: float, first: int = 0, most: int | None = None
+) -> int:
     """Cases of each target in turn until the time is over; prints the counts; returns how many faults there were."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     counts = dict.fromkeys(names, 0)
@@ -333,7 +460,9 @@ def run(names: list[str], seed: int, seconds: float, first: int = 0, most: int |
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--seconds", type=float, default=30)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -341,15 +470,36 @@ def main() -> int:
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.child or args.case is not None:
-        return min(1, run(args.target, args.seed, args.seconds, args.case or 0, None if args.case is None else 1))
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk would be waited for after each case
+        return min(
+            1,
+            run(
+                args.target,
+                args.seed,
+                args.seconds,
+                args.case or 0,
+                None if args.case is None else 1,
+            ),
+        )
+    memory = (
+        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    )  # a disk would be waited for after each case
     here = tempfile.mkdtemp(prefix="fuzz-", dir=memory)
-    flags = ["--child", "--seconds", str(args.seconds), "--seed", str(args.seed), "--target", *args.target]
+    flags = [
+        "--child",
+        "--seconds",
+        str(args.seconds),
+        "--seed",
+        str(args.seed),
+        "--target",
+        *args.target,
+    ]
     command = [sys.executable, __file__, *flags]
     status = subprocess.run(command, env={**os.environ, "TMPDIR": here}, check=False).returncode
     if status < 0:
         case = next(Path(here).glob("*/case")).read_text()
-        print(f"FAULT the process died of signal {-status} at: --seed {args.seed} --target {' --case '.join(case.split())}")
+        print(
+            f"FAULT the process died of signal {-status} at: --seed {args.seed} --target {' --case '.join(case.split())}"
+        )
     shutil.rmtree(here)
     return abs(status)
 

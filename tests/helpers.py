@@ -20,7 +20,9 @@ from DDA.image_adapt.unet import create_unet
 PARITY = Path(__file__).parent / "parity"
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real images and checkpoints (../shared) are absent")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real images and checkpoints (../shared) are absent"
+)
 
 UNET_FLAGS = [
     "image_size",
@@ -75,10 +77,21 @@ def diffusion_of(flags: dict) -> Diffusion:
 
 # a network that runs in milliseconds, and the flags that no checkpoint tells
 TINY = dict(
-    image_size=16, num_channels=32, channel_mult="1,1", num_res_blocks=1, attention_resolutions="8", num_heads=2,
-    use_scale_shift_norm=True, resblock_updown=False, learn_sigma=True, use_new_attention_order=False, class_cond=False,
-)  # fmt: skip
-TINY_PROCESS = dict(diffusion_steps=1000, noise_schedule="linear", rescale_timesteps=False, fixed_variance="large")
+    image_size=16,
+    num_channels=32,
+    channel_mult="1,1",
+    num_res_blocks=1,
+    attention_resolutions="8",
+    num_heads=2,
+    use_scale_shift_norm=True,
+    resblock_updown=False,
+    learn_sigma=True,
+    use_new_attention_order=False,
+    class_cond=False,
+)
+TINY_PROCESS = dict(
+    diffusion_steps=1000, noise_schedule="linear", rescale_timesteps=False, fixed_variance="large"
+)
 
 
 def tiny_unet(**changes) -> torch.nn.Module:
@@ -111,9 +124,26 @@ def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
         (folder / "tree" / cell).mkdir(parents=True)
         for i in range(4):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png")
+            Image.fromarray(pixels).save(
+                folder / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png"
+            )
     tree.write_classes(folder / "tree", ("cat", "dog"))
     torch.manual_seed(0)
-    torch.save({"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, folder / "net.pt")
-    return [*map(str, ["--model_path", prior, "--classifier", folder / "net.pt", "--base_samples", folder / "tree", "--out",
-            folder / "out"])]  # fmt: skip
+    torch.save(
+        {"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, folder / "net.pt"
+    )
+    return [
+        *map(
+            str,
+            [
+                "--model_path",
+                prior,
+                "--classifier",
+                folder / "net.pt",
+                "--base_samples",
+                folder / "tree",
+                "--out",
+                folder / "out",
+            ],
+        )
+    ]

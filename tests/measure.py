@@ -16,7 +16,14 @@ import sys
 import tokenize
 from pathlib import Path
 
-LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER)
+LAYOUT = (
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+)
 SKIPPED = {tokenize.COMMENT, *LAYOUT}
 FOLDERS = ("DDA", "DistilledClassifier", "scripts")
 
@@ -24,7 +31,11 @@ FOLDERS = ("DDA", "DistilledClassifier", "scripts")
 def docstrings(module: ast.Module) -> set[int]:
     """The first lines of the docstrings of a module."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    nodes = [node for node in ast.walk(module) if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None]
+    nodes = [
+        node
+        for node in ast.walk(module)
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None
+    ]
     return {node.body[0].lineno for node in nodes}
 
 
@@ -35,7 +46,8 @@ def code_tokens(text: str) -> list[tokenize.TokenInfo]:
     return [
         token
         for token in tokens
-        if token.type not in SKIPPED and not (token.type == tokenize.STRING and token.start[0] in lines)
+        if token.type not in SKIPPED
+        and not (token.type == tokenize.STRING and token.start[0] in lines)
     ]
 
 
@@ -45,7 +57,9 @@ def lengths(text: str) -> dict[str, int]:
     found = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found[f"{node.name}:{node.lineno}"] = sum(node.lineno <= row <= node.end_lineno for row in rows)
+            found[f"{node.name}:{node.lineno}"] = sum(
+                node.lineno <= row <= node.end_lineno for row in rows
+            )
     return found
 
 
@@ -58,9 +72,16 @@ def measure(root: Path) -> dict[str, object]:
     """Files, tokens, the median, 90th percentile and largest length of functions, and the longest ones."""
     paths = sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    found = {f"{path}:{name}": count for path, text in texts.items() for name, count in lengths(text).items()}
+    found = {
+        f"{path}:{name}": count
+        for path, text in texts.items()
+        for name, count in lengths(text).items()
+    }
     plain = sorted(count for name, count in found.items() if not is_parser(name.split(":", 1)[1]))
-    longest = sorted(((count, name) for name, count in found.items() if not is_parser(name.split(":", 1)[1])), reverse=True)
+    longest = sorted(
+        ((count, name) for name, count in found.items() if not is_parser(name.split(":", 1)[1])),
+        reverse=True,
+    )
     return {
         "files": len(texts),
         "tokens": sum(len(code_tokens(text)) for text in texts.values()),
@@ -73,9 +94,15 @@ def measure(root: Path) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the measures of this checkout and of others."""
-    roots = [Path(root) for root in (sys.argv[1:] if argv is None else argv)] or [Path(__file__).resolve().parents[1]]
+    roots = [Path(root) for root in (sys.argv[1:] if argv is None else argv)] or [
+        Path(__file__).resolve().parents[1]
+    ]
     for root in roots:
-        print(root, *(f"{name} {value}" for name, value in measure(root).items() if name != "longest"), sep="  ")
+        print(
+            root,
+            *(f"{name} {value}" for name, value in measure(root).items() if name != "longest"),
+            sep="  ",
+        )
         print("  " + "\n  ".join(measure(root)["longest"]))
     return 0
 

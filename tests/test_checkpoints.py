@@ -52,46 +52,75 @@ def test_the_architecture_is_recognised_from_the_tensors(tmp_path, changes):
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["02_unet_a_cifar", "02_unet_b_imagenet_shrunk", "02_unet_d_neworder"])
+@pytest.mark.parametrize(
+    "name", ["02_unet_a_cifar", "02_unet_b_imagenet_shrunk", "02_unet_d_neworder"]
+)
 def test_every_reference_network_is_recognised_with_its_own_flags(tmp_path, name):
     flags = parity(name)[1]["flags"]
     torch.save(unet_of(flags).state_dict(), tmp_path / "x.pt")
-    given = {key: flags[key] for key in (*UNET_FLAGS, "diffusion_steps", "noise_schedule", "rescale_timesteps")}
+    given = {
+        key: flags[key]
+        for key in (*UNET_FLAGS, "diffusion_steps", "noise_schedule", "rescale_timesteps")
+    }
     settings, _ = load(tmp_path / "x.pt", **given)
     levels = {int(size) for size in settings["attention_resolutions"].split(",")}
     assert levels <= {int(size) for size in flags["attention_resolutions"].split(",")}
 
 
-@pytest.mark.parametrize(("config", "size", "schedule"), [("imagenet256", 256, "linear"), ("cifar10", 32, "cosine")])
-def test_the_published_networks_are_recognised_with_and_without_their_flags(tmp_path, config, size, schedule):
+@pytest.mark.parametrize(
+    ("config", "size", "schedule"), [("imagenet256", 256, "linear"), ("cifar10", 32, "cosine")]
+)
+def test_the_published_networks_are_recognised_with_and_without_their_flags(
+    tmp_path, config, size, schedule
+):
     flags = parity("02_unet_fullsize_names")[1]["flags"][config]
     with torch.device("meta"):
         state = create_unet(**{name: flags[name] for name in UNET_FLAGS}).state_dict()
     settings = checkpoints.resolve(tmp_path / "x.pt", state, {})
-    assert (settings["image_size"], settings["noise_schedule"], settings["diffusion_steps"]) == (size, schedule, 1000)
-    assert {int(part) for part in settings["attention_resolutions"].split(",")} == {16, 8} | ({32} if size == 256 else set())
+    assert (settings["image_size"], settings["noise_schedule"], settings["diffusion_steps"]) == (
+        size,
+        schedule,
+        1000,
+    )
+    assert {int(part) for part in settings["attention_resolutions"].split(",")} == {16, 8} | (
+        {32} if size == 256 else set()
+    )
     given = {name: flags[name] for name in UNET_FLAGS}
     assert checkpoints.resolve(tmp_path / "x.pt", state, given) == settings
     # trained with 4000 steps and rescaled times: a process of 4000 needs the rescaling, one of 1000 does not notice it
-    assert checkpoints.resolve(tmp_path / "x.pt", state, {"diffusion_steps": 4000})["rescale_timesteps"]
+    assert checkpoints.resolve(tmp_path / "x.pt", state, {"diffusion_steps": 4000})[
+        "rescale_timesteps"
+    ]
 
 
 def test_flags_that_contradict_the_tensors_are_all_named_with_both_values(tmp_path):
     path = save(tmp_path, beside={**TINY, **TINY_PROCESS})
-    wrong = {"num_channels": 64, "learn_sigma": False, "channel_mult": "1,2", "attention_resolutions": "16,8",
-             "use_scale_shift_norm": False, "num_res_blocks": 1}  # fmt: skip
+    wrong = {
+        "num_channels": 64,
+        "learn_sigma": False,
+        "channel_mult": "1,2",
+        "attention_resolutions": "16,8",
+        "use_scale_shift_norm": False,
+        "num_res_blocks": 1,
+    }
     with pytest.raises(ValueError) as error:
         load(path, **wrong)
-    for words in ("--num_channels 64, but the file says 32", "--learn_sigma False, but the file says True",
-                  "--channel_mult 1,2, but the file says 1,1", "--attention_resolutions 16,8, but the file says 8",
-                  "--use_scale_shift_norm False, but the file says True"):  # fmt: skip
+    for words in (
+        "--num_channels 64, but the file says 32",
+        "--learn_sigma False, but the file says True",
+        "--channel_mult 1,2, but the file says 1,1",
+        "--attention_resolutions 16,8, but the file says 8",
+        "--use_scale_shift_norm False, but the file says True",
+    ):
         assert words in str(error.value)
     assert "num_res_blocks" not in str(error.value)
 
 
 def test_flags_that_contradict_the_json_are_named(tmp_path):
     path = save(tmp_path, beside={**TINY, **TINY_PROCESS})
-    with pytest.raises(ValueError, match=r"--image_size 32, but the \.json says 16; .*--noise_schedule cosine"):
+    with pytest.raises(
+        ValueError, match=r"--image_size 32, but the \.json says 16; .*--noise_schedule cosine"
+    ):
         load(path, image_size=32, noise_schedule="cosine")
 
 
@@ -99,9 +128,22 @@ def test_what_is_told_nowhere_is_an_error_that_names_the_missing_flags(tmp_path)
     path = save(tmp_path, learn_sigma=False)
     with pytest.raises(ValueError) as error:
         load(path)
-    for name in ("image_size", "num_heads", "use_new_attention_order", "diffusion_steps", "noise_schedule", "fixed_variance"):
+    for name in (
+        "image_size",
+        "num_heads",
+        "use_new_attention_order",
+        "diffusion_steps",
+        "noise_schedule",
+        "fixed_variance",
+    ):
         assert f"--{name}" in str(error.value)
-    given = dict(image_size=16, num_heads=2, use_new_attention_order=False, diffusion_steps=1000, noise_schedule="linear")
+    given = dict(
+        image_size=16,
+        num_heads=2,
+        use_new_attention_order=False,
+        diffusion_steps=1000,
+        noise_schedule="linear",
+    )
     with pytest.raises(ValueError, match=r"does not tell --fixed_variance; give"):
         load(path, **given)
     with pytest.raises(ValueError, match="does not tell --rescale_timesteps, --fixed_variance"):
@@ -127,7 +169,11 @@ def test_files_that_would_execute_code_are_refused_and_not_executed(tmp_path):
 def test_damaged_and_foreign_files_are_refused_in_words(tmp_path):
     path = save(tmp_path)
     content = path.read_bytes()
-    for name, data in (("half.pt", content[: len(content) // 2]), ("empty.pt", b""), ("text.pt", b"hello world\n" * 9)):
+    for name, data in (
+        ("half.pt", content[: len(content) // 2]),
+        ("empty.pt", b""),
+        ("text.pt", b"hello world\n" * 9),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=f"{name} .*cut off or no torch checkpoint"):
             checkpoints.read_state_dict(tmp_path / name)
@@ -150,7 +196,9 @@ def test_a_tensor_too_many_or_of_another_shape_is_named(tmp_path):
     state["middle_block.1.norm.weight"] = torch.zeros(5)
     torch.save(state, tmp_path / "x.pt")
     (tmp_path / "x.json").write_text(json.dumps({**TINY, **TINY_PROCESS}))
-    with pytest.raises(ValueError, match=r"1 tensors differ, the first is middle_block\.1\.norm\.weight"):
+    with pytest.raises(
+        ValueError, match=r"1 tensors differ, the first is middle_block\.1\.norm\.weight"
+    ):
         load(tmp_path / "x.pt")
 
 
@@ -164,7 +212,9 @@ def test_the_real_checkpoint_is_recognised_and_loads():
     path = SHARED / "ckpt" / "cifar10_small_linear.pt"
     told = json.loads(path.with_suffix(".json").read_text())
     settings, model = load(path)
-    assert {name: settings[name] for name in checkpoints.RECOGNISED} == {name: told[name] for name in checkpoints.RECOGNISED}
+    assert {name: settings[name] for name in checkpoints.RECOGNISED} == {
+        name: told[name] for name in checkpoints.RECOGNISED
+    }
     assert sum(p.numel() for p in model.parameters()) > 4_000_000
 
 
@@ -174,16 +224,29 @@ def test_a_prior_is_digested_once_and_its_network_is_that_of_the_checkpoint(prio
     monkeypatch.setattr(files, "sha256", lambda path: digests.append(path) or "digest")
     assert loaded.sha256 == loaded.sha256 == "digest" and digests == [prior]
     x, t = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16), torch.tensor([7])
-    torch.testing.assert_close(loaded.network(torch.device("cpu"))(x, t), tiny_unet()(x, t), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        loaded.network(torch.device("cpu"))(x, t), tiny_unet()(x, t), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("rescale", [False, True])
 def test_a_process_has_all_that_the_settings_say_of_it(rescale):
-    settings = dict(diffusion_steps=400, noise_schedule="cosine", learn_sigma=False, fixed_variance="small",
-                    rescale_timesteps=rescale)  # fmt: skip
+    settings = dict(
+        diffusion_steps=400,
+        noise_schedule="cosine",
+        learn_sigma=False,
+        fixed_variance="small",
+        rescale_timesteps=rescale,
+    )
     ours = priors.process_of(settings, "20", predict_xstart=True)
-    by_hand = Diffusion(steps=400, noise_schedule="cosine", timestep_respacing="20", fixed_variance="small",
-                        rescale_timesteps=rescale, predict_xstart=True)  # fmt: skip
+    by_hand = Diffusion(
+        steps=400,
+        noise_schedule="cosine",
+        timestep_respacing="20",
+        fixed_variance="small",
+        rescale_timesteps=rescale,
+        predict_xstart=True,
+    )
     np.testing.assert_array_equal(ours.betas, by_hand.betas)
     np.testing.assert_array_equal(ours.posterior_variance, by_hand.posterior_variance)
     x = torch.rand(1, 3, 8, 8)
@@ -191,5 +254,7 @@ def test_a_process_has_all_that_the_settings_say_of_it(rescale):
     def network(x, t):
         return x * t
 
-    assert torch.equal(ours.predict(network, x, 9, clip=True).x0, by_hand.predict(network, x, 9, clip=True).x0)
+    assert torch.equal(
+        ours.predict(network, x, 9, clip=True).x0, by_hand.predict(network, x, 9, clip=True).x0
+    )
     assert len(priors.process_of(settings)) == 400

@@ -12,9 +12,20 @@ SMALL = {"type": "CifarResNet", "depth": 8, "num_classes": 3}
 PREPROCESS = {"size": 8, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 MMCLS = {
     "type": "ImageClassifier",
-    "backbone": {"type": "ResNet_CIFAR", "depth": 18, "num_stages": 4, "out_indices": [3], "style": "pytorch"},
+    "backbone": {
+        "type": "ResNet_CIFAR",
+        "depth": 18,
+        "num_stages": 4,
+        "out_indices": [3],
+        "style": "pytorch",
+    },
     "neck": {"type": "GlobalAveragePooling"},
-    "head": {"type": "LinearClsHead", "num_classes": 4, "in_channels": 512, "loss": {"type": "CrossEntropyLoss"}},
+    "head": {
+        "type": "LinearClsHead",
+        "num_classes": 4,
+        "in_channels": 512,
+        "loss": {"type": "CrossEntropyLoss"},
+    },
 }
 
 
@@ -31,10 +42,14 @@ def warmed(network):
 
 @pytest.mark.parametrize(
     ("config", "width"),
-    [(SMALL, 64), (MMCLS, 512), ({"type": "timm", "name": "resnet18", "num_classes": 4}, 512),
-     ({"type": "timm", "name": "convnext_atto", "num_classes": 4}, 320),
-     ({"type": "timm", "name": "vit_tiny_patch16_224", "num_classes": 4, "img_size": 32}, 192)],
-)  # fmt: skip
+    [
+        (SMALL, 64),
+        (MMCLS, 512),
+        ({"type": "timm", "name": "resnet18", "num_classes": 4}, 512),
+        ({"type": "timm", "name": "convnext_atto", "num_classes": 4}, 320),
+        ({"type": "timm", "name": "vit_tiny_patch16_224", "num_classes": 4, "img_size": 32}, 192),
+    ],
+)
 def test_features_and_head_are_the_network_in_two_parts(config, width):
     if config["type"] != "CifarResNet":
         pytest.importorskip("timm" if config["type"] == "timm" else "mmcls")
@@ -44,25 +59,37 @@ def test_features_and_head_are_the_network_in_two_parts(config, width):
     assert len(maps) == len(x)
     assert features.shape == (2, width)
     torch.testing.assert_close(network.head(network.features(x)), logits)
-    whole = network.model.simple_test(x, softmax=False, post_process=False) if config is MMCLS else network.model(x)
+    whole = (
+        network.model.simple_test(x, softmax=False, post_process=False)
+        if config is MMCLS
+        else network.model(x)
+    )
     torch.testing.assert_close(logits, whole)
 
 
-@pytest.mark.parametrize("config", [SMALL, MMCLS, {"type": "timm", "name": "resnet18", "num_classes": 3}])
+@pytest.mark.parametrize(
+    "config", [SMALL, MMCLS, {"type": "timm", "name": "resnet18", "num_classes": 3}]
+)
 def test_a_checkpoint_is_enough_alone(config, tmp_path):
     if config["type"] != "CifarResNet":
         pytest.importorskip("timm" if config["type"] == "timm" else "mmcls")
     network = warmed(build(config))
-    save(tmp_path / "a.pth", network, {"classifier": config, "preprocess": PREPROCESS}, ("x", "y", "z"), epoch=3)
+    save(
+        tmp_path / "a.pth",
+        network,
+        {"classifier": config, "preprocess": PREPROCESS},
+        ("x", "y", "z"),
+        epoch=3,
+    )
     back = load(tmp_path / "a.pth")
     assert back.classes == ("x", "y", "z") and back.preprocess == Preprocess(**PREPROCESS)
     assert not any(p.requires_grad for p in back.network.parameters()) and not back.network.training
     folded = not any(isinstance(module, torch.nn.BatchNorm2d) for module in back.network.modules())
     assert folded == (config is SMALL)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    x = (pixels.transpose(0, 3, 1, 2) / 255 - np.array(PREPROCESS["mean"])[:, None, None]) / np.array(PREPROCESS["std"])[
-        :, None, None
-    ]
+    x = (
+        pixels.transpose(0, 3, 1, 2) / 255 - np.array(PREPROCESS["mean"])[:, None, None]
+    ) / np.array(PREPROCESS["std"])[:, None, None]
     expected = network(torch.from_numpy(x).float())[1]
     torch.testing.assert_close(back.scores(pixels), expected, rtol=1e-4, atol=1e-5)
     assert classifiers.read(tmp_path / "a.pth")["epoch"] == 3
@@ -73,31 +100,48 @@ def test_mmcls_names_are_kept_and_checkpoints_of_openmmlab_load(tmp_path):
     from mmcls.models import build_classifier
 
     theirs = build_classifier(MMCLS)
-    torch.save({"meta": {"mmcls_version": "0.25.0"}, "state_dict": theirs.state_dict()}, tmp_path / "openmmlab.pth")
+    torch.save(
+        {"meta": {"mmcls_version": "0.25.0"}, "state_dict": theirs.state_dict()},
+        tmp_path / "openmmlab.pth",
+    )
     network = build(MMCLS)
     assert initialise(network, tmp_path / "openmmlab.pth") == []
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in network.model.state_dict().items())
+    assert all(
+        torch.equal(value, theirs.state_dict()[name])
+        for name, value in network.model.state_dict().items()
+    )
     other = build({**MMCLS, "head": {**MMCLS["head"], "num_classes": 7}})
     before = other.model.head.fc.weight.clone()
-    assert sorted(initialise(other, tmp_path / "openmmlab.pth")) == ["head.fc.bias", "head.fc.weight"]
+    assert sorted(initialise(other, tmp_path / "openmmlab.pth")) == [
+        "head.fc.bias",
+        "head.fc.weight",
+    ]
     assert torch.equal(other.model.head.fc.weight, before)
     assert torch.equal(other.model.backbone.conv1.weight, theirs.backbone.conv1.weight)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save(build(SMALL).model.state_dict(), tmp_path / "small.pth")
-    with pytest.raises(ValueError, match=r"small.pth does not fit the classifier: it lacks 30 of .*layer1.1.conv1.weight"):
+    with pytest.raises(
+        ValueError,
+        match=r"small.pth does not fit the classifier: it lacks 30 of .*layer1.1.conv1.weight",
+    ):
         initialise(build({**SMALL, "depth": 14}), tmp_path / "small.pth")
     state = build(SMALL).model.state_dict() | {"conv1.weight": torch.zeros(16, 3, 5, 5)}
     torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match=r"conv1.weight is \(16, 3, 5, 5\) there, \(16, 3, 3, 3\) here"):
+    with pytest.raises(
+        ValueError, match=r"conv1.weight is \(16, 3, 5, 5\) there, \(16, 3, 3, 3\) here"
+    ):
         initialise(build(SMALL), tmp_path / "odd.pth")
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"type": "ResNet"}, "classifier type 'ResNet' is unknown; use one of CifarResNet, timm, ImageClassifier"),
+        (
+            {"type": "ResNet"},
+            "classifier type 'ResNet' is unknown; use one of CifarResNet, timm, ImageClassifier",
+        ),
         ({"type": "CifarResNet", "depth": 18}, "depths are 6 n"),
         ({"type": "CifarResNet", "deep": 20}, "deep"),
         ({"type": "timm", "name": "resnet019"}, "timm has no model resnet019; the nearest: resnet"),
@@ -118,7 +162,9 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(ValueError, match="pretrained weights of timm/resnet18 could not be fetched.*--init FILE"):
+    with pytest.raises(
+        ValueError, match="pretrained weights of timm/resnet18 could not be fetched.*--init FILE"
+    ):
         build({"type": "timm", "name": "resnet18", "pretrained": True})
 
 
@@ -129,7 +175,11 @@ def test_preprocessing_takes_an_image_of_its_size_as_it_is_and_the_middle_of_oth
     wide = np.zeros((16, 32, 3), np.uint8)
     wide[:, 8:24] = 255
     assert (Preprocess(8).fit(wide)[:, 1:-1] == 255).all()
-    assert Preprocess(8, resize=10).fit(wide).shape == Preprocess(8).fit(np.zeros((3, 5, 3), np.uint8)).shape == (8, 8, 3)
+    assert (
+        Preprocess(8, resize=10).fit(wide).shape
+        == Preprocess(8).fit(np.zeros((3, 5, 3), np.uint8)).shape
+        == (8, 8, 3)
+    )
     for wrong in (
         dict(mean=(0.5, 0.5)),
         dict(std=(1, 1, 0)),
@@ -142,12 +192,20 @@ def test_preprocessing_takes_an_image_of_its_size_as_it_is_and_the_middle_of_oth
 
 
 @needs_shared
-@pytest.mark.parametrize(("depth", "weights", "accuracy"), [(20, "resnet20-12fca82f", 0.916), (56, "resnet56-4bfd9763", 0.927)])
+@pytest.mark.parametrize(
+    ("depth", "weights", "accuracy"),
+    [(20, "resnet20-12fca82f", 0.916), (56, "resnet56-4bfd9763", 0.927)],
+)
 def test_the_published_classifiers_score_what_is_published(depth, weights, accuracy):
     classifier = load(SHARED / "ckpt" / f"{weights}.th")
-    assert sum(isinstance(module, torch.nn.Conv2d) for module in classifier.network.modules()) == depth - 1
+    assert (
+        sum(isinstance(module, torch.nn.Conv2d) for module in classifier.network.modules())
+        == depth - 1
+    )
     with np.load(SHARED / "data" / "cifar10_lossless.npz") as data:
-        right = classifier.scores(data["test_x"]).argmax(1) == torch.from_numpy(data["test_y"]).long()
+        right = (
+            classifier.scores(data["test_x"]).argmax(1) == torch.from_numpy(data["test_y"]).long()
+        )
     assert right.double().mean() == pytest.approx(accuracy, abs=0.001)
 
 

@@ -29,20 +29,61 @@ config YAML  what is run
 
 @pytest.fixture
 def parser():
-    return commands.parser("x.py", "Does something.", FLAGS, LAYOUTS=("tree", "flat"), RULE=("sum", "gate"))
+    return commands.parser(
+        "x.py", "Does something.", FLAGS, LAYOUTS=("tree", "flat"), RULE=("sum", "gate")
+    )
 
 
 def test_a_line_is_a_flag_with_its_type_and_default(parser):
     args = vars(parser.parse_args(["a.yaml", "--out", "here"]))
     assert args == {
-        "config": Path("a.yaml"), "out": Path("here"), "count": 3, "rate": None, "names": ["a", "b"], "more": [], "kind": "two",
-        "layout": None, "rule": None, "flip": False, "train": True, "title": "two words", "severity": None, "dry_run": False,
+        "config": Path("a.yaml"),
+        "out": Path("here"),
+        "count": 3,
+        "rate": None,
+        "names": ["a", "b"],
+        "more": [],
+        "kind": "two",
+        "layout": None,
+        "rule": None,
+        "flip": False,
+        "train": True,
+        "title": "two words",
+        "severity": None,
+        "dry_run": False,
         "device": "auto",
-    }  # fmt: skip
-    given = ["--count", "5", "--rate", "0.5", "--names", "c", "--layout", "flat", "--rule", "gate", "sum", "--flip"]
-    args = parser.parse_args(["a.yaml", "--out", "x", *given, "--sev", "2", "--train", "no", "--dry_run", "-d", "cpu"])
-    assert (args.count, args.rate, args.names, args.layout, args.rule) == (5, 0.5, ["c"], "flat", ["gate", "sum"])
-    assert (args.flip, args.severity, args.train, args.dry_run, args.device) == (True, 2, False, True, "cpu")
+    }
+    given = [
+        "--count",
+        "5",
+        "--rate",
+        "0.5",
+        "--names",
+        "c",
+        "--layout",
+        "flat",
+        "--rule",
+        "gate",
+        "sum",
+        "--flip",
+    ]
+    args = parser.parse_args(
+        ["a.yaml", "--out", "x", *given, "--sev", "2", "--train", "no", "--dry_run", "-d", "cpu"]
+    )
+    assert (args.count, args.rate, args.names, args.layout, args.rule) == (
+        5,
+        0.5,
+        ["c"],
+        "flat",
+        ["gate", "sum"],
+    )
+    assert (args.flip, args.severity, args.train, args.dry_run, args.device) == (
+        True,
+        2,
+        False,
+        True,
+        "cpu",
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +105,13 @@ def test_a_wrong_flag_is_answered_in_one_line(parser, capsys, flags, words):
 
 def test_the_help_says_what_the_text_says(parser):
     text = " ".join(parser.format_help().split())
-    for part in ("where it goes, on two lines", "--count INT (default: 3)", "--flip, --no-flip", "machine: what it runs on",
-                 "--rule RULE [RULE ...] shown as RULE", "--layout {tree,flat} by name"):  # fmt: skip
+    for part in (
+        "where it goes, on two lines",
+        "--count INT (default: 3)",
+        "--flip, --no-flip",
+        "machine: what it runs on",
+        "--rule RULE [RULE ...] shown as RULE",
+        "--layout {tree,flat} by name",
+    ):
         assert part in text
     assert "[]" not in text

@@ -12,9 +12,11 @@ from DistilledClassifier import classifiers
 from DistilledClassifier.experiments.compose import CONFIGS, compose, kind_of, kinds
 from DistilledClassifier.experiments.config import load
 
-BACKBONES = {"CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
-             "digits": ("ResNet20", "ResNet56", "timm/resnet18"),
-             "Imagenet": ("ResNet50", "convnextT", "swinT", "timm/resnet18")}  # fmt: skip
+BACKBONES = {
+    "CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
+    "digits": ("ResNet20", "ResNet56", "timm/resnet18"),
+    "Imagenet": ("ResNet50", "convnextT", "swinT", "timm/resnet18"),
+}
 STAGES = {"ind": ("clean", "deg", "adapt"), "deg_all": ("deg_all", "degDistill", "adaptDistill")}
 EXPERIMENTS = [
     f"configs/{kind}/{dataset}/{backbone}/{stage}.yaml"
@@ -27,21 +29,36 @@ EXPERIMENTS = [
 
 @pytest.mark.parametrize("path", EXPERIMENTS)
 def test_every_experiment_is_whole(path):
-    config = load(Path(path), {"known": ["jpeg"]} if path.endswith(("deg.yaml", "adapt.yaml")) else {})
+    config = load(
+        Path(path), {"known": ["jpeg"]} if path.endswith(("deg.yaml", "adapt.yaml")) else {}
+    )
     make_optimizer(config.optimizer, torch.nn.Linear(1, 1))
     rate = make_rate(config.optimizer["lr"], config.schedule, config.train)
     assert rate(Moment(10**6, 0.999)) <= config.optimizer["lr"]
-    assert config.kind in path and config.dataset in path and config.backbone in path and config.stage in path
-    assert bool(config.teachers) == ("Distill" in path) and (config.view == "adapted") == ("adapt" in path)
+    assert (
+        config.kind in path
+        and config.dataset in path
+        and config.backbone in path
+        and config.stage in path
+    )
+    assert bool(config.teachers) == ("Distill" in path) and (config.view == "adapted") == (
+        "adapt" in path
+    )
 
 
-@pytest.mark.parametrize("path", sorted({path for path in EXPERIMENTS if path.endswith("clean.yaml")}))
+@pytest.mark.parametrize(
+    "path", sorted({path for path in EXPERIMENTS if path.endswith("clean.yaml")})
+)
 def test_every_backbone_builds_with_the_classes_of_its_data(path):
     pytest.importorskip("mmcls")
     pytest.importorskip("timm")
     config = load(Path(path))
-    network = classifiers.build({**config.classifier, **({"pretrained": False} if "timm" in path else {})})
-    assert list(network.model.parameters())[-1].shape[0] == len(tree.class_list(config.data.classes))
+    network = classifiers.build(
+        {**config.classifier, **({"pretrained": False} if "timm" in path else {})}
+    )
+    assert list(network.model.parameters())[-1].shape[0] == len(
+        tree.class_list(config.data.classes)
+    )
 
 
 def test_every_file_is_used_and_holds_only_what_is_its_own():
@@ -49,25 +66,46 @@ def test_every_file_is_used_and_holds_only_what_is_its_own():
     for path in EXPERIMENTS:
         _, kind, dataset, *backbone, stage = path.removesuffix(".yaml").split("/")
         name = "timm" if backbone[0] == "timm" else backbone[0]
-        used |= {f"data/{dataset}", f"{kind}/{stage}", f"{kind}/{dataset}", f"{kind}/{dataset}/{stage}"}
+        used |= {
+            f"data/{dataset}",
+            f"{kind}/{stage}",
+            f"{kind}/{dataset}",
+            f"{kind}/{dataset}/{stage}",
+        }
         used |= {f"backbones/{domain}/{name}" for domain in ("small", "large")}
     used |= {f"{kind}/kind" for kind in kinds()} | {"sl/sl"}
-    there = {file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")}
+    there = {
+        file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")
+    }
     assert there <= used
 
 
 def test_the_published_settings_are_those_of_the_papers():
     def settings(path):
         config = load(Path(path), {"known": ["jpeg"]} if path.endswith("deg.yaml") else {})
-        return config.optimizer, config.schedule, config.train.epochs, config.train.batch_size, config.loss
+        return (
+            config.optimizer,
+            config.schedule,
+            config.train.epochs,
+            config.train.batch_size,
+            config.loss,
+        )
 
     ce = {"cross_entropy": 1}
     assert settings("configs/ind/CIFAR10/ResNet18/deg.yaml") == (
         {"type": "RAdam", "lr": 1e-3, "weight_decay": 1e-4},
-        {"type": "multistep", "milestones": [30, 70, 90], "gamma": 0.2}, 100, 128, ce)  # fmt: skip
+        {"type": "multistep", "milestones": [30, 70, 90], "gamma": 0.2},
+        100,
+        128,
+        ce,
+    )
     assert settings("configs/ind/CIFAR10/ResNet18/clean.yaml") == (
         {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
-        {"type": "multistep", "milestones": [100, 150], "gamma": 0.1}, 200, 128, ce)  # fmt: skip
+        {"type": "multistep", "milestones": [100, 150], "gamma": 0.1},
+        200,
+        128,
+        ce,
+    )
     sgd, steps = (
         {"type": "SGD", "lr": 1e-3, "weight_decay": 1e-4},
         {"type": "multistep", "milestones": [15, 30, 45], "gamma": 0.1},
@@ -79,15 +117,30 @@ def test_the_published_settings_are_those_of_the_papers():
     ):
         for stage, weight in (("degDistill", degraded), ("adaptDistill", adapted)):
             loss = {"cross_entropy": 1, "cosine_inheritance": weight}
-            assert settings(f"configs/deg_all/{dataset}/{backbone}/{stage}.yaml") == (sgd, steps, 50, batch, loss)
+            assert settings(f"configs/deg_all/{dataset}/{backbone}/{stage}.yaml") == (
+                sgd,
+                steps,
+                50,
+                batch,
+                loss,
+            )
 
 
 def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
     own = tmp_path / "mine.yaml"
-    own.write_text("base: configs/ind/CIFAR10/ResNet20/clean.yaml\ndata: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n")
+    own.write_text(
+        "base: configs/ind/CIFAR10/ResNet20/clean.yaml\ndata: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n"
+    )
     config = load(own, {"train.epochs": 3})
-    assert (config.name, config.data.root, config.train.epochs) == ("CIFAR10_ResNet20_clean", "photos", 3)
-    assert load(own, {"dataset": "mine"}).name == "mine_ResNet20_clean" and load(own, {"name": "x"}).name == "x"
+    assert (config.name, config.data.root, config.train.epochs) == (
+        "CIFAR10_ResNet20_clean",
+        "photos",
+        3,
+    )
+    assert (
+        load(own, {"dataset": "mine"}).name == "mine_ResNet20_clean"
+        and load(own, {"name": "x"}).name == "x"
+    )
     assert config.optimizer == {"type": "AdamW", "lr": 0.01}  # another type replaces the whole
     assert compose(own)["classifier"]["depth"] == 20
 
@@ -103,14 +156,26 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ({"train.ema": 1.5}, "train: ema 1.5 is outside 0..1"),
         ({"panel.sees": "nothing"}, "panel: sees: 'nothing' is unknown; use one of same, clean"),
         ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
-        ({"optimizer.momentum": 0.9, "optimizer.type": "AdamW"}, "AdamW does not take these settings"),
+        (
+            {"optimizer.momentum": 0.9, "optimizer.type": "AdamW"},
+            "AdamW does not take these settings",
+        ),
         ({"optimizer.lr": "fast"}, "optimizer.lr: 'fast'"),
         ({"schedule": {"type": "step"}}, "schedule.type: 'step' is unknown"),
         ({"schedule": {"type": "cosine", "gamma": 1}}, "cosine takes no settings, not gamma"),
         ({"train.epochs": 10**400}, "train.epochs is 1000"),
-        ({"schedule": {"type": "multistep", "milestones": ["x"], "gamma": 0.1}}, "schedule: multistep takes numbers, not x"),
-        ({"schedule": {"type": "multistep", "milestones": 3, "gamma": 0.1}}, "takes a list of milestones and one gamma"),
-        ({"known": ["jpeg", "fog"]}, "known: 'fog' is unknown; use one of clean, jpeg, blur, noise, saltpepper"),
+        (
+            {"schedule": {"type": "multistep", "milestones": ["x"], "gamma": 0.1}},
+            "schedule: multistep takes numbers, not x",
+        ),
+        (
+            {"schedule": {"type": "multistep", "milestones": 3, "gamma": 0.1}},
+            "takes a list of milestones and one gamma",
+        ),
+        (
+            {"known": ["jpeg", "fog"]},
+            "known: 'fog' is unknown; use one of clean, jpeg, blur, noise, saltpepper",
+        ),
         ({"known": ["jpeg", "jpeg"]}, "must name each degradation once"),
         ({"loss": {"cosine": 1}}, "loss: 'cosine' is unknown"),
         ({"loss": {"cosine_inheritance": 1}}, "go together"),
@@ -131,9 +196,18 @@ def test_a_wrong_entry_is_named(changes, words):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("configs/ind/CIFAR11/ResNet20/clean.yaml", "configs/data has no CIFAR11; there are CIFAR10, Imagenet, digits"),
-        ("configs/ind/CIFAR10/ResNet21/clean.yaml", "configs/backbones/small has no ResNet21; there are ResNet18"),
-        ("configs/ind/CIFAR10/ResNet20/dirty.yaml", "configs/ind has no dirty; there are CIFAR10, Imagenet, adapt, clean, deg"),
+        (
+            "configs/ind/CIFAR11/ResNet20/clean.yaml",
+            "configs/data has no CIFAR11; there are CIFAR10, Imagenet, digits",
+        ),
+        (
+            "configs/ind/CIFAR10/ResNet21/clean.yaml",
+            "configs/backbones/small has no ResNet21; there are ResNet18",
+        ),
+        (
+            "configs/ind/CIFAR10/ResNet20/dirty.yaml",
+            "configs/ind has no dirty; there are CIFAR10, Imagenet, adapt, clean, deg",
+        ),
         ("nowhere.yaml", "-c nowhere.yaml does not exist"),
     ],
 )
@@ -145,22 +219,37 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are(path, words):
 
 def test_what_is_no_yaml_of_entries_is_refused(tmp_path):
     code = "a: !!python/object:os.system {}"
-    for text, words in (("a: [", "is no YAML"), ("- 1", "holds no entries"), (code, "asks for more than plain values")):
+    for text, words in (
+        ("a: [", "is no YAML"),
+        ("- 1", "holds no entries"),
+        (code, "asks for more than plain values"),
+    ):
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(ValueError, match=words):
             load(tmp_path / "x.yaml")
 
 
 def test_names_of_three_parts_mean_the_same():
-    short, whole = (load(Path(f"configs/ind/CIFAR10/{name}.yaml")) for name in ("ResNet56_clean", "ResNet56/clean"))
+    short, whole = (
+        load(Path(f"configs/ind/CIFAR10/{name}.yaml"))
+        for name in ("ResNet56_clean", "ResNet56/clean")
+    )
     assert short == whole
     taught = load(Path("configs/sl/CIFAR10/ResNet56-56.yaml"), {"known": ["jpeg"]})
-    assert (taught.kind, taught.backbone, taught.stage, taught.teachers) == ("sl", "ResNet56", "sl", "clean")
+    assert (taught.kind, taught.backbone, taught.stage, taught.teachers) == (
+        "sl",
+        "ResNet56",
+        "sl",
+        "clean",
+    )
     assert (taught.panel.sees, taught.panel.how) == ("clean", "averaged")
 
 
 def test_a_kind_of_experiment_is_a_folder_that_names_its_program(tmp_path, monkeypatch):
-    assert kind_of("ind").program == kind_of("sl").program == "train.py" and kind_of("deg_all").combines
+    assert (
+        kind_of("ind").program == kind_of("sl").program == "train.py"
+        and kind_of("deg_all").combines
+    )
     for folder in ("data", "backbones"):
         (tmp_path / folder).symlink_to(CONFIGS / folder)
     (tmp_path / "upgrade").mkdir()
@@ -168,4 +257,8 @@ def test_a_kind_of_experiment_is_a_folder_that_names_its_program(tmp_path, monke
     (tmp_path / "upgrade/better.yaml").write_text((CONFIGS / "ind/clean.yaml").read_text())
     monkeypatch.setattr("DistilledClassifier.experiments.compose.CONFIGS", tmp_path)
     config = load(Path("configs/upgrade/CIFAR10/ResNet20/better.yaml"))
-    assert config.kind == "upgrade" and kind_of("upgrade").program == "upgrade.py" and kinds() == ["upgrade"]
+    assert (
+        config.kind == "upgrade"
+        and kind_of("upgrade").program == "upgrade.py"
+        and kinds() == ["upgrade"]
+    )

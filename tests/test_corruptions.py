@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from DDA import tree
 from DDA.sources import arrays
 from DistilledClassifier import corruptions
-from DistilledClassifier.corruptions import CONSTANTS, CORRUPTIONS, DRAW_NOTHING, EXTRA_CORRUPTIONS, corrupt
+from DistilledClassifier.corruptions import (
+    CONSTANTS,
+    CORRUPTIONS,
+    DRAW_NOTHING,
+    EXTRA_CORRUPTIONS,
+    corrupt,
+)
 
 ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
 LARGE, _ = parity("06_imagenetc_224")
@@ -22,7 +28,9 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("cifar", "cifar10c_json"), ("imagenet", "imagenetc_json")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("cifar", "cifar10c_json"), ("imagenet", "imagenetc_json")]
+)
 def test_the_constants_are_the_published_ones(ours, theirs):
     published, _ = parity("06_corruption_constants")
     published = json.loads(str(published[theirs]))
@@ -33,7 +41,9 @@ def test_the_constants_are_the_published_ones(ours, theirs):
 
 
 def test_the_sources_the_functions_and_the_constants_name_the_same_corruptions():
-    assert ALL == tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS == arrays.CIFAR_C and len(set(ALL)) == 19
+    assert (
+        ALL == tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS == arrays.CIFAR_C and len(set(ALL)) == 19
+    )
     assert corruptions._FUNCTIONS.keys() == set(ALL) > DRAW_NOTHING
 
 
@@ -63,29 +73,46 @@ def agree(actual, expected):
 @given(data=st.data())
 def test_any_image_at_any_severity_keeps_its_shape(name, data):
     height, width = data.draw(
-        st.tuples(st.integers(8, 80), st.integers(8, 80)) | st.tuples(st.integers(8, 512), st.integers(8, 20)), label="size"
+        st.tuples(st.integers(8, 80), st.integers(8, 80))
+        | st.tuples(st.integers(8, 512), st.integers(8, 20)),
+        label="size",
     )
     shape = (height, width, 3) if data.draw(st.booleans(), label="colour") else (height, width)
     kind = data.draw(st.sampled_from(["random", "black", "white"]), label="kind")
-    image = {"random": rng().integers(0, 256, shape, dtype=np.uint8), "black": np.zeros(shape, np.uint8),
-             "white": np.full(shape, 255, np.uint8)}[kind]  # fmt: skip
+    image = {
+        "random": rng().integers(0, 256, shape, dtype=np.uint8),
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+    }[kind]
     before, severity = image.copy(), data.draw(st.integers(1, 5), label="severity")
     constants = data.draw(st.sampled_from(["auto", "imagenet", "cifar"]), label="constants")
     with np.errstate(all="raise", under="ignore"):
         out = corrupt(image, name, severity, constants=constants, rng=rng(1))
     assert out.shape == shape and out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(out, corrupt(image, name, severity, constants=constants, rng=rng(1)))
+    np.testing.assert_array_equal(
+        out, corrupt(image, name, severity, constants=constants, rng=rng(1))
+    )
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ALL if name not in ("saturate", "elastic_transform", "glass_blur", "spatter")]
+    "name",
+    [
+        name
+        for name in ALL
+        if name not in ("saturate", "elastic_transform", "glass_blur", "spatter")
+    ],
 )
 def test_the_error_grows_with_the_severity(name):
     """Of the four left out, the published constants are not in the order of their effect on one image."""
     x = LARGE["x"][40:168, 40:168].astype(float)
     errors = [
-        np.mean([np.square(corrupt(x.astype(np.uint8), name, severity, rng=rng(seed)) - x).mean() for seed in range(4)])
+        np.mean(
+            [
+                np.square(corrupt(x.astype(np.uint8), name, severity, rng=rng(seed)) - x).mean()
+                for seed in range(4)
+            ]
+        )
         for severity in (1, 3, 5)
     ]
     assert errors == sorted(errors) and errors[0] > 0
@@ -97,7 +124,9 @@ def test_what_draws_nothing_needs_no_generator_and_the_others_do():
         if name in DRAW_NOTHING:
             np.testing.assert_array_equal(corrupt(x, name, 3), corrupt(x, name, 3, rng=rng(7)))
         else:
-            assert not np.array_equal(corrupt(x, name, 3, rng=rng(1)), corrupt(x, name, 3, rng=rng(2)))
+            assert not np.array_equal(
+                corrupt(x, name, 3, rng=rng(1)), corrupt(x, name, 3, rng=rng(2))
+            )
             with pytest.raises(ValueError, match=f"{name} is random"):
                 corrupt(x, name, 3)
 
@@ -114,7 +143,9 @@ def test_motion_blur_spreads_a_point_along_a_line_and_keeps_its_light():
     rows, columns = np.nonzero(out)
     assert out.sum() == pytest.approx(255, abs=len(rows))  # truncated to whole levels
     assert 2 < len(rows) <= 21
-    assert np.linalg.matrix_rank(np.stack([rows - rows.mean(), columns - columns.mean()]), tol=3) == 1
+    assert (
+        np.linalg.matrix_rank(np.stack([rows - rows.mean(), columns - columns.mean()]), tol=3) == 1
+    )
 
 
 def test_a_large_glass_blur_takes_less_than_a_quarter_of_a_second():

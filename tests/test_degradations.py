@@ -27,7 +27,9 @@ def photo(size=64):
     return VECTORS[f"astronaut{size}/x"]
 
 
-@pytest.mark.parametrize("name", sorted(VECTORS.keys() - {f"{image}/x" for image in IMAGES} - {"normalize_level_table"}))
+@pytest.mark.parametrize(
+    "name", sorted(VECTORS.keys() - {f"{image}/x" for image in IMAGES} - {"normalize_level_table"})
+)
 def test_published_behaviour_gives_the_published_images(name):
     image, what = name.split("/")
     x, expected = VECTORS[f"{image}/x"], VECTORS[name]
@@ -35,12 +37,18 @@ def test_published_behaviour_gives_the_published_images(name):
     if what.startswith("jpeg"):
         actual = by_name("jpeg", "published")(x, level, None)
     elif what.startswith("blurfloat"):
-        actual = ndimage.gaussian_filter(x, (level / 10, level / 10, 0), mode="nearest", truncate=3.0, output=np.float32)
-        assert np.abs(by_name("blur")(x, level / 10, None) - actual).max() <= 0.5 + 1e-4  # ours rounds this one
+        actual = ndimage.gaussian_filter(
+            x, (level / 10, level / 10, 0), mode="nearest", truncate=3.0, output=np.float32
+        )
+        assert (
+            np.abs(by_name("blur")(x, level / 10, None) - actual).max() <= 0.5 + 1e-4
+        )  # ours rounds this one
     elif what.startswith("blur"):
         actual = by_name("blur", "published")(x, level / 10, None)
     elif what.startswith("noise"):
-        actual = by_name("noise", "published")(x, level, np.random.RandomState(META["seed"] + META["noise"].index(level)))
+        actual = by_name("noise", "published")(
+            x, level, np.random.RandomState(META["seed"] + META["noise"].index(level))
+        )
     else:
         draws = np.random.RandomState(META["seed"] + 100 + META["sp"].index(level))
         salt = 255 if "255" in what else 1
@@ -50,19 +58,30 @@ def test_published_behaviour_gives_the_published_images(name):
 
 @pytest.mark.parametrize(
     ("name", "image", "seed"),
-    [("cifar_10/weak", "x32", 200), ("cifar_10/medium", "x32", 201), ("cifar_10/strong", "x32", 202),
-     ("imagenet/medium", "x256_centre", 301)],
-)  # fmt: skip
+    [
+        ("cifar_10/weak", "x32", 200),
+        ("cifar_10/medium", "x32", 201),
+        ("cifar_10/strong", "x32", 202),
+        ("imagenet/medium", "x256_centre", 301),
+    ],
+)
 def test_published_sequences_give_the_published_images(name, image, seed):
     vectors, meta = parity("05_sequences")
-    actual = sequence(vectors[image], f"{name.split('/')[1]}_seq_published", np.random.RandomState(meta["seed"] + seed))
+    actual = sequence(
+        vectors[image],
+        f"{name.split('/')[1]}_seq_published",
+        np.random.RandomState(meta["seed"] + seed),
+    )
     np.testing.assert_array_equal(actual, vectors[name])
 
 
 def test_documented_sequences_blur_ten_times_more():
     x = photo()
     for name in degradations.SEQUENCES:
-        sharp, documented = (ndimage.laplace(sequence(x, n, rng()).mean(2)).std() for n in (f"{name}_published", name))
+        sharp, documented = (
+            ndimage.laplace(sequence(x, n, rng()).mean(2)).std()
+            for n in (f"{name}_published", name)
+        )
         assert documented < 0.8 * sharp
     share, deviation, quality = degradations.SEQUENCES["strong_seq"]
     assert (share * 256, deviation, quality) == (20.48, 30, 40)
@@ -71,7 +90,9 @@ def test_documented_sequences_blur_ten_times_more():
 def test_salt_is_white_and_pepper_black_in_equal_shares_of_the_level():
     out = by_name("saltpepper")(np.full((200, 200, 3), 100, np.uint8), 20, rng())
     shares = [(out == value).mean() for value in (0, 255, 100)]
-    np.testing.assert_allclose(shares, (0.1, 0.1, 0.8), atol=0.005)  # 120,000 values: standard error 0.001
+    np.testing.assert_allclose(
+        shares, (0.1, 0.1, 0.8), atol=0.005
+    )  # 120,000 values: standard error 0.001
     assert not np.array_equal(out[..., 0] == 100, out[..., 1] == 100)  # channels are independent
 
 
@@ -87,13 +108,18 @@ def test_noise_has_the_stated_deviation_and_no_bias():
     grey = np.full((200, 200, 3), 128, np.uint8)
     gap = by_name("noise")(grey, 20, rng()) - 128.0
     assert abs(gap.mean()) < 0.2 and gap.std() == pytest.approx(20, rel=0.01)
-    assert (by_name("noise", "published")(grey, 20, rng()) - 128.0).mean() == pytest.approx(-0.5, abs=0.2)  # truncated
+    assert (by_name("noise", "published")(grey, 20, rng()) - 128.0).mean() == pytest.approx(
+        -0.5, abs=0.2
+    )  # truncated
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_the_error_grows_with_the_level(name):
     levels = sorted(DEGRADATIONS[name].test, reverse=name == "jpeg")
-    errors = [np.square(by_name(name)(photo(), level, rng()) - photo().astype(float)).mean() for level in levels]
+    errors = [
+        np.square(by_name(name)(photo(), level, rng()) - photo().astype(float)).mean()
+        for level in levels
+    ]
     assert errors == sorted(errors) and errors[0] > 0
 
 
@@ -102,7 +128,9 @@ def test_the_error_grows_with_the_level(name):
 @given(data=st.data())
 def test_any_image_at_any_level_keeps_its_shape(name, data):
     height, width = data.draw(
-        st.tuples(st.integers(8, 96), st.integers(8, 96)) | st.tuples(st.integers(8, 512), st.integers(8, 20)), label="size"
+        st.tuples(st.integers(8, 96), st.integers(8, 96))
+        | st.tuples(st.integers(8, 512), st.integers(8, 20)),
+        label="size",
     )
     shape = (height, width, 3) if data.draw(st.booleans(), label="colour") else (height, width)
     image = rng(data.draw(st.integers(0, 9))).integers(0, 256, shape, dtype=np.uint8)

@@ -3,7 +3,13 @@ import pytest
 import torch
 from helpers import parity
 
-from DDA.image_adapt.diffusion import Diffusion, Prediction, ddpm_step, named_betas, respaced_timesteps
+from DDA.image_adapt.diffusion import (
+    Diffusion,
+    Prediction,
+    ddpm_step,
+    named_betas,
+    respaced_timesteps,
+)
 
 FIELDS = [
     "betas",
@@ -26,7 +32,9 @@ def test_tables_equal_the_reference(schedule, respacing):
         table = getattr(diffusion, field)
         assert table.dtype == np.float64
         atol = 1e-12 if field == "posterior_log_variance_clipped" else 0
-        np.testing.assert_allclose(table, expected[f"{prefix}/{field}"], rtol=1e-12, atol=atol, err_msg=field)
+        np.testing.assert_allclose(
+            table, expected[f"{prefix}/{field}"], rtol=1e-12, atol=atol, err_msg=field
+        )
     if respacing:
         assert list(diffusion.timestep_map) == expected[f"{prefix}/timestep_map"].tolist()
 
@@ -57,7 +65,9 @@ def test_q_sample_at_an_index_has_had_index_plus_one_noising_steps():
     diffusion = Diffusion(timestep_respacing="10")
     x0, index = torch.ones(1, 3, 4, 4), 3
     signal = np.prod(1 - diffusion.betas[: index + 1])
-    torch.testing.assert_close(diffusion.q_sample(x0, index, torch.zeros_like(x0)), x0 * float(signal) ** 0.5)
+    torch.testing.assert_close(
+        diffusion.q_sample(x0, index, torch.zeros_like(x0)), x0 * float(signal) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])
@@ -67,7 +77,9 @@ def test_the_last_step_adds_no_noise_and_others_have_the_named_variance(variance
     prediction = diffusion.predict(lambda x, t: torch.zeros_like(x), x, 0)
     assert torch.equal(ddpm_step(diffusion, x, prediction, 0, torch.full_like(x, torch.nan)), x)
     for index in (1, 5, 9):
-        expected = (diffusion.betas if variance == "large" else diffusion.posterior_variance)[index] ** 0.5
+        expected = (diffusion.betas if variance == "large" else diffusion.posterior_variance)[
+            index
+        ] ** 0.5
         prediction = diffusion.predict(lambda x, t: torch.zeros_like(x), x, index)
         step = ddpm_step(diffusion, x, prediction, index, torch.ones_like(x))
         torch.testing.assert_close(step, torch.full_like(x, float(expected)))
@@ -76,7 +88,10 @@ def test_the_last_step_adds_no_noise_and_others_have_the_named_variance(variance
 def test_learned_variance_runs_from_the_posterior_to_beta():
     diffusion = Diffusion(timestep_respacing="10", learn_sigma=True)
     x = torch.zeros(1, 3, 2, 2)
-    for v, expected in ((-1.0, diffusion.posterior_log_variance_clipped[4]), (1.0, np.log(diffusion.betas[4]))):
+    for v, expected in (
+        (-1.0, diffusion.posterior_log_variance_clipped[4]),
+        (1.0, np.log(diffusion.betas[4])),
+    ):
         prediction = diffusion.predict(lambda x, t, v=v: torch.full((1, 6, 2, 2), v), x, 4)
         torch.testing.assert_close(prediction.log_variance, torch.full_like(x, float(expected)))
 
@@ -85,7 +100,9 @@ def test_a_network_that_knows_the_noise_gives_the_clean_image_back():
     diffusion = Diffusion(timestep_respacing="10")
     x0, noise = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
     x_t = diffusion.q_sample(x0, 6, noise)
-    torch.testing.assert_close(diffusion.predict(lambda x, t: noise, x_t, 6).x0, x0, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        diffusion.predict(lambda x, t: noise, x_t, 6).x0, x0, atol=1e-6, rtol=0
+    )
     direct = Diffusion(timestep_respacing="10", predict_xstart=True)
     assert torch.equal(direct.predict(lambda x, t: x0, x_t, 6).x0, x0)
 

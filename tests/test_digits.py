@@ -12,7 +12,18 @@ sklearn = pytest.importorskip("sklearn.datasets")
 
 def test_the_digits_are_those_of_scikit_learn_in_a_fixed_split():
     source, digits = sources.open_source("digits"), sklearn.load_digits()
-    assert source.classes == ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert source.classes == (
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+    )
     for split, rows in (("train", range(1437)), ("test", range(1437, 1797))):
         names = source.list(f"clean/{split}")[0]
         assert len(names) == len(rows)
@@ -26,10 +37,26 @@ def test_the_digits_are_those_of_scikit_learn_in_a_fixed_split():
 
 
 def test_prepare_writes_the_digits_and_the_adaptation_job_knows_their_splits(tmp_path):
-    assert make_data.main(["prepare", "--base_samples", "digits", "--save_dir", str(tmp_path / "digits"), "--num_samples", "30",
-                           "--workers", "1"]) == 0  # fmt: skip
+    assert (
+        make_data.main(
+            [
+                "prepare",
+                "--base_samples",
+                "digits",
+                "--save_dir",
+                str(tmp_path / "digits"),
+                "--num_samples",
+                "30",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert tree.read_classes(tmp_path / "digits")[3] == "three"
-    assert cells_of(sources.Folder(tmp_path / "digits"), "digits", ["clean"], [], train=False) == ["clean/test"]
+    assert cells_of(sources.Folder(tmp_path / "digits"), "digits", ["clean"], [], train=False) == [
+        "clean/test"
+    ]
     assert make_data.main(["verify", "--save_dir", str(tmp_path / "digits")]) == 0
 
 

@@ -11,8 +11,14 @@ import docs_tables
 
 def test_every_table_is_its_result_files(capsys):
     assert docs_tables.main(["--check"]) == 0, capsys.readouterr().err
-    named = [found["file"] for path in docs_tables.documents() for found in docs_tables.BLOCK.finditer(path.read_text())]
-    kept = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/results").glob("*.json"))
+    named = [
+        found["file"]
+        for path in docs_tables.documents()
+        for found in docs_tables.BLOCK.finditer(path.read_text())
+    ]
+    kept = sorted(
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/results").glob("*.json")
+    )
     assert sorted(set(named)) == kept and kept  # a result that nobody shows is no result
 
 
@@ -30,6 +36,10 @@ def test_a_changed_number_is_found():
 
 
 def test_what_starts_as_a_script_can_be_run_as_one():
-    there = [path for folder in ("scripts", "DDA", "DistilledClassifier") for path in (ROOT / folder).rglob("*.py")]
+    there = [
+        path
+        for folder in ("scripts", "DDA", "DistilledClassifier")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     scripts = [path for path in there if path.read_text().startswith("#!")]
     assert len(scripts) > 5 and all(os.access(path, os.X_OK) for path in scripts)

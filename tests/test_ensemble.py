@@ -64,15 +64,17 @@ def test_the_fit_calibrates_both_and_weighs_what_each_adds():
     both = fit_weighted_sum(4 * good, other, labels)  # the good one is too sure of itself
     assert both["temperatures"][0] == pytest.approx(4 / 3, rel=0.2) and 0.4 < both["weight"] < 0.6
     turned = fit_weighted_sum(other, 4 * good, labels)
-    assert turned["temperatures"] == both["temperatures"][::-1] and turned["weight"] == pytest.approx(
-        1 - both["weight"], abs=0.02
-    )
+    assert turned["temperatures"] == both["temperatures"][::-1] and turned[
+        "weight"
+    ] == pytest.approx(1 - both["weight"], abs=0.02)
     assert fit_weighted_sum(good, echo, labels)["weight"] < 0.1
 
     def accuracy(scores):
         return (scores.argmax(1) == labels).float().mean()
 
-    assert accuracy(combine(4 * good, other, "weighted_sum", **both)) > accuracy(combine(4 * good, other, "sum"))
+    assert accuracy(combine(4 * good, other, "weighted_sum", **both)) > accuracy(
+        combine(4 * good, other, "sum")
+    )
 
 
 def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
@@ -88,19 +90,30 @@ def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
     assert asked[hard].float().mean() > 0.8 and not asked[~hard].any()
     always = {name: fitted[name] for name in ("weight", "temperatures")}
     both = combine(one, two, "weighted_sum", **always)
-    assert torch.equal(combine(one, two, "gate", **always), both)  # by default every image is adapted
+    assert torch.equal(
+        combine(one, two, "gate", **always), both
+    )  # by default every image is adapted
     gated = combine(one, two, "gate", **fitted)
-    assert torch.equal(gated[~asked], one[~asked] / temperature) and torch.equal(gated[asked], both[asked])
-    losses = [torch.nn.functional.cross_entropy(scores, labels) for scores in (one / temperature, gated, both)]
+    assert torch.equal(gated[~asked], one[~asked] / temperature) and torch.equal(
+        gated[asked], both[asked]
+    )
+    losses = [
+        torch.nn.functional.cross_entropy(scores, labels)
+        for scores in (one / temperature, gated, both)
+    ]
     assert losses[0] - losses[1] >= 0.9 * (losses[0] - losses[2]) > 0
     lower = combine(one, two, "gate", **{**fitted, "threshold": threshold - 0.01})
-    assert losses[0] - torch.nn.functional.cross_entropy(lower, labels) < 0.9 * (losses[0] - losses[2])
+    assert losses[0] - torch.nn.functional.cross_entropy(lower, labels) < 0.9 * (
+        losses[0] - losses[2]
+    )
     assert fit_gate(9 * truth, torch.randn(4000, 5), labels)["threshold"] == 0  # nothing to gain
 
 
 def test_the_weighted_sum_and_what_is_refused():
     one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    assert combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2)).tolist() == [[0.75, 0.5]]
+    assert combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2)).tolist() == [
+        [0.75, 0.5]
+    ]
     with pytest.raises(ValueError, match="rule 'max' is unknown; use one of first, second"):
         combine(one, two, "max")
     with pytest.raises(ValueError, match="blends no images"):

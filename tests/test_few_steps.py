@@ -31,7 +31,10 @@ class Gaussian:
 
     def flow(self, x, signal):
         """Where the deterministic process takes x of the given signal."""
-        return MEAN + DEVIATION * (x - signal**0.5 * MEAN) / (signal * DEVIATION**2 + 1 - signal) ** 0.5
+        return (
+            MEAN
+            + DEVIATION * (x - signal**0.5 * MEAN) / (signal * DEVIATION**2 + 1 - signal) ** 0.5
+        )
 
 
 def gaussian_images(count=64):
@@ -39,8 +42,16 @@ def gaussian_images(count=64):
 
 
 def run(diffusion, model, reference, **settings):
-    noise = NoiseStreams([str(i) for i in range(len(reference))], seed=0, shape=tuple(reference.shape[1:]))
-    defaults = dict(diffusion_range=len(diffusion), factor=2, guidance="none", clip_denoised=False, draw_noise=noise)
+    noise = NoiseStreams(
+        [str(i) for i in range(len(reference))], seed=0, shape=tuple(reference.shape[1:])
+    )
+    defaults = dict(
+        diffusion_range=len(diffusion),
+        factor=2,
+        guidance="none",
+        clip_denoised=False,
+        draw_noise=noise,
+    )
     return adapt(model, diffusion, reference, **{**defaults, **settings})
 
 
@@ -52,7 +63,9 @@ def test_projections_are_symmetric_idempotent_and_keep_what_is_flat(kind, size, 
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
     rank = np.linalg.matrix_rank(matrix)
     assert size // factor - 1 <= rank <= size // factor
-    if kind != "cubic":  # the published kernel darkens the border, so its row space holds no flat image
+    if (
+        kind != "cubic"
+    ):  # the published kernel darkens the border, so its row space holds no flat image
         np.testing.assert_allclose(matrix.sum(1), 1)
 
 
@@ -64,14 +77,20 @@ def test_the_cubic_projection_keeps_exactly_what_the_published_shrinking_sees():
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
-def test_projection_with_k_1_takes_the_low_frequencies_from_the_reference_and_the_rest_from_the_network(kind):
+def test_projection_with_k_1_takes_the_low_frequencies_from_the_reference_and_the_rest_from_the_network(
+    kind,
+):
     reference, x_t = torch.rand(2, 2, 3, 16, 16)
     diffusion = Diffusion(timestep_respacing="10", predict_xstart=True)
     x0 = torch.rand(2, 3, 16, 16)
     guide = projection(reference, factor=4, k=1.0, filter=kind)
     mixed = guide(lambda x: diffusion.predict(lambda x, t: x0, x, 5), x_t, 0.5)[0].x0
-    torch.testing.assert_close(low_pass(mixed, 4, kind), low_pass(reference, 4, kind), atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed - low_pass(mixed, 4, kind), x0 - low_pass(x0, 4, kind), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        low_pass(mixed, 4, kind), low_pass(reference, 4, kind), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        mixed - low_pass(mixed, 4, kind), x0 - low_pass(x0, 4, kind), atol=1e-5, rtol=0
+    )
 
 
 def test_s_y_makes_the_projection_strong_early_and_weak_late():
@@ -80,17 +99,26 @@ def test_s_y_makes_the_projection_strong_early_and_weak_late():
     diffusion = Diffusion(timestep_respacing="10", predict_xstart=True)
     for signal in (0.01, 0.5, 0.99):
         pulled = guide(lambda x: diffusion.predict(lambda x, t: x0, x, 5), x0, signal)[0].x0
-        torch.testing.assert_close(pulled, torch.full_like(x0, 0.8 * (1 - signal) / (1 - signal + 0.25)))
+        torch.testing.assert_close(
+            pulled, torch.full_like(x0, 0.8 * (1 - signal) / (1 - signal + 0.25))
+        )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", ["gradient", "projection", "none"])
 def test_all_indices_in_few_steps_are_the_full_process(sampler, guidance):
-    diffusion, reference = Diffusion(timestep_respacing="10", learn_sigma=True), torch.rand(2, 3, 16, 16) * 2 - 1
-    settings = dict(sampler=sampler, guidance=guidance, diffusion_range=6, scale=0.5, clip_denoised=True)
+    diffusion, reference = (
+        Diffusion(timestep_respacing="10", learn_sigma=True),
+        torch.rand(2, 3, 16, 16) * 2 - 1,
+    )
+    settings = dict(
+        sampler=sampler, guidance=guidance, diffusion_range=6, scale=0.5, clip_denoised=True
+    )
     full = run(diffusion, tiny_unet(), reference, **settings)
     assert torch.equal(full, run(diffusion, tiny_unet(), reference, steps=6, **settings))
-    assert not torch.allclose(full, run(diffusion, tiny_unet(), reference, steps=5, **settings), atol=1e-3)
+    assert not torch.allclose(
+        full, run(diffusion, tiny_unet(), reference, steps=5, **settings), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 50])
@@ -99,7 +127,15 @@ def test_the_network_is_called_as_often_as_steps_says(steps, sampler):
     diffusion = Diffusion(timestep_respacing="100")
     for guidance in ("gradient", "projection", "none"):
         model = Gaussian(diffusion)
-        run(diffusion, model, gaussian_images(2), steps=steps, diffusion_range=50, guidance=guidance, sampler=sampler)
+        run(
+            diffusion,
+            model,
+            gaussian_images(2),
+            steps=steps,
+            diffusion_range=50,
+            guidance=guidance,
+            sampler=sampler,
+        )
         assert model.calls == steps
 
 
@@ -107,10 +143,17 @@ def test_the_network_is_called_as_often_as_steps_says(steps, sampler):
 def test_the_error_falls_with_the_steps_at_the_order_of_the_rule(sampler, order):
     diffusion = Diffusion()
     model, reference = Gaussian(diffusion), gaussian_images(4)
-    noised = diffusion.q_sample(reference, 599, NoiseStreams([str(i) for i in range(4)], seed=0, shape=(3, 8, 8))(0))
+    noised = diffusion.q_sample(
+        reference, 599, NoiseStreams([str(i) for i in range(4)], seed=0, shape=(3, 8, 8))(0)
+    )
     exact = model.flow(noised, float(diffusion.alphas_cumprod[599]))
     errors = [
-        float((run(diffusion, model, reference, sampler=sampler, steps=k, diffusion_range=600) - exact).std())
+        float(
+            (
+                run(diffusion, model, reference, sampler=sampler, steps=k, diffusion_range=600)
+                - exact
+            ).std()
+        )
         for k in (4, 8, 16, 64)  # at 32 the error of dpmpp2m happens to pass through zero
     ]
     assert all(later < earlier for earlier, later in pairwise(errors)), errors
@@ -135,10 +178,23 @@ def test_samples_of_a_gaussian_have_its_mean_and_variance(settings):
 
 
 def test_one_call_is_the_denoised_image_then_one_projection():
-    diffusion, reference = Diffusion(timestep_respacing="100", predict_xstart=True), torch.rand(1, 3, 16, 16)
+    diffusion, reference = (
+        Diffusion(timestep_respacing="100", predict_xstart=True),
+        torch.rand(1, 3, 16, 16),
+    )
     x0 = torch.rand(1, 3, 16, 16)
-    out = run(diffusion, lambda x, t: x0, reference, steps=1, diffusion_range=12, guidance="projection", k=0.5)
-    torch.testing.assert_close(out, x0 + 0.5 * (low_pass(reference, 2, "block") - low_pass(x0, 2, "block")))
+    out = run(
+        diffusion,
+        lambda x, t: x0,
+        reference,
+        steps=1,
+        diffusion_range=12,
+        guidance="projection",
+        k=0.5,
+    )
+    torch.testing.assert_close(
+        out, x0 + 0.5 * (low_pass(reference, 2, "block") - low_pass(x0, 2, "block"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +213,8 @@ def test_settings_out_of_range_are_refused_by_name(settings, words):
 
 
 @pytest.mark.parametrize(
-    ("speed", "forward", "backward"), [("exact", 50, 50), ("balanced", 16, 0), ("fast", 8, 0), ("one-shot", 1, 0)]
+    ("speed", "forward", "backward"),
+    [("exact", 50, 50), ("balanced", 16, 0), ("fast", 8, 0), ("one-shot", 1, 0)],
 )
 def test_each_rung_of_the_ladder_calls_the_network_so_often(speed, forward, backward):
     calls = {"forward": 0, "backward": 0}
@@ -172,6 +229,8 @@ def test_each_rung_of_the_ladder_calls_the_network_so_often(speed, forward, back
 
     reference = torch.rand(2, 3, 16, 16) * 2 - 1
     noise = NoiseStreams(["a", "b"], seed=0, shape=(3, 16, 16))
-    out = adapt(counted, Diffusion(timestep_respacing="100"), reference, **SPEEDS[speed], draw_noise=noise)
+    out = adapt(
+        counted, Diffusion(timestep_respacing="100"), reference, **SPEEDS[speed], draw_noise=noise
+    )
     assert calls == {"forward": forward, "backward": backward}
     assert out.shape == reference.shape and torch.isfinite(out).all()

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("seconds", "seed"), [(30, 0), pytest.param(3600, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seconds", "seed"), [(30, 0), pytest.param(3600, 1, marks=pytest.mark.slow)]
+)
 def test_mutated_files_are_read_or_refused_in_words(seconds, seed, capsys):
     fuzz = Path(__file__).with_name("fuzz.py")
     result = subprocess.run(
-        [sys.executable, fuzz, "--seconds", str(seconds), "--seed", str(seed)], capture_output=True, text=True, check=False
+        [sys.executable, fuzz, "--seconds", str(seconds), "--seed", str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     with capsys.disabled():
         print(f"\n{result.stdout.splitlines()[-1] if result.stdout else result.stderr}")

@@ -23,7 +23,11 @@ from DDA.image_adapt.sampler import SPEEDS, adapt
 from DDA.image_adapt.scripts.image_sample import main
 
 FAST = ["--timestep_respacing", "10", "--N", "3", "--D", "4"]
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))
+}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
 
@@ -41,7 +45,10 @@ def call(prior, tree, tmp_path, capsys):
 
 
 def saved(folder):
-    return {key: np.asarray(images.read_rgb(folder / path)) for key, path in trees.saved_images(folder, ["."]).items()}
+    return {
+        key: np.asarray(images.read_rgb(folder / path))
+        for key, path in trees.saved_images(folder, ["."]).items()
+    }
 
 
 def same(one, other):
@@ -58,9 +65,13 @@ CELLS = ["--dataset", "imagenetc", "--corruption", "fog", "snow", "--severity", 
 def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, tree, tmp_path):
     status, out, _ = call(*CELLS, "--gallery", tmp_path / "look" / "gallery.png")
     assert status == 0 and "24 of 24 adapted images" in out
-    assert saved(tmp_path / "out").keys() == {trees.key_of(path) for path in trees.list_images(tree)[0]}
+    assert saved(tmp_path / "out").keys() == {
+        trees.key_of(path) for path in trees.list_images(tree)[0]
+    }
     others = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert others == {"settings.json", "classes.txt"} | {f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)}
+    assert others == {"settings.json", "classes.txt"} | {
+        f"manifest.{c}.{s}.json" for c in ("fog", "snow") for s in (3, 5)
+    }
     assert images.read_rgb(tmp_path / "look/gallery.png").size[0] > 8 * 128
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     status, out, _ = call(*CELLS)
@@ -85,7 +96,11 @@ def test_a_command_reads_the_weights_once_digests_each_file_once_and_lists_each_
     count(files, "sha256", "digested")
     count(torch, "load", "loaded")
     count(os, "scandir", "listed")
-    for deleted, most in (([], 1), ([], 1), (["fog/3/cat/1.png"], 2)):  # a working job looks once more what is there
+    for deleted, most in (
+        ([], 1),
+        ([], 1),
+        (["fog/3/cat/1.png"], 2),
+    ):  # a working job looks once more what is there
         for name in deleted:
             (tmp_path / "out" / name).unlink()
         for counter in counts.values():
@@ -93,8 +108,18 @@ def test_a_command_reads_the_weights_once_digests_each_file_once_and_lists_each_
         assert call(*CELLS, "--gallery", tmp_path / "look.png")[0] == 0
         assert counts["loaded"] == {str(prior): 1} and counts["digested"][str(prior)] == 1
         assert set(counts["digested"].values()) == {1}
-        assert max(times for path, times in counts["listed"].items() if path.startswith(str(tmp_path / "out"))) == most
-        assert max(times for path, times in counts["listed"].items() if path.startswith(str(tree))) == 1
+        assert (
+            max(
+                times
+                for path, times in counts["listed"].items()
+                if path.startswith(str(tmp_path / "out"))
+            )
+            == most
+        )
+        assert (
+            max(times for path, times in counts["listed"].items() if path.startswith(str(tree)))
+            == 1
+        )
 
 
 def test_the_pixels_are_those_of_the_sampler(call, tree, tmp_path):
@@ -102,9 +127,14 @@ def test_the_pixels_are_those_of_the_sampler(call, tree, tmp_path):
     key, size = "fog/5/cat/a b", 16
     reference = images.to_model(images.fit_square(images.read_rgb(tree / f"{key}.png"), size))[None]
     expected = adapt(
-        tiny_unet(), Diffusion(timestep_respacing="10", learn_sigma=True), torch.from_numpy(reference), diffusion_range=3,
-        factor=4, scale=2.5, draw_noise=NoiseStreams([key], seed=5, shape=(3, size, size)),
-    )  # fmt: skip
+        tiny_unet(),
+        Diffusion(timestep_respacing="10", learn_sigma=True),
+        torch.from_numpy(reference),
+        diffusion_range=3,
+        factor=4,
+        scale=2.5,
+        draw_noise=NoiseStreams([key], seed=5, shape=(3, size, size)),
+    )
     gap = saved(tmp_path / "out")[key].astype(int) - images.to_pixels(expected.numpy()[0])
     assert np.abs(gap).max() <= 1
 
@@ -116,7 +146,9 @@ def test_batch_size_and_neighbours_change_nothing_but_the_seed_does(call, tmp_pa
         "c": ["--batch_size", "7", "--seed", "1"],
     }.items():
         assert call(*CELLS, *flags, save_dir=tmp_path / name)[0] == 0
-    call("--dataset", "imagenetc", "--corruption", "snow", "--severity", "3", save_dir=tmp_path / "d")
+    call(
+        "--dataset", "imagenetc", "--corruption", "snow", "--severity", "3", save_dir=tmp_path / "d"
+    )
     a, b, c, d = (saved(tmp_path / name) for name in "abcd")
     assert same(a, b) and same({key: a[key] for key in d}, d)
     assert not same(a, c)
@@ -138,7 +170,10 @@ def test_published_behaviour_depends_on_the_batch_and_records_it(call, tmp_path)
 
 def test_dry_run_prints_the_plan_and_writes_nothing(call, tmp_path):
     status, out, _ = call(*CELLS, "--dry_run", "--num_samples", "20")
-    assert "cropped to their middle square and resized to 16 pixels: fog/3/cat/1.JPEG has 30 x 20" in out
+    assert (
+        "cropped to their middle square and resized to 16 pixels: fog/3/cat/1.JPEG has 30 x 20"
+        in out
+    )
     assert status == 0 and not (tmp_path / "out").exists()
     for words in (
         "images      20 in 4 cell(s)",
@@ -154,12 +189,17 @@ def test_other_settings_into_one_folder_are_an_error_and_overwrite_makes_all_ane
     cell = ["--dataset", "imagenetc", "--corruption", "fog"]
     call(*cell)
     first = saved(tmp_path / "out")
-    for flags, words in ((["--scale", "3"], "scale 6.0 there, 3.0 here"), (["--seed", "9"], "seed 0 there, 9 here"),
-                         (["--use_ddim", "True"], "sampler ddpm there, ddim here"),
-                         (["--dtype", "bfloat16"], "dtype float32 there, bfloat16 here")):  # fmt: skip
+    for flags, words in (
+        (["--scale", "3"], "scale 6.0 there, 3.0 here"),
+        (["--seed", "9"], "seed 0 there, 9 here"),
+        (["--use_ddim", "True"], "sampler ddpm there, ddim here"),
+        (["--dtype", "bfloat16"], "dtype float32 there, bfloat16 here"),
+    ):
         status, _, err = call(*cell, *flags)
         assert status == 2 and words in err, err
-    assert call(*cell, "--batch_size", "2", "--device", "cpu", "--severity", "3")[0] == 0  # never a conflict
+    assert (
+        call(*cell, "--batch_size", "2", "--device", "cpu", "--severity", "3")[0] == 0
+    )  # never a conflict
     status, _, err = call(*cell, "--seed", "9", "--overwrite")
     assert status == 2 and "this plan leaves 6, such as" in err
     assert call(*cell, "--severity", "3", "5", "--seed", "9", "--overwrite")[0] == 0
@@ -183,17 +223,41 @@ def test_ddim_and_low_precision_run_and_differ_from_the_default(call, tmp_path):
             assert "--use_fp16 True is float32 on a CPU" in out
             assert same(trees["ddpm"], trees["fp16"])
     assert not same(trees["ddpm"], trees["ddim"])
-    gap = np.stack([np.abs(trees["bf16"][key].astype(int) - trees["ddpm"][key]) for key in trees["ddpm"]])
+    gap = np.stack(
+        [np.abs(trees["bf16"][key].astype(int) - trees["ddpm"][key]) for key in trees["ddpm"]]
+    )
     assert 0 < gap.mean() < 2
 
 
 def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads(call, tmp_path):
-    flags = [*FOG, "--guidance", "projection", "--projection", "dct", "--k", "0.5", "--sampler", "ddim", "--eta", "0.5"]
+    flags = [
+        *FOG,
+        "--guidance",
+        "projection",
+        "--projection",
+        "dct",
+        "--k",
+        "0.5",
+        "--sampler",
+        "ddim",
+        "--eta",
+        "0.5",
+    ]
     status, out, _ = call(*flags, "--steps", "2", "--scale", "3")
     assert status == 0 and "2 from 3 of 10" in out
     assert "--scale is ignored by --guidance projection" in out
     recorded = files.read_json(tmp_path / "out/settings.json")
-    wanted = dict(guidance="projection", projection="dct", k=0.5, s_y=None, sampler="ddim", eta=0.5, steps=2, N=3, D=4)
+    wanted = dict(
+        guidance="projection",
+        projection="dct",
+        k=0.5,
+        s_y=None,
+        sampler="ddim",
+        eta=0.5,
+        steps=2,
+        N=3,
+        D=4,
+    )
     assert {name: recorded[name] for name in wanted} == wanted and "scale" not in recorded
     assert call(*flags, "--steps", "2")[0] == 0
     status, _, err = call(*flags, "--steps", "3")
@@ -207,18 +271,44 @@ def test_a_rung_is_recorded_by_its_settings_and_single_flags_override_it(call, t
     assert call(*few, "--speed", "fast", "--k", "0.3", "--N", "6", fast=[])[0] == 0
     settings = files.read_json(tmp_path / "out" / "settings.json")
     rung = SPEEDS["fast"]
-    expected = {"N": 6, "steps": min(6, rung["steps"]), "D": rung["factor"], "guidance": "projection", "k": 0.3}
-    assert settings.items() >= expected.items() and "speed" not in settings and "scale" not in settings
+    expected = {
+        "N": 6,
+        "steps": min(6, rung["steps"]),
+        "D": rung["factor"],
+        "guidance": "projection",
+        "k": 0.3,
+    }
+    assert (
+        settings.items() >= expected.items() and "speed" not in settings and "scale" not in settings
+    )
     # the same settings by single flags are the same images
-    flags = ["--guidance", "projection", "--sampler", rung["sampler"], "--eta", rung["eta"], "--N", "6", "--D", rung["factor"]]
+    flags = [
+        "--guidance",
+        "projection",
+        "--sampler",
+        rung["sampler"],
+        "--eta",
+        rung["eta"],
+        "--N",
+        "6",
+        "--D",
+        rung["factor"],
+    ]
     status, out, _ = call(*few, *flags, "--k", "0.3", "--steps", expected["steps"], fast=[])
     assert status == 0 and "to do       0" in out
     for speed in ("exact", "balanced", "one-shot"):
         status, _, err = call(*few, "--speed", speed, "--dry_run", fast=[])
         assert status == 2 and "holds images of other settings" in err
-    status, _, err = call(*few, "--speed", "fast", "--timestep_respacing", "10", save_dir=tmp_path / "b", fast=[])
-    assert status == 2 and "--speed fast counts in steps of --timestep_respacing 100; with 10 give --N too" in err
-    status, out, _ = call(*few, "--speed", "fast", "--scale", "3", "--dry_run", save_dir=tmp_path / "b", fast=[])
+    status, _, err = call(
+        *few, "--speed", "fast", "--timestep_respacing", "10", save_dir=tmp_path / "b", fast=[]
+    )
+    assert (
+        status == 2
+        and "--speed fast counts in steps of --timestep_respacing 100; with 10 give --N too" in err
+    )
+    status, out, _ = call(
+        *few, "--speed", "fast", "--scale", "3", "--dry_run", save_dir=tmp_path / "b", fast=[]
+    )
     assert status == 0 and "--scale is ignored by --guidance projection" in out
 
 
@@ -228,13 +318,19 @@ def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
     np.save(tmp_path / "C/fog.npy", pixels)
     np.save(tmp_path / "C/labels.npy", np.array([0, 9] * 5))
     for row, image in enumerate(pixels):
-        path = tmp_path / f"tree/fog/{row // 2 + 1}/{('airplane', 'truck')[row % 2]}_{row % 2:05}.png"
+        path = (
+            tmp_path / f"tree/fog/{row // 2 + 1}/{('airplane', 'truck')[row % 2]}_{row % 2:05}.png"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, image)
     cells = ["--dataset", "cifar10c", "--corruption", "fog", "--severity", "2", "5"]
     for name, source in (("file", "C/fog.npy"), ("folder", "C"), ("plain", "tree")):
         status, out, err = call(
-            *cells, "--gallery", tmp_path / "look.png", base_samples=tmp_path / source, save_dir=tmp_path / name
+            *cells,
+            "--gallery",
+            tmp_path / "look.png",
+            base_samples=tmp_path / source,
+            save_dir=tmp_path / name,
         )
         assert status == 0 and "4 of 4 adapted images" in out, err
     assert same(saved(tmp_path / "file"), saved(tmp_path / "plain")) and same(
@@ -244,7 +340,14 @@ def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
     np.save(tmp_path / "C/fog.npy", 255 - pixels)
     status, _, err = call(*cells, base_samples=tmp_path / "C/fog.npy", save_dir=tmp_path / "file")
     assert status == 2 and "is not the image that its copy" in err
-    status, _, err = call("--dataset", "cifar10c", "--corruption", "snow", base_samples=tmp_path / "C", save_dir=tmp_path / "x")
+    status, _, err = call(
+        "--dataset",
+        "cifar10c",
+        "--corruption",
+        "snow",
+        base_samples=tmp_path / "C",
+        save_dir=tmp_path / "x",
+    )
     assert status == 2 and "--corruption snow is not in" in err and "found: fog" in err
 
 
@@ -253,7 +356,9 @@ def test_a_folder_of_any_shape_with_a_broken_file_adapts_the_rest_and_fails(call
     status, _, err = call()
     assert status == 1 and "1 of 25 images failed: fog/3/cat/broken.png" in err
     assert len(saved(tmp_path / "out")) == 24
-    assert files.read_json(tmp_path / "out/manifest.json")["failures"] == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
+    assert files.read_json(tmp_path / "out/manifest.json")["failures"] == {
+        "fog/3/cat/broken.png": "it is empty (0 bytes)"
+    }
     (tree / "fog/3/cat/broken.png").unlink()
     assert call()[0] == 0
 
@@ -262,7 +367,15 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
     for _ in range(2):
         status, out, _ = call(save_dir=tree / "adapted")
         assert status == 0 and "24 of 24" in out
-    status, out, _ = call("--dataset", "imagenetc", "--corruption", "all", "--severity", "all", save_dir=tree / "adapted")
+    status, out, _ = call(
+        "--dataset",
+        "imagenetc",
+        "--corruption",
+        "all",
+        "--severity",
+        "all",
+        save_dir=tree / "adapted",
+    )
     assert status == 0 and "done        24" in out
 
 
@@ -272,15 +385,27 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--D", "4", "--N", "0"], ["--N 0 is outside 1..10"]),
         (["--N", "11"], ["--N 11 is outside 1..10"]),
         (["--D", "3"], ["--D 3 does not divide the image size 16", "1, 2, 4, 8"]),
-        (["--D", "50", "--N", "4", "--timestep_respacing", "100"], ["--D 50", "swapped", "--D 4 --N 50"]),
+        (
+            ["--D", "50", "--N", "4", "--timestep_respacing", "100"],
+            ["--D 50", "swapped", "--D 4 --N 50"],
+        ),
         (["--scale", "nan"], ["--scale nan"]),
         (["--timestep_respacing", "ddim999"], ["timestep_respacing 'ddim999'"]),
-        (["--corruption", "rain", "--dataset", "imagenetc"], ["--corruption rain", "found: fog, snow"]),
+        (
+            ["--corruption", "rain", "--dataset", "imagenetc"],
+            ["--corruption rain", "found: fog, snow"],
+        ),
         (["--dataset", "imagenetc"], ["--corruption is missing", "found: fog, snow"]),
-        (["--dataset", "imagenetc", "--corruption", "fog", "--severity", "1"], ["--severity 1", "found: 3, 5"]),
+        (
+            ["--dataset", "imagenetc", "--corruption", "fog", "--severity", "1"],
+            ["--severity 1", "found: 3, 5"],
+        ),
         (["--severity", "five"], ["--severity five"]),
         (["--image_size", "32"], ["--image_size 32", "16"]),
-        (["--num_channels", "128", "--learn_sigma", "False"], ["--num_channels 128", "32", "--learn_sigma False", "True"]),
+        (
+            ["--num_channels", "128", "--learn_sigma", "False"],
+            ["--num_channels 128", "32", "--learn_sigma False", "True"],
+        ),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--num_samples", "-1"], ["--num_samples -1"]),
         (["--train", "perhaps"], ["--train", "'perhaps' is neither True nor False"]),
@@ -290,15 +415,24 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
         (["--gallery", "look.jpg"], ["--gallery look.jpg", ".png"]),
         (["--base_samples", "/nowhere"], ["--base_samples /nowhere does not exist"]),
         (["--model_path", "/nowhere.pt"], ["--model_path /nowhere.pt does not exist"]),
-        (["--behavior", "published", "--use_ddim", "True"], ["--behavior published has gradient guidance"]),
+        (
+            ["--behavior", "published", "--use_ddim", "True"],
+            ["--behavior published has gradient guidance"],
+        ),
         (["--guidence", "gradient"], ["--guidence"]),
         (["--timestep_respacing", "1"], ["--N 3 is outside 1..1"]),
         (["--steps", "4"], ["--steps 4 is outside 1..3"]),
         (["--steps", "0"], ["--steps 0 is outside 1..3"]),
         (["--k", "1.5"], ["--k 1.5 must be a number of at least 0 and at most 1"]),
         (["--s_y", "-1"], ["--s_y -1.0"]),
-        (["--use_ddim", "True", "--sampler", "ddpm"], ["--use_ddim True contradicts --sampler ddpm"]),
-        (["--behavior", "published", "--steps", "2"], ["--behavior published has gradient guidance"]),
+        (
+            ["--use_ddim", "True", "--sampler", "ddpm"],
+            ["--use_ddim True contradicts --sampler ddpm"],
+        ),
+        (
+            ["--behavior", "published", "--steps", "2"],
+            ["--behavior published has gradient guidance"],
+        ),
         (["--save_dir", "/dev/null"], ["--save_dir /dev/null cannot be a folder", "is a file"]),
         (["--gallery", "/dev/null/x.png"], ["--gallery /dev/null cannot be a folder"]),
         (["--class_cond", "True"], ["--class_cond True, but the file says False"]),
@@ -321,7 +455,9 @@ def test_a_gallery_inside_the_save_folder_and_equal_folders_are_refused(call, tr
     assert status == 2 and "are the same folder" in err
 
 
-def test_a_prior_that_does_not_fit_is_refused_by_a_dry_run_and_costs_nothing_that_was_there(call, tmp_path, prior):
+def test_a_prior_that_does_not_fit_is_refused_by_a_dry_run_and_costs_nothing_that_was_there(
+    call, tmp_path, prior
+):
     assert call("--severity", "3", *FOG[:-2])[0] == 0
     state = tiny_unet().state_dict()
     del state["middle_block.1.norm.weight"]
@@ -333,9 +469,16 @@ def test_a_prior_that_does_not_fit_is_refused_by_a_dry_run_and_costs_nothing_tha
     assert len(saved(tmp_path / "out")) == 6
     shutil.copy(prior, tmp_path / "heads.pt")
     text = prior.with_suffix(".json").read_text()
-    for heads, words in ("5", "num_heads 5 does not divide"), ('"2"', "says num_heads '2'; it must be int"):
-        (tmp_path / "heads.json").write_text(text.replace('"num_heads": 2', f'"num_heads": {heads}'))
-        status, _, err = call("--dry_run", model_path=tmp_path / "heads.pt", save_dir=tmp_path / "new")
+    for heads, words in (
+        ("5", "num_heads 5 does not divide"),
+        ('"2"', "says num_heads '2'; it must be int"),
+    ):
+        (tmp_path / "heads.json").write_text(
+            text.replace('"num_heads": 2', f'"num_heads": {heads}')
+        )
+        status, _, err = call(
+            "--dry_run", model_path=tmp_path / "heads.pt", save_dir=tmp_path / "new"
+        )
         assert status == 2 and words in err
 
 
@@ -381,13 +524,17 @@ def command(prior, tree, out, *flags):
 
 
 def shell(command, **options):
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=180, check=False, **options)
+    return subprocess.run(
+        command, env=ENV, capture_output=True, text=True, timeout=180, check=False, **options
+    )
 
 
 def test_two_ranks_write_what_one_rank_writes(prior, tree, tmp_path, call):
     pytest.importorskip("mpi4py")
     call(*CELLS, save_dir=tmp_path / "one")
-    result = shell(["mpiexec", "-n", "2", *command(prior, tree, tmp_path / "two", *CELLS, "--batch_size", "5")])
+    result = shell(
+        ["mpiexec", "-n", "2", *command(prior, tree, tmp_path / "two", *CELLS, "--batch_size", "5")]
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("24 of 24 adapted images") == 1 and "24/24 images" in result.stderr
     assert same(saved(tmp_path / "one"), saved(tmp_path / "two"))
@@ -401,8 +548,11 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(pri
     out = tmp_path / "killed"
     job = subprocess.Popen(
         ["mpiexec", "-n", "2", *command(prior, tree, out, *slow)],
-        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     while len(list(out.rglob("*.png"))) < 2 and job.poll() is None:
         time.sleep(0.02)
     os.kill(processes_of(str(out))[-1], signal.SIGKILL)
@@ -420,7 +570,12 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_completes_the_same_tree(pri
 def test_an_interrupted_job_keeps_its_images_and_says_how_to_go_on(prior, tree, tmp_path, stop):
     slow = ["--timestep_respacing", "100", "--N", "60", *CELLS]
     out = tmp_path / "out"
-    job = subprocess.Popen(command(prior, tree, out, *slow, "--batch_size", "1"), env=ENV, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command(prior, tree, out, *slow, "--batch_size", "1"),
+        env=ENV,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while len(list(out.rglob("*.png"))) < 2 and job.poll() is None:
         time.sleep(0.02)
     job.send_signal(stop)
@@ -443,8 +598,13 @@ def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior,
 
     out = tmp_path / "out"
     result = shell(command(prior, tree, out, *CELLS), preexec_fn=small)
-    assert result.returncode == 2 and "cannot be written: File too large; choose another or make room" in result.stderr
-    assert "Traceback" not in result.stderr and not any(p.suffix == files.TEMPORARY for p in out.rglob("*"))
+    assert (
+        result.returncode == 2
+        and "cannot be written: File too large; choose another or make room" in result.stderr
+    )
+    assert "Traceback" not in result.stderr and not any(
+        p.suffix == files.TEMPORARY for p in out.rglob("*")
+    )
     assert shell(command(prior, tree, out, *CELLS)).returncode == 0
     assert len(saved(out)) == 24
 
@@ -466,7 +626,9 @@ PUBLISHED_FLAGS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "flags"), list(zip(("imagenet256", "cifar10"), PUBLISHED_FLAGS, strict=True)))
+@pytest.mark.parametrize(
+    ("config", "flags"), list(zip(("imagenet256", "cifar10"), PUBLISHED_FLAGS, strict=True))
+)
 def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags):
     """With the published architectures, random weights, one image and one step."""
     from helpers import UNET_FLAGS, parity
@@ -474,10 +636,33 @@ def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags)
     from DDA.image_adapt.unet import create_unet
 
     architecture = parity("02_unet_fullsize_names")[1]["flags"][config]
-    torch.save(create_unet(**{name: architecture[name] for name in UNET_FLAGS}).state_dict(), tmp_path / "x.pt")
-    layout = ["--dataset", "imagenetc", "--corruption", "fog", "--train", "False", "--severity", "5", "--D", "4", "--N", "1"]
+    torch.save(
+        create_unet(**{name: architecture[name] for name in UNET_FLAGS}).state_dict(),
+        tmp_path / "x.pt",
+    )
+    layout = [
+        "--dataset",
+        "imagenetc",
+        "--corruption",
+        "fog",
+        "--train",
+        "False",
+        "--severity",
+        "5",
+        "--D",
+        "4",
+        "--N",
+        "1",
+    ]
     status, out, err = call(
-        *flags.split(), *layout, "--scale", "6", "--num_samples", "1", model_path=tmp_path / "x.pt", fast=[]
+        *flags.split(),
+        *layout,
+        "--scale",
+        "6",
+        "--num_samples",
+        "1",
+        model_path=tmp_path / "x.pt",
+        fast=[],
     )
     assert status == 0 and "1 of 1 adapted images" in out, err
     assert "--train is ignored" in out
@@ -486,10 +671,36 @@ def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags)
 def test_the_published_flags_are_all_known(call):
     """Other than the prior, which has another architecture, nothing is wrong with them."""
     for flags in PUBLISHED_FLAGS:
-        status, _, err = call(*flags.split(), "--dataset", "imagenetc", "--corruption", "fog", "--D", "4", "--N", "50",
-                              "--channel_mult", "", "--num_heads_upsample", "-1", "--use_new_attention_order", "False",
-                              "--rescale_timesteps", "False", "--predict_xstart", "False", "--use_checkpoint", "False",
-                              "--save_latents", "False", "--clip_denoised", "True", "--use_ddim", "False", fast=[])  # fmt: skip
+        status, _, err = call(
+            *flags.split(),
+            "--dataset",
+            "imagenetc",
+            "--corruption",
+            "fog",
+            "--D",
+            "4",
+            "--N",
+            "50",
+            "--channel_mult",
+            "",
+            "--num_heads_upsample",
+            "-1",
+            "--use_new_attention_order",
+            "False",
+            "--rescale_timesteps",
+            "False",
+            "--predict_xstart",
+            "False",
+            "--use_checkpoint",
+            "False",
+            "--save_latents",
+            "False",
+            "--clip_denoised",
+            "True",
+            "--use_ddim",
+            "False",
+            fast=[],
+        )
         assert (status == 2 and "--num_channels" in err) or "--image_size" in err
 
 

@@ -19,9 +19,32 @@ from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 
 SCRIPT = ROOT / "DDA" / "image_adapt" / "scripts" / "image_train.py"
-TINY = ["--image_size", "16", "--num_channels", "32", "--channel_mult", "1,1", "--num_res_blocks", "1", "--num_heads", "2",
-        "--batch_size", "4", "--warmup", "2", "--lr", "1e-3", "--ema", "0.9", "--no-bf16"]  # fmt: skip
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+TINY = [
+    "--image_size",
+    "16",
+    "--num_channels",
+    "32",
+    "--channel_mult",
+    "1,1",
+    "--num_res_blocks",
+    "1",
+    "--num_heads",
+    "2",
+    "--batch_size",
+    "4",
+    "--warmup",
+    "2",
+    "--lr",
+    "1e-3",
+    "--ema",
+    "0.9",
+    "--no-bf16",
+]
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))
+}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
 
@@ -36,7 +59,15 @@ def photos(tmp_path) -> Path:
 
 
 def flags(photos, out, *more):
-    return ["--base_samples", str(photos), "--save_dir", str(out), "--no-bf16", *TINY, *map(str, more)]
+    return [
+        "--base_samples",
+        str(photos),
+        "--save_dir",
+        str(out),
+        "--no-bf16",
+        *TINY,
+        *map(str, more),
+    ]
 
 
 def losses(out):
@@ -51,11 +82,28 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
     out = tmp_path / "prior"
     assert main(flags(photos, out, "--steps", 4, "--learn_sigma", "--flip")) == 0
     written = {path.name for path in out.iterdir() if not path.name.startswith("events.")}
-    assert written == {"ema.pt", "ema.json", "resume.pt", "machine.json", "loss.csv", "loss.png", "samples.png"}
+    assert written == {
+        "ema.pt",
+        "ema.json",
+        "resume.pt",
+        "machine.json",
+        "loss.csv",
+        "loss.png",
+        "samples.png",
+    }
     assert len(losses(out)) == 4
     with Image.open(out / "samples.png") as samples, Image.open(out / "loss.png") as curve:
         assert min(*samples.size, *curve.size) > 200
-    job = ["--model_path", out / "ema.pt", "--base_samples", photos, "--save_dir", tmp_path / "out", "--speed", "one-shot"]
+    job = [
+        "--model_path",
+        out / "ema.pt",
+        "--base_samples",
+        photos,
+        "--save_dir",
+        tmp_path / "out",
+        "--speed",
+        "one-shot",
+    ]
     assert image_sample.main([*map(str, job)]) == 0
     assert "10 of 10 adapted images" in capsys.readouterr().out
 
@@ -63,8 +111,14 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights(photos, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(flags(photos, whole, "--steps", 30)) == 0
-    command = [sys.executable, SCRIPT, *flags(photos, broken, "--steps", 30, "--save_minutes", 0.005)]
-    process = subprocess.Popen([*map(str, command)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        SCRIPT,
+        *flags(photos, broken, "--steps", 30, "--save_minutes", 0.005),
+    ]
+    process = subprocess.Popen(
+        [*map(str, command)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     limit = time.monotonic() + 120
     while not (broken / "resume.pt").exists() and time.monotonic() < limit:
         time.sleep(0.02)
@@ -72,7 +126,10 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(photos, tmp_path)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and "run the same command again to go on" in said
     assert 0 < tensors(broken / "resume.pt")["step"] < 30
-    assert subprocess.run([*map(str, command)], env=ENV, capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([*map(str, command)], env=ENV, capture_output=True, check=False).returncode
+        == 0
+    )
     np.testing.assert_array_equal(losses(whole), losses(broken))
     for name in ("ema.pt", "resume.pt"):
         one, two = tensors(whole / name), tensors(broken / name)
@@ -92,11 +149,15 @@ def test_a_run_that_was_killed_before_it_saved_begins_again(photos, tmp_path):
     assert main(flags(photos, tmp_path / "other", "--steps", 1)) == 2
 
 
-@pytest.mark.parametrize("launcher", [["mpiexec", "-n", "2", sys.executable], ["torchrun", "--nproc_per_node", "2"]])
+@pytest.mark.parametrize(
+    "launcher", [["mpiexec", "-n", "2", sys.executable], ["torchrun", "--nproc_per_node", "2"]]
+)
 def test_two_ranks_follow_the_loss_of_one(photos, tmp_path, launcher):
     assert main(flags(photos, tmp_path / "one", "--steps", 20)) == 0
     command = [*launcher, str(SCRIPT), *flags(photos, tmp_path / "two", "--steps", 20)]
-    result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        command, env=ENV, capture_output=True, text=True, timeout=300, check=False
+    )
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-4)
 
@@ -116,7 +177,10 @@ def test_minutes_are_a_budget_too(photos, tmp_path):
         (["--steps", 2, "--image_size", 32], "is 16x16, smaller than --image_size 32"),
         (["--steps", 2, "--num_channels", 33], "num_channels 33"),
         (["--steps", 2, "--ema", 1.5], "--ema 1.5"),
-        (["--steps", 2, "--attention_resolutions", 5], "--attention_resolutions 5 is no size of the network's levels: 16, 8"),
+        (
+            ["--steps", 2, "--attention_resolutions", 5],
+            "--attention_resolutions 5 is no size of the network's levels: 16, 8",
+        ),
     ],
 )
 def test_wrong_input_is_named(photos, tmp_path, capsys, more, words):
@@ -126,10 +190,20 @@ def test_wrong_input_is_named(photos, tmp_path, capsys, more, words):
 
 
 def test_mixed_sizes_and_broken_images_are_named(photos, tmp_path, capsys):
-    command = ["--base_samples", str(photos), "--save_dir", str(tmp_path / "out"), *TINY[2:], "--steps", "1"]
+    command = [
+        "--base_samples",
+        str(photos),
+        "--save_dir",
+        str(tmp_path / "out"),
+        *TINY[2:],
+        "--steps",
+        "1",
+    ]
     Image.new("RGB", (20, 30)).save(photos / "large.png")
     assert main(command) == 2
-    assert "several sizes or not square (16x16, 20x30): give --image_size" in capsys.readouterr().err
+    assert (
+        "several sizes or not square (16x16, 20x30): give --image_size" in capsys.readouterr().err
+    )
     (photos / "large.png").write_bytes(b"")
     assert main([*command, "--image_size", "16"]) == 2
     assert "1 of 11 images cannot be used" in capsys.readouterr().err
@@ -159,10 +233,15 @@ def test_a_full_disk_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(files, "write_bytes", full)
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 1
-    assert f"cannot write to {tmp_path / 'out'}: No space left on device; make room" in capsys.readouterr().err
+    assert (
+        f"cannot write to {tmp_path / 'out'}: No space left on device; make room"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
     assert main(flags(photos, tmp_path / "out", "--steps", 1, "--noise_schedule", "cosine")) == 0
     told = files.read_json(tmp_path / "out/ema.json")
-    assert told["noise_schedule"] == "cosine" and told["image_size"] == 16 and told["num_heads"] == 2
+    assert (
+        told["noise_schedule"] == "cosine" and told["image_size"] == 16 and told["num_heads"] == 2
+    )

@@ -68,10 +68,16 @@ def test_cells_of_each_layout(tree, layout, corruptions, severities, expected):
 def test_splits_and_sequences_have_their_own_folders(tmp_path):
     for name in ("jpeg/train", "jpeg/val", "jpeg/cifar_test", "weak_seq/0"):
         (tmp_path / name).mkdir(parents=True)
-    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == ["jpeg/train"]
+    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == [
+        "jpeg/train"
+    ]
     assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
-    assert cells_of(sources.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == ["jpeg/cifar_test"]
-    assert cells_of(sources.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == ["weak_seq/0"]
+    assert cells_of(sources.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == [
+        "jpeg/cifar_test"
+    ]
+    assert cells_of(sources.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == [
+        "weak_seq/0"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,9 @@ def test_splits_and_sequences_have_their_own_folders(tmp_path):
         ("tree", ["fog"], [], "--dataset tree is unknown"),
     ],
 )
-def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(tree, layout, corruptions, severities, words):
+def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(
+    tree, layout, corruptions, severities, words
+):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         cells_of(sources.Folder(tree), layout, corruptions, severities, train=True)
 
@@ -152,7 +160,10 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     (tmp_path / "cell" / f"abc{files.TEMPORARY}").write_bytes(b"half")
     dead = subprocess.Popen(["true"])
     dead.wait()
-    own, other = files.temporary(tmp_path / "x"), f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
+    own, other = (
+        files.temporary(tmp_path / "x"),
+        f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}",
+    )
     own.write_bytes(b"being written")
     (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
@@ -167,7 +178,11 @@ def test_exclusive_json_is_written_once(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
     with pytest.raises(FileExistsError):
         files.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} == files.read_json(tmp_path / "x.json")
+    assert (
+        json.loads((tmp_path / "x.json").read_text())
+        == {"a": 1}
+        == files.read_json(tmp_path / "x.json")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -191,10 +206,18 @@ def test_contact_sheet_shows_each_image_in_its_place():
     red[..., 0], blue[..., 2] = 255, 255
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sheet = np.asarray(images.contact_sheet({"one": [red, blue], "two": [blue, blue]}, ["a" * 90, "\udcff"], side=64))
+        sheet = np.asarray(
+            images.contact_sheet(
+                {"one": [red, blue], "two": [blue, blue]}, ["a" * 90, "\udcff"], side=64
+            )
+        )
     is_red = (sheet == (255, 0, 0)).all(-1)
     rows, columns = np.nonzero(is_red)
-    assert is_red.sum() == 64 * 64 and rows.max() < sheet.shape[0] // 2 and columns.max() < sheet.shape[1] * 2 // 3
+    assert (
+        is_red.sum() == 64 * 64
+        and rows.max() < sheet.shape[0] // 2
+        and columns.max() < sheet.shape[1] * 2 // 3
+    )
 
 
 def test_published_paths_are_found_from_the_root_and_from_dda(tmp_path, monkeypatch):

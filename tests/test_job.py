@@ -55,7 +55,9 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
             seen[i].append(list(keys))
             return adapt_batch(keys, pixels)
 
-        return job.run(Ranks(i, size, board), plan, adapt, batch_size=batch_size, image_size=16, threads=2)
+        return job.run(
+            Ranks(i, size, board), plan, adapt, batch_size=batch_size, image_size=16, threads=2
+        )
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(rank, range(size)))[0], seen
@@ -78,7 +80,10 @@ def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch
     failures, seen = run(plan, size, batch_size=batch_size)
     assert failures == {} and plan.total == plan.todo == 18
     keys = [key for rank in seen for batch in rank for key in batch]
-    assert len(keys) == len(set(keys)) == 18 and set(keys) == trees.saved_images(tmp_path / "out", plan.cells).keys()
+    assert (
+        len(keys) == len(set(keys)) == 18
+        and set(keys) == trees.saved_images(tmp_path / "out", plan.cells).keys()
+    )
     for rank in seen:
         assert all(len(batch) == batch_size for batch in rank[:-1])
     assert sum(len(batch) for batch in seen[0]) - 18 / size < 1
@@ -92,7 +97,9 @@ def test_images_lie_under_their_keys_as_png_or_in_the_source_format(tree, tmp_pa
         ["1.png", "a b.png", "ü.png", "1.png", "2.png", "3.png"]
     )
     written = np.asarray(images.read_rgb(tmp_path / "png/fog/3/cat/a b.png"))
-    np.testing.assert_array_equal(written, 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/a b.png"), 16))
+    np.testing.assert_array_equal(
+        written, 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/a b.png"), 16)
+    )
     run(job.make_plan(Folder(tree), tmp_path / "same", ["fog/3"], same_format=True))
     assert trees.saved_images(tmp_path / "same", ["fog/3"])["fog/3/dog/1"] == "fog/3/dog/1.JPEG"
     assert images.read_rgb(tmp_path / "same/fog/3/dog/3.bmp").size == (16, 16)
@@ -104,23 +111,38 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
     (cat / "ü.png").write_bytes(b"")
     (cat / "text.png").write_text("no image")
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT"]
-    packed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    packed = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    ]
     (cat / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"])
     (tmp_path / "out").mkdir()
     job.begin_manifests(plan, {"note": 1})
     assert files.read_json(tmp_path / "out/manifest.fog.3.json")["state"] == "running"
     failures, seen = run(plan, batch_size=4)
-    assert failures.keys() == {"fog/3/cat/1.JPEG", "fog/3/cat/ü.png", "fog/3/cat/text.png", "fog/3/cat/huge.png"}
+    assert failures.keys() == {
+        "fog/3/cat/1.JPEG",
+        "fog/3/cat/ü.png",
+        "fog/3/cat/text.png",
+        "fog/3/cat/huge.png",
+    }
     assert "10000000000 pixels" in failures["fog/3/cat/huge.png"]
     assert "empty" in failures["fog/3/cat/ü.png"] and "runcated" in failures["fog/3/cat/1.JPEG"]
     assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
     assert [len(batch) for batch in seen[0]] == [4]
     assert job.end_manifests(plan, failures, {"note": 2}) == []
     manifest = files.read_json(tmp_path / "out/manifest.fog.3.json")
-    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (8, 4, 4, 2)
+    assert (manifest["planned"], manifest["images"], manifest["failed"], manifest["note"]) == (
+        8,
+        4,
+        4,
+        2,
+    )
     assert manifest["failures"] == failures and manifest["state"] == "failures"
-    assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"]).todo == 4  # failures are tried again
+    assert (
+        job.make_plan(Folder(tree), tmp_path / "out", ["fog/3"]).todo == 4
+    )  # failures are tried again
 
 
 def test_a_result_that_is_not_finite_is_a_failure_and_never_written(tree, tmp_path):
@@ -162,7 +184,9 @@ def test_failures_that_a_later_run_does_not_try_again_stay_in_the_manifest(tree,
         path.unlink()
     (out / "fog/3/cat/1.png").unlink()
     once(num_samples=1)
-    assert [path.name for path in out.glob("manifest*")] == ["manifest.fog.3.json"]  # no manifest where nothing was planned
+    assert [path.name for path in out.glob("manifest*")] == [
+        "manifest.fog.3.json"
+    ]  # no manifest where nothing was planned
 
 
 def test_copies_of_other_pixels_under_the_same_keys_are_not_taken_for_done(tree, tmp_path):
@@ -217,15 +241,23 @@ def test_published_batches_never_change_their_members(tree, tmp_path, size):
     plan = job.make_plan(Folder(tree), tmp_path / "out", cells, fixed_batch=4)
     assert plan.todo == 1
     _, seen = run(plan, size)
-    assert [batch for rank in seen for batch in rank] == [batches[0]] and "fog/3/cat/a b" in batches[0]
+    assert [batch for rank in seen for batch in rank] == [
+        batches[0]
+    ] and "fog/3/cat/a b" in batches[0]
     assert missing.exists() and kept.stat().st_mtime_ns == before
 
 
 def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
     first = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=8)
-    assert [trees.key_of(path) for path in first.groups[0]][-3:] == ["fog/3/dog/3", "fog/5/cat/1", "fog/5/cat/a b"]
+    assert [trees.key_of(path) for path in first.groups[0]][-3:] == [
+        "fog/3/dog/3",
+        "fog/5/cat/1",
+        "fog/5/cat/a b",
+    ]
     run(first)
-    assert job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=9).groups == [["fog/5/cat/ü.png"]]
+    assert job.make_plan(
+        Folder(tree), tmp_path / "out", ["fog/3", "fog/5"], num_samples=9
+    ).groups == [["fog/5/cat/ü.png"]]
     assert [len(paths) for paths in first.planned] == [6, 2]
 
 
@@ -243,18 +275,26 @@ def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_pat
 
     whole_job(tree, out, ["fog/3"], {"N": 5, "seed": 0})
     check({"N": 5, "seed": 0})
-    with pytest.raises(ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"):
+    with pytest.raises(
+        ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"
+    ):
         check({"N": 6, "seed": 0})
-    with pytest.raises(ValueError, match=r"seed 0 there, absent here; .*|.*eta absent there, 1 here"):
+    with pytest.raises(
+        ValueError, match=r"seed 0 there, absent here; .*|.*eta absent there, 1 here"
+    ):
         check({"N": 5, "eta": 1})
     (out / trees.SETTINGS).unlink()
     for anew in (False, True):
-        with pytest.raises(ValueError, match="holds images but no settings.*not made by this program"):
+        with pytest.raises(
+            ValueError, match="holds images but no settings.*not made by this program"
+        ):
             check({"N": 5, "seed": 0}, anew=anew)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):
         check({}, tmp_path / "file")
-    assert ledger.claim(tmp_path / "new", {"N": 5}) == ledger.claim(tmp_path / "new", {"N": 5}) == []
+    assert (
+        ledger.claim(tmp_path / "new", {"N": 5}) == ledger.claim(tmp_path / "new", {"N": 5}) == []
+    )
     with pytest.raises(ValueError, match="was begun with other settings"):
         check({"N": 6}, tmp_path / "new")
     check({"N": 6}, tmp_path / "new", anew=True)  # nothing is lost
@@ -298,7 +338,9 @@ def test_overwrite_removes_the_planned_images_and_never_leaves_two_kinds(tree, t
 
 
 @pytest.mark.parametrize("cells", [["."], ["fog/3", "fog/5", "snow/5"]])
-def test_no_folder_is_listed_twice_by_a_finished_job_nor_thrice_by_a_working_one(tree, tmp_path, monkeypatch, cells):
+def test_no_folder_is_listed_twice_by_a_finished_job_nor_thrice_by_a_working_one(
+    tree, tmp_path, monkeypatch, cells
+):
     out, scandir, listed = tmp_path / "out", os.scandir, Counter()
 
     def counting(path):
@@ -339,7 +381,12 @@ def test_a_folder_of_the_last_release_goes_on_where_it_stopped(tree, tmp_path):
     plan = whole_job(tree, out, ["fog/3"], {"N": 5, "s_y": None, "eta": 0.0})
     assert (len(plan.done), plan.todo) == (1, 5)
     manifest = files.read_json(out / "manifest.fog.3.json")
-    assert (manifest["state"], manifest["images"], manifest["failed"], manifest["failures"]) == ("complete", 6, 0, {})
+    assert (manifest["state"], manifest["images"], manifest["failed"], manifest["failures"]) == (
+        "complete",
+        6,
+        0,
+        {},
+    )
     assert manifest["source_sha256"]["fog/3/cat/a b.png"] == digest
     with pytest.raises(ValueError, match=r"N 5 there, 4 here; eta 0.0 there, absent here"):
         job.check_settings(job.make_plan(Folder(tree), out, ["fog/3"]), {"N": 4, "s_y": None})
@@ -360,12 +407,20 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
 
 def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
     cells = ["fog/3", "fog/5"]
-    everything = [path for group in job.make_plan(Folder(tree), tmp_path / "out", cells).groups for path in group]
+    everything = [
+        path
+        for group in job.make_plan(Folder(tree), tmp_path / "out", cells).groups
+        for path in group
+    ]
     keys = frozenset(trees.key_of(path) for path in everything[1::3])
     plan = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys)
     assert plan.groups == [everything[1::3]] and plan.total == len(keys)
-    assert job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, num_samples=2).groups == [everything[1::3][:2]]
+    assert job.make_plan(
+        Folder(tree), tmp_path / "out", cells, keys=keys, num_samples=2
+    ).groups == [everything[1::3][:2]]
     published = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, fixed_batch=4)
     assert {trees.key_of(path) for path in published.work()} == keys
-    with pytest.raises(ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"):
+    with pytest.raises(
+        ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"
+    ):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})

@@ -11,10 +11,22 @@ ROOT = Path(__file__).parents[1]
 PURE = {"torch", "numpy"}
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 GROUND = {
-    "DDA", "DDA.ahead", "DDA.commands", "DDA.devices", "DDA.files", "DDA.images", "DDA.ledger", "DDA.progress", "DDA.ranks",
-    "DDA.settings", "DDA.tree",
-}  # fmt: skip
-SOURCES_OF = {f"DDA.sources{module}" for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")}
+    "DDA",
+    "DDA.ahead",
+    "DDA.commands",
+    "DDA.devices",
+    "DDA.files",
+    "DDA.images",
+    "DDA.ledger",
+    "DDA.progress",
+    "DDA.ranks",
+    "DDA.settings",
+    "DDA.tree",
+}
+SOURCES_OF = {
+    f"DDA.sources{module}"
+    for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")
+}
 # module: what it may import beside the standard library
 MAY_IMPORT = {
     "DDA/files.py": {"numpy", "yaml"},
@@ -25,7 +37,14 @@ MAY_IMPORT = {
     "DDA/progress.py": set(),
     "DDA/ranks.py": {"mpi4py", "torch"},
     **{
-        f"DDA/sources/{module}.py": {"numpy", "PIL", "scipy", "sklearn.datasets", *GROUND, *SOURCES_OF}
+        f"DDA/sources/{module}.py": {
+            "numpy",
+            "PIL",
+            "scipy",
+            "sklearn.datasets",
+            *GROUND,
+            *SOURCES_OF,
+        }
         for module in ("__init__", "arrays", "cifar", "cells", "digits", "folder", "imagenet")
     },
     "DDA/image_adapt/diffusion.py": PURE,
@@ -50,16 +69,25 @@ MAY_IMPORT = {
     "DistilledClassifier/losses.py": PURE,
     "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2", "DDA.tree"},
     "DistilledClassifier/recipes.py": {
-        "numpy", "DistilledClassifier", "DistilledClassifier.degradations", "DistilledClassifier.corruptions",
+        "numpy",
+        "DistilledClassifier",
+        "DistilledClassifier.degradations",
+        "DistilledClassifier.corruptions",
     },
     "DistilledClassifier/verify.py": GROUND,
     "DistilledClassifier/trees.py": {
-        "numpy", *GROUND, "DDA.sources", "DistilledClassifier.recipes", "DistilledClassifier.verify",
+        "numpy",
+        *GROUND,
+        "DDA.sources",
+        "DistilledClassifier.recipes",
+        "DistilledClassifier.verify",
     },
-}  # fmt: skip
+}
 NO_FILES = ("argparse", "os", "pathlib", "mpi4py", "json")
 SOURCES = sorted(
-    path.relative_to(ROOT).as_posix() for top in ("DDA", "DistilledClassifier") for path in (ROOT / top).rglob("*.py")
+    path.relative_to(ROOT).as_posix()
+    for top in ("DDA", "DistilledClassifier")
+    for path in (ROOT / top).rglob("*.py")
 )
 
 
@@ -84,7 +112,11 @@ def top(name: str) -> str:
 def test_a_module_imports_only_what_it_may(source):
     allowed = MAY_IMPORT[source]
     others = {name for name in imports(source) if top(name) not in STANDARD}
-    bad = {name for name in others if name not in allowed and (top(name) not in allowed or top(name) == "DDA")}
+    bad = {
+        name
+        for name in others
+        if name not in allowed and (top(name) not in allowed or top(name) == "DDA")
+    }
     assert not bad, f"{source} imports {', '.join(sorted(bad))}"
     if allowed & {"torch"} and source not in ("DDA/ranks.py", "DDA/training/run.py"):
         assert not imports(source) & set(NO_FILES), f"{source} deals with files, processes or flags"
@@ -94,7 +126,10 @@ def test_a_module_imports_only_what_it_may(source):
 def test_sides_do_not_import_each_other(source):
     names = imports(source)
     if source.startswith("DDA/image_adapt"):
-        assert not any(name.startswith(("DistilledClassifier", "DDA.model_adapt", "mmcls", "mmcv", "timm")) for name in names)
+        assert not any(
+            name.startswith(("DistilledClassifier", "DDA.model_adapt", "mmcls", "mmcv", "timm"))
+            for name in names
+        )
     if source.startswith("DistilledClassifier"):
         assert not any(name.startswith(("DDA.image_adapt", "DDA.model_adapt")) for name in names)
     if source != "DDA/ranks.py":
@@ -112,5 +147,7 @@ sys.meta_path.insert(0, Refuse())
 import DDA.image_adapt.scripts.image_sample
 assert "mpi4py" not in sys.modules
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr

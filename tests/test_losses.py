@@ -36,14 +36,23 @@ def test_each_teacher_sees_its_own_group_and_the_loss_is_the_weighted_sum():
     student = Seen(torch.randn(6, 5), torch.randn(6, 3), torch.randn(6, 5, 2, 2))
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     taught = torch.randn(6, 5)
-    parts = objective(student, labels, {"features": taught}, {"cross_entropy": 0.5, "cosine_inheritance": 10}, groups=3)
+    parts = objective(
+        student,
+        labels,
+        {"features": taught},
+        {"cross_entropy": 0.5, "cosine_inheritance": 10},
+        groups=3,
+    )
     ce = torch.nn.functional.cross_entropy(student.logits, labels)
     similarities = torch.nn.functional.cosine_similarity(student.features, taught)
     cos = torch.stack([group.mean() for group in similarities.chunk(3)])
     torch.testing.assert_close(parts["cross_entropy"], ce)
     torch.testing.assert_close(parts["cosine_inheritance"], (1 - cos).sum())
     torch.testing.assert_close(parts["loss"], 0.5 * ce + 10 * (1 - cos).sum())
-    assert objective(student, labels, None, {"cross_entropy": 1}).keys() == {"loss", "cross_entropy"}
+    assert objective(student, labels, None, {"cross_entropy": 1}).keys() == {
+        "loss",
+        "cross_entropy",
+    }
     maps = objective(student, labels, {"maps": student.maps}, {"cosine_inheritance_maps": 1})
     torch.testing.assert_close(maps["loss"], torch.tensor(0.0), atol=1e-6, rtol=0)
 
@@ -52,4 +61,6 @@ def test_smoothed_labels_are_those_of_torch():
     logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
     seen = Seen(logits, logits, logits)
     expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    torch.testing.assert_close(objective(seen, smoothed(labels, 5, 0.1), None, {"cross_entropy": 1})["loss"], expected)
+    torch.testing.assert_close(
+        objective(seen, smoothed(labels, 5, 0.1), None, {"cross_entropy": 1})["loss"], expected
+    )

@@ -19,7 +19,9 @@ def test_low_pass_equals_the_reference(case):
     out = low_pass(x, factor)
     torch.testing.assert_close(out.detach(), tensor(expected[f"{case}/out"]), atol=1e-6, rtol=0)
     down = tensor(resize_matrix(size, size // factor)).float()
-    torch.testing.assert_close((down @ x @ down.T).detach(), tensor(expected[f"{case}/down"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (down @ x @ down.T).detach(), tensor(expected[f"{case}/down"]), atol=1e-6, rtol=0
+    )
     if f"{case}/norm" in expected:
         (grad,) = torch.autograd.grad(out.norm(), x)
         assert out.norm().item() == pytest.approx(expected[f"{case}/norm"].item(), rel=1e-6)
@@ -39,7 +41,9 @@ def test_resize_matrices_equal_the_reference():
 def test_low_pass_is_linear_and_keeps_the_size_of_any_shape():
     a, b = torch.randn(2, 1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
     assert low_pass(a, 4).shape == a.shape
-    torch.testing.assert_close(low_pass(2 * a - b, 4), 2 * low_pass(a, 4) - low_pass(b, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        low_pass(2 * a - b, 4), 2 * low_pass(a, 4) - low_pass(b, 4), atol=1e-5, rtol=0
+    )
     assert not torch.allclose(low_pass(a, 4), a, atol=0.1)
 
 

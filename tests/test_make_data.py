@@ -30,7 +30,9 @@ def clean(tmp_path) -> Path:
         folder.mkdir(parents=True)
         for i in range(6):
             small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-            small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{CLASSES[i % 2]}_{i:05}.png")
+            small.resize((32, 32), Image.Resampling.BICUBIC).save(
+                folder / f"{CLASSES[i % 2]}_{i:05}.png"
+            )
     tree.write_classes(tmp_path / "set", CLASSES)
     return tmp_path / "set"
 
@@ -41,8 +43,11 @@ def run(*argv, status=0):
 
 def contents(root):
     """Every file's bytes but the manifests', which hold the source's place."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(Path(root).rglob("*"))
-            if path.is_file() and path.suffix != ".json"}  # fmt: skip
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(Path(root).rglob("*"))
+        if path.is_file() and path.suffix != ".json"
+    }
 
 
 def test_degraded_copies_have_the_level_that_the_manifest_tells(clean, tmp_path):
@@ -67,10 +72,15 @@ def test_degraded_copies_have_the_level_that_the_manifest_tells(clean, tmp_path)
             source = np.asarray(images.read_rgb(clean / target.replace(kind, "clean", 1)))
             rng = trees.generator(0, tree.key_of(target))
             drawn = trees.Recipe(kind, "degrade", kind).draw(rng)
-            assert drawn == (entry["name"], entry["level"]) and (kind == "combined" or entry["name"] == kind)
+            assert drawn == (entry["name"], entry["level"]) and (
+                kind == "combined" or entry["name"] == kind
+            )
             expected = degradations.by_name(entry["name"])(source, entry["level"], rng)
             np.testing.assert_array_equal(images.read_rgb(tmp_path / "deg" / target), expected)
-    levels = [entry["level"] for entry in files.read_json(tmp_path / "deg/made.noise.json")["images"].values()]
+    levels = [
+        entry["level"]
+        for entry in files.read_json(tmp_path / "deg/made.noise.json")["images"].values()
+    ]
     assert len(set(levels)) > 4
 
 
@@ -78,7 +88,16 @@ COMMANDS = {
     "degrade": ["--type", "blur", "saltpepper", "combined"],
     "levels": ["--type", "jpeg", "--level", "10", "30", "--split", "cifar_test"],
     "sequence": ["--split", "cifar_test", "--name", "weak_seq", "strong_seq_published"],
-    "corrupt": ["--split", "cifar_test", "--corruption", "gaussian_noise", "snow", "--severity", "2", "5"],
+    "corrupt": [
+        "--split",
+        "cifar_test",
+        "--corruption",
+        "gaussian_noise",
+        "snow",
+        "--severity",
+        "2",
+        "5",
+    ],
     "prepare": [],
 }
 
@@ -98,21 +117,32 @@ def test_one_seed_gives_the_same_bytes_with_one_process_and_with_two(clean, tmp_
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (["degrade", "--type", "jpeg"], ["jpeg/cifar_test/cat_00000.png", "jpeg/cifar_train/cat_00000.png"]),
+        (
+            ["degrade", "--type", "jpeg"],
+            ["jpeg/cifar_test/cat_00000.png", "jpeg/cifar_train/cat_00000.png"],
+        ),
         (
             ["degrade", "--type", "jpeg", "--level", "test", "--split", "cifar_test"],
             [f"jpeg/{s}/cat_00000.png" for s in range(1, 6)],
         ),
-        (["degrade", "--type", "blur", "--level", "0.5", "--split", "cifar_test"], ["blur/0.5/cat_00000.png"]),
+        (
+            ["degrade", "--type", "blur", "--level", "0.5", "--split", "cifar_test"],
+            ["blur/0.5/cat_00000.png"],
+        ),
         (
             ["sequence", "--split", "cifar_test"],
             [f"{name}/0/cat_00000.png" for name in ("medium_seq", "strong_seq", "weak_seq")],
         ),
-        (["corrupt", "--split", "cifar_test", "--corruption", "fog", "--severity", "4"], ["fog/4/cat_00000.png"]),
+        (
+            ["corrupt", "--split", "cifar_test", "--corruption", "fog", "--severity", "4"],
+            ["fog/4/cat_00000.png"],
+        ),
         (["prepare"], ["clean/cifar_test/cat_00000.png", "clean/cifar_train/cat_00000.png"]),
     ],
 )
-def test_the_trees_are_laid_out_as_the_adaptation_job_reads_them(clean, tmp_path, command, expected):
+def test_the_trees_are_laid_out_as_the_adaptation_job_reads_them(
+    clean, tmp_path, command, expected
+):
     run(*command, "--base_samples", clean, "--save_dir", tmp_path / "out", "--workers", 1)
     found = tree.list_images(tmp_path / "out")[0]
     assert [name for name in found if name.endswith("cat_00000.png")] == expected
@@ -132,18 +162,33 @@ def test_the_fixed_test_levels_are_the_papers(clean, tmp_path):
         "--level",
         "test",
     )
-    levels = [files.read_json(tmp_path / f"out/made.noise.{s}.json")["settings"]["level"] for s in range(1, 6)]
+    levels = [
+        files.read_json(tmp_path / f"out/made.noise.{s}.json")["settings"]["level"]
+        for s in range(1, 6)
+    ]
     np.testing.assert_allclose(levels, [57.0, 80.6, 98.8, 114.0, 127.5], atol=0.05)
 
 
 def test_a_finished_command_does_nothing_and_an_unfinished_one_goes_on(clean, tmp_path, capsys):
-    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "noise", "--workers", 1]
+    command = [
+        "degrade",
+        "--base_samples",
+        clean,
+        "--save_dir",
+        tmp_path / "out",
+        "--type",
+        "noise",
+        "--workers",
+        1,
+    ]
     run(*command)
     first = contents(tmp_path / "out")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
     lost = tmp_path / "out/noise/cifar_test/dog_00003.png"
     lost.unlink()
-    (tmp_path / f"out/noise/{platform.node()[:64]}-9999999-aa{files.TEMPORARY}").write_bytes(b"half")
+    (tmp_path / f"out/noise/{platform.node()[:64]}-9999999-aa{files.TEMPORARY}").write_bytes(
+        b"half"
+    )
     run(*command)
     assert contents(tmp_path / "out") == first
     assert all(path.stat().st_mtime_ns == at for path, at in times.items() if path != lost)
@@ -180,7 +225,9 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_run_completes_them(tmp_
     assert all(images.read_rgb(tmp_path / "out" / name).size == (64, 64) for name in written)
     time.sleep(0.5)
     assert len(tree.list_images(tmp_path / "out")[0]) == len(written)  # no orphan goes on
-    assert trees.verify(tmp_path / "out")[1]["made.blur.json"].startswith("the run that made this folder did not end")
+    assert trees.verify(tmp_path / "out")[1]["made.blur.json"].startswith(
+        "the run that made this folder did not end"
+    )
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert len(tree.list_images(tmp_path / "out")[0]) == 3000
     assert not list((tmp_path / "out").rglob(f"*{files.TEMPORARY}"))
@@ -188,7 +235,17 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_run_completes_them(tmp_
 
 
 def test_another_way_of_making_them_is_refused(clean, tmp_path, capsys):
-    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "noise", "--workers", 1]
+    command = [
+        "degrade",
+        "--base_samples",
+        clean,
+        "--save_dir",
+        tmp_path / "out",
+        "--type",
+        "noise",
+        "--workers",
+        1,
+    ]
     run(*command)
     run(*command, "--seed", 3, status=2)
     assert "was made in another way: seed 0 there, 3 here" in capsys.readouterr().err
@@ -217,7 +274,9 @@ def test_broken_images_are_named_counted_and_tried_again(clean, tmp_path, capsys
         and "clean/cifar_test/dog_00001.png: " in said
         and "1 of 12 images failed" in said
     )
-    assert list(files.read_json(tmp_path / "out/made.blur.json")["failures"]) == ["blur/cifar_test/dog_00001.png"]
+    assert list(files.read_json(tmp_path / "out/made.blur.json")["failures"]) == [
+        "blur/cifar_test/dog_00001.png"
+    ]
     run("verify", "--save_dir", tmp_path / "out", status=1)
     assert "dog_00001.png: failed when it was made" in capsys.readouterr().err
     bad.write_bytes(whole)
@@ -228,18 +287,34 @@ def test_broken_images_are_named_counted_and_tried_again(clean, tmp_path, capsys
 @pytest.fixture
 def made(clean, tmp_path) -> Path:
     chosen = ["--corruption", "fog", "contrast", "--severity", "1", "3"]
-    run("corrupt", "--base_samples", clean, "--split", "cifar_test", "--save_dir", tmp_path / "C", *chosen, "--workers", 1)
+    run(
+        "corrupt",
+        "--base_samples",
+        clean,
+        "--split",
+        "cifar_test",
+        "--save_dir",
+        tmp_path / "C",
+        *chosen,
+        "--workers",
+        1,
+    )
     return tmp_path / "C"
 
 
 HARM = {
-    "missing": (lambda root: (root / "fog/3/cat_00002.png").unlink(), "fog/3/cat_00002.png: missing"),
+    "missing": (
+        lambda root: (root / "fog/3/cat_00002.png").unlink(),
+        "fog/3/cat_00002.png: missing",
+    ),
     "extra": (
         lambda root: shutil.copy(root / "fog/3/cat_00002.png", root / "fog/3/cat_00077.png"),
         "fog/3/cat_00077.png: extra",
     ),
     "truncated": (
-        lambda root: (root / "fog/3/cat_00002.png").write_bytes((root / "fog/3/cat_00002.png").read_bytes()[:-90]),
+        lambda root: (root / "fog/3/cat_00002.png").write_bytes(
+            (root / "fog/3/cat_00002.png").read_bytes()[:-90]
+        ),
         "fog/3/cat_00002.png: truncated or damaged",
     ),
     "mislabelled": (
@@ -250,7 +325,10 @@ HARM = {
         lambda root: (root / "fog/3/cat_00002.png").rename(root / "fog/3/cow_00002.png"),
         "fog/3/cow_00002.png: mislabelled: its name has none of the classes",
     ),
-    "no image": (lambda root: (root / "fog/3/notes.txt").write_text("x"), "fog/3/notes.txt: no image"),
+    "no image": (
+        lambda root: (root / "fog/3/notes.txt").write_text("x"),
+        "fog/3/notes.txt: no image",
+    ),
 }
 
 
@@ -291,19 +369,32 @@ def test_verify_compares_with_the_clean_images(made, clean, capsys):
     for path in made.glob("made*.json"):
         path.unlink()
     for cell in ("fog/1", "fog/3", "contrast/1", "contrast/3"):
-        (made / cell / "cat_00004.png").unlink()  # missing everywhere, so that comparing cells finds nothing
+        (
+            made / cell / "cat_00004.png"
+        ).unlink()  # missing everywhere, so that comparing cells finds nothing
     run("verify", "--save_dir", made)
     run("verify", "--save_dir", made, "--base_samples", clean, "--split", "cifar_test", status=1)
     assert capsys.readouterr().err.count("cat_00004.png: missing") == 4
 
 
 def test_the_official_arrays_are_the_tree(clean, tmp_path):
-    command = ["corrupt", "--base_samples", clean, "--split", "cifar_test", "--corruption", "contrast", "snow"]
+    command = [
+        "corrupt",
+        "--base_samples",
+        clean,
+        "--split",
+        "cifar_test",
+        "--corruption",
+        "contrast",
+        "snow",
+    ]
     run(*command, "--save_dir", tmp_path / "C", "--format", "npy")
     array, labels = np.load(tmp_path / "C/contrast.npy"), np.load(tmp_path / "C/labels.npy")
     assert array.shape == (30, 32, 32, 3) and labels.tolist() == [0, 1, 0, 1, 0, 1] * 5
     for row in range(6):
-        image = np.asarray(images.read_rgb(clean / f"clean/cifar_test/{CLASSES[row % 2]}_{row:05}.png"))
+        image = np.asarray(
+            images.read_rgb(clean / f"clean/cifar_test/{CLASSES[row % 2]}_{row:05}.png")
+        )
         np.testing.assert_array_equal(array[12 + row], corrupt(image, "contrast", 3))
     run("verify", "--save_dir", tmp_path / "C")
     source = open_source(tmp_path / "C", CLASSES)
@@ -320,13 +411,35 @@ def test_prepare_links_image_files_and_writes_pixels_as_png(clean, tmp_path):
         labels=np.arange(10),
         fog=np.random.default_rng(0).integers(0, 256, (2, 10, 32, 32, 3), dtype=np.uint8),
     )
-    run("prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "pixels", "--workers", 1)
+    run(
+        "prepare",
+        "--base_samples",
+        tmp_path / "x.npz",
+        "--save_dir",
+        tmp_path / "pixels",
+        "--workers",
+        1,
+    )
     assert tree.list_images(tmp_path / "pixels", "fog/2")[0][0] == "fog/2/airplane_00000.png"
     run("verify", "--save_dir", tmp_path / "pixels")
-    run("prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "few", "--num_samples", 3)
+    run(
+        "prepare",
+        "--base_samples",
+        tmp_path / "x.npz",
+        "--save_dir",
+        tmp_path / "few",
+        "--num_samples",
+        3,
+    )
     assert len(Folder(tmp_path / "few").names) == 3
     run(
-        "prepare", "--base_samples", tmp_path / "x.npz", "--save_dir", tmp_path / "few", "--num_samples", 5
+        "prepare",
+        "--base_samples",
+        tmp_path / "x.npz",
+        "--save_dir",
+        tmp_path / "few",
+        "--num_samples",
+        5,
     )  # some of them again
     run("verify", "--save_dir", tmp_path / "few")
 
@@ -345,7 +458,10 @@ def test_a_list_chooses_images_by_name(clean, tmp_path, capsys):
         tmp_path / "list.txt",
     ]
     run(*command)
-    assert [Path(name).stem for name in Folder(tmp_path / "out").names] == ["cat_00004", "dog_00001"]
+    assert [Path(name).stem for name in Folder(tmp_path / "out").names] == [
+        "cat_00004",
+        "dog_00001",
+    ]
     (tmp_path / "list.txt").write_text("dog_00001\nhorse_1\n")
     run(*command, status=2)
     assert "names 2 images, of which" in capsys.readouterr().err
@@ -357,9 +473,21 @@ def test_the_list_of_5000_imagenet_images_names_5000_of_the_50000():
     assert len(lines) == len(numbers) == 5000 and min(numbers) >= 1 and max(numbers) <= 50000
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "blur", "noise", "saltpepper", "weak_seq", "glass_blur", "frost"])
+@pytest.mark.parametrize(
+    "kind", ["jpeg", "blur", "noise", "saltpepper", "weak_seq", "glass_blur", "frost"]
+)
 def test_the_sheet_shows_all_levels(clean, tmp_path, kind):
-    run("sheet", "--base_samples", clean, "--type", kind, "--out", tmp_path / "sheet.png", "--num_samples", 3)
+    run(
+        "sheet",
+        "--base_samples",
+        clean,
+        "--type",
+        kind,
+        "--out",
+        tmp_path / "sheet.png",
+        "--num_samples",
+        3,
+    )
     with Image.open(tmp_path / "sheet.png") as sheet:
         rows = 7 if kind == "weak_seq" else 6
         assert sheet.height > rows * 128 and sheet.width > 3 * 128
@@ -373,12 +501,18 @@ def test_the_sheet_shows_all_levels(clean, tmp_path, kind):
         (["degrade", "--type", "combined", "--level", "5"], "does not go with --type combined"),
         (["corrupt", "--corruption", "rain"], "--corruption rain is unknown"),
         (["corrupt", "--severity", "9"], "--severity 9 must be 1..5"),
-        (["corrupt", "--severity", "5", "--format", "npy"], "--format npy holds all five severities"),
+        (
+            ["corrupt", "--severity", "5", "--format", "npy"],
+            "--format npy holds all five severities",
+        ),
         (["degrade", "--type", "jpeg", "--split", "val"], "has no images in --split val"),
         (["degrade", "--type", "jpeg", "--num_samples", "0"], "--num_samples 0"),
         (["prepare", "--workers", "0"], "--workers 0"),
         (["prepare", "--base_samples", "nowhere"], "nowhere does not exist"),
-        (["prepare", "--classes", "nothing.txt"], "--classes nothing.txt is neither a file nor one of"),
+        (
+            ["prepare", "--classes", "nothing.txt"],
+            "--classes nothing.txt is neither a file nor one of",
+        ),
     ],
 )
 def test_wrong_input_is_named(clean, tmp_path, capsys, command, words):
@@ -424,7 +558,17 @@ def test_copies_beside_their_sources_are_no_sources(tmp_path):
                 "--workers",
                 1,
             )
-        run("degrade", "--base_samples", tmp_path / "photos", "--save_dir", tmp_path / target, "--type", "blur", "--workers", 1)
+        run(
+            "degrade",
+            "--base_samples",
+            tmp_path / "photos",
+            "--save_dir",
+            tmp_path / target,
+            "--type",
+            "blur",
+            "--workers",
+            1,
+        )
     assert len(tree.list_images(tmp_path / "photos")[0]) == 3 + 2 * 6
     assert not (tmp_path / "photos/blur/jpeg").exists()
 
@@ -448,7 +592,17 @@ def test_an_image_that_a_recipe_refuses_is_a_failure_of_its_own(clean, tmp_path,
 
 
 def test_an_altered_file_stays_altered_after_the_next_run(clean, tmp_path, capsys):
-    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "noise", "--workers", 1]
+    command = [
+        "degrade",
+        "--base_samples",
+        clean,
+        "--save_dir",
+        tmp_path / "out",
+        "--type",
+        "noise",
+        "--workers",
+        1,
+    ]
     run(*command)
     Image.new("RGB", (32, 32)).save(tmp_path / "out/noise/cifar_test/cat_00000.png")
     (tmp_path / "out/noise/cifar_test/dog_00001.png").unlink()
@@ -459,9 +613,14 @@ def test_an_altered_file_stays_altered_after_the_next_run(clean, tmp_path, capsy
 
 def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
     manifest = json.loads((made / "made.fog.3.json").read_text())
-    (made / "made.fog.3.json").write_text(json.dumps({**manifest, "state": "running", "images": {}}))
+    (made / "made.fog.3.json").write_text(
+        json.dumps({**manifest, "state": "running", "images": {}})
+    )
     run("verify", "--save_dir", made, status=1)
-    assert capsys.readouterr().err == "made.fog.3.json: the run that made this folder did not end; run it again\n"
+    assert (
+        capsys.readouterr().err
+        == "made.fog.3.json: the run that made this folder did not end; run it again\n"
+    )
     (made / "made.fog.3.json").write_text("{}")
     run("verify", "--save_dir", made, status=2)
     assert "is no manifest of this program" in capsys.readouterr().err
@@ -479,58 +638,132 @@ def test_classes_that_do_not_fit_are_refused(clean, tmp_path, capsys):
         tmp_path / "classes.txt",
     ]
     run(*command, status=2)
-    assert "has no class of cat_00000.png" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "has no class of cat_00000.png" in capsys.readouterr().err
+        and not (tmp_path / "out").exists()
+    )
     for content, words in ((b"", "is empty"), (b"\xff\xfe", "is no text file")):
         (tmp_path / "classes.txt").write_bytes(content)
         run(*command, status=2)
         assert words in capsys.readouterr().err
     (tmp_path / "bare").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "bare/1.png")
-    run("corrupt", "--base_samples", tmp_path / "bare", "--save_dir", tmp_path / "npy", "--format", "npy", status=2)
-    assert "--format npy needs labels" in capsys.readouterr().err and not (tmp_path / "npy").exists()
+    run(
+        "corrupt",
+        "--base_samples",
+        tmp_path / "bare",
+        "--save_dir",
+        tmp_path / "npy",
+        "--format",
+        "npy",
+        status=2,
+    )
+    assert (
+        "--format npy needs labels" in capsys.readouterr().err and not (tmp_path / "npy").exists()
+    )
 
 
-def test_a_new_degradation_is_one_entry_that_combined_and_the_command_line_know(clean, tmp_path, monkeypatch, capsys):
-    invert = degradations.Degradation(lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5)
-    drawn = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}")) for i in range(40)]
+def test_a_new_degradation_is_one_entry_that_combined_and_the_command_line_know(
+    clean, tmp_path, monkeypatch, capsys
+):
+    invert = degradations.Degradation(
+        lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5
+    )
+    drawn = [
+        recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}"))
+        for i in range(40)
+    ]
     monkeypatch.setitem(degradations.DEGRADATIONS, "invert", invert)
     command = ["degrade", "--base_samples", clean, "--split", "cifar_test", "--workers", 1]
     run(*command, "--save_dir", tmp_path / "out", "--type", "invert", "--level", "test")
     for severity in range(1, 6):
         written = np.asarray(images.read_rgb(tmp_path / f"out/invert/{severity}/cat_00000.png"))
-        np.testing.assert_array_equal(255 - written, images.read_rgb(clean / "clean/cifar_test/cat_00000.png"))
-    run("sheet", "--base_samples", clean, "--type", "invert", "--out", tmp_path / "sheet.png", "--num_samples", 2)
-    again = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}")) for i in range(40)]
+        np.testing.assert_array_equal(
+            255 - written, images.read_rgb(clean / "clean/cifar_test/cat_00000.png")
+        )
+    run(
+        "sheet",
+        "--base_samples",
+        clean,
+        "--type",
+        "invert",
+        "--out",
+        tmp_path / "sheet.png",
+        "--num_samples",
+        2,
+    )
+    again = [
+        recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"{i}"))
+        for i in range(40)
+    ]
     assert "invert" in {name for name, _ in again} and "invert" not in {name for name, _ in drawn}
 
 
 def test_combined_draws_what_it_always_drew():
     """Trees that lie on disk are completed by these draws."""
-    draws = [recipes.Recipe("combined", "degrade", "combined").draw(recipes.generator(0, f"combined/{i}")) for i in range(6)]
-    assert draws == [("noise", 35), ("jpeg", 94), ("blur", 1.7), ("saltpepper", 9), ("blur", 4.5), ("blur", 0.5)]
+    draws = [
+        recipes.Recipe("combined", "degrade", "combined").draw(
+            recipes.generator(0, f"combined/{i}")
+        )
+        for i in range(6)
+    ]
+    assert draws == [
+        ("noise", 35),
+        ("jpeg", 94),
+        ("blur", 1.7),
+        ("saltpepper", 9),
+        ("blur", 4.5),
+        ("blur", 0.5),
+    ]
 
 
 def test_a_tree_of_the_last_release_goes_on_where_it_stopped(clean, tmp_path, capsys):
     """The manifest is as the code wrote it before the ledger had a room of its own."""
-    command = ["degrade", "--base_samples", clean, "--split", "cifar_test", "--type", "noise", "--workers", 1]
+    command = [
+        "degrade",
+        "--base_samples",
+        clean,
+        "--split",
+        "cifar_test",
+        "--type",
+        "noise",
+        "--workers",
+        1,
+    ]
     run(*command, "--save_dir", tmp_path / "whole")
     (tmp_path / "out/noise/cifar_test").mkdir(parents=True)
     target = "noise/cifar_test/cat_00000.png"
     shutil.copy(tmp_path / "whole" / target, tmp_path / "out" / target)
     digest = files.sha256(clean / "clean/cifar_test/cat_00000.png")
     manifest = {
-        "folder": "noise", "state": "running", "settings": {"folder": "noise", "kind": "degrade", "name": "noise",
-        "level": None, "how": "corrected", "seed": 0}, "source": "/x",
-        "source_sha256": {"clean/cifar_test/cat_00000.png": digest}, "failures": {}, "images": {},
-    }  # fmt: skip
+        "folder": "noise",
+        "state": "running",
+        "settings": {
+            "folder": "noise",
+            "kind": "degrade",
+            "name": "noise",
+            "level": None,
+            "how": "corrected",
+            "seed": 0,
+        },
+        "source": "/x",
+        "source_sha256": {"clean/cifar_test/cat_00000.png": digest},
+        "failures": {},
+        "images": {},
+    }
     path = tmp_path / "out/made.noise.json"
     path.write_text(json.dumps(manifest))
     run(*command, "--save_dir", tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    ours, whole = json.loads(path.read_text()), json.loads((tmp_path / "whole/made.noise.json").read_text())
+    ours, whole = (
+        json.loads(path.read_text()),
+        json.loads((tmp_path / "whole/made.noise.json").read_text()),
+    )
     assert ours["images"] == whole["images"] and ours["state"] == "complete"
     assert ours["source_sha256"]["clean/cifar_test/cat_00000.png"] == digest
-    path.write_text(json.dumps(manifest | {"source_sha256": {"clean/cifar_test/cat_00000.png": "0" * 64}}))
+    path.write_text(
+        json.dumps(manifest | {"source_sha256": {"clean/cifar_test/cat_00000.png": "0" * 64}})
+    )
     run(*command, "--save_dir", tmp_path / "out", status=2)
     assert "another source" in capsys.readouterr().err
     path.write_text(json.dumps(manifest | {"settings": manifest["settings"] | {"seed": 1}}))
@@ -539,7 +772,17 @@ def test_a_tree_of_the_last_release_goes_on_where_it_stopped(clean, tmp_path, ca
 
 
 def test_fixed_levels_and_drawn_ones_do_not_share_a_folder(clean, tmp_path, capsys):
-    command = ["degrade", "--base_samples", clean, "--save_dir", tmp_path / "out", "--type", "jpeg", "--workers", 1]
+    command = [
+        "degrade",
+        "--base_samples",
+        clean,
+        "--save_dir",
+        tmp_path / "out",
+        "--type",
+        "jpeg",
+        "--workers",
+        1,
+    ]
     run(*command, "--split", "cifar_test", "--level", "test")
     run(*command, status=2)
     assert "were made in another way (made.jpeg.1.json)" in capsys.readouterr().err

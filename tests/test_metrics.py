@@ -36,14 +36,23 @@ def test_per_class_numbers_are_scikit_learns():
     sklearn = pytest.importorskip("sklearn.metrics")
     predicted, labels = NEW.argmax(1), Y
     ours = metrics.per_class(predicted, labels, 10)
-    precision, recall, f1, support = sklearn.precision_recall_fscore_support(labels, predicted, labels=range(10))
-    for name, theirs in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
+    precision, recall, f1, support = sklearn.precision_recall_fscore_support(
+        labels, predicted, labels=range(10)
+    )
+    for name, theirs in (
+        ("precision", precision),
+        ("recall", recall),
+        ("f1", f1),
+        ("support", support),
+    ):
         np.testing.assert_allclose(ours[name], theirs)
 
 
 def test_corruption_errors_follow_their_definition():
     top1 = {"fog": {"1": 0.9, "2": 0.7}, "snow": {"1": 0.5}}
-    found = metrics.corruption_errors(top1, {"fog": 0.4, "snow": 0.5, "frost": 1}, clean=0.1, baseline_clean=0.2)
+    found = metrics.corruption_errors(
+        top1, {"fog": 0.4, "snow": 0.5, "frost": 1}, clean=0.1, baseline_clean=0.2
+    )
     assert found["CE"] == pytest.approx({"fog": 50, "snow": 100})
     assert found["relative CE"] == pytest.approx({"fog": 50, "snow": 100 * 0.4 / 0.3})
     assert "relative CE" not in metrics.corruption_errors(top1, {"fog": 0.4, "snow": 0.5})
@@ -51,7 +60,9 @@ def test_corruption_errors_follow_their_definition():
         metrics.corruption_errors(top1, {"fog": 0.4})
     alexnet = {name: value / 100 for name, value in metrics.ALEXNET.items()}
     itself = {name: {"5": 1 - value} for name, value in alexnet.items()}
-    assert metrics.corruption_errors(itself, alexnet)["CE"] == pytest.approx(dict.fromkeys(alexnet, 100.0))
+    assert metrics.corruption_errors(itself, alexnet)["CE"] == pytest.approx(
+        dict.fromkeys(alexnet, 100.0)
+    )
 
 
 def test_calibration_of_a_calibrated_and_of_an_overconfident_classifier():
@@ -62,7 +73,9 @@ def test_calibration_of_a_calibrated_and_of_an_overconfident_classifier():
     assert metrics.calibration_error(probabilities, labels) < 0.02
     sure = np.tile([1.0, 0.0], (100, 1))
     assert metrics.calibration_error(sure, np.repeat([0, 1], 50)) == pytest.approx(0.5)
-    assert metrics.negative_log_likelihood(np.tile([0.25, 0.75], (4, 1)), np.ones(4, int)) == pytest.approx(-np.log(0.75))
+    assert metrics.negative_log_likelihood(
+        np.tile([0.25, 0.75], (4, 1)), np.ones(4, int)
+    ) == pytest.approx(-np.log(0.75))
 
 
 def test_the_bootstrap_draws_images_not_copies_of_them():
@@ -76,7 +89,9 @@ def test_the_bootstrap_draws_images_not_copies_of_them():
 
 
 def test_the_interval_is_of_the_weighted_mean():
-    values = np.concatenate([np.tile([1.0, 0.0], 20), np.repeat([1.0, 0.0], [200, 1800])])  # cells of 40 and 2,000 images
+    values = np.concatenate(
+        [np.tile([1.0, 0.0], 20), np.repeat([1.0, 0.0], [200, 1800])]
+    )  # cells of 40 and 2,000 images
     weights = np.repeat([1 / 40, 1 / 2000], [40, 2000])
     low, high = metrics.interval(values, weights=weights)
     assert low < 0.3 < high and low > 0.2  # (0.5 + 0.1) / 2; the mean over images is 0.107

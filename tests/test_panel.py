@@ -28,7 +28,9 @@ def teacher(seed, depth=8, classes=3, size=8):
 
 
 def batch(rows=6, groups=3):
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8))
+    pixels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8)
+    )
     return Batch(pixels, torch.zeros(rows, dtype=torch.long), groups, 255 - pixels)
 
 
@@ -73,7 +75,11 @@ def test_a_copy_of_a_task_shares_its_teachers():
 @pytest.mark.parametrize(
     ("loss", "other", "words"),
     [
-        ("cosine_inheritance_maps", teacher(0, size=16), r"maps of the shape \(64, 4, 4\), the student of \(64, 2, 2\)"),
+        (
+            "cosine_inheritance_maps",
+            teacher(0, size=16),
+            r"maps of the shape \(64, 4, 4\), the student of \(64, 2, 2\)",
+        ),
         ("cosine_inheritance", teacher(0, classes=4), "has 4 classes, but the data have 3"),
     ],
 )
@@ -81,7 +87,12 @@ def test_only_what_the_losses_need_must_agree(loss, other, words):
     student = teacher(1).network
     with pytest.raises(ValueError, match=words):
         check_teachers(Panel((other,), needs_of({loss: 1})), student, 8, "abc")
-    check_teachers(Panel((teacher(0, depth=14, size=16),), needs_of({"cosine_inheritance": 1})), student, 8, "abc")
+    check_teachers(
+        Panel((teacher(0, depth=14, size=16),), needs_of({"cosine_inheritance": 1})),
+        student,
+        8,
+        "abc",
+    )
     assert needs_of({"cross_entropy": 1}) == frozenset()
 
 
@@ -109,11 +120,18 @@ def test_twins_have_the_same_flip_and_crop(views):
         twins = part.clean.chunk(2)
         assert torch.equal(twins[0], clean) and torch.equal(twins[1], 255 - negative)
         originals = [views[0].examples.read(views[0].examples.row_of(key)) for key in part.keys[:3]]
-        flipped += sum(not np.array_equal(a, b.numpy()) for a, b in zip(originals, clean, strict=True))
+        flipped += sum(
+            not np.array_equal(a, b.numpy()) for a, b in zip(originals, clean, strict=True)
+        )
     assert 0 < flipped < 12
-    assert Steps(views, Augment(flip=True), PREPROCESS, Recipe(steps=9, batch_size=3))[0][0].clean is None
+    assert (
+        Steps(views, Augment(flip=True), PREPROCESS, Recipe(steps=9, batch_size=3))[0][0].clean
+        is None
+    )
 
 
 def test_an_image_without_a_twin_is_named(views):
-    with pytest.raises(ValueError, match="has no clean image of b_00009, which a teacher is to see"):
+    with pytest.raises(
+        ValueError, match="has no clean image of b_00009, which a teacher is to see"
+    ):
         views[0].examples.row_of("b_00009")

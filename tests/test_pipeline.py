@@ -39,40 +39,69 @@ def test_every_pipeline_has_commands_that_are_accepted(path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("adaptation.sped=fast", "their adapted copies: image_sample.py: error: unrecognized arguments: --sped fast"),
+        (
+            "adaptation.sped=fast",
+            "their adapted copies: image_sample.py: error: unrecognized arguments: --sped fast",
+        ),
         ("adaptation.speed=oneshot", "argument --speed: invalid choice: 'oneshot'"),
         ("data.backbone=ResNet21", "a classifier of clean images: train.py: "),
-        ("training.students.train.epochz=1", "two students, for degraded and for adapted images: train_all_deg.py: "),
-        ("evaluation.ensemble=summ", "the classifiers on both views: test_ensemble.py: error: argument --ensemble: invalid"),
+        (
+            "training.students.train.epochz=1",
+            "two students, for degraded and for adapted images: train_all_deg.py: ",
+        ),
+        (
+            "evaluation.ensemble=summ",
+            "the classifiers on both views: test_ensemble.py: error: argument --ensemble: invalid",
+        ),
         ("report.imagez=3", "the report: report.py: error: unrecognized arguments: --imagez 3"),
     ],
 )
-def test_what_a_later_command_would_refuse_is_said_before_the_first(change, words, tmp_path, capsys):
+def test_what_a_later_command_would_refuse_is_said_before_the_first(
+    change, words, tmp_path, capsys
+):
     assert pipeline.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", change]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_missing_is_named_with_its_entry(tmp_path, capsys):
-    assert pipeline.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
-    assert "source is nowhere.th, which does not exist" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        pipeline.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
+    )
+    assert (
+        "source is nowhere.th, which does not exist" in capsys.readouterr().err
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_stages_of_the_method_are_there_in_order():
     titles = [stage.title for stage in plan()]
     assert titles == [
-        "the images, as a tree", "a classifier of clean images", "a prior of clean images", "held-out images, degraded",
-        "their adapted copies", "known degradations of training images", "their adapted copies, to learn from",
-        "teachers, one for each known degradation and view", "two students, for degraded and for adapted images",
+        "the images, as a tree",
+        "a classifier of clean images",
+        "a prior of clean images",
+        "held-out images, degraded",
+        "their adapted copies",
+        "known degradations of training images",
+        "their adapted copies, to learn from",
+        "teachers, one for each known degradation and view",
+        "two students, for degraded and for adapted images",
         "weights and gate, fitted on known degradations of held-out images",
-        "the classifiers on both views", "the report"]  # fmt: skip
+        "the classifiers on both views",
+        "the report",
+    ]
     shorter = [
-        stage.title for stage in plan(source="net.th", prior={"model_path": "prior.pt"}, degraded={"base_samples": "c.npz"})
+        stage.title
+        for stage in plan(
+            source="net.th", prior={"model_path": "prior.pt"}, degraded={"base_samples": "c.npz"}
+        )
     ]
     assert shorter == [title for i, title in enumerate(titles) if i not in (1, 2, 3)]
 
 
 def test_what_learns_and_what_is_tested_is_adapted_alike():
-    jobs = [command for stage in plan() for command in stage.commands if command[0] == "image_sample.py"]
+    jobs = [
+        command for stage in plan() for command in stage.commands if command[0] == "image_sample.py"
+    ]
     assert len(jobs) == 2
     settings = [command[: command.index("--base_samples")] for command in jobs]
     assert settings[0] == settings[1]
@@ -82,14 +111,18 @@ def test_what_learns_and_what_is_tested_is_adapted_alike():
 def steps(tmp_path, monkeypatch):
     """Three stages of a script that notes its argument, and fails where the file ``fail`` names it."""
     script = tmp_path / "note.py"
-    script.write_text("import sys, pathlib\nhere = pathlib.Path(__file__).parent\nword = sys.argv[1]\n"
-                      "with open(here / 'log', 'a') as file: file.write(word + '\\n')\n"
-                      "fail = here / 'fail'\nsys.exit(3 if fail.exists() and fail.read_text() == word else 0)\n")  # fmt: skip
+    script.write_text(
+        "import sys, pathlib\nhere = pathlib.Path(__file__).parent\nword = sys.argv[1]\n"
+        "with open(here / 'log', 'a') as file: file.write(word + '\\n')\n"
+        "fail = here / 'fail'\nsys.exit(3 if fail.exists() and fail.read_text() == word else 0)\n"
+    )
     monkeypatch.setitem(pipeline.SCRIPTS, "note.py", str(script))
 
     def run(*words: str) -> tuple[int, list[str]]:
         (tmp_path / "log").write_text("")
-        stages = [pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)]
+        stages = [
+            pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)
+        ]
         status = pipeline.run(stages, tmp_path / "out")
         return status, (tmp_path / "log").read_text().split()
 
@@ -105,11 +138,17 @@ def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, t
     (tmp_path / "fail").unlink()
     assert steps("a", "b", "c") == (0, ["b", "c"])
     assert steps("a", "b", "c") == (0, [])
-    assert steps("a", "other", "c") == (0, ["other", "c"])  # a stage that changed, and those after it
+    assert steps("a", "other", "c") == (
+        0,
+        ["other", "c"],
+    )  # a stage that changed, and those after it
     (tmp_path / "fail").write_text("b")
     assert steps("a", "b", "c") == (3, ["b"])
     (tmp_path / "fail").unlink()
-    assert steps("a", "other", "c") == (0, ["other", "c"])  # what b left in its place is not taken for theirs
+    assert steps("a", "other", "c") == (
+        0,
+        ["other", "c"],
+    )  # what b left in its place is not taken for theirs
 
 
 def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch, capsys):
@@ -117,12 +156,18 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
     monkeypatch.setitem(pipeline.SCRIPTS, "make_data.py", str(tmp_path / "note.py"))
 
     def run(out, *levels: str) -> None:
-        commands = [("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded") for level in levels]
+        commands = [
+            ("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded")
+            for level in levels
+        ]
         assert pipeline.run([pipeline.Stage("degraded", tuple(commands))], out) == 0
 
     run(tmp_path / "out", "1")
     run(tmp_path / "out", "1", "2")
-    with pytest.raises(ValueError, match="images of another YAML, made by: make_data.py degrade --level 1 .* give another out"):
+    with pytest.raises(
+        ValueError,
+        match="images of another YAML, made by: make_data.py degrade --level 1 .* give another out",
+    ):
         run(tmp_path / "out", "2")
     (tmp_path / "out").rename(tmp_path / "moved")
     run(tmp_path / "moved", "1", "2")
@@ -130,16 +175,38 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
 
 def test_settings_of_a_training_replace_no_others(tmp_path):
     changes = {"training.students.train.epochs": 1, "training.students.train.clip_norm": 2}
-    student = next(command for stage in plan(**changes) for command in stage.commands if command[0] == "train_all_deg.py")
+    student = next(
+        command
+        for stage in plan(**changes)
+        for command in stage.commands
+        if command[0] == "train_all_deg.py"
+    )
     assert {"train.epochs=1", "train.clip_norm=2", "train.batch_size=64"} <= set(student)
     assert not any(word.startswith("train=") for word in student)
 
 
 def test_what_learns_from_adapted_copies_may_begin_elsewhere():
-    changes = {"training.adapted_teachers": {"init": "deg"}, "training.adapted_student": {"init": "degDistill"}}
-    trained = [command for stage in plan(**changes) for command in stage.commands if command[0].startswith("train")]
-    begins = {Path(command[2]).stem: [word for word in command if word.startswith("init=")] for command in trained}
-    assert begins == {"clean": [], "deg": [], "adapt": ["init=deg"], "degDistill": [], "adaptDistill": ["init=degDistill"]}
+    changes = {
+        "training.adapted_teachers": {"init": "deg"},
+        "training.adapted_student": {"init": "degDistill"},
+    }
+    trained = [
+        command
+        for stage in plan(**changes)
+        for command in stage.commands
+        if command[0].startswith("train")
+    ]
+    begins = {
+        Path(command[2]).stem: [word for word in command if word.startswith("init=")]
+        for command in trained
+    }
+    assert begins == {
+        "clean": [],
+        "deg": [],
+        "adapt": ["init=deg"],
+        "degDistill": [],
+        "adaptDistill": ["init=degDistill"],
+    }
 
 
 def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
@@ -184,7 +251,10 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
         (WHOLE.replace("base_samples: digits, ", ""), "data.base_samples is missing"),
         ("out: x\nprior: net.pt", "prior is 'net.pt', but it holds entries"),
         (WHOLE + "known: jpeg", "known is 'jpeg', but it is a list of some of clean, jpeg"),
-        (WHOLE.replace("[{command: degrade, type: blur}]", "[{type: blur}]"), "or a list of {command: degrade or corrupt"),
+        (
+            WHOLE.replace("[{command: degrade, type: blur}]", "[{type: blur}]"),
+            "or a list of {command: degrade or corrupt",
+        ),
         (WHOLE + "training: {students: 3}", "training.students is 3, but it holds entries"),
         ("- 1", "holds no entries"),
     ],
@@ -204,6 +274,8 @@ def test_the_newest_run_of_a_stage_is_taken(tmp_path):
         (tmp_path / name / "finished").write_bytes(b"")
     (tmp_path / "20270101").mkdir()  # not finished
     (tmp_path / "20270101" / "model_best.pth").write_bytes(b"")
-    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(tmp_path / "20260101" / "model_best.pth")
+    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(
+        tmp_path / "20260101" / "model_best.pth"
+    )
     with pytest.raises(FileNotFoundError, match="was the stage before removed"):
         pipeline._latest(f"{Path(tmp_path)}/*/model_last.pth")

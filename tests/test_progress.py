@@ -30,7 +30,10 @@ def test_progress_gives_an_estimate_then_the_rate_and_the_time_left(monkeypatch)
             4,
             1,
             [(0, 1), (1, 0), (2, 0)],
-            ["first 2 in 10 s: about 10 s for the rest", "4/4 images, 1 failed, 0.4 images/s, in 10 s"],
+            [
+                "first 2 in 10 s: about 10 s for the rest",
+                "4/4 images, 1 failed, 0.4 images/s, in 10 s",
+            ],
         ),
         # it counts on the other ranks
         (80, 4, [(10, 0)], ["first 10 in 10 s: about 10 s for the rest"]),
@@ -45,6 +48,8 @@ def test_the_first_estimate(total, ranks, reports, lines):
     assert stream.getvalue().splitlines() == lines
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3660, "1 h 01 min"), (90000, "1 d 1 h")]
+)
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text

@@ -47,7 +47,11 @@ PROGRAM = """
         return 0
     sys.exit(ranks.run(main, "prog", "run it again"))
 """
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMP", "SLURM", "TORCHELASTIC"))}
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PMI", "OMP", "SLURM", "TORCHELASTIC"))
+}
 ENV["PYTHONPATH"] = str(Path(__file__).parents[1])
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
@@ -60,7 +64,9 @@ def program(tmp_path):
 
 
 def call(command, **env):
-    return subprocess.run(command, env={**ENV, **env}, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env={**ENV, **env}, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_alone_is_rank_0_of_1(program):
@@ -73,11 +79,23 @@ def test_mpiexec(program, count):
     pytest.importorskip("mpi4py")
     result = call(["mpiexec", "-n", str(count), sys.executable, program])
     share = max(1, len(os.sched_getaffinity(0)) // count)
-    assert result.returncode == 0 and result.stdout == f"size {count} threads {share}\n", result.stderr
+    assert result.returncode == 0 and result.stdout == f"size {count} threads {share}\n", (
+        result.stderr
+    )
 
 
 def test_torchrun(program):
-    result = call([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program])
+    result = call(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            program,
+        ]
+    )
     assert result.returncode == 0 and "size 2 " in result.stdout, result.stderr
 
 
@@ -403,11 +421,15 @@ def test_torchruns_store_serves_one_start_after_another(starter, free_port):
     for restart in "01":
         job = [
             starter.rank(
-                rank, restart, RANK=str(rank), LOCAL_RANK=str(rank),
-                TORCHELASTIC_RESTART_COUNT=restart, **names,
+                rank,
+                restart,
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                TORCHELASTIC_RESTART_COUNT=restart,
+                **names,
             )
             for rank in (0, 1)
-        ]  # fmt: skip
+        ]
         assert_done(job, restart)
     twin = starter.rank(1, "1", RANK="1", LOCAL_RANK="1", TORCHELASTIC_RESTART_COUNT="1", **names)
     assert_refused(twin, "rank 1 of torchrun run, restart 1", "started twice")
@@ -419,7 +441,11 @@ def test_one_rank_that_fails_ends_the_job_with_a_message(program, how, word):
     pytest.importorskip("mpi4py")
     result = call(["mpiexec", "-n", "2", sys.executable, program, how, "die"])
     assert result.returncode != 0
-    assert "prog: error (rank 1 of 2): " in result.stderr and "on purpose" in result.stderr and word in result.stderr
+    assert (
+        "prog: error (rank 1 of 2): " in result.stderr
+        and "on purpose" in result.stderr
+        and word in result.stderr
+    )
 
 
 def test_a_launcher_of_another_mpi_is_an_error_that_says_what_to_do(program):
@@ -432,7 +458,12 @@ def test_a_launcher_of_another_mpi_is_an_error_that_says_what_to_do(program):
 def test_a_launcher_without_mpi4py_is_an_error_that_says_what_to_do(program, tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('not here')")
-    result = call([sys.executable, program], PMI_SIZE="2", PMI_RANK="0", PYTHONPATH=f"{tmp_path}:{ENV['PYTHONPATH']}")
+    result = call(
+        [sys.executable, program],
+        PMI_SIZE="2",
+        PMI_RANK="0",
+        PYTHONPATH=f"{tmp_path}:{ENV['PYTHONPATH']}",
+    )
     assert result.returncode == 2 and "pip install mpi4py mpich" in result.stderr
 
 
@@ -456,7 +487,10 @@ def test_memory_that_was_freed_is_used_again_without_the_kernel():
         "for _ in range(5): layers()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    faults = {how: int(call([sys.executable, "-c", program, how]).stdout) for how in ("kept", "given back")}
+    faults = {
+        how: int(call([sys.executable, "-c", program, how]).stdout)
+        for how in ("kept", "given back")
+    }
     if faults["given back"] < 10_000:
         pytest.skip("this C library keeps memory by itself")
     assert faults["kept"] < faults["given back"] / 5

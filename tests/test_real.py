@@ -47,8 +47,23 @@ def folder(tmp_path_factory):
 
 
 def command(folder, name, *flags, ranks=2, batch_size=16):
-    job = [sys.executable, SCRIPT, "--model_path", PRIOR, "--base_samples", folder / "source", "--save_dir", folder / name,
-           "--dataset", "cifar10c", "--corruption", "gaussian_noise", "--batch_size", batch_size, *flags]  # fmt: skip
+    job = [
+        sys.executable,
+        SCRIPT,
+        "--model_path",
+        PRIOR,
+        "--base_samples",
+        folder / "source",
+        "--save_dir",
+        folder / name,
+        "--dataset",
+        "cifar10c",
+        "--corruption",
+        "gaussian_noise",
+        "--batch_size",
+        batch_size,
+        *flags,
+    ]
     return [*map(str, ["mpiexec", "-n", ranks, *job])]
 
 
@@ -69,7 +84,9 @@ def sources(folder):
     paths = tree.list_images(folder / "source", CELL)[0]
     classes = (folder / "source" / "classes.txt").read_text().split()
     labels = [classes.index(Path(path).name.split("_")[0]) for path in paths]
-    return np.stack([np.asarray(images.read_rgb(folder / "source" / path)) for path in paths]), torch.tensor(labels)
+    return np.stack(
+        [np.asarray(images.read_rgb(folder / "source" / path)) for path in paths]
+    ), torch.tensor(labels)
 
 
 def agreement(one, other):
@@ -77,7 +94,9 @@ def agreement(one, other):
 
 
 def psnr(one, other):
-    return 10 * np.log10(255**2 / np.maximum(((one.astype(float) - other) ** 2).mean((1, 2, 3)), 1e-9))
+    return 10 * np.log10(
+        255**2 / np.maximum(((one.astype(float) - other) ** 2).mean((1, 2, 3)), 1e-9)
+    )
 
 
 def right(folder, pixels):
@@ -85,7 +104,10 @@ def right(folder, pixels):
     classifier = classifiers.load(RESNET56)
     degraded, labels = sources(folder)
     one, two = classifier.scores(degraded), classifier.scores(pixels)
-    return [(scores.argmax(1) == labels).double() for scores in (one, two, one.softmax(1) + two.softmax(1))]
+    return [
+        (scores.argmax(1) == labels).double()
+        for scores in (one, two, one.softmax(1) + two.softmax(1))
+    ]
 
 
 @pytest.mark.parametrize(("ranks", "batch_size"), [(1, 7), (1, 64), (2, 64), (2, 1), (1, 1)])
@@ -93,24 +115,41 @@ def test_rank_count_and_batch_size_change_nothing(folder, ranks, batch_size):
     expected = adapted(folder, "r2b7", batch_size=7)
     actual = adapted(folder, f"r{ranks}b{batch_size}", ranks=ranks, batch_size=batch_size)
     gap = np.abs(actual.astype(int) - expected)
-    print(f"\n{ranks} ranks, batch {batch_size}: {100 * (gap <= 1).mean():.4f} % within 1 grey level, largest gap {gap.max()}")
+    print(
+        f"\n{ranks} ranks, batch {batch_size}: {100 * (gap <= 1).mean():.4f} % within 1 grey level, largest gap {gap.max()}"
+    )
     assert agreement(actual, expected) >= 0.999
 
 
 def test_the_mean_accuracy_of_three_seeds_beats_the_noise(folder):
-    runs = [adapted(folder, "r2b7", batch_size=7)] + [adapted(folder, f"seed{s}", "--seed", str(s)) for s in (1, 2)]
+    runs = [adapted(folder, "r2b7", batch_size=7)] + [
+        adapted(folder, f"seed{s}", "--seed", str(s)) for s in (1, 2)
+    ]
     table = torch.stack([torch.stack([view.mean() for view in right(folder, run)]) for run in runs])
-    print("\nsource, adapted, self-ensemble, % of 250 images, one row a seed:\n", (100 * table).round(decimals=1))
+    print(
+        "\nsource, adapted, self-ensemble, % of 250 images, one row a seed:\n",
+        (100 * table).round(decimals=1),
+    )
     assert table[:, 1].mean() >= 0.31 > table[0, 0]
 
 
 def test_bfloat16_is_close_to_float32(folder):
-    exact, rounded = adapted(folder, "r2b7", batch_size=7), adapted(folder, "bf16", "--dtype", "bfloat16")
+    exact, rounded = (
+        adapted(folder, "r2b7", batch_size=7),
+        adapted(folder, "bf16", "--dtype", "bfloat16"),
+    )
     decibels = psnr(exact, rounded)
-    print("\nPSNR dB of bfloat16 against float32: min, 5 %, median, 95 %, max",
-          np.percentile(decibels, (0, 5, 50, 95, 100)).round(1))  # fmt: skip
+    print(
+        "\nPSNR dB of bfloat16 against float32: min, 5 %, median, 95 %, max",
+        np.percentile(decibels, (0, 5, 50, 95, 100)).round(1),
+    )
     assert np.median(decibels) >= 40
-    for name, one, two in zip(("adapted", "self-ensemble"), right(folder, exact)[1:], right(folder, rounded)[1:], strict=True):
+    for name, one, two in zip(
+        ("adapted", "self-ensemble"),
+        right(folder, exact)[1:],
+        right(folder, rounded)[1:],
+        strict=True,
+    ):
         gap = two - one
         error = float(gap.std() / len(gap) ** 0.5)
         means = f"float32 {100 * one.mean():.1f} %, bfloat16 {100 * two.mean():.1f} %"
@@ -124,7 +163,11 @@ def test_ten_kills_of_a_rank_lose_nothing(folder):
     kills = 0
     while kills < 10:
         job = subprocess.Popen(
-            command(folder, "killed", batch_size=7), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(folder, "killed", batch_size=7),
+            env=ENV,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         time.sleep(rng.uniform(5, 30))
         if job.poll() is not None:
@@ -142,11 +185,16 @@ def test_ten_kills_of_a_rank_lose_nothing(folder):
     share = agreement(final, adapted(folder, "r2b7", batch_size=7))
     print(f"{100 * share:.4f} % of the values within 1 grey level of the uninterrupted run")
     assert share >= 0.999
-    assert not [path for path in (folder / "killed").rglob("*") if path.name.endswith(files.TEMPORARY)]
+    assert not [
+        path for path in (folder / "killed").rglob("*") if path.name.endswith(files.TEMPORARY)
+    ]
 
 
 def all_whole(root):
-    return all(images.read_rgb(root / path).size == (32, 32) for path in tree.saved_images(root, [CELL]).values())
+    return all(
+        images.read_rgb(root / path).size == (32, 32)
+        for path in tree.saved_images(root, [CELL]).values()
+    )
 
 
 def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
@@ -160,14 +208,35 @@ def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
         return (classifier.scores(pixels).argmax(1) == labels).double().numpy() * 100
 
     outside = []
-    print("\n| corruption | real % | ours - real, mean of severities | standard error | by severity |\n|---|---|---|---|---|")
+    print(
+        "\n| corruption | real % | ours - real, mean of severities | standard error | by severity |\n|---|---|---|---|---|"
+    )
     for name in CORRUPTIONS:
         theirs = np.stack([right(pixels) for pixels in real[name]])
-        ours = np.stack([np.mean([
-            right(np.stack([corrupt(image, name, severity, rng=trees.generator(seed, f"{name}/{severity}/{i}"))
-                            for i, image in enumerate(clean)]))
-            for seed in range(5)
-        ], axis=0) for severity in range(1, 6)])  # fmt: skip
+        ours = np.stack(
+            [
+                np.mean(
+                    [
+                        right(
+                            np.stack(
+                                [
+                                    corrupt(
+                                        image,
+                                        name,
+                                        severity,
+                                        rng=trees.generator(seed, f"{name}/{severity}/{i}"),
+                                    )
+                                    for i, image in enumerate(clean)
+                                ]
+                            )
+                        )
+                        for seed in range(5)
+                    ],
+                    axis=0,
+                )
+                for severity in range(1, 6)
+            ]
+        )
         gap = ours - theirs  # (severity, image)
         errors = gap.std(axis=1, ddof=1) / len(labels) ** 0.5
         mean, error = gap.mean(), gap.mean(0).std(ddof=1) / len(labels) ** 0.5

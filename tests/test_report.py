@@ -33,16 +33,32 @@ def out(tmp_path):
             for key in keys:
                 pixels = rng.integers(0, 256, (120 if "dog" in key else 8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / view / f"{key}.png")
-        columns = {name: rng.normal(size=(4, 10)).astype(np.float32) + 2 * np.eye(10)[labels].astype(np.float32)
-                   for name in ("source", "source_adapted", "first", "second")}  # fmt: skip
+        columns = {
+            name: rng.normal(size=(4, 10)).astype(np.float32)
+            + 2 * np.eye(10)[labels].astype(np.float32)
+            for name in ("source", "source_adapted", "first", "second")
+        }
         results.write(tmp_path / "out", Cell(cell, tuple(keys), labels, (), ()), columns)
     files.write_json(tmp_path / "adapted/settings.json", {"N": 12, "D": 4})
-    facts = {"first": "a.pth", "second": "b.pth", "source": "c.pth", "ensemble": "sum", "scores": "logits", "topk": 5,
-             "beside": ["weighted_sum", "gate", "entropy"], "partial": False,
-             "params": {"gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]}},
-             "metrics": ["accuracy", "calibration", "flips"], "baseline": None, "degraded": str(tmp_path / "degraded"),
-             "adapted": str(tmp_path / "adapted"), "layout": "cifar10c", "num_samples": None, "classes": classes,
-             "cells": list(CELLS)}  # fmt: skip
+    facts = {
+        "first": "a.pth",
+        "second": "b.pth",
+        "source": "c.pth",
+        "ensemble": "sum",
+        "scores": "logits",
+        "topk": 5,
+        "beside": ["weighted_sum", "gate", "entropy"],
+        "partial": False,
+        "params": {"gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]}},
+        "metrics": ["accuracy", "calibration", "flips"],
+        "baseline": None,
+        "degraded": str(tmp_path / "degraded"),
+        "adapted": str(tmp_path / "adapted"),
+        "layout": "cifar10c",
+        "num_samples": None,
+        "classes": classes,
+        "cells": list(CELLS),
+    }
     tables.summarise(tmp_path / "out", facts)
     return tmp_path / "out"
 
@@ -83,7 +99,9 @@ def test_the_page_is_whole_offline_and_escapes_names(out, capsys):
     page = _Page(text)
     assert page.fetched == [] and "url(" not in text and "<script" not in text
     assert page.pictures >= 2 * 2 * 2  # two corruptions, two images, two views
-    assert "<b>&dog" in "".join(page.text) and "sno<w" in "".join(page.text) and "a < b" in page.text
+    assert (
+        "<b>&dog" in "".join(page.text) and "sno<w" in "".join(page.text) and "a < b" in page.text
+    )
     summary = files.read_json(out / "summary.json")
     for name in ("source", "first", "second", "combined"):
         assert f"{100 * summary['all'][name]['top1']:.1f}" in text
@@ -120,7 +138,9 @@ def test_the_csv_has_every_number_and_the_markdown_is_the_summarys(out):
             "first (degraded)": "first",
             "second (adapted)": "second",
         }.get(row["column"], row["column"])
-        assert float(row["top1"]) == pytest.approx(cells[f"{row['corruption']}/{row['severity']}"][name]["top1"], abs=1e-6)
+        assert float(row["top1"]) == pytest.approx(
+            cells[f"{row['corruption']}/{row['severity']}"][name]["top1"], abs=1e-6
+        )
     assert (out / "report.md").read_text() == (out / "summary.md").read_text()
 
 
@@ -138,7 +158,14 @@ def test_what_is_missing_is_named(out, tmp_path, capsys):
     assert "1/fog.npz is damaged" in capsys.readouterr().err
 
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -153,8 +180,18 @@ def test_a_browser_shows_the_page_at_the_width_of_a_phone_and_of_a_desk(out, tmp
         "document.body.dataset.found=[d.documentElement.scrollWidth,bad,d.images.length,points]"
         "}</script>"
     )
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom",
-               f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'frame.html'}"]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"file://{tmp_path / 'frame.html'}",
+    ]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     wide, bad, pictures, points = map(int, re.search(r'data-found="([\d,]+)"', dom)[1].split(","))
-    assert wide <= width and bad == 0 and pictures >= 8 and points == 2 * 9 + 14 + 1  # curves, the gate and its choice
+    assert (
+        wide <= width and bad == 0 and pictures >= 8 and points == 2 * 9 + 14 + 1
+    )  # curves, the gate and its choice

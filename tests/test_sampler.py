@@ -15,10 +15,16 @@ def run(model, diffusion, x, noise, **changes):
     return adapt(model, diffusion, x, **{**settings, **changes})
 
 
-@pytest.mark.parametrize(("rule", "file"), [
-    ("plain", "04_sampler_plain_b1"), ("plain", "04_sampler_plain_b3"), ("hot", "04_sampler_hot_b1"),
-    ("hot", "04_sampler_hot_b3"), ("hot", "04_sampler_fixedvar_hot_b2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "file"),
+    [
+        ("plain", "04_sampler_plain_b1"),
+        ("plain", "04_sampler_plain_b3"),
+        ("hot", "04_sampler_hot_b1"),
+        ("hot", "04_sampler_hot_b3"),
+        ("hot", "04_sampler_fixedvar_hot_b2"),
+    ],
+)
 def test_published_behaviour_equals_the_reference(rule, file):
     expected, meta = parity(file)
     model, diffusion = unet_of(meta["flags"], rule), diffusion_of(meta["flags"])
@@ -27,14 +33,21 @@ def test_published_behaviour_equals_the_reference(rule, file):
     torch.testing.assert_close(result, tensor(expected["samples"][-1]), atol=ATOL[rule], rtol=0)
 
 
-@pytest.mark.parametrize(("rule", "file"), [("plain", "04_sampler_plain_b3"), ("hot", "04_sampler_hot_b3")])
+@pytest.mark.parametrize(
+    ("rule", "file"), [("plain", "04_sampler_plain_b3"), ("hot", "04_sampler_hot_b3")]
+)
 def test_one_norm_per_image_equals_running_each_image_alone(rule, file):
     expected, meta = parity(file)
     model, diffusion = unet_of(meta["flags"], rule), diffusion_of(meta["flags"])
     x, noise = tensor(expected["x"]), tensor(expected["noise"])
     # published noising, one image at a time: the batch norm is the image's own
-    alone = [run(model, diffusion, x[i : i + 1], noise[:, i : i + 1], behavior="published") for i in range(3)]
-    torch.testing.assert_close(torch.cat(alone), tensor(expected["samples_perimage_norm"][-1]), atol=ATOL[rule], rtol=0)
+    alone = [
+        run(model, diffusion, x[i : i + 1], noise[:, i : i + 1], behavior="published")
+        for i in range(3)
+    ]
+    torch.testing.assert_close(
+        torch.cat(alone), tensor(expected["samples_perimage_norm"][-1]), atol=ATOL[rule], rtol=0
+    )
     # corrected behaviour: the batch does not matter
     together = run(model, diffusion, x, noise)
     alone = torch.cat([run(model, diffusion, x[i : i + 1], noise[:, i : i + 1]) for i in range(3)])
@@ -45,7 +58,11 @@ def test_one_norm_per_image_equals_running_each_image_alone(rule, file):
 @pytest.mark.parametrize("rule", ["plain", "hot"])
 def test_one_guided_step_equals_the_reference(rule):
     expected, meta = parity(f"04_onestep_{rule}")
-    model, diffusion, index = unet_of(meta["flags"], rule), diffusion_of(meta["flags"]), meta["index"]
+    model, diffusion, index = (
+        unet_of(meta["flags"], rule),
+        diffusion_of(meta["flags"]),
+        meta["index"],
+    )
     assert diffusion.timestep_map[index] == meta["original_timestep"]
     x, x_t, noise = (tensor(expected[name]) for name in ("x", "x_t", "noise"))
 
@@ -53,7 +70,9 @@ def test_one_guided_step_equals_the_reference(rule):
         return diffusion.predict(model, x, index)
 
     def close(actual, name):
-        torch.testing.assert_close(actual, tensor(expected[name]), atol=ATOL[rule], rtol=0, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            actual, tensor(expected[name]), atol=ATOL[rule], rtol=0, msg=lambda m: f"{name}: {m}"
+        )
 
     prediction, pull = gradient(x, factor=4, scale=1.0, norm_over="batch")(predict, x_t, 0.5)
     close(prediction.x0, "pred_xstart")
@@ -79,8 +98,16 @@ def test_corrected_behaviour_noises_to_the_index_that_it_starts_from():
 
     for behavior, index in (("corrected", 3), ("published", 4)):
         seen.clear()
-        adapt(model, diffusion, reference, diffusion_range=4, factor=2, scale=0.0, behavior=behavior,
-              draw_noise=lambda k: torch.zeros_like(reference))  # fmt: skip
+        adapt(
+            model,
+            diffusion,
+            reference,
+            diffusion_range=4,
+            factor=2,
+            scale=0.0,
+            behavior=behavior,
+            draw_noise=lambda k: torch.zeros_like(reference),
+        )
         assert [t for t, _ in seen] == [diffusion.timestep_map[i] for i in (3, 2, 1, 0)]
         assert seen[0][1] == pytest.approx(0.5 * diffusion.alphas_cumprod[index] ** 0.5, rel=1e-5)
 
@@ -92,8 +119,15 @@ def test_the_last_step_draws_no_noise_and_the_others_draw_in_order():
         drawn.append(k)
         return torch.zeros(1, 3, 16, 16)
 
-    adapt(tiny_unet(learn_sigma=False), Diffusion(timestep_respacing="10"), torch.zeros(1, 3, 16, 16),
-          diffusion_range=4, factor=2, scale=1.0, draw_noise=draw)  # fmt: skip
+    adapt(
+        tiny_unet(learn_sigma=False),
+        Diffusion(timestep_respacing="10"),
+        torch.zeros(1, 3, 16, 16),
+        diffusion_range=4,
+        factor=2,
+        scale=1.0,
+        draw_noise=draw,
+    )
     assert drawn == [0, 1, 2, 3]
 
 
@@ -112,7 +146,9 @@ def test_guidance_lowers_the_distance_to_the_low_frequencies_of_the_reference():
 def test_a_reference_that_is_met_exactly_has_no_pull_and_no_nan():
     x = torch.zeros(2, 3, 8, 8)
     diffusion = Diffusion(timestep_respacing="10", predict_xstart=True)
-    _, pull = gradient(x, factor=2, scale=6.0)(lambda x_t: diffusion.predict(lambda x, t: x * 0, x_t, 3), x, 0.5)
+    _, pull = gradient(x, factor=2, scale=6.0)(
+        lambda x_t: diffusion.predict(lambda x, t: x * 0, x_t, 3), x, 0.5
+    )
     assert torch.equal(pull, torch.zeros_like(x))
 
 
@@ -138,7 +174,9 @@ def test_noise_depends_on_seed_key_and_number_alone():
     assert first.dtype == torch.float32 and first.shape == (2, 3, 4, 4)
     assert torch.equal(NoiseStreams(["b", "ü x"], seed=3, shape=(3, 4, 4))(1)[0], second[1])
     assert torch.equal(streams(0), first)
-    draws = torch.cat([first, second, NoiseStreams(["a", "b"], seed=4, shape=(3, 4, 4))(0)]).flatten(1)
+    draws = torch.cat(
+        [first, second, NoiseStreams(["a", "b"], seed=4, shape=(3, 4, 4))(0)]
+    ).flatten(1)
     assert len({tuple(row.tolist()) for row in draws}) == 6
 
 
@@ -152,5 +190,9 @@ def test_noise_is_standard_normal_and_draws_do_not_overlap():
 
 def test_noise_of_a_key_is_fixed_for_ever():
     streams = NoiseStreams(["gaussian_noise/5/airplane_0001"], seed=0, shape=(4,))
-    assert streams(0)[0].tolist() == pytest.approx([-1.5300903, 0.0901272, 0.9793798, 1.2331908], abs=1e-6)
-    assert streams(50)[0].tolist() == pytest.approx([-0.4676827, -1.4698557, 0.3092103, 0.4325950], abs=1e-6)
+    assert streams(0)[0].tolist() == pytest.approx(
+        [-1.5300903, 0.0901272, 0.9793798, 1.2331908], abs=1e-6
+    )
+    assert streams(50)[0].tolist() == pytest.approx(
+        [-0.4676827, -1.4698557, 0.3092103, 0.4325950], abs=1e-6
+    )

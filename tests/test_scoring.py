@@ -30,7 +30,9 @@ def views(tmp_path):
         (tmp_path / str(view)).mkdir()
         rng = np.random.default_rng(view)
         for name in NAMES:
-            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / str(view) / name)
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
+                tmp_path / str(view) / name
+            )
     return [Watched(tmp_path / str(view)) for view in range(2)]
 
 
@@ -44,7 +46,11 @@ def classifier(seed, classes=2, mean=0.4):
 def scored(columns, views, groups, batch_size=2, **more):
     counts = []
     more = {"classes": ("cat", "dog"), **more}
-    found = list(classifiers.score_views(columns, views, groups, batch_size=batch_size, report=counts.append, **more))
+    found = list(
+        classifiers.score_views(
+            columns, views, groups, batch_size=batch_size, report=counts.append, **more
+        )
+    )
     return found, counts
 
 
@@ -56,7 +62,9 @@ def test_each_image_is_read_once_for_each_view_and_seen_with_each_classifiers_pr
     for name, (model, view) in columns.items():
         pixels = [views[view].pixels(image) for image in NAMES]
         np.testing.assert_allclose(found[name], model.scores(pixels).numpy(), atol=1e-5)
-        np.testing.assert_allclose(found[name], classifiers.score(model, views[view], NAMES), atol=1e-5)
+        np.testing.assert_allclose(
+            found[name], classifiers.score(model, views[view], NAMES), atol=1e-5
+        )
 
 
 def test_batches_and_groups_change_no_score(views):
@@ -65,8 +73,12 @@ def test_batches_and_groups_change_no_score(views):
     (whole,), _ = scored(columns, views, [rows], batch_size=64)
     for groups, size in (([rows], 1), ([rows[:2], rows[2:]], 2), ([rows[:1], [], rows[1:]], 3)):
         parts, _ = scored(columns, views, groups, batch_size=size)
-        assert len(parts) == len(groups) and all(bool(part) == bool(group) for part, group in zip(parts, groups, strict=True))
-        np.testing.assert_allclose(np.concatenate([part["a"] for part in parts if part]), whole["a"], atol=1e-5)
+        assert len(parts) == len(groups) and all(
+            bool(part) == bool(group) for part, group in zip(parts, groups, strict=True)
+        )
+        np.testing.assert_allclose(
+            np.concatenate([part["a"] for part in parts if part]), whole["a"], atol=1e-5
+        )
 
 
 def test_reading_ahead_changes_no_score(views, monkeypatch):
@@ -74,7 +86,11 @@ def test_reading_ahead_changes_no_score(views, monkeypatch):
     groups = [[(name, name) for name in NAMES[:3]], [(name, None) for name in NAMES[3:]]]
     at_once, _ = scored(columns, views, groups)
     prepared = ahead.prepared
-    monkeypatch.setattr(ahead, "prepared", lambda function, items, **more: prepared(function, items, **{**more, "threads": 1}))
+    monkeypatch.setattr(
+        ahead,
+        "prepared",
+        lambda function, items, **more: prepared(function, items, **{**more, "threads": 1}),
+    )
     ahead_of_time, _ = scored(columns, views, groups)
     for one, two in zip(at_once, ahead_of_time, strict=True):
         for name in columns:
@@ -84,7 +100,9 @@ def test_reading_ahead_changes_no_score(views, monkeypatch):
 def test_an_image_without_a_copy_has_no_score_there_and_is_not_read(views):
     columns = {"a": (classifier(0), 0), "b": (classifier(1), 1)}
     kept = {NAMES[1], NAMES[4]}
-    (found,), _ = scored(columns, views, [[(name, name if name in kept else None) for name in NAMES]])
+    (found,), _ = scored(
+        columns, views, [[(name, name if name in kept else None) for name in NAMES]]
+    )
     assert views[1].reads == sorted(kept) and np.isfinite(found["a"]).all()
     assert np.isfinite(found["b"]).all(1).tolist() == [name in kept for name in NAMES]
 
@@ -96,14 +114,19 @@ def test_a_judge_may_say_something_else_of_the_same_batches(views):
         return {name: columns[name][0].logits(inputs["a"]) for name in inputs}
 
     (found,), _ = scored(columns, views, [[(name, name) for name in NAMES]], judge=judge)
-    np.testing.assert_allclose(found["b"], classifiers.score(columns["b"][0], views[0], NAMES), atol=1e-5)
+    np.testing.assert_allclose(
+        found["b"], classifiers.score(columns["b"][0], views[0], NAMES), atol=1e-5
+    )
 
 
 def test_scores_that_are_none_are_refused(views):
     seven = classifier(0, classes=7)
     with pytest.raises(ValueError, match="gives scores of 7 classes, but the images have 2"):
         classifiers.score(seven, views[0], NAMES, classes=("cat", "dog"))
-    assert classifiers.score(seven, views[0], NAMES).shape == (5, 7)  # nobody says how many there are
+    assert classifiers.score(seven, views[0], NAMES).shape == (
+        5,
+        7,
+    )  # nobody says how many there are
     damaged = classifier(0)
     damaged.network.model.linear.bias[1] = np.nan
     with pytest.raises(ValueError, match="are not finite numbers, first those of cat_00000.png"):

@@ -25,11 +25,17 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
     result = files.read_json(tmp_path / "out/search.json")
     means = [row["mean"] for row in result["rows"]]
     assert len(means) == 4 and means == sorted(means, reverse=True)
-    assert {row["flags"] for row in result["rows"]} == {f"--N {n} --D {d} --k 0.5" for n in (2, 4) for d in (2, 4)}
+    assert {row["flags"] for row in result["rows"]} == {
+        f"--N {n} --D {d} --k 0.5" for n in (2, 4) for d in (2, 4)
+    }
     assert files.read_json(tmp_path / "out/N4-D2-k0.5/settings.json")["N"] == 4
     classifier = classifiers.load(tmp_path / "net.pt")
     for row in result["rows"]:
-        copies = tmp_path / "out" / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
+        copies = (
+            tmp_path
+            / "out"
+            / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
+        )
         paths = tree.list_images(copies)[0]
         scores = classifier.scores([np.asarray(images.read_rgb(copies / path)) for path in paths])
         right = scores.argmax(1) == torch.tensor(["dog" in path for path in paths]).long()
@@ -54,4 +60,7 @@ def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     assert search.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
     assert "--flags: --severity is not for some settings alone" in capsys.readouterr().err
     assert search.main(flags) == 2
-    assert "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler" in capsys.readouterr().err
+    assert (
+        "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler"
+        in capsys.readouterr().err
+    )

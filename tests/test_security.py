@@ -34,15 +34,39 @@ PIPELINE = "data: {test: {pipeline: [{type: LoadImageFromFile}], layout: cifar10
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("e.yaml", "model: !!python/object/apply:os.system ['touch RAN']\n", "line 1, asks for more than plain values"),
-        ("e.yml", "a: 1\nmodel: !!python/name:os.system\n", "line 2, asks for more than plain values"),
-        ("e.json", '{"custom_imports": {"imports": ["evil"]}}', "custom_imports, which execute code"),
-        ("e.yaml", "custom_imports: {imports: [evil], allow_failed_imports: true}\n", "custom_imports, which execute code"),
-        ("e.yaml", "_base_: evil.py\n", "inherits from .*evil.py: a config of values inherits from .yaml, .yml, .json only"),
+        (
+            "e.yaml",
+            "model: !!python/object/apply:os.system ['touch RAN']\n",
+            "line 1, asks for more than plain values",
+        ),
+        (
+            "e.yml",
+            "a: 1\nmodel: !!python/name:os.system\n",
+            "line 2, asks for more than plain values",
+        ),
+        (
+            "e.json",
+            '{"custom_imports": {"imports": ["evil"]}}',
+            "custom_imports, which execute code",
+        ),
+        (
+            "e.yaml",
+            "custom_imports: {imports: [evil], allow_failed_imports: true}\n",
+            "custom_imports, which execute code",
+        ),
+        (
+            "e.yaml",
+            "_base_: evil.py\n",
+            "inherits from .*evil.py: a config of values inherits from .yaml, .yml, .json only",
+        ),
         ("e.json", '{"_base_": ["below.yaml"]}', "below.yaml asks for custom_imports"),
         ("e.yaml", "_base_: e.yaml\n", "inherits from itself"),
         ("e.yaml", "a: &a [*a]\n", "holds more than 100,000 values"),
-        ("e.yaml", PIPELINE + "evaluation: {ensemble: bogus}\n", "evaluation.ensemble 'bogus' is unknown"),
+        (
+            "e.yaml",
+            PIPELINE + "evaluation: {ensemble: bogus}\n",
+            "evaluation.ensemble 'bogus' is unknown",
+        ),
         ("e.yaml", "data: 5\n", "data is 5, but it is a group of entries"),
     ],
 )
@@ -59,12 +83,22 @@ def test_a_config_of_values_executes_nothing(tmp_path, monkeypatch, capsys, name
 
 
 def test_configs_of_values_inherit_and_read_as_those_of_python(tmp_path):
-    (tmp_path / "base.json").write_text(json.dumps({"data": {"test": {"pipeline": [], "layout": "cifar10c"}, "a": 1}}))
-    (tmp_path / "e.yaml").write_text("_base_: base.json\ndata: {samples_per_gpu: 8, test: {layout: imagenetc}}\n")
-    (tmp_path / "e.py").write_text("_base_ = 'base.json'\ndata = dict(samples_per_gpu=8, test=dict(layout='imagenetc'))\n")
+    (tmp_path / "base.json").write_text(
+        json.dumps({"data": {"test": {"pipeline": [], "layout": "cifar10c"}, "a": 1}})
+    )
+    (tmp_path / "e.yaml").write_text(
+        "_base_: base.json\ndata: {samples_per_gpu: 8, test: {layout: imagenetc}}\n"
+    )
+    (tmp_path / "e.py").write_text(
+        "_base_ = 'base.json'\ndata = dict(samples_per_gpu=8, test=dict(layout='imagenetc'))\n"
+    )
     ours = test_ensemble.read_config(tmp_path / "e.yaml", ["data.a=2"])
     assert ours == test_ensemble.read_config(tmp_path / "e.py", ["data.a=2"])
-    assert ours["data"] == {"test": {"pipeline": [], "layout": "imagenetc"}, "a": 2, "samples_per_gpu": 8}
+    assert ours["data"] == {
+        "test": {"pipeline": [], "layout": "imagenetc"},
+        "a": 2,
+        "samples_per_gpu": 8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,19 +106,41 @@ def test_configs_of_values_inherit_and_read_as_those_of_python(tmp_path):
     [
         {"type": "timm", "name": "resnet18", "num_classes": 2, "checkpoint_path": "evil.pth"},
         {"type": "timm", "name": "hf-hub:somebody/evil", "num_classes": 2},
-        {"type": "ImageClassifier", "backbone": {"type": "TIMMBackbone", "model_name": "local-dir:evil"}},
+        {
+            "type": "ImageClassifier",
+            "backbone": {"type": "TIMMBackbone", "model_name": "local-dir:evil"},
+        },
     ],
 )
 def test_a_checkpoint_leads_to_no_other_file_and_to_no_hub(tmp_path, model):
-    content = {"state_dict": {}, "config": {"classifier": model}, "classes": ["a", "b"], "preprocess": {"size": 32}}
+    content = {
+        "state_dict": {},
+        "config": {"classifier": model},
+        "classes": ["a", "b"],
+        "preprocess": {"size": 32},
+    }
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth asks for .*, which is outside the checkpoint and is not followed"):
+    with pytest.raises(
+        ValueError, match=r"x.pth asks for .*, which is outside the checkpoint and is not followed"
+    ):
         classifiers.load(tmp_path / "x.pth")
 
 
 # ---------------------------------------------------------------------------------------------- 2. no path outside
 
-OUTSIDE = ["../esc/x", "../../esc/x", "/tmp/esc", "a/../../esc", "a//b", "a\\..\\b", "", ".hidden", "a\0b", "a/.", "a/"]
+OUTSIDE = [
+    "../esc/x",
+    "../../esc/x",
+    "/tmp/esc",
+    "a/../../esc",
+    "a//b",
+    "a\\..\\b",
+    "",
+    ".hidden",
+    "a\0b",
+    "a/.",
+    "a/",
+]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -93,7 +149,9 @@ def test_a_name_is_a_path_below_its_folder_or_refused(name):
         trees.check_name(name, "x.npz")
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.c", "a b/ü/..c".replace("/..c", "/c.."), "n0123/x_1.JPEG", "-", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["a", "a/b.c", "a b/ü/..c".replace("/..c", "/c.."), "n0123/x_1.JPEG", "-", "a\nb"]
+)
 def test_ordinary_names_pass(name):
     assert trees.check_name(name, "x.npz") == name
 
@@ -114,19 +172,38 @@ def _cifar(folder, names=CIFAR10):
     from test_sources import write_cifar10
 
     write_cifar10(folder / "cifar")
-    (folder / "cifar/batches.meta").write_bytes(pickle.dumps({b"label_names": [name.encode() for name in names]}, protocol=2))
+    (folder / "cifar/batches.meta").write_bytes(
+        pickle.dumps({b"label_names": [name.encode() for name in names]}, protocol=2)
+    )
 
 
 ESCAPES = {
     "npz member": (_npz(**{"../../esc/PWN": PIXELS}), "m.npz"),
-    "npz member of severities": (_npz(**{"../../esc/PWN": PIXELS[None], "labels": np.zeros(20, int)}), "m.npz"),
+    "npz member of severities": (
+        _npz(**{"../../esc/PWN": PIXELS[None], "labels": np.zeros(20, int)}),
+        "m.npz",
+    ),
     "npz member, absolute": (_npz(**{"/esc/PWN": PIXELS, "fog": PIXELS}), "m.npz"),
-    "npz classes": (_npz(train_x=PIXELS, train_y=np.arange(20) % 2, classes=np.array(["../../../../esc/a", "b"])), "m.npz"),
-    "npz classes, backslash": (_npz(train_x=PIXELS, train_y=np.arange(20) % 2, classes=np.array(["a\\b", "b"])), "m.npz"),
+    "npz classes": (
+        _npz(
+            train_x=PIXELS, train_y=np.arange(20) % 2, classes=np.array(["../../../../esc/a", "b"])
+        ),
+        "m.npz",
+    ),
+    "npz classes, backslash": (
+        _npz(train_x=PIXELS, train_y=np.arange(20) % 2, classes=np.array(["a\\b", "b"])),
+        "m.npz",
+    ),
     "CIFAR label_names": (lambda folder: _cifar(folder, ["../../esc", *CIFAR10[1:]]), "cifar"),
     "CIFAR label_names, NUL": (lambda folder: _cifar(folder, ["a\0b", *CIFAR10[1:]]), "cifar"),
-    "val_annotations label": (lambda folder: _tiny_imagenet(folder / "tiny", label="../../../esc"), "tiny"),
-    "val_annotations file": (lambda folder: _tiny_imagenet(folder / "tiny", file="../../../secret.JPEG"), "tiny"),
+    "val_annotations label": (
+        lambda folder: _tiny_imagenet(folder / "tiny", label="../../../esc"),
+        "tiny",
+    ),
+    "val_annotations file": (
+        lambda folder: _tiny_imagenet(folder / "tiny", file="../../../secret.JPEG"),
+        "tiny",
+    ),
     "wnids": (lambda folder: _tiny_imagenet(folder / "tiny", wnids="n1\n../../esc\n"), "tiny"),
 }
 
@@ -138,11 +215,30 @@ def test_names_in_data_files_lead_nowhere(case, tmp_path, prior, capsys):
     make(tmp_path / "in")
     before = sorted(tmp_path.rglob("*"))
     source, target = str(tmp_path / "in" / name), str(tmp_path / "o/p/q")
-    assert make_data.main(["prepare", "--base_samples", source, "--save_dir", target, "--workers", "1"]) == 2
+    assert (
+        make_data.main(
+            ["prepare", "--base_samples", source, "--save_dir", target, "--workers", "1"]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("make_data.py: error: ") and error.count("\n") == 1
     if not name.startswith("tiny"):
-        assert image_sample.main(["--model_path", str(prior), "--base_samples", source, "--save_dir", target, "--N", "1"]) == 2
+        assert (
+            image_sample.main(
+                [
+                    "--model_path",
+                    str(prior),
+                    "--base_samples",
+                    source,
+                    "--save_dir",
+                    target,
+                    "--N",
+                    "1",
+                ]
+            )
+            == 2
+        )
         assert "Traceback" not in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before and not os.path.exists("/esc")
 
@@ -152,7 +248,11 @@ def test_keys_files_and_class_lists_lead_nowhere(tmp_path):
         (tmp_path / "keys.txt").write_text(text)
         with pytest.raises(files.BadFile, match=r"keys.txt holds the name"):
             trees.read_keys(tmp_path / "keys.txt")
-    for text, words in (("cat\ncat\n", "'cat' twice"), ("cat\na/b\n", "'a/b', which cannot"), ("..\n", "no path below")):
+    for text, words in (
+        ("cat\ncat\n", "'cat' twice"),
+        ("cat\na/b\n", "'a/b', which cannot"),
+        ("..\n", "no path below"),
+    ):
         (tmp_path / "classes.txt").write_text(text)
         for read in (trees.read_classes, lambda folder: trees.class_list(folder / "classes.txt")):
             with pytest.raises(files.BadFile, match=words):
@@ -178,7 +278,16 @@ def test_a_file_whose_name_cannot_be_a_copy_is_a_failure_of_its_own(tmp_path, pr
     (tmp_path / "photos").mkdir()
     for name in ("good.png", "a\\b.png"):
         Image.fromarray(PIXELS[0]).save(tmp_path / "photos" / name)
-    flags = ["--base_samples", str(tmp_path / "photos"), "--save_dir", str(tmp_path / "out"), "--N", "1", "--D", "2"]
+    flags = [
+        "--base_samples",
+        str(tmp_path / "photos"),
+        "--save_dir",
+        str(tmp_path / "out"),
+        "--N",
+        "1",
+        "--D",
+        "2",
+    ]
     assert image_sample.main(["--model_path", str(prior), *flags]) == 1
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["good.png"]
     assert "is no path below a folder" in capsys.readouterr().err
@@ -187,7 +296,10 @@ def test_a_file_whose_name_cannot_be_a_copy_is_a_failure_of_its_own(tmp_path, pr
 @pytest.mark.parametrize("entry", ["name", "data.train", "data.val"])
 def test_folders_that_an_experiment_names_lead_nowhere(entry):
     with pytest.raises(ValueError, match=f"{entry}: holds the name '../../esc'"):
-        config.load(ROOT / "DistilledClassifier/configs/ind/CIFAR10/ResNet20/clean.yaml", {entry: "../../esc"})
+        config.load(
+            ROOT / "DistilledClassifier/configs/ind/CIFAR10/ResNet20/clean.yaml",
+            {entry: "../../esc"},
+        )
 
 
 # ---------------------------------------------------------------------------------------------- 3. memory
@@ -195,9 +307,14 @@ def test_folders_that_an_experiment_names_lead_nowhere(entry):
 
 def test_arrays_in_pickles_are_read_as_numpy_wrote_them():
     values = {
-        "rows": PIXELS.reshape(20, -1), "columns": np.asfortranarray(PIXELS[:, :, 0, 0]), "labels": np.arange(5),
-        "swapped": np.arange(5, dtype=">i4"), "scalars": [np.int64(3), np.uint8(4)], "list": [1, 2], "text": b"x",
-    }  # fmt: skip
+        "rows": PIXELS.reshape(20, -1),
+        "columns": np.asfortranarray(PIXELS[:, :, 0, 0]),
+        "labels": np.arange(5),
+        "swapped": np.arange(5, dtype=">i4"),
+        "scalars": [np.int64(3), np.uint8(4)],
+        "list": [1, 2],
+        "text": b"x",
+    }
     for protocol in range(2, 6):
         found = cifar.unpickle(pickle.dumps(values, protocol=protocol), "x")
         for name, value in values.items():
@@ -247,7 +364,7 @@ def test_pickles_that_ask_for_more_are_refused_in_words(value, words):
         b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00abc.",
         b"\x80\x02" + b"]" * 50 + b"." * 3,
     ],
-)  # fmt: skip
+)
 def test_hostile_pickles_are_refused_or_plain(data):
     try:
         assert isinstance(cifar.unpickle(data, "x"), dict)
@@ -269,7 +386,8 @@ def test_numpys_own_pickles_and_objects_are_refused_in_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape", ["(1000000000000, 32, 32, 3)", "(100000000, 0, 0)", "(-5, 32, 32, 3)", "(2, 2, 1000000000, 3)"]
+    "shape",
+    ["(1000000000000, 32, 32, 3)", "(100000000, 0, 0)", "(-5, 32, 32, 3)", "(2, 2, 1000000000, 3)"],
 )
 def test_declared_sizes_are_compared_with_the_file_first(tmp_path, shape):
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -311,8 +429,12 @@ STARTER = """
 @pytest.mark.parametrize("child_says", ["0", "1", "130"])
 def test_a_stop_is_remembered_whatever_the_child_says(tmp_path, number, status, child_says):
     (tmp_path / "starter.py").write_text(textwrap.dedent(STARTER).format(root=str(ROOT)))
-    process = subprocess.Popen([sys.executable, tmp_path / "starter.py", child_says], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "starter.py", child_says],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     output, error = process.communicate(timeout=30)
@@ -336,26 +458,74 @@ LABELS = np.random.default_rng(1).permutation(np.arange(20) % 10)
 def test_a_file_of_one_severity_is_not_taken_for_five(tmp_path):
     path = corruption(tmp_path / "c", LABELS)
     for source in (path, path.parent):
-        with pytest.raises(files.BadFile, match=r"seems to hold one severity. Tell which, --severity 5"):
+        with pytest.raises(
+            files.BadFile, match=r"seems to hold one severity. Tell which, --severity 5"
+        ):
             sources.open_source(source)
         opened = sources.open_source(source, severity=3)
         assert opened.folders("fog") == ["3"] and len(opened.names) == 20
         for row, label in enumerate(LABELS):
-            np.testing.assert_array_equal(opened.pixels(f"fog/3/{CIFAR10[label]}_{row:05}.png"), PIXELS[row])
+            np.testing.assert_array_equal(
+                opened.pixels(f"fog/3/{CIFAR10[label]}_{row:05}.png"), PIXELS[row]
+            )
         assert pickle.loads(pickle.dumps(opened)).names == opened.names
 
 
 def test_prepare_adapt_and_evaluate_take_the_severity_of_a_file_alike(tmp_path, prior, capsys):
     path = corruption(tmp_path / "c", LABELS)
-    prepare = ["prepare", "--base_samples", str(path), "--save_dir", str(tmp_path / "tree"), "--workers", "1"]
-    adapt = ["--model_path", str(prior), "--base_samples", str(path), "--dataset", "cifar10c", "--corruption", "fog",
-             "--N", "1", "--D", "2", "--save_dir", str(tmp_path / "adapted"), "--dry_run"]  # fmt: skip
+    prepare = [
+        "prepare",
+        "--base_samples",
+        str(path),
+        "--save_dir",
+        str(tmp_path / "tree"),
+        "--workers",
+        "1",
+    ]
+    adapt = [
+        "--model_path",
+        str(prior),
+        "--base_samples",
+        str(path),
+        "--dataset",
+        "cifar10c",
+        "--corruption",
+        "fog",
+        "--N",
+        "1",
+        "--D",
+        "2",
+        "--save_dir",
+        str(tmp_path / "adapted"),
+        "--dry_run",
+    ]
     classifier = classifiers.build({"type": "CifarResNet", "depth": 8, "num_classes": 10})
-    classifiers.save(tmp_path / "net.pth", classifier, {"classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 10},
-                     "preprocess": {"size": 16}}, CIFAR10)  # fmt: skip
-    evaluate = ["configs/ensemble/resnet18_ensemble_b64_cifar10c.py", str(tmp_path / "net.pth"), "--data_prefix1", str(path),
-                "--data_prefix2", str(tmp_path / "tree"), "--corruption", "fog", "--out", str(tmp_path / "eval")]  # fmt: skip
-    for main, command in ((make_data.main, prepare), (image_sample.main, adapt), (test_ensemble.main, evaluate)):
+    classifiers.save(
+        tmp_path / "net.pth",
+        classifier,
+        {
+            "classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 10},
+            "preprocess": {"size": 16},
+        },
+        CIFAR10,
+    )
+    evaluate = [
+        "configs/ensemble/resnet18_ensemble_b64_cifar10c.py",
+        str(tmp_path / "net.pth"),
+        "--data_prefix1",
+        str(path),
+        "--data_prefix2",
+        str(tmp_path / "tree"),
+        "--corruption",
+        "fog",
+        "--out",
+        str(tmp_path / "eval"),
+    ]
+    for main, command in (
+        (make_data.main, prepare),
+        (image_sample.main, adapt),
+        (test_ensemble.main, evaluate),
+    ):
         assert main(command) == 2
         assert "seems to hold one severity" in capsys.readouterr().err
         assert main([*command, "--severity", "4"]) == 0
@@ -363,7 +533,9 @@ def test_prepare_adapt_and_evaluate_take_the_severity_of_a_file_alike(tmp_path, 
     assert {path.parent.name for path in (tmp_path / "tree").rglob("*.png")} == {"4"}
     with np.load(tmp_path / "eval/4/fog.npz") as scores:
         own = {f"fog/4/{CIFAR10[label]}_{row:05}": label for row, label in enumerate(LABELS)}
-        assert {str(key): label for key, label in zip(scores["keys"], scores["labels"], strict=True)} == own
+        assert {
+            str(key): label for key, label in zip(scores["keys"], scores["labels"], strict=True)
+        } == own
 
 
 @pytest.mark.parametrize(
@@ -407,7 +579,12 @@ def test_labels_that_are_none_are_refused_in_words(tmp_path, labels, words):
 
 
 def test_class_names_that_occur_twice_are_refused(tmp_path):
-    np.savez(tmp_path / "x.npz", train_x=PIXELS, train_y=LABELS % 3, classes=np.array(["cat", "dog", "cat"]))
+    np.savez(
+        tmp_path / "x.npz",
+        train_x=PIXELS,
+        train_y=LABELS % 3,
+        classes=np.array(["cat", "dog", "cat"]),
+    )
     with pytest.raises(files.BadFile, match="has the class 'cat' twice"):
         sources.open_source(tmp_path / "x.npz")
     with pytest.raises(files.BadFile, match="twice"):

@@ -28,7 +28,9 @@ def write_cifar10(folder, *, binary=False):
     for i, name in enumerate(names):
         part = slice(2 * i, 2 * i + 2)
         if binary:
-            records = np.concatenate([LABELS[part, None].astype(np.uint8), rows(PIXELS[part])], axis=1)
+            records = np.concatenate(
+                [LABELS[part, None].astype(np.uint8), rows(PIXELS[part])], axis=1
+            )
             (folder / f"{name}.bin").write_bytes(records.tobytes())
         else:
             batch = {
@@ -41,7 +43,9 @@ def write_cifar10(folder, *, binary=False):
     if binary:
         (folder / "batches.meta.txt").write_text("\n".join(classes) + "\n\n")
     else:
-        (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [name.encode() for name in classes]}, protocol=2))
+        (folder / "batches.meta").write_bytes(
+            pickle.dumps({b"label_names": [name.encode() for name in classes]}, protocol=2)
+        )
     return folder
 
 
@@ -52,14 +56,22 @@ def write_cifar100(folder, *, binary=False):
         count = len(LABELS[part])
         if binary:
             heads = np.stack([np.full(count, 3), LABELS[part] * 11], axis=1).astype(np.uint8)
-            (folder / f"{name}.bin").write_bytes(np.concatenate([heads, rows(PIXELS[part])], axis=1).tobytes())
+            (folder / f"{name}.bin").write_bytes(
+                np.concatenate([heads, rows(PIXELS[part])], axis=1).tobytes()
+            )
         else:
-            batch = {b"data": rows(PIXELS[part]), b"fine_labels": (LABELS[part] * 11).tolist(), b"coarse_labels": [3] * count}
+            batch = {
+                b"data": rows(PIXELS[part]),
+                b"fine_labels": (LABELS[part] * 11).tolist(),
+                b"coarse_labels": [3] * count,
+            }
             (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     if binary:
         (folder / "fine_label_names.txt").write_text("\n".join(classes) + "\n")
     else:
-        (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [name.encode() for name in classes]}, protocol=2))
+        (folder / "meta").write_bytes(
+            pickle.dumps({b"fine_label_names": [name.encode() for name in classes]}, protocol=2)
+        )
     return folder
 
 
@@ -81,15 +93,21 @@ def test_cifar_10_in_every_form(tmp_path, binary, packed):
     assert len(source.names) == 12 and source.classes == tree.class_list("cifar10")
     seventh = check_cifar(source, source.classes, split="cifar_train", row=7, index=7)
     np.testing.assert_array_equal(seventh, PIXELS[7])
-    np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_test", row=1, index=1), PIXELS[11])
+    np.testing.assert_array_equal(
+        check_cifar(source, source.classes, split="cifar_test", row=1, index=1), PIXELS[11]
+    )
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_cifar_100_takes_the_fine_labels(tmp_path, binary):
     source = sources.open_source(write_cifar100(tmp_path / "c100", binary=binary))
     assert len(source.names) == 20 and len(source.classes) == 100
-    np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_train", row=5, index=55), PIXELS[5])
-    np.testing.assert_array_equal(check_cifar(source, source.classes, split="cifar_test", row=0, index=22), PIXELS[12])
+    np.testing.assert_array_equal(
+        check_cifar(source, source.classes, split="cifar_train", row=5, index=55), PIXELS[5]
+    )
+    np.testing.assert_array_equal(
+        check_cifar(source, source.classes, split="cifar_test", row=0, index=22), PIXELS[12]
+    )
 
 
 class Evil:
@@ -100,8 +118,12 @@ class Evil:
 def test_a_pickle_with_code_in_it_is_refused_and_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = write_cifar10(tmp_path / "c10")
-    (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": Evil(), b"labels": [1]}, protocol=2))
-    with pytest.raises(ValueError, match=r"data_batch_3 is no CIFAR file: it asks for \w+.mkdir, which is refused"):
+    (folder / "data_batch_3").write_bytes(
+        pickle.dumps({b"data": Evil(), b"labels": [1]}, protocol=2)
+    )
+    with pytest.raises(
+        ValueError, match=r"data_batch_3 is no CIFAR file: it asks for \w+.mkdir, which is refused"
+    ):
         sources.open_source(folder)
     assert not (tmp_path / "executed").exists()
 
@@ -110,8 +132,14 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_executed(tmp_path, monkeypa
     ("harm", "words"),
     [
         (lambda folder: (folder / "data_batch_2").unlink(), "lacks data_batch_2"),
-        (lambda folder: (folder / "data_batch_2").write_bytes(b"\x80\x02"), "data_batch_2 is damaged"),
-        (lambda folder: (folder / "data_batch_2").write_bytes(pickle.dumps([1])), "data_batch_2 holds no dictionary"),
+        (
+            lambda folder: (folder / "data_batch_2").write_bytes(b"\x80\x02"),
+            "data_batch_2 is damaged",
+        ),
+        (
+            lambda folder: (folder / "data_batch_2").write_bytes(pickle.dumps([1])),
+            "data_batch_2 holds no dictionary",
+        ),
         (
             lambda folder: (folder / "data_batch_2").write_bytes(
                 pickle.dumps({b"data": np.zeros((2, 7), np.uint8), b"labels": [1, 2]})
@@ -151,9 +179,14 @@ def test_cifar_10_c_is_a_tree_of_corruptions_and_severities(cifar10c):
     with pytest.raises(ValueError, match="labels up to 3 but no class names"):
         sources.open_source(cifar10c)
     source = sources.open_source(cifar10c, tree.class_list("cifar10"))
-    assert len(source.names) == 40 and source.folders(".") == ["fog", "snow"] and source.folders("fog") == list("12345")
+    assert (
+        len(source.names) == 40
+        and source.folders(".") == ["fog", "snow"]
+        and source.folders("fog") == list("12345")
+    )
     assert source.list("fog/3")[0] == [
-        f"fog/3/{name}.png" for name in ("airplane_00000", "automobile_00001", "bird_00002", "cat_00003")
+        f"fog/3/{name}.png"
+        for name in ("airplane_00000", "automobile_00001", "bird_00002", "cat_00003")
     ]
     np.testing.assert_array_equal(source.read("snow/5/bird_00002.png"), 255 - PIXELS[18])
     one = sources.open_source(cifar10c / "fog.npy", tree.class_list("cifar10"))
@@ -172,7 +205,12 @@ def test_any_npy_and_npz_of_images(tmp_path):
     source = sources.open_source(tmp_path / "some.npy")
     assert source.names == ["00000.png", "00001.png", "00002.png"] and source.classes is None
     np.testing.assert_array_equal(np.asarray(source.read("00001.png"))[..., 2], PIXELS[1, ..., 0])
-    np.savez(tmp_path / "some.npz", train_x=PIXELS, train_y=LABELS, fog=PIXELS.reshape(2, 10, 32, 32, 3)[:, :, :16])
+    np.savez(
+        tmp_path / "some.npz",
+        train_x=PIXELS,
+        train_y=LABELS,
+        fog=PIXELS.reshape(2, 10, 32, 32, 3)[:, :, :16],
+    )
     with pytest.raises(ValueError, match="fog/1 has 10 images and 20 labels"):
         sources.open_source(tmp_path / "some.npz")
     for array, words in ((PIXELS / 255, "are uint8"), (np.array([{}]), "no npy file of numbers")):
@@ -200,15 +238,26 @@ def test_another_process_gets_the_source_by_its_files_not_by_their_content(tmp_p
 
 def test_a_cell_of_arrays_is_its_folder_and_no_other(tmp_path):
     pixels = PIXELS[:4].reshape(2, 2, 32, 32, 3)
-    np.savez(tmp_path / "part.npz", **dict.fromkeys(("fog", "fog-2", "fog_seq", "fox"), pixels), labels=LABELS[:2])
+    np.savez(
+        tmp_path / "part.npz",
+        **dict.fromkeys(("fog", "fog-2", "fog_seq", "fox"), pixels),
+        labels=LABELS[:2],
+    )
     source = sources.open_source(tmp_path / "part.npz", tree.class_list("cifar10"))
-    assert [name.rpartition("/")[0] for name in source.list("fog")[0]] == ["fog/1"] * 2 + ["fog/2"] * 2
+    assert [name.rpartition("/")[0] for name in source.list("fog")[0]] == ["fog/1"] * 2 + [
+        "fog/2"
+    ] * 2
     assert source.list("fog/2")[0] == [name for name in source.names if name.startswith("fog/2/")]
     assert source.list("fo") == ([], [])
 
 
 def test_all_corruptions_are_without_clean_images_unless_they_are_named(tmp_path):
-    np.savez(tmp_path / "part.npz", fog=PIXELS.reshape(2, 10, 32, 32, 3), clean=PIXELS[:10], labels=LABELS[:10])
+    np.savez(
+        tmp_path / "part.npz",
+        fog=PIXELS.reshape(2, 10, 32, 32, 3),
+        clean=PIXELS[:10],
+        labels=LABELS[:10],
+    )
     source = sources.open_source(tmp_path / "part.npz", tree.class_list("cifar10"))
 
     def cells(corruptions, severities):
@@ -226,8 +275,13 @@ def test_image_files_in_an_npz_are_passed_on_as_they_are(tmp_path):
         Image.fromarray(image).save(buffer, "JPEG", quality=75)
         files.append(buffer.getvalue())
     offsets = np.cumsum([0, *map(len, files)])
-    np.savez(tmp_path / "x.npz", jpeg=np.frombuffer(b"".join(files), np.uint8), offsets=offsets, labels=np.array([1, 0, 1]),
-             classes=np.array(["cat", "dog"]))  # fmt: skip
+    np.savez(
+        tmp_path / "x.npz",
+        jpeg=np.frombuffer(b"".join(files), np.uint8),
+        offsets=offsets,
+        labels=np.array([1, 0, 1]),
+        classes=np.array(["cat", "dog"]),
+    )
     source = sources.open_source(tmp_path / "x.npz")
     assert source.names == [
         "clean/cifar_train/cat_00001.jpg",
@@ -251,7 +305,10 @@ def test_tiny_imagenet(tmp_path):
     (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tn00000002\t0\t0\t62\t62\n")
     source = sources.open_official(tmp_path)
     assert source.classes == ("n00000002", "n00000001")
-    assert source.names == ["clean/train/n00000001/n00000001_0.JPEG", "clean/val/n00000002/val_0.JPEG"]
+    assert source.names == [
+        "clean/train/n00000001/n00000001_0.JPEG",
+        "clean/val/n00000002/val_0.JPEG",
+    ]
     assert source.read(source.names[1]).size == (32, 32)
 
 
@@ -273,7 +330,9 @@ def test_a_flat_imagenet_val_folder_is_labelled_by_any_official_list(tmp_path, t
     if text == "kit":
         from scipy.io import savemat
 
-        numbers = np.array([(7, WNIDS[4]), (3, WNIDS[2])], dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "U9")])
+        numbers = np.array(
+            [(7, WNIDS[4]), (3, WNIDS[2])], dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "U9")]
+        )
         savemat(labels.with_name("meta.mat"), {"synsets": numbers})
         text = "7\n3\n"
     labels.write_text(text)
@@ -315,8 +374,12 @@ def test_the_development_kits_numbers_need_its_table(tmp_path):
 
 def test_imagenet_c_with_and_without_folders_of_groups(tmp_path):
     jpeg_at(tmp_path / f"weather/fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG")
-    assert sources.open_official(tmp_path).names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
-    assert sources.open_official(tmp_path / "weather").names == [f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"]
+    assert sources.open_official(tmp_path).names == [
+        f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
+    ]
+    assert sources.open_official(tmp_path / "weather").names == [
+        f"fog/3/{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG"
+    ]
     jpeg_at(tmp_path / "weather/fog/3/n99999999/ILSVRC2012_val_00000002.JPEG")
     with pytest.raises(ValueError, match="n99999999, which is none of the 1000"):
         sources.open_official(tmp_path)
@@ -331,19 +394,26 @@ def test_a_tree_of_ours_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize("name", ["missing", "text.txt"])
 def test_what_is_no_source_is_named(tmp_path, name):
     (tmp_path / "text.txt").write_text("x")
-    with pytest.raises((ValueError, FileNotFoundError), match=f"{name} .*expected a folder of images"):
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=f"{name} .*expected a folder of images"
+    ):
         sources.open_source(tmp_path / name)
 
 
 @needs_shared
 def test_the_npz_files_beside_the_project_are_known():
     lossless = sources.open_source(SHARED / "data" / "cifar10_lossless.npz")
-    assert len(lossless.list("clean/cifar_train")[0]) == 5170 and len(lossless.list("clean/cifar_test")[0]) == 1017
+    assert (
+        len(lossless.list("clean/cifar_train")[0]) == 5170
+        and len(lossless.list("clean/cifar_test")[0]) == 1017
+    )
     corrupted = sources.open_source(SHARED / "data" / "cifar10c_open.npz")
     assert len(corrupted.names) == 19000 and len(corrupted.list("fog/5")[0]) == 250
     with np.load(SHARED / "data" / "cifar10c_open.npz") as data:
         row = int(corrupted.list("fog/5")[0][7].rsplit("_", 1)[1][:5])
-        np.testing.assert_array_equal(corrupted.read(corrupted.list("fog/5")[0][7]), data["fog"][4, row])
+        np.testing.assert_array_equal(
+            corrupted.read(corrupted.list("fog/5")[0][7]), data["fog"][4, row]
+        )
 
 
 def test_a_truncated_npz_is_named(tmp_path):

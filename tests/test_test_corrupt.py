@@ -16,10 +16,17 @@ CONFIG = "configs/ind/CIFAR10/ResNet20/clean.yaml"
 @pytest.fixture
 def corrupted(tmp_path):
     """Two corruptions and a sequence; the classifier always says cat."""
-    for cell, labels in (("fog/1", "cat dog"), ("fog/3", "cat cat"), ("snow/1", "dog dog"), ("weak_seq/0", "cat dog")):
+    for cell, labels in (
+        ("fog/1", "cat dog"),
+        ("fog/3", "cat cat"),
+        ("snow/1", "dog dog"),
+        ("weak_seq/0", "cat dog"),
+    ):
         (tmp_path / "c" / cell).mkdir(parents=True)
         for i, label in enumerate(labels.split()):
-            Image.new("RGB", (32, 32), (100, 10 * i, 0)).save(tmp_path / "c" / cell / f"{label}_{i}.png")
+            Image.new("RGB", (32, 32), (100, 10 * i, 0)).save(
+                tmp_path / "c" / cell / f"{label}_{i}.png"
+            )
 
     tree.write_classes(tmp_path / "c", tree.class_list("cifar10"))
     network = classifiers.build({"type": "CifarResNet", "depth": 20})
@@ -35,7 +42,10 @@ def test_each_cell_is_counted(corrupted, tmp_path, capsys):
     result = files.read_json(tmp_path / "out/corrupt.json")
     assert result["top1"] == {"fog": {"1": 50, "3": 100}, "snow": {"1": 0}} and result["mean"] == 50
     assert result["counts"] == {"fog/1": 2, "fog/3": 2, "snow/1": 2}
-    assert "| fog | 50.0 | 100.0 | 75.0 |" in (said := capsys.readouterr().out) and "| snow | 0.0 |  | 0.0 |" in said
+    assert (
+        "| fog | 50.0 | 100.0 | 75.0 |" in (said := capsys.readouterr().out)
+        and "| snow | 0.0 |  | 0.0 |" in said
+    )
     assert main([*corrupted, "--corruption", "fog", "--sev", "3"]) == 0
     assert "| fog | 100.0 | 100.0 |" in capsys.readouterr().out
     assert main([*corrupted, "--ct", "sequence", "--dl", "CIFAR_C", "--batch_size", "1"]) == 0
@@ -63,8 +73,23 @@ def test_wrong_input_is_named(corrupted, capsys, more, words):
 def test_the_published_resnet20_on_a_part_of_cifar10c(tmp_path):
     weights, part = SHARED / "ckpt" / "resnet20-12fca82f.th", SHARED / "data" / "cifar10c_open.npz"
     config = tmp_path / "akamaster.yaml"
-    config.write_text(f"base: {CONFIG}\npreprocess: {{mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}\n")
-    command = ["-c", config, "-r", weights, "--dd", part, "--corruption", "jpeg_compression", "--sev", "5", "--out", tmp_path]
+    config.write_text(
+        f"base: {CONFIG}\npreprocess: {{mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}\n"
+    )
+    command = [
+        "-c",
+        config,
+        "-r",
+        weights,
+        "--dd",
+        part,
+        "--corruption",
+        "jpeg_compression",
+        "--sev",
+        "5",
+        "--out",
+        tmp_path,
+    ]
     assert main([*map(str, command)]) == 0
     found = files.read_json(tmp_path / "corrupt.json")["top1"]["jpeg_compression"]["5"]
     with np.load(part) as data:

@@ -27,7 +27,11 @@ from DDA.model_adapt.test_ensemble import main
 
 SCRIPT = ROOT / "DDA" / "model_adapt" / "test_ensemble.py"
 CONFIG = "configs/ensemble/resnet18_ensemble_b64_cifar10c.py"
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))
+}
 ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
 CELLS = ("fog/1", "fog/3", "snow/1")
 
@@ -40,7 +44,9 @@ def make_trees(root: Path, order: int = 1, cells=CELLS) -> None:
             (root / view / cell).mkdir(parents=True)
             pixels = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
             for i in range(7)[::order]:
-                Image.fromarray(pixels[i]).save(root / view / cell / f"{('cat', 'dog', 'ship')[i % 3]}_{i:05}.png")
+                Image.fromarray(pixels[i]).save(
+                    root / view / cell / f"{('cat', 'dog', 'ship')[i % 3]}_{i:05}.png"
+                )
         tree.write_classes(root / view, tree.class_list("cifar10"))
 
 
@@ -53,20 +59,51 @@ def here(tmp_path_factory):
         model = {"type": "CifarResNet", "depth": 8, "num_classes": 10}
         network = classifiers.build(model)
         network.train()(torch.randn(64, 3, 32, 32))
-        config = {"classifier": model, "preprocess": {"size": 32, "mean": [0.4 + 0.1 * i] * 3, "std": [0.2] * 3}}
+        config = {
+            "classifier": model,
+            "preprocess": {"size": 32, "mean": [0.4 + 0.1 * i] * 3, "std": [0.2] * 3},
+        }
         classifiers.save(root / f"{i}.pth", network.eval(), config, tree.class_list("cifar10"))
     return root
 
 
 def command(here, out, *more, views=None):
     views = views or here
-    return [*map(str, [CONFIG, here / "0.pth", "--second_model_prefix", here / "1.pth", "--data_prefix1", views / "degraded",
-            "--data_prefix2", views / "adapted", "--out", out, *more])]  # fmt: skip
+    return [
+        *map(
+            str,
+            [
+                CONFIG,
+                here / "0.pth",
+                "--second_model_prefix",
+                here / "1.pth",
+                "--data_prefix1",
+                views / "degraded",
+                "--data_prefix2",
+                views / "adapted",
+                "--out",
+                out,
+                *more,
+            ],
+        )
+    ]
 
 
 @pytest.fixture(scope="module")
 def done(here):
-    assert main(command(here, here / "out", "--source", here / "1.pth", "--metrics", *[m for m in METRICS if m != "mCE"])) == 0
+    assert (
+        main(
+            command(
+                here,
+                here / "out",
+                "--source",
+                here / "1.pth",
+                "--metrics",
+                *[m for m in METRICS if m != "mCE"],
+            )
+        )
+        == 0
+    )
     return here / "out"
 
 
@@ -78,9 +115,16 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
         assert names == sorted(names) and len(names) == 7
         labels = [tree.class_list("cifar10")[label] for label in found["labels"]]
         assert all(label in name for label, name in zip(labels, names, strict=True))
-        views = [[np.asarray(images.read_rgb(here / view / name)) for name in names] for view in ("degraded", "adapted")]
-        expected = {"first": one.scores(views[0]), "second": two.scores(views[1]), "source": two.scores(views[0]),
-                    "source_adapted": two.scores(views[1])}  # fmt: skip
+        views = [
+            [np.asarray(images.read_rgb(here / view / name)) for name in names]
+            for view in ("degraded", "adapted")
+        ]
+        expected = {
+            "first": one.scores(views[0]),
+            "second": two.scores(views[1]),
+            "source": two.scores(views[0]),
+            "source_adapted": two.scores(views[1]),
+        }
         for name, scores in expected.items():
             np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
 
@@ -88,8 +132,15 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
 def test_the_library_gives_the_tables_of_the_command(here, tmp_path):
     lines = []
     settings = evaluate.Settings(
-        first=str(here / "0.pth"), second=str(here / "1.pth"), degraded=here / "degraded", adapted=here / "adapted",
-        out=tmp_path / "library", layout="cifar10c", corruptions=["all"], severities=["all"])  # fmt: skip
+        first=str(here / "0.pth"),
+        second=str(here / "1.pth"),
+        degraded=here / "degraded",
+        adapted=here / "adapted",
+        out=tmp_path / "library",
+        layout="cifar10c",
+        corruptions=["all"],
+        severities=["all"],
+    )
     text = evaluate.evaluate(settings, torch.device("cpu"), say=lines.append)
     assert main(command(here, tmp_path / "command")) == 0
     assert text == (tmp_path / "command/summary.md").read_text() and "21 in 3 cells" in lines[0]
@@ -98,17 +149,27 @@ def test_the_library_gives_the_tables_of_the_command(here, tmp_path):
 def test_differences_of_columns_are_paired(done):
     summary = files.read_json(done / "summary.json")["all"]
     parts = [results.read(done, cell) for cell in CELLS]
-    gaps = np.concatenate([(part["second"].argmax(1) == part["labels"]) * 1.0 - (part["source"].argmax(1) == part["labels"])
-                           for part in parts])  # fmt: skip
+    gaps = np.concatenate(
+        [
+            (part["second"].argmax(1) == part["labels"]) * 1.0
+            - (part["source"].argmax(1) == part["labels"])
+            for part in parts
+        ]
+    )
     gain = summary["second"]["minus"]["source"]
-    assert gain["top1"] == pytest.approx(gaps.mean()) and gain["interval"][0] <= gaps.mean() <= gain["interval"][1]
+    assert (
+        gain["top1"] == pytest.approx(gaps.mean())
+        and gain["interval"][0] <= gaps.mean() <= gain["interval"][1]
+    )
     assert tables.say_gain(gain) in (done / "summary.md").read_text()
     assert "source" not in summary["source"]["minus"]
 
 
 def test_the_summary_counts_and_says_its_protocol(done):
     summary = files.read_json(done / "summary.json")
-    assert set(summary["cells"]) == set(CELLS) and all(row["N"] == 7 for row in summary["cells"].values())
+    assert set(summary["cells"]) == set(CELLS) and all(
+        row["N"] == 7 for row in summary["cells"].values()
+    )
     assert (
         "21 images" in summary["protocol"]
         and "sum of logits" in summary["protocol"]
@@ -133,12 +194,25 @@ def test_tables_are_made_again_without_the_models(done):
     assert ((done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()) == before
 
 
-@pytest.mark.parametrize("launch", [["mpiexec", "-n", "2", sys.executable], ["mpiexec", "-n", "3", sys.executable],
-                                    ["torchrun", "--nproc_per_node", "2"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "launch",
+    [
+        ["mpiexec", "-n", "2", sys.executable],
+        ["mpiexec", "-n", "3", sys.executable],
+        ["torchrun", "--nproc_per_node", "2"],
+    ],
+)
 def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch):
     launcher = "mpi" if launch[0] == "mpiexec" else "pytorch"
     flags = command(here, tmp_path, "--launcher", launcher, "--batch_size", "2")
-    result = subprocess.run([*launch, str(SCRIPT), *flags], env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        [*launch, str(SCRIPT), *flags],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     for cell in CELLS:
         one, many = results.read(done, cell), results.read(tmp_path, cell)
@@ -154,11 +228,30 @@ def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch
 def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, monkeypatch):
     make_trees(tmp_path)
     shutil.copy(here / "0.pth", tmp_path)
-    flags = [*map(str, [CONFIG, tmp_path / "0.pth", "--second_model_prefix", here / "1.pth", "--out", tmp_path / "out",
-             "--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"])]  # fmt: skip
+    flags = [
+        *map(
+            str,
+            [
+                CONFIG,
+                tmp_path / "0.pth",
+                "--second_model_prefix",
+                here / "1.pth",
+                "--out",
+                tmp_path / "out",
+                "--data_prefix1",
+                tmp_path / "degraded",
+                "--data_prefix2",
+                tmp_path / "adapted",
+            ],
+        )
+    ]
     written = []
     write = results.write
-    monkeypatch.setattr(results, "write", lambda out, cell, *more: (written.append(cell.name), write(out, cell, *more)))
+    monkeypatch.setattr(
+        results,
+        "write",
+        lambda out, cell, *more: (written.append(cell.name), write(out, cell, *more)),
+    )
 
     def made(*more):
         written.clear()
@@ -181,8 +274,14 @@ def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, 
 def test_each_file_is_read_and_hashed_and_each_folder_listed_once(here, tmp_path, monkeypatch):
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
-    files.write_json(tmp_path / "1.fitted.json", {"weighted_sum": {"weight": 0.4, "temperatures": [1, 2]}, **digests})
+    digests = {
+        f"{name}_sha256": files.sha256(here / f"{i}.pth")
+        for i, name in enumerate(("first", "second"))
+    }
+    files.write_json(
+        tmp_path / "1.fitted.json",
+        {"weighted_sum": {"weight": 0.4, "temperatures": [1, 2]}, **digests},
+    )
     calls = Counter()
 
     def counted(module, name):
@@ -196,9 +295,23 @@ def test_each_file_is_read_and_hashed_and_each_folder_listed_once(here, tmp_path
 
     for module, name in ((torch, "load"), (files, "sha256"), (tree, "list_images")):
         counted(module, name)
-    flags = [CONFIG, tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--source", tmp_path / "0.pth", "--out",
-             tmp_path / "out", "--data_prefix1", here / "degraded", "--data_prefix2", here / "adapted", "--ensemble",
-             "weighted_sum", "sum"]  # fmt: skip
+    flags = [
+        CONFIG,
+        tmp_path / "0.pth",
+        "--second_model_prefix",
+        tmp_path / "1.pth",
+        "--source",
+        tmp_path / "0.pth",
+        "--out",
+        tmp_path / "out",
+        "--data_prefix1",
+        here / "degraded",
+        "--data_prefix2",
+        here / "adapted",
+        "--ensemble",
+        "weighted_sum",
+        "sum",
+    ]
     assert main([*map(str, flags)]) == 0
     assert len(calls) == 2 + 2 + 2 * len(CELLS) and set(calls.values()) == {1}, calls
 
@@ -208,7 +321,9 @@ def test_the_order_of_files_changes_nothing(here, done, tmp_path):
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 0
     for cell in CELLS:
         for name in ("keys", "labels", "first", "second"):
-            np.testing.assert_array_equal(results.read(tmp_path / "out", cell)[name], results.read(done, cell)[name])
+            np.testing.assert_array_equal(
+                results.read(tmp_path / "out", cell)[name], results.read(done, cell)[name]
+            )
 
 
 @pytest.mark.parametrize("view", ["degraded", "adapted"])
@@ -217,7 +332,11 @@ def test_an_image_without_partner_is_named(here, tmp_path, capsys, view):
     (tmp_path / view / "fog/3/dog_00004.png").unlink()
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
     words = "have no partner in" if view == "degraded" else "have no copy in"
-    assert "1 images of fog/3" in (said := capsys.readouterr().err) and words in said and "fog/3/dog_00004" in said
+    assert (
+        "1 images of fog/3" in (said := capsys.readouterr().err)
+        and words in said
+        and "fog/3/dog_00004" in said
+    )
 
 
 @pytest.mark.parametrize("scores", ["logits", "probabilities"])
@@ -231,20 +350,35 @@ def test_every_rule_runs_on_logits_and_on_probabilities(here, done, tmp_path, ru
         expected = found["combined"]
     else:
         pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
-        expected = combine(*([x.softmax(1) for x in pair] if scores == "probabilities" else pair), rule).numpy()
+        expected = combine(
+            *([x.softmax(1) for x in pair] if scores == "probabilities" else pair), rule
+        ).numpy()
     assert summary["top1"] == pytest.approx((expected.argmax(1) == found["labels"]).mean())
     assert 0 <= summary["ECE"] <= 1 and np.isfinite(summary["NLL"])
 
 
-def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the_checkpoint(here, tmp_path, capsys):
+def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the_checkpoint(
+    here, tmp_path, capsys
+):
     make_trees(tmp_path, cells=("jpeg/1", "noise/1"))
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
     rule, gate = OURS
 
     def run(*more, views=here):
-        flags = [CONFIG, tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--out", tmp_path / "out",
-                 "--data_prefix1", views / "degraded", "--data_prefix2", views / "adapted", *more]  # fmt: skip
+        flags = [
+            CONFIG,
+            tmp_path / "0.pth",
+            "--second_model_prefix",
+            tmp_path / "1.pth",
+            "--out",
+            tmp_path / "out",
+            "--data_prefix1",
+            views / "degraded",
+            "--data_prefix2",
+            views / "adapted",
+            *more,
+        ]
         return main([*map(str, flags)]), capsys.readouterr().err
 
     assert run("--ensemble", rule)[0] == 2 and "fit it first" in run("--ensemble", rule)[1]
@@ -253,12 +387,17 @@ def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the
     stored = files.read_json(tmp_path / "1.fitted.json")
     assert stored["images"] == 14 and 0 <= stored[rule]["weight"] <= 1
     assert run("--ensemble", rule, "sum", gate, "--corruption", "fog")[0] == 0
-    found, summary = results.read(tmp_path / "out", "fog/3"), files.read_json(tmp_path / "out/summary.json")
+    found, summary = (
+        results.read(tmp_path / "out", "fog/3"),
+        files.read_json(tmp_path / "out/summary.json"),
+    )
     pair = [torch.from_numpy(found[name]) for name in ("first", "second")]
     for name, used in (("combined", rule), ("sum", "sum"), (gate, gate)):
         expected = combine(*pair, used, **stored.get(used, {})).numpy().argmax(1) == found["labels"]
         assert summary["cells"]["fog/3"][name]["top1"] == pytest.approx(expected.mean())
-    doubtful = (pair[0] / stored[gate]["temperatures"][0]).softmax(1).amax(1) < stored[gate]["threshold"]
+    doubtful = (pair[0] / stored[gate]["temperatures"][0]).softmax(1).amax(1) < stored[gate][
+        "threshold"
+    ]
     assert summary["all"][gate]["adapted"] == pytest.approx(float(doubtful.double().mean()))
     never, always = summary["gate"][0], summary["gate"][-1]
     assert (never["adapted"], always["adapted"]) == (0, 1)
@@ -277,16 +416,44 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     make_trees(tmp_path)
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    probable = np.concatenate([classifiers.load(here / "0.pth").scores(
-        [np.asarray(images.read_rgb(here / "degraded" / name)) for name in tree.list_images(here / "degraded", cell)[0]]
-    ).softmax(1).amax(1) for cell in CELLS])  # fmt: skip
-    threshold = round(float(np.median(probable)), 4)
-    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
-    files.write_json(
-        tmp_path / "1.fitted.json", {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
+    probable = np.concatenate(
+        [
+            classifiers.load(here / "0.pth")
+            .scores(
+                [
+                    np.asarray(images.read_rgb(here / "degraded" / name))
+                    for name in tree.list_images(here / "degraded", cell)[0]
+                ]
+            )
+            .softmax(1)
+            .amax(1)
+            for cell in CELLS
+        ]
     )
-    flags = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", "--base_samples", tmp_path / "degraded", "--dataset",
-             "cifar10c", "--corruption", "all", "--severity", "all", "--out", tmp_path / "keys.txt"]  # fmt: skip
+    threshold = round(float(np.median(probable)), 4)
+    digests = {
+        f"{name}_sha256": files.sha256(here / f"{i}.pth")
+        for i, name in enumerate(("first", "second"))
+    }
+    files.write_json(
+        tmp_path / "1.fitted.json",
+        {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests},
+    )
+    flags = [
+        tmp_path / "0.pth",
+        "--fitted",
+        tmp_path / "1.fitted.json",
+        "--base_samples",
+        tmp_path / "degraded",
+        "--dataset",
+        "cifar10c",
+        "--corruption",
+        "all",
+        "--severity",
+        "all",
+        "--out",
+        tmp_path / "keys.txt",
+    ]
     assert gate.main([*map(str, flags)]) == 0
     assert gate.main([*map(str, [tmp_path / "1.pth", *flags[1:]])]) == 2
     assert "fitted for another classifier" in capsys.readouterr().err
@@ -295,19 +462,31 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
     assert "no image needs an adapted copy" in capsys.readouterr().out
     asked = set((tmp_path / "keys.txt").read_text().split())
     assert len(asked) == (probable < threshold).sum() and 5 < len(asked) < 16
-    judge = [*command(tmp_path, tmp_path / "all", "--ensemble", "gate"), "--source", str(here / "1.pth")]
+    judge = [
+        *command(tmp_path, tmp_path / "all", "--ensemble", "gate"),
+        "--source",
+        str(here / "1.pth"),
+    ]
     assert main(judge) == 0
     for path in (tmp_path / "adapted").rglob("*.png"):
         if path.relative_to(tmp_path / "adapted").with_suffix("").as_posix() not in asked:
             path.unlink()
-    assert "have no copy in" in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
+    assert (
+        "have no copy in"
+        in (main(command(tmp_path, tmp_path / "some")), capsys.readouterr().err)[1]
+    )
     judge[judge.index("--out") + 1] = str(tmp_path / "some")
     assert main(judge) == 0
     some, every = (files.read_json(tmp_path / out / "summary.json") for out in ("some", "all"))
     for name in ("combined", "source", "first"):
         assert some["cells"]["fog/3"][name] == every["cells"]["fog/3"][name]
-        assert all(some["all"][name][key] == every["all"][name][key] for key in ("top1", "interval"))
-    assert {"second", "source_adapted"} <= every["all"].keys() and not {"second", "source_adapted"} & some["all"].keys()
+        assert all(
+            some["all"][name][key] == every["all"][name][key] for key in ("top1", "interval")
+        )
+    assert {"second", "source_adapted"} <= every["all"].keys() and not {
+        "second",
+        "source_adapted",
+    } & some["all"].keys()
     assert every["all"]["combined"]["adapted"] == pytest.approx(len(asked) / 21)
     assert report.main([str(tmp_path / "some"), "--images", "3"]) == 0
     next(iter((tmp_path / "adapted").rglob("*.png"))).unlink()
@@ -318,20 +497,40 @@ def test_behind_the_gate_only_the_images_it_asks_for_need_copies(here, tmp_path,
 def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     make_trees(tmp_path, cells=(".",))
     names = tree.list_images(tmp_path / "degraded")[0]
-    scores = classifiers.load(here / "0.pth").scores([np.asarray(images.read_rgb(tmp_path / "degraded" / n)) for n in names])
+    scores = classifiers.load(here / "0.pth").scores(
+        [np.asarray(images.read_rgb(tmp_path / "degraded" / n)) for n in names]
+    )
     threshold = float(scores.softmax(1).amax(1).median()) if some else 0.0
     shutil.rmtree(tmp_path / "adapted")
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    digests = {f"{name}_sha256": files.sha256(here / f"{i}.pth") for i, name in enumerate(("first", "second"))}
+    digests = {
+        f"{name}_sha256": files.sha256(here / f"{i}.pth")
+        for i, name in enumerate(("first", "second"))
+    }
     fitted = {"gate": {"threshold": threshold, "weight": 0.4, "temperatures": [1, 2]}, **digests}
     files.write_json(tmp_path / "1.fitted.json", fitted)
     photos = ["--base_samples", tmp_path / "degraded", "--dataset", "folder"]
-    listed = [tmp_path / "0.pth", "--fitted", tmp_path / "1.fitted.json", *photos, "--out", tmp_path / "new" / "keys.txt"]
+    listed = [
+        tmp_path / "0.pth",
+        "--fitted",
+        tmp_path / "1.fitted.json",
+        *photos,
+        "--out",
+        tmp_path / "new" / "keys.txt",
+    ]
     assert gate.main([*map(str, listed)]) == 0
     asked = (tmp_path / "new" / "keys.txt").read_text().split()
     assert len(asked) == (3 if some else 0)
-    adapt = ["--model_path", prior, *photos, "--keys", tmp_path / "new" / "keys.txt", "--save_dir", tmp_path / "adapted"]
+    adapt = [
+        "--model_path",
+        prior,
+        *photos,
+        "--keys",
+        tmp_path / "new" / "keys.txt",
+        "--save_dir",
+        tmp_path / "adapted",
+    ]
     assert image_sample.main([*map(str, adapt), "--speed", "one-shot"]) == 0
     assert tree.saved_images(tmp_path / "adapted", ["."]).keys() == set(asked)
     judge = command(tmp_path, tmp_path / "out", "--ensemble", "gate", "--dataset", "folder")
@@ -339,14 +538,27 @@ def test_a_flat_folder_goes_through_the_gate(here, tmp_path, prior, some):
     summary = files.read_json(tmp_path / "out/summary.json")
     assert summary["cells"]["."]["combined"]["adapted"] == pytest.approx(len(asked) / 7)
     assert f"7 images of {tmp_path / 'degraded'}; " in summary["protocol"]
-    both = [str(word) for word in (tmp_path / "0.pth", "--second_model_prefix", tmp_path / "1.pth", "--data_prefix1",
-            tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted")]  # fmt: skip
+    both = [
+        str(word)
+        for word in (
+            tmp_path / "0.pth",
+            "--second_model_prefix",
+            tmp_path / "1.pth",
+            "--data_prefix1",
+            tmp_path / "degraded",
+            "--data_prefix2",
+            tmp_path / "adapted",
+        )
+    ]
     assert predict.main([*both, "--ensemble", "gate", "--out", str(tmp_path / "said.csv")]) == 0
     rows = list(csv.DictReader((tmp_path / "said.csv").open()))
     right = np.mean([row["key"].startswith(row["class"]) for row in rows])
     assert len(rows) == 7 and right == pytest.approx(summary["all"]["combined"]["top1"])
     assert {row["key"] for row in rows if row["adapted"]} == set(asked)
-    assert predict.main([*both, "--out", str(tmp_path / "x.csv")]) == 2 and not (tmp_path / "x.csv").exists()
+    assert (
+        predict.main([*both, "--out", str(tmp_path / "x.csv")]) == 2
+        and not (tmp_path / "x.csv").exists()
+    )
 
 
 def test_images_without_labels_get_classes(here, tmp_path, capsys):
@@ -367,19 +579,26 @@ def test_images_without_labels_get_classes(here, tmp_path, capsys):
     ]
     assert predict.main([*map(str, flags)]) == 0
     rows = list(csv.DictReader((tmp_path / "said.csv").open()))
-    logits = [classifiers.load(here / f"{i}.pth").scores(
-        [np.asarray(images.read_rgb(tmp_path / view / f"a/photo {j}.png")) for j in range(7)])
-        for i, view in enumerate(("degraded", "adapted"))]  # fmt: skip
+    logits = [
+        classifiers.load(here / f"{i}.pth").scores(
+            [np.asarray(images.read_rgb(tmp_path / view / f"a/photo {j}.png")) for j in range(7)]
+        )
+        for i, view in enumerate(("degraded", "adapted"))
+    ]
     classes = tree.class_list("cifar10")
     assert [row["key"] for row in rows] == [f"a/photo {i}" for i in range(7)]
     for name, scores in zip(("degraded", "adapted", "class"), (*logits, sum(logits)), strict=True):
         assert [row[name] for row in rows] == [classes[i] for i in scores.argmax(1)]
-    assert [float(row["probability"]) for row in rows] == pytest.approx(sum(logits).softmax(1).amax(1).tolist(), abs=1e-3)
+    assert [float(row["probability"]) for row in rows] == pytest.approx(
+        sum(logits).softmax(1).amax(1).tolist(), abs=1e-3
+    )
     (tmp_path / "adapted/a/photo 3.png").unlink()
     assert predict.main([*map(str, flags)]) == 2
     assert "1 images have no copy in" in capsys.readouterr().err
     torch.save(classifiers.CifarResNet(8).state_dict(), tmp_path / "bare.pth")
-    assert predict.main([*map(str, [tmp_path / "bare.pth", *trees, "--out", tmp_path / "x.csv"])]) == 2
+    assert (
+        predict.main([*map(str, [tmp_path / "bare.pth", *trees, "--out", tmp_path / "x.csv"])]) == 2
+    )
     assert "does not tell its classes; name them with --classes" in capsys.readouterr().err
 
 
@@ -388,12 +607,29 @@ def test_only_images_that_were_held_out_are_fitted_on(here, tmp_path):
     content = classifiers.read(here / "0.pth")
     content["config"]["data"] = {"held_out": 0.4}
     torch.save(content, tmp_path / "0.pth")
-    flags = [CONFIG, tmp_path / "0.pth", "--fit", "--dataset", "digits", "--train", "True", "--corruption", "jpeg", "--out",
-             tmp_path / "out", "--data_prefix1", tmp_path / "degraded", "--data_prefix2", tmp_path / "adapted"]  # fmt: skip
+    flags = [
+        CONFIG,
+        tmp_path / "0.pth",
+        "--fit",
+        "--dataset",
+        "digits",
+        "--train",
+        "True",
+        "--corruption",
+        "jpeg",
+        "--out",
+        tmp_path / "out",
+        "--data_prefix1",
+        tmp_path / "degraded",
+        "--data_prefix2",
+        tmp_path / "adapted",
+    ]
     assert main([*map(str, flags)]) == 0
     keys = results.read(tmp_path / "out", "jpeg/train")["keys"].tolist()
     there = [path.stem for path in sorted((tmp_path / "degraded/jpeg/train").iterdir())]
-    assert keys == [f"jpeg/train/{name}" for name in there if is_held_out(name, 0.4)] and 0 < len(keys) < len(there)
+    assert keys == [f"jpeg/train/{name}" for name in there if is_held_out(name, 0.4)] and 0 < len(
+        keys
+    ) < len(there)
     assert files.read_json(tmp_path / "0.fitted.json")["held_out"] == 0.4
 
 
@@ -423,10 +659,20 @@ def test_flags_that_are_not_given_leave_the_config_alone(here, tmp_path):
     flags = [own, *command(here, tmp_path / "out")[1:]]
     assert main([*map(str, flags)]) == 0
     facts = files.read_json(tmp_path / "out/summary.json")["facts"]
-    assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("confidence", "probabilities", ["snow/1"])
-    assert main([*map(str, flags), "--ensemble", "sum", "--corruption", "fog", "--severity", "3"]) == 0
+    assert (facts["ensemble"], facts["scores"], facts["cells"]) == (
+        "confidence",
+        "probabilities",
+        ["snow/1"],
+    )
+    assert (
+        main([*map(str, flags), "--ensemble", "sum", "--corruption", "fog", "--severity", "3"]) == 0
+    )
     facts = files.read_json(tmp_path / "out/summary.json")["facts"]
-    assert (facts["ensemble"], facts["scores"], facts["cells"]) == ("sum", "probabilities", ["fog/3"])
+    assert (facts["ensemble"], facts["scores"], facts["cells"]) == (
+        "sum",
+        "probabilities",
+        ["fog/3"],
+    )
 
 
 CONFIGS = sorted(path.stem for path in (ROOT / "DDA/model_adapt/configs/ensemble").glob("*.py"))
@@ -448,19 +694,44 @@ def test_every_published_config_runs_with_weights_of_mmcls(name, tmp_path):
     torch.manual_seed(0)
     network = classifiers.build(config["model"])
     torch.save({"meta": {}, "state_dict": network.model.state_dict()}, tmp_path / "w.pth")
-    flags = [f"model_adapt/configs/ensemble/{name}.py", tmp_path / "w.pth", "--metrics", "accuracy", "--ensemble", "sum",
-             "--corruption", cell.split("/", maxsplit=1)[0], "--severity", "5", "--data_prefix1", tmp_path / "degraded",
-             "--data_prefix2", tmp_path / "adapted", "--out", tmp_path / "out"]  # fmt: skip
+    flags = [
+        f"model_adapt/configs/ensemble/{name}.py",
+        tmp_path / "w.pth",
+        "--metrics",
+        "accuracy",
+        "--ensemble",
+        "sum",
+        "--corruption",
+        cell.split("/", maxsplit=1)[0],
+        "--severity",
+        "5",
+        "--data_prefix1",
+        tmp_path / "degraded",
+        "--data_prefix2",
+        tmp_path / "adapted",
+        "--out",
+        tmp_path / "out",
+    ]
     assert main([*map(str, flags)]) == 0
     found = results.read(tmp_path / "out", cell)
     from mmcls.datasets.pipelines import Compose
 
     test = config["data"]["test"]
-    for column, view, steps in (("first", "degraded", test["pipeline"]), ("second", "adapted", test["pipeline2"])):
-        data = Compose(steps)({"img_prefix": str(tmp_path / view), "img_info": {"filename": f"{found['keys'][0]}.png"}})
+    for column, view, steps in (
+        ("first", "degraded", test["pipeline"]),
+        ("second", "adapted", test["pipeline2"]),
+    ):
+        data = Compose(steps)(
+            {
+                "img_prefix": str(tmp_path / view),
+                "img_info": {"filename": f"{found['keys'][0]}.png"},
+            }
+        )
         network.eval()
         with torch.no_grad():
-            expected = network.model.simple_test(data["img"][None], softmax=False, post_process=False)
+            expected = network.model.simple_test(
+                data["img"][None], softmax=False, post_process=False
+            )
         np.testing.assert_allclose(found[column][0], expected[0].numpy(), atol=1e-4, rtol=1e-4)
 
 
@@ -485,34 +756,61 @@ def test_wrong_input_is_named(here, tmp_path, capsys, more, words):
 
 def test_a_config_that_is_not_there_is_named_with_those_that_are(here, tmp_path, capsys):
     assert main(["nowhere.py", *command(here, tmp_path)[1:]]) == 2
-    assert "there are convnextT_ensemble_b64_Imagenet, resnet18_ensemble_b64_cifar10," in capsys.readouterr().err
+    assert (
+        "there are convnextT_ensemble_b64_Imagenet, resnet18_ensemble_b64_cifar10,"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_mean_corruption_error_is_of_all_corruptions_and_names_its_baseline(here, tmp_path):
-    make_trees(tmp_path, cells=[*(f"{name}/{severity}" for name in metrics.ALEXNET for severity in range(1, 6)), "clean/val"])
+    make_trees(
+        tmp_path,
+        cells=[
+            *(f"{name}/{severity}" for name in metrics.ALEXNET for severity in range(1, 6)),
+            "clean/val",
+        ],
+    )
     more = ["--metrics", "accuracy", "mCE", "--baseline", "alexnet"]
     assert main(command(here, tmp_path / "out", *more, views=tmp_path)) == 0
     summary = files.read_json(tmp_path / "out/summary.json")
     assert "alexnet" in summary["protocol"] and "torch" in summary["facts"]["versions"]
     row = summary["all"]["first"]
-    top1 = {name: np.mean([summary["cells"][f"{name}/{severity}"]["first"]["top1"] for severity in range(1, 6)])
-            for name in metrics.ALEXNET}  # fmt: skip
+    top1 = {
+        name: np.mean(
+            [summary["cells"][f"{name}/{severity}"]["first"]["top1"] for severity in range(1, 6)]
+        )
+        for name in metrics.ALEXNET
+    }
     assert row["CE"]["fog"] == pytest.approx(100 * (1 - top1["fog"]) / 0.819)
     each = {name: 100 * (1 - top1[name]) / (error / 100) for name, error in metrics.ALEXNET.items()}
     assert row["mCE"] == pytest.approx(np.mean(list(each.values()))) and "relative mCE" not in row
 
-    assert main(command(here, tmp_path / "out", *more, "--corruption", "all", "clean", views=tmp_path)) == 0
+    assert (
+        main(command(here, tmp_path / "out", *more, "--corruption", "all", "clean", views=tmp_path))
+        == 0
+    )
     summary = files.read_json(tmp_path / "out/summary.json")
     row, clean = summary["all"]["first"], 1 - summary["cells"]["clean/val"]["first"]["top1"]
-    relative = {name: 100 * (1 - top1[name] - clean) / (error - 43.5) * 100 for name, error in metrics.ALEXNET.items()}
+    relative = {
+        name: 100 * (1 - top1[name] - clean) / (error - 43.5) * 100
+        for name, error in metrics.ALEXNET.items()
+    }
     assert row["relative mCE"] == pytest.approx(np.mean(list(relative.values())))
-    assert row["top1"] == pytest.approx(np.mean(list(top1.values())))  # clean images are beside the mean
-    assert "| clean | 7 |" in (text := (tmp_path / "out/summary.md").read_text()) and "mean of 75 cells** | 525 |" in text
+    assert row["top1"] == pytest.approx(
+        np.mean(list(top1.values()))
+    )  # clean images are beside the mean
+    assert (
+        "| clean | 7 |" in (text := (tmp_path / "out/summary.md").read_text())
+        and "mean of 75 cells** | 525 |" in text
+    )
 
 
 def test_no_mean_corruption_error_of_a_part(here, tmp_path, capsys):
     assert main(command(here, tmp_path, "--metrics", "mCE", "--baseline", "alexnet")) == 2
-    assert "brightness/1 is not among the cells; give --severity all --corruption gaussian_noise" in capsys.readouterr().err
+    assert (
+        "brightness/1 is not among the cells; give --severity all --corruption gaussian_noise"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_part_is_evaluated_of_which_alone_there_are_copies(here, tmp_path):
@@ -528,12 +826,16 @@ def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, t
     torch.save(classifiers.CifarResNet(8, 7).state_dict(), tmp_path / "seven.pth")
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "seven.pth")) == 1
     assert (
-        "seven gives scores of 7 classes, but the images have 10; take a classifier of these classes" in capsys.readouterr().err
+        "seven gives scores of 7 classes, but the images have 10; take a classifier of these classes"
+        in capsys.readouterr().err
     )
     make_trees(tmp_path)
     shutil.rmtree(tmp_path / "adapted/fog/3")
     assert main(command(here, tmp_path / "out", views=tmp_path)) == 2
-    assert f"{tmp_path / 'adapted'} has no fog/3: adapt it, or name the cells" in capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'adapted'} has no fog/3: adapt it, or name the cells"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_report_of_other_numbers_goes(here, tmp_path):
@@ -550,12 +852,31 @@ def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "nan.pth")) == 1
     words = "the scores of nan are not finite numbers, first those of fog/1/cat_00000"
     assert words in capsys.readouterr().err
-    both = [here / "0.pth", "--second_model_prefix", tmp_path / "nan.pth", "--data_prefix1", here / "degraded"]
+    both = [
+        here / "0.pth",
+        "--second_model_prefix",
+        tmp_path / "nan.pth",
+        "--data_prefix1",
+        here / "degraded",
+    ]
     both += ["--data_prefix2", here / "adapted", "--out", tmp_path / "x.csv"]
     assert predict.main([*map(str, both)]) == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "x.csv").exists()
-    asked = [tmp_path / "nan.pth", "--threshold", "0.5", "--base_samples", here / "degraded", "--dataset", "cifar10c",
-             "--corruption", "all", "--severity", "all", "--out", tmp_path / "keys.txt"]  # fmt: skip
+    asked = [
+        tmp_path / "nan.pth",
+        "--threshold",
+        "0.5",
+        "--base_samples",
+        here / "degraded",
+        "--dataset",
+        "cifar10c",
+        "--corruption",
+        "all",
+        "--severity",
+        "all",
+        "--out",
+        tmp_path / "keys.txt",
+    ]
     assert gate.main([*map(str, asked)]) == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "keys.txt").exists()
 
@@ -563,10 +884,18 @@ def test_scores_that_are_no_numbers_are_refused(here, tmp_path, capsys):
 def test_a_model_of_timm_brings_its_own_preprocessing(here, tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, pretrained=False, **more))
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, pretrained, **more: create(name, pretrained=False, **more),
+    )
     model = classifiers.open_classifier("timm/test_convnext", {})
     told = create("test_convnext").pretrained_cfg
-    assert told["input_size"][1] == 160 and model.preprocess.fit(np.zeros((300, 400, 3), np.uint8)).shape == (160, 160, 3)
+    assert told["input_size"][1] == 160 and model.preprocess.fit(
+        np.zeros((300, 400, 3), np.uint8)
+    ).shape == (160, 160, 3)
     white = model.batch([np.full((160, 160, 3), 255, np.uint8)])
-    np.testing.assert_allclose(white[0, :, 0, 0], (1 - np.array(told["mean"])) / np.array(told["std"]), rtol=1e-5)
+    np.testing.assert_allclose(
+        white[0, :, 0, 0], (1 - np.array(told["mean"])) / np.array(told["std"]), rtol=1e-5
+    )
     assert model.logits(white).shape == (1, 1000)

@@ -26,7 +26,11 @@ from DistilledClassifier.experiments.run import Experiment
 from DistilledClassifier.experiments.stages import find_inputs
 from DistilledClassifier.tasks.classify import Classify
 
-ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))}
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PMI", "OMPI", "SLURM", "TORCHELASTIC"))
+}
 ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}", "OMP_NUM_THREADS": "1"}
 CLASSES = ("red", "green", "blue")
 
@@ -52,23 +56,48 @@ def write_config(tmp_path, name, kind="ind", stage="clean", **entries):
     import yaml
 
     content = {
-        "name": f"own_Tiny_{stage}", "kind": kind, "dataset": "own", "backbone": "Tiny", "stage": stage,
-        "data": {"root": str(tmp_path / "tree"), "adapted": str(tmp_path / "adapted"), "train": "train", "val": "val",
-                 "classes": str(tmp_path / "classes.txt")},
+        "name": f"own_Tiny_{stage}",
+        "kind": kind,
+        "dataset": "own",
+        "backbone": "Tiny",
+        "stage": stage,
+        "data": {
+            "root": str(tmp_path / "tree"),
+            "adapted": str(tmp_path / "adapted"),
+            "train": "train",
+            "val": "val",
+            "classes": str(tmp_path / "classes.txt"),
+        },
         "classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 3},
-        "preprocess": {"size": 8, "mean": [0.3] * 3, "std": [0.2] * 3}, "augment": {"crop": 1, "flip": True},
-        "view": "clean", "made": "fly", "loss": {"cross_entropy": 1}, "train": {"epochs": 3, "batch_size": 30},
-        "optimizer": {"type": "AdamW", "lr": 0.01}, "schedule": {"type": "cosine"},
-    }  # fmt: skip
+        "preprocess": {"size": 8, "mean": [0.3] * 3, "std": [0.2] * 3},
+        "augment": {"crop": 1, "flip": True},
+        "view": "clean",
+        "made": "fly",
+        "loss": {"cross_entropy": 1},
+        "train": {"epochs": 3, "batch_size": 30},
+        "optimizer": {"type": "AdamW", "lr": 0.01},
+        "schedule": {"type": "cosine"},
+    }
     path = tmp_path / f"{name}.yaml"
     content |= entries
-    content["train"] = {"amp": False, **content["train"]}  # what is faster here is not what is tested
+    content["train"] = {
+        "amp": False,
+        **content["train"],
+    }  # what is faster here is not what is tested
     path.write_text(yaml.safe_dump(content))
     return path
 
 
 def flags(tmp_path, path, *more):
-    return ["-c", str(path), "--save_dir", str(tmp_path / "saved"), "--workers", "0", *map(str, more)]
+    return [
+        "-c",
+        str(path),
+        "--save_dir",
+        str(tmp_path / "saved"),
+        "--workers",
+        "0",
+        *map(str, more),
+    ]
 
 
 def only_run(tmp_path, where="clean/ind/own_Tiny_clean"):
@@ -80,12 +109,21 @@ def losses(folder):
     return np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1)[:, 1]
 
 
-def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_nothing(tree, tmp_path, capsys):
+def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_nothing(
+    tree, tmp_path, capsys
+):
     command = flags(tmp_path, write_config(tmp_path, "clean"), "--workers", "1")
     assert train.main(command) == 0
     folder = only_run(tmp_path)
-    assert {"model_best.pth", "model_last.pth", "resume.pt", "config.yaml", "losses.csv", "epochs.csv", "finished"} <= {
-        path.name for path in folder.iterdir()}  # fmt: skip
+    assert {
+        "model_best.pth",
+        "model_last.pth",
+        "resume.pt",
+        "config.yaml",
+        "losses.csv",
+        "epochs.csv",
+        "finished",
+    } <= {path.name for path in folder.iterdir()}
     assert len(losses(folder)) == 9 and len((folder / "epochs.csv").read_text().splitlines()) == 4
     best = classifiers.load(folder / "model_best.pth")
     assert best.classes == CLASSES
@@ -93,11 +131,18 @@ def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_noth
     scores = best.scores([np.asarray(images.read_rgb(tree / name)) for name in names])
     right = np.mean([CLASSES[i] in name for i, name in zip(scores.argmax(1), names, strict=True)])
     told = classifiers.read(folder / "model_best.pth")["metrics"]
-    assert told["top1"] == pytest.approx(100 * right) and told["clean_top1"] == told["top1"] and told["top5"] == 100
+    assert (
+        told["top1"] == pytest.approx(100 * right)
+        and told["clean_top1"] == told["top1"]
+        and told["top5"] == 100
+    )
     written = {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")}
     capsys.readouterr()
     assert train.main(command) == 0
-    assert only_run(tmp_path) == folder and {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")} == written
+    assert (
+        only_run(tmp_path) == folder
+        and {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")} == written
+    )
     assert f"{folder / 'model_best.pth'}" in capsys.readouterr().out
     assert train.main([*command, "--new"]) == 0
     assert len(list(folder.parent.iterdir())) == 2
@@ -107,8 +152,15 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
     path = write_config(tmp_path, "clean", train={"epochs": 20, "batch_size": 30})
     assert train.main(flags(tmp_path, path)) == 0
     whole = only_run(tmp_path).rename(tmp_path / "whole")
-    command = [sys.executable, "-m", "DistilledClassifier.train", *flags(tmp_path, path, "--save_minutes", "0.002")]
-    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "DistilledClassifier.train",
+        *flags(tmp_path, path, "--save_minutes", "0.002"),
+    ]
+    process = subprocess.Popen(
+        command, env=ENV, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     limit = time.monotonic() + 60
     while not list((tmp_path / "saved").rglob("resume.pt")) and time.monotonic() < limit:
         time.sleep(0.01)
@@ -116,31 +168,51 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
     _, said = process.communicate(timeout=60)
     broken = only_run(tmp_path)
     assert process.returncode == 130 and "run the same command again to go on" in said
-    assert 0 < classifiers.read(broken / "resume.pt")["step"] < 60 and not (broken / "finished").exists()
-    assert subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert (
+        0 < classifiers.read(broken / "resume.pt")["step"] < 60
+        and not (broken / "finished").exists()
+    )
+    assert (
+        subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    )
     np.testing.assert_array_equal(losses(broken), losses(whole))
     for name in ("model_best.pth", "model_last.pth"):
-        one, two = classifiers.read(broken / name)["state_dict"], classifiers.read(whole / name)["state_dict"]
+        one, two = (
+            classifiers.read(broken / name)["state_dict"],
+            classifiers.read(whole / name)["state_dict"],
+        )
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("launcher", [["torchrun", "--nproc_per_node", "2"], ["mpiexec", "-n", "2", sys.executable]])
+@pytest.mark.parametrize(
+    "launcher", [["torchrun", "--nproc_per_node", "2"], ["mpiexec", "-n", "2", sys.executable]]
+)
 def test_two_ranks_follow_the_loss_of_one(tree, tmp_path, launcher):
     """On a network without BatchNorm; the validation of 31 images over two ranks counts each once."""
     pytest.importorskip("timm" if launcher[0] == "torchrun" else "mpi4py")
-    path = write_config(tmp_path, "clean", classifier={"type": "timm", "name": "test_convnext", "num_classes": 3},
-                        preprocess={"size": 32, "mean": [0.3] * 3, "std": [0.2] * 3}, augment={},
-                        train={"steps": 20, "batch_size": 8, "accumulate": 2, "ema": 0.9},
-                        optimizer={"type": "AdamW", "lr": 1e-3})  # fmt: skip
+    path = write_config(
+        tmp_path,
+        "clean",
+        classifier={"type": "timm", "name": "test_convnext", "num_classes": 3},
+        preprocess={"size": 32, "mean": [0.3] * 3, "std": [0.2] * 3},
+        augment={},
+        train={"steps": 20, "batch_size": 8, "accumulate": 2, "ema": 0.9},
+        optimizer={"type": "AdamW", "lr": 1e-3},
+    )
     assert train.main(flags(tmp_path, path)) == 0
     one = only_run(tmp_path).rename(tmp_path / "one")
     command = [*launcher, str(ROOT / "DistilledClassifier" / "train.py"), *flags(tmp_path, path)]
-    result = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        command, env=ENV, capture_output=True, text=True, timeout=300, check=False
+    )
     assert result.returncode == 0, result.stderr
     two = only_run(tmp_path)
     assert len(losses(one)) == 20
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
-    epochs = [np.loadtxt(folder / "epochs.csv", delimiter=",", skiprows=1, ndmin=2) for folder in (one, two)]
+    epochs = [
+        np.loadtxt(folder / "epochs.csv", delimiter=",", skiprows=1, ndmin=2)
+        for folder in (one, two)
+    ]
     np.testing.assert_allclose(epochs[0], epochs[1], rtol=1e-3, atol=1e-3)
 
 
@@ -151,11 +223,22 @@ def stages(tree, tmp_path):
     return {
         "clean": write_config(tmp_path, "clean"),
         "deg": write_config(tmp_path, "deg", stage="deg", view="degraded", init="clean"),
-        "adapt": write_config(tmp_path, "adapt", stage="adapt", view="adapted", made="trees", init="clean"),
-        "degDistill": write_config(tmp_path, "degDistill", "deg_all", "degDistill", view="degraded", init="clean",
-                                   known=["clean", "blur", "noise"], teachers="deg", loss=distil,
-                                   train={"epochs": 1, "batch_size": 30}),
-    }  # fmt: skip
+        "adapt": write_config(
+            tmp_path, "adapt", stage="adapt", view="adapted", made="trees", init="clean"
+        ),
+        "degDistill": write_config(
+            tmp_path,
+            "degDistill",
+            "deg_all",
+            "degDistill",
+            view="degraded",
+            init="clean",
+            known=["clean", "blur", "noise"],
+            teachers="deg",
+            loss=distil,
+            train={"epochs": 1, "batch_size": 30},
+        ),
+    }
 
 
 def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
@@ -163,7 +246,10 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "blur")) == 0
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 2
     assert "the stage deg of noise is missing" in (said := capsys.readouterr().err)
-    assert f"Run first: train.py -c configs/ind/own/Tiny/deg.yaml --save_dir {tmp_path / 'saved'} --dt noise" in said
+    assert (
+        f"Run first: train.py -c configs/ind/own/Tiny/deg.yaml --save_dir {tmp_path / 'saved'} --dt noise"
+        in said
+    )
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "noise")) == 0
     teacher = only_run(tmp_path, "blur/ind/own_Tiny_deg") / "model_best.pth"
     before = teacher.read_bytes()
@@ -176,19 +262,41 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert header == "step,loss,cross_entropy,cosine_inheritance"
     _, loss, ce, cos = map(float, first.split(","))
     assert loss == pytest.approx(ce + 2 * cos, rel=1e-4) and cos > 0
-    assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(student / "model_best.pth")["metrics"].keys()
-    other = write_config(tmp_path, "other", "deg_all", "adaptDistill", view="degraded", init="degDistill", teachers="deg",
-                         known=["clean", "blur", "noise"], train={"epochs": 1, "batch_size": 30},
-                         loss={"cross_entropy": 1, "cosine_inheritance": 2})  # fmt: skip
+    assert {"clean_top1", "blur_top1", "noise_top1"} <= classifiers.read(
+        student / "model_best.pth"
+    )["metrics"].keys()
+    other = write_config(
+        tmp_path,
+        "other",
+        "deg_all",
+        "adaptDistill",
+        view="degraded",
+        init="degDistill",
+        teachers="deg",
+        known=["clean", "blur", "noise"],
+        train={"epochs": 1, "batch_size": 30},
+        loss={"cross_entropy": 1, "cosine_inheritance": 2},
+    )
     assert train_all_deg.main(flags(tmp_path, other)) == 0
     assert f"starts from {student}/model_best.pth" in capsys.readouterr().out
 
 
-def test_a_model_of_one_degradation_can_be_taught_by_the_clean_one_on_clean_twins(stages, tmp_path, capsys):
+def test_a_model_of_one_degradation_can_be_taught_by_the_clean_one_on_clean_twins(
+    stages, tmp_path, capsys
+):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     loss = {"cross_entropy": 1, "cosine_inheritance_maps": 1}
-    taught = write_config(tmp_path, "sl", "sl", "sl", view="degraded", init="clean", teachers="clean", loss=loss,
-                          panel={"sees": "clean", "how": "averaged"})  # fmt: skip
+    taught = write_config(
+        tmp_path,
+        "sl",
+        "sl",
+        "sl",
+        view="degraded",
+        init="clean",
+        teachers="clean",
+        loss=loss,
+        panel={"sees": "clean", "how": "averaged"},
+    )
     assert train.main(flags(tmp_path, taught, "--dt", "noise")) == 0
     assert str(only_run(tmp_path)) in capsys.readouterr().out
     header = (only_run(tmp_path, "noise/sl/own_Tiny_sl") / "losses.csv").read_text().splitlines()[0]
@@ -203,7 +311,9 @@ def test_a_state_of_an_earlier_version_is_refused_in_words(stages, tmp_path, cap
     (folder / "finished").unlink()
     torch.save({"model": {}, "optimizer": {}, "step": 3, "config": {}}, folder / "resume.pt")
     assert train.main(flags(tmp_path, stages["clean"])) == 2
-    assert "resume.pt is no state of this version, which keeps other things" in capsys.readouterr().err
+    assert (
+        "resume.pt is no state of this version, which keeps other things" in capsys.readouterr().err
+    )
 
 
 def test_the_precision_does_not_identify_a_run(stages, tmp_path):
@@ -225,7 +335,9 @@ def test_a_student_of_adapted_copies_remembers_how_they_were_made(stages, tmp_pa
         found.check_adapted(tmp_path / "adapted")
 
 
-def test_a_finished_student_is_trained_anew_when_a_teacher_or_the_copies_have_changed(stages, tmp_path):
+def test_a_finished_student_is_trained_anew_when_a_teacher_or_the_copies_have_changed(
+    stages, tmp_path
+):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     command = flags(tmp_path, stages["degDistill"], "--set", "known=[clean]")
     runs = tmp_path / "saved/clean/deg_all/own_Tiny_degDistill/train"
@@ -261,17 +373,35 @@ def test_teachers_are_frozen_and_in_eval(stages, tmp_path):
     rate = make_rate(0.01, {"type": "cosine"}, experiment.train)
     assert fit(whole.state, whole.steps(World(), 0), experiment.train, rate)
     assert not teacher.network.training and whole.state.step == 3
-    assert all(torch.equal(before[name], value) for name, value in teacher.network.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in teacher.network.state_dict().items()
+    )
     learnt = sum(p.numel() for p in classifiers.build(experiment.classifier).parameters())
-    assert sum(p.numel() for p in whole.state.task.parameters()) == learnt  # nothing of the teachers
+    assert (
+        sum(p.numel() for p in whole.state.task.parameters()) == learnt
+    )  # nothing of the teachers
     assert not any("teacher" in name for name in whole.state.task.state_dict())
 
 
-def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(stages, tree, tmp_path):
+def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(
+    stages, tree, tmp_path
+):
     fly = views(config.load(stages["deg"], {"known": ["noise", "jpeg"]}), "val")
     for kind in ("noise", "jpeg"):
         assert (
-            make_data.main(["degrade", "--base_samples", str(tree), "--save_dir", str(tree), "--type", kind, "--workers", "1"])
+            make_data.main(
+                [
+                    "degrade",
+                    "--base_samples",
+                    str(tree),
+                    "--save_dir",
+                    str(tree),
+                    "--type",
+                    kind,
+                    "--workers",
+                    "1",
+                ]
+            )
             == 0
         )
     stored = views(config.load(stages["deg"], {"known": ["noise", "jpeg"], "made": "trees"}), "val")
@@ -288,37 +418,65 @@ def test_ranks_share_a_batch_and_epochs_are_permutations(stages):
 
     def steps(rank=0, ranks=1, parts=1, threads=0):
         recipe = Recipe(steps=9, batch_size=30, accumulate=parts)
-        return Steps(found, experiment.augment, experiment.preprocess, recipe, rank=rank, ranks=ranks, threads=threads)
+        return Steps(
+            found,
+            experiment.augment,
+            experiment.preprocess,
+            recipe,
+            rank=rank,
+            ranks=ranks,
+            threads=threads,
+        )
 
     (whole,) = steps()[4]
     ranks, parts = [steps(rank, 2)[4][0] for rank in range(2)], steps(parts=3)[4]
     for shares in (ranks, parts):  # one group of each view
         for name in ("pixels", "labels"):
-            groups = [[getattr(share, name).chunk(2)[view] for share in shares] for view in range(2)]
-            assert torch.equal(torch.cat([torch.cat(group) for group in groups]), getattr(whole, name))
+            groups = [
+                [getattr(share, name).chunk(2)[view] for share in shares] for view in range(2)
+            ]
+            assert torch.equal(
+                torch.cat([torch.cat(group) for group in groups]), getattr(whole, name)
+            )
     labels = torch.cat([steps()[step][0].labels[:30] for step in range(3)])
-    assert labels.bincount().tolist() == [30, 30, 30] and whole.groups == 2 and len(whole.keys) == 60
+    assert (
+        labels.bincount().tolist() == [30, 30, 30] and whole.groups == 2 and len(whole.keys) == 60
+    )
     assert not torch.equal(steps()[0][0].pixels, steps()[3][0].pixels)
     loaded = list(steps(threads=2).stream(3, 6))
-    assert all(torch.equal(parts[0].pixels, steps()[3 + i][0].pixels) for i, parts in enumerate(loaded))
+    assert all(
+        torch.equal(parts[0].pixels, steps()[3 + i][0].pixels) for i, parts in enumerate(loaded)
+    )
 
 
-def test_images_can_be_held_out_of_training_and_a_file_can_be_the_clean_stage(stages, tmp_path, capsys):
+def test_images_can_be_held_out_of_training_and_a_file_can_be_the_clean_stage(
+    stages, tmp_path, capsys
+):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     source = (only_run(tmp_path) / "model_best.pth").rename(tmp_path / "source.pth")
     experiment = config.load(
-        stages["deg"], {"known": ["noise"], "data.held_out": 0.2, "data.at_most": 60, "data.val": "nowhere"}
+        stages["deg"],
+        {"known": ["noise"], "data.held_out": 0.2, "data.at_most": 60, "data.val": "nowhere"},
     )
     kept, used = (set(views(experiment, split)[0].examples.keys) for split in ("val", "train"))
     assert 5 < len(kept) < 35 and len(used) == 60 and not kept & used
-    more = ["--set", f"source={source}", "data.held_out=0.2", "loss={cross_entropy: 1, cosine_inheritance: 1}", "known=[clean]"]
+    more = [
+        "--set",
+        f"source={source}",
+        "data.held_out=0.2",
+        "loss={cross_entropy: 1, cosine_inheritance: 1}",
+        "known=[clean]",
+    ]
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
     assert capsys.readouterr().out.count(f"{source}") == 2  # where it starts, and its teacher
 
 
 def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
     path = write_config(
-        tmp_path, "clean", optimizer={"type": "SGD", "lr": 1e-9}, train={"epochs": 50, "batch_size": 30, "early_stop": 2}
+        tmp_path,
+        "clean",
+        optimizer={"type": "SGD", "lr": 1e-9},
+        train={"epochs": 50, "batch_size": 30, "early_stop": 2},
     )
     assert train.main(flags(tmp_path, path)) == 0
     assert len((only_run(tmp_path) / "epochs.csv").read_text().splitlines()) - 1 == 3
@@ -352,8 +510,16 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
         ("clean", ["--bs", "500"], "clean has 90 training images, fewer than --bs 500"),
         ("clean", ["--set", "train.epochs"], "--set train.epochs is not NAME=VALUE"),
         ("clean", ["--set", "data.train=nowhere"], "there are no images in"),
-        ("clean", ["--set", "data.root=nowhere"], "data.root: nowhere does not exist; make_data.py prepare"),
-        ("clean", ["--set", "data.classes=cifar10"], "num_classes 3, but data.classes cifar10 has 10 classes"),
+        (
+            "clean",
+            ["--set", "data.root=nowhere"],
+            "data.root: nowhere does not exist; make_data.py prepare",
+        ),
+        (
+            "clean",
+            ["--set", "data.classes=cifar10"],
+            "num_classes 3, but data.classes cifar10 has 10 classes",
+        ),
         (
             "clean",
             ["--set", "data.classes=cifar10", "classifier.num_classes=10"],
@@ -361,7 +527,11 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
         ),
         ("adapt", ["--dt", "jpeg", "--init", ""], "data.adapted: "),
         ("clean", ["--init", "nowhere.pth"], "init: nowhere.pth is not a file; give --init FILE"),
-        ("clean", ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"], "OpenMMLab's model zoo"),
+        (
+            "clean",
+            ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"],
+            "OpenMMLab's model zoo",
+        ),
         ("clean", ["--set", "init=pretrained"], "the backbone names no pretrained weights"),
         ("clean", ["-d", "7"], "--device 7: there is no GPU"),
         ("clean", ["-r", "nowhere/model_best.pth"], "there is no resume.pt beside it"),
@@ -405,7 +575,9 @@ def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):
     from DistilledClassifier import degradations
 
-    invert = degradations.Degradation(lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5)
+    invert = degradations.Degradation(
+        lambda image, level, rng, behavior: 255 - image, training=(0, 1, 1), test=(1,) * 5
+    )
     monkeypatch.setitem(degradations.DEGRADATIONS, "invert", invert)
     experiment = config.load(stages["deg"], {"known": ["invert"]})
     (view,) = views(experiment, "train")
@@ -415,9 +587,20 @@ def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeyp
 def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monkeypatch):
     from DistilledClassifier import losses as loss_module
 
-    monkeypatch.setitem(loss_module.SUPERVISED, "confidence", lambda student, labels: student.logits.square().mean())
-    assert train.main(flags(tmp_path, stages["clean"], "--set", "loss={cross_entropy: 1, confidence: 0.1}")) == 0
-    assert (only_run(tmp_path) / "losses.csv").read_text().startswith("step,loss,cross_entropy,confidence\n")
+    monkeypatch.setitem(
+        loss_module.SUPERVISED, "confidence", lambda student, labels: student.logits.square().mean()
+    )
+    assert (
+        train.main(
+            flags(tmp_path, stages["clean"], "--set", "loss={cross_entropy: 1, confidence: 0.1}")
+        )
+        == 0
+    )
+    assert (
+        (only_run(tmp_path) / "losses.csv")
+        .read_text()
+        .startswith("step,loss,cross_entropy,confidence\n")
+    )
 
 
 def test_bfloat16_trains_to_about_the_same_loss(stages):
@@ -442,9 +625,17 @@ def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     read, digested = [], []
     load, digest = classifiers.checkpoints.read_tensors, files.sha256
-    monkeypatch.setattr(classifiers.checkpoints, "read_tensors", lambda path, what: (read.append(path), load(path, what))[1])
+    monkeypatch.setattr(
+        classifiers.checkpoints,
+        "read_tensors",
+        lambda path, what: (read.append(path), load(path, what))[1],
+    )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
-    more = ["--set", "known=[clean]", "teachers=clean"]  # the clean classifier is the beginning and the teacher
+    more = [
+        "--set",
+        "known=[clean]",
+        "teachers=clean",
+    ]  # the clean classifier is the beginning and the teacher
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
     best = only_run(tmp_path) / "model_best.pth"
     assert read == [best] and digested == [best]

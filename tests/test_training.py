@@ -28,7 +28,9 @@ class Told(torch.nn.Module):
 
 
 def images(count=12, size=16):
-    return torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (count, 3, size, size)).astype(np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(0).uniform(-1, 1, (count, 3, size, size)).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("learn_sigma", [False, True])
@@ -36,7 +38,9 @@ def test_the_right_noise_has_no_loss_but_the_variance_term(learn_sigma):
     diffusion = Diffusion(learn_sigma=learn_sigma)
     x0, noise, index = images(4), torch.randn(4, 3, 16, 16), torch.tensor([5, 200, 700, 999])
     low = torch.full_like(noise, -1.0)  # the posterior's variance
-    losses = training_losses(Told(torch.cat([noise, low], 1) if learn_sigma else noise), diffusion, x0, index, noise)
+    losses = training_losses(
+        Told(torch.cat([noise, low], 1) if learn_sigma else noise), diffusion, x0, index, noise
+    )
     torch.testing.assert_close(losses["mse"], torch.zeros(4))
     if learn_sigma:  # mean and variance are the posterior's: no divergence
         torch.testing.assert_close(losses["vb"], torch.zeros(4), atol=1e-4, rtol=0)
@@ -47,14 +51,27 @@ def test_the_variance_term_is_the_divergence_of_two_gaussians_in_bits():
     x0, noise, t = images(1), torch.randn(1, 3, 16, 16), 300
     output = noise + 0.3
     fraction = torch.full_like(noise, 0.2)
-    losses = training_losses(Told(torch.cat([output, fraction], 1)), diffusion, x0, torch.tensor([t]), noise)
+    losses = training_losses(
+        Told(torch.cat([output, fraction], 1)), diffusion, x0, torch.tensor([t]), noise
+    )
     signal = diffusion.alphas_cumprod[t]
     x_t = math.sqrt(signal) * x0 + math.sqrt(1 - signal) * noise
-    mean = diffusion.posterior_mean((x_t - math.sqrt(1 - signal) * output) / math.sqrt(signal), x_t, t)
-    p = torch.distributions.Normal(
-        mean, math.exp(0.5 * (0.6 * math.log(diffusion.betas[t]) + 0.4 * diffusion.posterior_log_variance_clipped[t]))
+    mean = diffusion.posterior_mean(
+        (x_t - math.sqrt(1 - signal) * output) / math.sqrt(signal), x_t, t
     )
-    q = torch.distributions.Normal(diffusion.posterior_mean(x0, x_t, t), math.sqrt(diffusion.posterior_variance[t]))
+    p = torch.distributions.Normal(
+        mean,
+        math.exp(
+            0.5
+            * (
+                0.6 * math.log(diffusion.betas[t])
+                + 0.4 * diffusion.posterior_log_variance_clipped[t]
+            )
+        ),
+    )
+    q = torch.distributions.Normal(
+        diffusion.posterior_mean(x0, x_t, t), math.sqrt(diffusion.posterior_variance[t])
+    )
     expected = torch.distributions.kl_divergence(q, p).mean() / math.log(2)
     torch.testing.assert_close(losses["vb"][0], expected, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(losses["loss"], losses["mse"] + losses["vb"])
@@ -65,14 +82,20 @@ def test_the_probabilities_of_all_grey_levels_sum_to_one():
 
     levels = torch.arange(256) / 127.5 - 1
     for mean, deviation in ((0.1, 0.05), (0.99, 0.3), (-1.0, 0.01)):
-        total = _log_likelihood_of_levels(levels, torch.tensor(mean), torch.tensor(math.log(deviation))).exp().sum()
+        total = (
+            _log_likelihood_of_levels(levels, torch.tensor(mean), torch.tensor(math.log(deviation)))
+            .exp()
+            .sum()
+        )
         assert float(total) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_variance_trains_without_touching_the_noise():
     diffusion = Diffusion(learn_sigma=True)
     model = Told(torch.cat([torch.randn(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)], 1))
-    training_losses(model, diffusion, images(2), torch.tensor([0, 500]), torch.randn(2, 3, 16, 16))["vb"].sum().backward()
+    training_losses(model, diffusion, images(2), torch.tensor([0, 500]), torch.randn(2, 3, 16, 16))[
+        "vb"
+    ].sum().backward()
     noise, variance = model.output.grad.chunk(2, 1)
     assert not noise.any() and variance.any()
 
@@ -80,7 +103,11 @@ def test_the_variance_trains_without_touching_the_noise():
 def test_rescaled_times_run_over_0_to_1000():
     model = Told(torch.zeros(2, 3, 16, 16))
     training_losses(
-        model, Diffusion(steps=4000, rescale_timesteps=True), images(2), torch.tensor([0, 3999]), torch.zeros(2, 3, 16, 16)
+        model,
+        Diffusion(steps=4000, rescale_timesteps=True),
+        images(2),
+        torch.tensor([0, 3999]),
+        torch.zeros(2, 3, 16, 16),
     )
     torch.testing.assert_close(model.times, torch.tensor([0.0, 999.75]))
 
@@ -99,7 +126,13 @@ def run(recipe, *, stops=(), lr=1e-3, **changes):
     state = new()
     rate = make_rate(lr, {"type": "linear"}, recipe)
     for stop in (*stops, None):
-        fit(state, batches, recipe, rate, after_look=lambda state=state, stop=stop: state.step == stop)
+        fit(
+            state,
+            batches,
+            recipe,
+            rate,
+            after_look=lambda state=state, stop=stop: state.step == stop,
+        )
         if stop is not None:
             saved = copy.deepcopy(state.as_dict())
             state = new()
@@ -123,7 +156,9 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights():
     whole, broken = run(RECIPE), run(RECIPE, stops=(2, 5))
     assert whole.losses == broken.losses and whole.step == broken.step == 6
     for name in ("task", "ema"):
-        for one, two in zip(whole.as_dict()[name].values(), broken.as_dict()[name].values(), strict=True):
+        for one, two in zip(
+            whole.as_dict()[name].values(), broken.as_dict()[name].values(), strict=True
+        ):
             assert torch.equal(one, two)
 
 
@@ -135,7 +170,9 @@ def test_accumulation_averaged_weights_and_dropout_resume_bitwise_too():
 
 
 def test_parts_of_a_batch_add_up_to_it():
-    np.testing.assert_allclose(of_step(run(RECIPE)), of_step(run(replace(RECIPE, accumulate=2))), rtol=1e-4)
+    np.testing.assert_allclose(
+        of_step(run(RECIPE)), of_step(run(replace(RECIPE, accumulate=2))), rtol=1e-4
+    )
 
 
 def test_training_learns_and_the_average_lags_behind():
@@ -146,7 +183,9 @@ def test_training_learns_and_the_average_lags_behind():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(FloatingPointError, match="the loss at step 1 is nan|the loss at step 2 is nan"):
+    with pytest.raises(
+        FloatingPointError, match="the loss at step 1 is nan|the loss at step 2 is nan"
+    ):
         run(replace(RECIPE, clip_norm=0, warmup=0), lr=1e30)
 
 
@@ -215,8 +254,12 @@ def test_a_task_of_its_own_needs_nothing_of_the_loop():
     state = regress(Recipe(epochs=8), after_epoch=best.append)
     errors = [row["error"] for row in state.epochs]
     assert errors[-1] < 0.6 * errors[0] and len(state.epochs) == 8 and state.step == 40
-    assert best[0] and state.best == min(errors) and state.best_epoch == 1 + errors.index(min(errors))
-    assert [moment.step for moment in state.task.moments] == list(range(40)) and state.task.moments[20].spent == 0.5
+    assert (
+        best[0] and state.best == min(errors) and state.best_epoch == 1 + errors.index(min(errors))
+    )
+    assert [moment.step for moment in state.task.moments] == list(range(40)) and state.task.moments[
+        20
+    ].spent == 0.5
 
 
 def test_a_run_stops_early_where_the_error_no_longer_falls(monkeypatch):
@@ -229,8 +272,13 @@ def test_teachers_are_outside_the_state_and_never_change():
     teacher = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).eval().requires_grad_(False)
     before = copy.deepcopy(teacher.state_dict())
     state = regress(Recipe(epochs=2, ema=0.9), teacher=teacher)
-    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items()) and not teacher.training
-    assert not any("teacher" in name for name in (*state.task.state_dict(), *state.as_dict()["ema"]))
+    assert (
+        all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+        and not teacher.training
+    )
+    assert not any(
+        "teacher" in name for name in (*state.task.state_dict(), *state.as_dict()["ema"])
+    )
 
 
 def test_averaged_weights_have_averaged_parameters_and_copied_buffers_and_are_what_is_judged():
@@ -248,12 +296,18 @@ def test_a_part_of_a_batch_counts_as_much_as_its_share():
     recipe = Recipe(steps=1)
     whole, parts = regress(recipe), regress(recipe, accumulate=4)
     assert len(parts.task.moments) == 4 and whole.step == parts.step == 1
-    torch.testing.assert_close(whole.task.gain.bias, parts.task.gain.bias, rtol=0.2, atol=0.05)  # BatchNorm sees parts
+    torch.testing.assert_close(
+        whole.task.gain.bias, parts.task.gain.bias, rtol=0.2, atol=0.05
+    )  # BatchNorm sees parts
 
 
 def test_norms_and_biases_can_be_left_out_of_the_decay():
     for decays, groups in ((True, 1), (False, 2)):
-        state = start(Regression(), Recipe(steps=1, decay_norms=decays), {"type": "AdamW", "lr": 1.0, "weight_decay": 0.3})
+        state = start(
+            Regression(),
+            Recipe(steps=1, decay_norms=decays),
+            {"type": "AdamW", "lr": 1.0, "weight_decay": 0.3},
+        )
         assert len(state.optimizer.param_groups) == groups
     weights, others = state.optimizer.param_groups
     assert weights["weight_decay"] == 0.3 and others["weight_decay"] == 0.0
@@ -272,7 +326,9 @@ def test_norms_and_biases_can_be_left_out_of_the_decay():
 )
 def test_the_learning_rate_follows_its_schedule_over_the_budget(schedule, rates):
     rate = make_rate(1.0, schedule, Recipe(epochs=10))
-    assert [rate(Moment(step, step / 100)) for step in (0, 50, 100)] == pytest.approx(rates, abs=1e-6)
+    assert [rate(Moment(step, step / 100)) for step in (0, 50, 100)] == pytest.approx(
+        rates, abs=1e-6
+    )
     risen = make_rate(1.0, {"type": "constant"}, Recipe(epochs=10, warmup=10))
     assert [risen(Moment(step, 0)) for step in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1, 1])
 

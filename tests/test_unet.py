@@ -7,11 +7,18 @@ from helpers import UNET_FLAGS, parity, tensor, tiny_unet, unet_of
 
 from DDA.image_adapt.unet import create_unet, timestep_embedding
 
-FILES = ["02_unet_a_cifar", "02_unet_b_imagenet_shrunk", "02_unet_c_classcond", "02_unet_d_neworder"]
+FILES = [
+    "02_unet_a_cifar",
+    "02_unet_b_imagenet_shrunk",
+    "02_unet_c_classcond",
+    "02_unet_d_neworder",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(("rule", "out_atol", "vjp_atol"), [("plain", 2e-6, 2e-6), ("hot", 1e-4, 5e-4)])
+@pytest.mark.parametrize(
+    ("rule", "out_atol", "vjp_atol"), [("plain", 2e-6, 2e-6), ("hot", 1e-4, 5e-4)]
+)
 def test_outputs_and_input_gradients_equal_the_reference(name, rule, out_atol, vjp_atol):
     expected, meta = parity(name)
     model = unet_of(meta["flags"], rule)
@@ -33,7 +40,10 @@ def test_names_shapes_and_counts_equal_the_reference(name):
     np.testing.assert_array_equal(probe.numpy(), expected["weight_probe_first5"])
 
 
-@pytest.mark.parametrize(("config", "tensors", "parameters"), [("imagenet256", 566, 552814086), ("cifar10", 446, 52546438)])
+@pytest.mark.parametrize(
+    ("config", "tensors", "parameters"),
+    [("imagenet256", 566, 552814086), ("cifar10", 446, 52546438)],
+)
 def test_the_published_networks_have_the_published_tensors(config, tensors, parameters):
     expected, meta = parity("02_unet_fullsize_names")
     with torch.device("meta"):
@@ -47,7 +57,9 @@ def _same_tensors(model, expected, prefix):
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     names = expected[f"{prefix}state_names"].tolist()
     assert sorted(shapes) == names
-    assert [shapes[name] for name in names] == json.loads(str(expected[f"{prefix}state_shapes_json"]))
+    assert [shapes[name] for name in names] == json.loads(
+        str(expected[f"{prefix}state_shapes_json"])
+    )
     assert sum(p.numel() for p in model.parameters()) == int(expected[f"{prefix}param_count"])
 
 

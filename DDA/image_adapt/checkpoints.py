@@ -21,26 +21,63 @@ from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions,
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
 # so a process of another length needs rescaled times.
-ALIKE = dict(num_heads=4, num_heads_upsample=-1, use_new_attention_order=False, diffusion_steps=1000, rescale_timesteps=True)
+ALIKE = dict(
+    num_heads=4,
+    num_heads_upsample=-1,
+    use_new_attention_order=False,
+    diffusion_steps=1000,
+    rescale_timesteps=True,
+)
 PUBLISHED = (
     (
-        dict(num_channels=256, channel_mult=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention_levels=(3, 4, 5), learn_sigma=True,
-             resblock_updown=True, use_scale_shift_norm=True),
+        dict(
+            num_channels=256,
+            channel_mult=(1, 1, 2, 2, 4, 4),
+            num_res_blocks=2,
+            attention_levels=(3, 4, 5),
+            learn_sigma=True,
+            resblock_updown=True,
+            use_scale_shift_norm=True,
+        ),
         dict(image_size=256, num_head_channels=64, noise_schedule="linear", **ALIKE),
     ),
     (
-        dict(num_channels=128, channel_mult=(1, 2, 2, 2), num_res_blocks=3, attention_levels=(1, 2), learn_sigma=True,
-             resblock_updown=False, use_scale_shift_norm=True),
+        dict(
+            num_channels=128,
+            channel_mult=(1, 2, 2, 2),
+            num_res_blocks=3,
+            attention_levels=(1, 2),
+            learn_sigma=True,
+            resblock_updown=False,
+            use_scale_shift_norm=True,
+        ),
         dict(image_size=32, num_head_channels=-1, noise_schedule="cosine", **ALIKE),
     ),
-)  # fmt: skip
+)
 
 # told by the tensors
-RECOGNISED = ("num_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "class_cond", "learn_sigma",
-              "resblock_updown", "use_scale_shift_norm")  # fmt: skip
+RECOGNISED = (
+    "num_channels",
+    "channel_mult",
+    "num_res_blocks",
+    "attention_resolutions",
+    "class_cond",
+    "learn_sigma",
+    "resblock_updown",
+    "use_scale_shift_norm",
+)
 # not told by them, and their types
-UNTOLD = dict(image_size=int, num_heads=int, num_head_channels=int, num_heads_upsample=int, use_new_attention_order=bool,
-              diffusion_steps=int, noise_schedule=str, rescale_timesteps=bool, fixed_variance=str)  # fmt: skip
+UNTOLD = dict(
+    image_size=int,
+    num_heads=int,
+    num_head_channels=int,
+    num_heads_upsample=int,
+    use_new_attention_order=bool,
+    diffusion_steps=int,
+    noise_schedule=str,
+    rescale_timesteps=bool,
+    fixed_variance=str,
+)
 DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
 NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
@@ -54,26 +91,47 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"--model_path {path} does not exist")
     try:
         # files from before torch 1.6 are no zip archives and cannot be mapped
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except Exception as error:  # torch reports damaged files through many types
         fault = f"({path.stat().st_size:,} bytes) is cut off or no torch checkpoint; get it again"
-        if isinstance(error, pickle.UnpicklingError) and re.search("[Ww]eights only|Unsupported", str(error)):
-            fault = ("holds more than tensors and loading it would execute code; it was not loaded. "
-                     "Save the plain state dict: torch.save(model.state_dict(), path)")  # fmt: skip
+        if isinstance(error, pickle.UnpicklingError) and re.search(
+            "[Ww]eights only|Unsupported", str(error)
+        ):
+            fault = (
+                "holds more than tensors and loading it would execute code; it was not loaded. "
+                "Save the plain state dict: torch.save(model.state_dict(), path)"
+            )
         raise ValueError(f"--model_path {path} {fault}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        inner = f" Its parts are {', '.join(map(str, list(state)[:6]))}." if isinstance(state, Mapping) else ""
-        raise ValueError(f"--model_path {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        inner = (
+            f" Its parts are {', '.join(map(str, list(state)[:6]))}."
+            if isinstance(state, Mapping)
+            else ""
+        )
+        raise ValueError(
+            f"--model_path {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}"
+        )
     return dict(state)
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     """What the tensors tell: the flags of RECOGNISED, with ``attention_levels`` (0 = full size) for attention_resolutions."""
     shape = {name: tuple(value.shape) for name, value in state.items()}
-    needed = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight", "middle_block.0.in_layers.2.weight")
+    needed = (
+        "time_embed.0.weight",
+        "input_blocks.0.0.weight",
+        "out.2.weight",
+        "middle_block.0.in_layers.2.weight",
+    )
     if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
         known = ", ".join(list(shape)[:3]) or "no tensors"
-        raise ValueError(f"--model_path {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)")
+        raise ValueError(
+            f"--model_path {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)"
+        )
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
     # an output stage that ends in an upsampling closes a level: a convolution, or a second residual block
@@ -85,22 +143,33 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     first = [1 + level * per_level for level in range(levels)]
     names = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
     if blocks != levels * per_level or per_level < 2 or not all(name in shape for name in names):
-        raise ValueError(f"--model_path {path} has a U-Net whose levels differ in their number of blocks; none of ours fits")
+        raise ValueError(
+            f"--model_path {path} has a U-Net whose levels differ in their number of blocks; none of ours fits"
+        )
     widths = [shape[name][0] for name in names]
-    scale_shift = shape["middle_block.0.emb_layers.1.weight"][0] == 2 * shape["middle_block.0.out_layers.3.weight"][0]
+    scale_shift = (
+        shape["middle_block.0.emb_layers.1.weight"][0]
+        == 2 * shape["middle_block.0.out_layers.3.weight"][0]
+    )
     return {
         "num_channels": channels,
         "channel_mult": tuple(width / channels for width in widths),
         "num_res_blocks": per_level - 1,
-        "attention_levels": tuple(level for level in range(levels) if f"input_blocks.{first[level]}.1.qkv.weight" in shape),
+        "attention_levels": tuple(
+            level for level in range(levels) if f"input_blocks.{first[level]}.1.qkv.weight" in shape
+        ),
         "class_cond": "label_emb.weight" in shape,
         "learn_sigma": shape["out.2.weight"][0] == 6,
-        "resblock_updown": any(f"output_blocks.{i}.{j}.in_layers.0.weight" in shape for i in ups for j in (1, 2)),
+        "resblock_updown": any(
+            f"output_blocks.{i}.{j}.in_layers.0.weight" in shape for i in ups for j in (1, 2)
+        ),
         "use_scale_shift_norm": scale_shift,
     }
 
 
-def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(
+    path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, Any]
+) -> dict[str, Any]:
     """All architecture and process settings of a checkpoint: the flags of RECOGNISED and UNTOLD.
 
     flags: what the user gave; a missing name or None was not given. Raises ValueError naming every flag that contradicts the
@@ -118,7 +187,9 @@ def resolve(path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, A
     return settings
 
 
-def _refuse_contradictions(path: Path, word: str, given: Mapping[str, Any], told: Mapping[str, Any], size: int = 0) -> None:
+def _refuse_contradictions(
+    path: Path, word: str, given: Mapping[str, Any], told: Mapping[str, Any], size: int = 0
+) -> None:
     """Raise ValueError naming every flag that contradicts what a file tells. size: of the images, where it tells sizes."""
     wrong = [
         f"--{name} {given[name]}, but the {word} says {'none' if value == '' else value}"
@@ -126,26 +197,43 @@ def _refuse_contradictions(path: Path, word: str, given: Mapping[str, Any], told
         if name in given and not _agree(name, given[name], value, size)
     ]
     if wrong:
-        raise ValueError(f"these flags contradict {path}: {'; '.join(wrong)}. Leave them out: the {word} tells them")
+        raise ValueError(
+            f"these flags contradict {path}: {'; '.join(wrong)}. Leave them out: the {word} tells them"
+        )
 
 
 def _agree(name: str, given: Any, told: Any, size: int) -> bool:
     if name == "channel_mult":
         return not given or parse_channel_mult(given, size) == parse_channel_mult(told, size)
     if name == "attention_resolutions":
-        return set(parse_attention_resolutions(given, size)) == set(parse_attention_resolutions(told, size))
+        return set(parse_attention_resolutions(given, size)) == set(
+            parse_attention_resolutions(told, size)
+        )
     return given == told
 
 
 def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     there = path.with_suffix(".json")
-    beside = {name: value for name, value in read_json(there).items() if name in UNTOLD} if there.is_file() else {}
+    beside = (
+        {name: value for name, value in read_json(there).items() if name in UNTOLD}
+        if there.is_file()
+        else {}
+    )
     for name, value in beside.items():
         if type(value) is not UNTOLD[name]:
             raise ValueError(f"{there} says {name} {value!r}; it must be {UNTOLD[name].__name__}")
     _refuse_contradictions(there, ".json", given, beside)
-    table = next((extra for features, extra in PUBLISHED if all(told[name] == features[name] for name in features)), {})
-    settings = {name: source[name] for source in (table, beside, given) for name in UNTOLD if name in source}
+    table = next(
+        (
+            extra
+            for features, extra in PUBLISHED
+            if all(told[name] == features[name] for name in features)
+        ),
+        {},
+    )
+    settings = {
+        name: source[name] for source in (table, beside, given) for name in UNTOLD if name in source
+    }
     missing = [name for name in _needed(told, settings) if name not in settings]
     if missing:
         raise ValueError(
@@ -153,8 +241,14 @@ def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[
             " (guided-diffusion's defaults: --num_heads 4 --num_head_channels -1 --use_new_attention_order False"
             " --diffusion_steps 1000 --noise_schedule linear --rescale_timesteps False --fixed_variance large)"
         )
-    defaults = dict(num_heads=4, num_head_channels=-1, num_heads_upsample=-1, use_new_attention_order=False,
-                    rescale_timesteps=False, fixed_variance="large")  # fmt: skip
+    defaults = dict(
+        num_heads=4,
+        num_head_channels=-1,
+        num_heads_upsample=-1,
+        use_new_attention_order=False,
+        rescale_timesteps=False,
+        fixed_variance="large",
+    )
     return {**defaults, **settings}
 
 
@@ -188,7 +282,9 @@ def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
         model = create_unet(**unet_flags)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
-    odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    odd = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
     if odd:
         name = odd[0]
         raise ValueError(

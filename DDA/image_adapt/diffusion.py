@@ -30,8 +30,12 @@ def named_betas(noise_schedule: str, steps: int) -> np.ndarray:
         def signal(u: float) -> float:
             return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
-        return np.array([min(1 - signal((i + 1) / steps) / signal(i / steps), 0.999) for i in range(steps)])
-    raise ValueError(f"noise_schedule {noise_schedule!r} is unknown; use one of {', '.join(NOISE_SCHEDULES)}")
+        return np.array(
+            [min(1 - signal((i + 1) / steps) / signal(i / steps), 0.999) for i in range(steps)]
+        )
+    raise ValueError(
+        f"noise_schedule {noise_schedule!r} is unknown; use one of {', '.join(NOISE_SCHEDULES)}"
+    )
 
 
 def respaced_timesteps(steps: int, respacing: str) -> list[int]:
@@ -49,7 +53,9 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
         for stride in range(1, steps + 1):
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
-        raise ValueError(f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives {count} timesteps")
+        raise ValueError(
+            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives {count} timesteps"
+        )
     counts = [_count(part, respacing) for part in respacing.split(",")]
     length, remainder = divmod(steps, len(counts))
     kept: list[int] = []
@@ -57,7 +63,9 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
     for section, count in enumerate(counts):
         size = length + (section < remainder)
         if count > size:
-            raise ValueError(f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has {size}")
+            raise ValueError(
+                f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has {size}"
+            )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0  # accumulated, not multiplied: the published lists depend on the rounding of the running sum
         for _ in range(count):
@@ -69,7 +77,9 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
 
 def _count(text: str, respacing: str) -> int:
     if not text.strip().isdigit() or int(text) < 1:
-        raise ValueError(f'timestep_respacing {respacing!r} is not a form like "100", "10,20,30" or "ddim25"')
+        raise ValueError(
+            f'timestep_respacing {respacing!r} is not a form like "100", "10,20,30" or "ddim25"'
+        )
     return int(text)
 
 
@@ -105,7 +115,9 @@ class Diffusion:
         if steps < 2:
             raise ValueError(f"a diffusion needs at least 2 steps, not {steps}")
         if fixed_variance not in FIXED_VARIANCES:
-            raise ValueError(f"fixed_variance {fixed_variance!r} is unknown; use one of {', '.join(FIXED_VARIANCES)}")
+            raise ValueError(
+                f"fixed_variance {fixed_variance!r} is unknown; use one of {', '.join(FIXED_VARIANCES)}"
+            )
         self.original_steps = steps
         self.learn_sigma = learn_sigma
         self.rescale_timesteps = rescale_timesteps
@@ -131,7 +143,9 @@ class Diffusion:
         second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
         self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
         large = np.append(second, betas[1:])
-        self._fixed_log_variance = np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
+        self._fixed_log_variance = (
+            np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
+        )
         self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
         self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
 
@@ -151,7 +165,9 @@ class Diffusion:
         part = copy.copy(self)
         part.timestep_map = [self.timestep_map[index] for index in kept]
         signal = self.alphas_cumprod[kept]
-        part._make_tables(self.betas[:count] if steps == count else 1 - signal / np.append(1.0, signal[:-1]))
+        part._make_tables(
+            self.betas[:count] if steps == count else 1 - signal / np.append(1.0, signal[:-1])
+        )
         return part
 
     def q_sample(self, x0: torch.Tensor, index: int, noise: torch.Tensor) -> torch.Tensor:
@@ -172,12 +188,17 @@ class Diffusion:
 
     def posterior_mean(self, x0: torch.Tensor, x_t: torch.Tensor, index: int) -> torch.Tensor:
         """The mean of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7)."""
-        return float(self.posterior_mean_coef1[index]) * x0 + float(self.posterior_mean_coef2[index]) * x_t
+        return (
+            float(self.posterior_mean_coef1[index]) * x0
+            + float(self.posterior_mean_coef2[index]) * x_t
+        )
 
     def _model_times(self, index: int, x_t: torch.Tensor) -> torch.Tensor:
         time = self.timestep_map[index]
         if self.rescale_timesteps:
-            return torch.full((x_t.shape[0],), time * (1000 / self.original_steps), device=x_t.device)
+            return torch.full(
+                (x_t.shape[0],), time * (1000 / self.original_steps), device=x_t.device
+            )
         return torch.full((x_t.shape[0],), time, device=x_t.device)
 
     def _split(self, output: torch.Tensor, channels: int, index: int):
@@ -199,7 +220,9 @@ class Diffusion:
 # returns the clean image, without noise.
 
 
-def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None) -> torch.Tensor:
+def ddpm_step(
+    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
+) -> torch.Tensor:
     """One ancestral step (DDPM, algorithm 2)."""
     mean = diffusion.posterior_mean(prediction.x0, x_t, index)
     if index == 0:
@@ -209,10 +232,20 @@ def ddpm_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, i
 
 
 def ddim_step(
-    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None, *, eta: float = 0.0
+    diffusion: Diffusion,
+    x_t: torch.Tensor,
+    prediction: Prediction,
+    index: int,
+    noise,
+    last=None,
+    *,
+    eta: float = 0.0,
 ) -> torch.Tensor:
     """One step of DDIM (arXiv:2010.02502, eq. 12 and 16); eta 0 is deterministic, 1 as noisy as DDPM with small variances."""
-    signal, after = float(diffusion.alphas_cumprod[index]), float(diffusion.alphas_cumprod_prev[index])
+    signal, after = (
+        float(diffusion.alphas_cumprod[index]),
+        float(diffusion.alphas_cumprod_prev[index]),
+    )
     if index == 0:
         return prediction.x0
     sigma = eta * math.sqrt((1 - after) / (1 - signal) * (1 - signal / after))
@@ -221,7 +254,9 @@ def ddim_step(
     return x + sigma * noise if sigma else x
 
 
-def dpmpp2m_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None) -> torch.Tensor:
+def dpmpp2m_step(
+    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
+) -> torch.Tensor:
     """One step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); the first and the last are of order 1."""
     if index == 0:
         return prediction.x0
@@ -229,7 +264,11 @@ def dpmpp2m_step(diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction
     lam = np.log(alpha / sigma)
     h = lam[index - 1] - lam[index]
     x0 = prediction.x0
-    if last is not None and index > 1:  # the jump in log-SNR to index 0 is too long to extrapolate over
+    if (
+        last is not None and index > 1
+    ):  # the jump in log-SNR to index 0 is too long to extrapolate over
         r = (lam[index] - lam[index + 1]) / h
         x0 = x0 + (x0 - last.x0) / float(2 * r)
-    return float(sigma[index - 1] / sigma[index]) * x_t - float(alpha[index - 1] * np.expm1(-h)) * x0
+    return (
+        float(sigma[index - 1] / sigma[index]) * x_t - float(alpha[index - 1] * np.expm1(-h)) * x0
+    )

@@ -17,7 +17,9 @@ Predict = Callable[[torch.Tensor], Prediction]
 Guidance = Callable[[Predict, torch.Tensor, float], tuple[Prediction, torch.Tensor | float]]
 
 
-def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: str = "image") -> Guidance:
+def gradient(
+    reference: torch.Tensor, *, factor: int, scale: float, norm_over: str = "image"
+) -> Guidance:
     """DDA's guidance: minus ``scale`` times the gradient of || LP_D(reference) - LP_D(x0_hat) ||_2 with respect to x_t.
 
     The gradient goes through the clamp and the whole network (DDA, algorithm 1). norm_over: "image" takes each image's own
@@ -28,7 +30,9 @@ def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: s
         raise ValueError(f'norm_over {norm_over!r} is unknown; use "image" or "batch"')
     wanted = low_pass(reference, factor)
 
-    def guide(predict: Predict, x_t: torch.Tensor, signal: float) -> tuple[Prediction, torch.Tensor]:
+    def guide(
+        predict: Predict, x_t: torch.Tensor, signal: float
+    ) -> tuple[Prediction, torch.Tensor]:
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
             x0, log_variance = predict(x_t)
@@ -43,7 +47,14 @@ def gradient(reference: torch.Tensor, *, factor: int, scale: float, norm_over: s
     return guide
 
 
-def projection(reference: torch.Tensor, *, factor: int, k: float, filter: str = "block", s_y: float | None = None) -> Guidance:
+def projection(
+    reference: torch.Tensor,
+    *,
+    factor: int,
+    k: float,
+    filter: str = "block",
+    s_y: float | None = None,
+) -> Guidance:
     """Guidance without a gradient: x0' = x0_hat + k_t P(reference - x0_hat) for a low-pass projection P.
 
     This is the update of DDNM (arXiv:2212.00490, eq. 13, k_t = 1), the proximal step of DiffPIR (arXiv:2305.08995) and pi-GDM

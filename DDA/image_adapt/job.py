@@ -119,7 +119,9 @@ def make_plan(
     listed, not_images = [], []
     for cell in cells:
         if os.path.realpath(source.path / cell) == os.path.realpath(save_dir / cell):
-            raise ValueError(f"the copies of {source.path / cell} would lie in {save_dir / cell}, which is the same folder")
+            raise ValueError(
+                f"the copies of {source.path / cell} would lie in {save_dir / cell}, which is the same folder"
+            )
         found, others = source.list(cell, leave_out=save_dir)
         listed.append(found)
         not_images += others
@@ -130,21 +132,37 @@ def make_plan(
         _check_keys(keys, listed, source, cells)
     saved = tree.list_saved(save_dir, cells, at_root=True)
     return plan_of(
-        listed, saved.merged(), cells=cells, num_samples=num_samples, keys=keys, fixed_batch=fixed_batch, anew=anew,
-        source=source, save_dir=save_dir, same_format=same_format, not_images=not_images,
-        in_cells=sum(map(len, saved.images.values())), unfinished=saved.unfinished,
-    )  # fmt: skip
+        listed,
+        saved.merged(),
+        cells=cells,
+        num_samples=num_samples,
+        keys=keys,
+        fixed_batch=fixed_batch,
+        anew=anew,
+        source=source,
+        save_dir=save_dir,
+        same_format=same_format,
+        not_images=not_images,
+        in_cells=sum(map(len, saved.images.values())),
+        unfinished=saved.unfinished,
+    )
 
 
-def _check_keys(keys: frozenset[str], listed: Sequence[list[str]], source: Source, cells: Sequence[str]) -> None:
+def _check_keys(
+    keys: frozenset[str], listed: Sequence[list[str]], source: Source, cells: Sequence[str]
+) -> None:
     """Raise ValueError for keys that the source does not have, and where none of them is in the cells."""
     others = keys - {tree.key_of(path) for paths in listed for path in paths}
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
-        raise ValueError(f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}")
+        raise ValueError(
+            f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}"
+        )
     if keys and others == keys:
-        raise ValueError(f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
-                         "the --corruption, --severity and --train that gate.py was given")  # fmt: skip
+        raise ValueError(
+            f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
+            "the --corruption, --severity and --train that gate.py was given"
+        )
 
 
 def plan_of(
@@ -158,11 +176,20 @@ def plan_of(
     **rest: Any,
 ) -> Plan:
     """The plan for the listed paths of each cell; ``saved``, key to path, may hold other images too; ``rest`` is passed on."""
-    wanted = listed if keys is None else [[path for path in paths if tree.key_of(path) in keys] for paths in listed]
+    wanted = (
+        listed
+        if keys is None
+        else [[path for path in paths if tree.key_of(path) in keys] for paths in listed]
+    )
     planned = list(wanted)
-    if num_samples is not None:  # cells are sorted, and so are the paths in them: these are the first by key
+    if (
+        num_samples is not None
+    ):  # cells are sorted, and so are the paths in them: these are the first by key
         before = itertools.accumulate(map(len, wanted), initial=0)
-        planned = [paths[: max(0, num_samples - count)] for paths, count in zip(wanted, before, strict=False)]
+        planned = [
+            paths[: max(0, num_samples - count)]
+            for paths, count in zip(wanted, before, strict=False)
+        ]
     copies, todo = {}, []
     for path in itertools.chain(*planned):
         key = tree.key_of(path)
@@ -172,15 +199,25 @@ def plan_of(
             todo.append(path)
     groups, neighbours = [todo], frozenset()
     if fixed_batch is not None:
-        batches = (paths[i : i + fixed_batch] for paths in listed for i in range(0, len(paths), fixed_batch))
+        batches = (
+            paths[i : i + fixed_batch]
+            for paths in listed
+            for i in range(0, len(paths), fixed_batch)
+        )
         written = frozenset(todo)
         groups = [batch for batch in batches if not written.isdisjoint(batch)]
         neighbours = frozenset(itertools.chain(*groups)) - written
     return Plan(
-        planned=planned, groups=groups, fixed_batches=fixed_batch is not None, neighbours=neighbours, anew=anew,
-        done={} if anew else copies, replaced=copies if anew else {},
-        elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)), **rest,
-    )  # fmt: skip
+        planned=planned,
+        groups=groups,
+        fixed_batches=fixed_batch is not None,
+        neighbours=neighbours,
+        anew=anew,
+        done={} if anew else copies,
+        replaced=copies if anew else {},
+        elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)),
+        **rest,
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the save folder
@@ -195,37 +232,54 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"--save_dir {plan.save_dir} is a file, not a folder")
     theirs = ledger.read_settings(plan.save_dir)
     if theirs is None and (plan.in_cells or _outside(plan)):
-        raise ValueError(f"--save_dir {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
-                         "choose another folder")  # fmt: skip
+        raise ValueError(
+            f"--save_dir {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
+            "choose another folder"
+        )
     differ = [] if theirs is None else ledger.differences(theirs, settings)
     if not differ:
         return
     if not plan.anew:
-        raise _conflict(plan, differ, "Choose another --save_dir, or make them anew with --overwrite")
+        raise _conflict(
+            plan, differ, "Choose another --save_dir, or make them anew with --overwrite"
+        )
     in_cells = tree.saved_images(plan.save_dir, plan.cells)
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
-        raise _conflict(plan, differ, "--overwrite must make all of them anew, but this plan leaves "
-                                      f"{len(others)}, such as {min(others)}")  # fmt: skip
+        raise _conflict(
+            plan,
+            differ,
+            "--overwrite must make all of them anew, but this plan leaves "
+            f"{len(others)}, such as {min(others)}",
+        )
 
 
 def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
     how = "holds images of" if plan.in_cells or _outside(plan) else "was begun with"
-    return ValueError(f"--save_dir {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}")
+    return ValueError(
+        f"--save_dir {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}"
+    )
 
 
 def _outside(plan: Plan) -> list[str]:
     """The images in the save folder that lie in none of the plan's cells."""
     if plan.cells == ["."] or not plan.save_dir.is_dir():
         return []
-    return [path for path in tree.walk(plan.save_dir, skip=plan.cells) if path.lower().endswith(tree.SUFFIXES)]
+    return [
+        path
+        for path in tree.walk(plan.save_dir, skip=plan.cells)
+        if path.lower().endswith(tree.SUFFIXES)
+    ]
 
 
 def check_source(plan: Plan) -> None:
     """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now."""
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
-        name = ledger.changed(plan.source.digest, {name: known[name] for name in known if tree.key_of(name) in plan.done})
+        name = ledger.changed(
+            plan.source.digest,
+            {name: known[name] for name in known if tree.key_of(name) in plan.done},
+        )
         if name is not None:
             raise ValueError(
                 f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
@@ -251,7 +305,9 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
             tree.write_classes(plan.save_dir, plan.source.classes)
     except OSError as error:
         why = error.strerror or error
-        raise OSError(f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room") from error
+        raise OSError(
+            f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room"
+        ) from error
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -262,10 +318,15 @@ def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
     for cell, names in work.items():
         before = ledger.read_manifest(plan.manifest(cell))
         entries = {
-            "cell": cell, "planned": len(plan.planned[plan.cells.index(cell)]), "source": str(plan.source.path.resolve()),
-            "source_sha256": ledger.sources(plan.source.digest, before, names), **facts,
-        }  # fmt: skip
-        ledger.write_manifest(plan.manifest(cell), entries, before.get("failures", {}), running=True)
+            "cell": cell,
+            "planned": len(plan.planned[plan.cells.index(cell)]),
+            "source": str(plan.source.path.resolve()),
+            "source_sha256": ledger.sources(plan.source.digest, before, names),
+            **facts,
+        }
+        ledger.write_manifest(
+            plan.manifest(cell), entries, before.get("failures", {}), running=True
+        )
 
 
 def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, Any]) -> list[str]:
@@ -278,15 +339,25 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
     worked = {plan.cell_of(name) for name in work}
     manifests = {cell: ledger.read_manifest(plan.manifest(cell)) for cell in plan.cells}
     # running: stopped after its last image
-    cells = [cell for cell in plan.cells if cell in worked or manifests[cell].get("state") == ledger.RUNNING]
+    cells = [
+        cell
+        for cell in plan.cells
+        if cell in worked or manifests[cell].get("state") == ledger.RUNNING
+    ]
     saved = tree.list_saved(plan.save_dir, cells).images
     for cell in cells:
         earlier = manifests[cell].get("failures", {})
-        failed = {name: why for name, why in earlier.items() if tree.key_of(name) not in saved[cell]}
+        failed = {
+            name: why for name, why in earlier.items() if tree.key_of(name) not in saved[cell]
+        }
         failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
         counts = {"images": len(saved[cell]), "failed": len(failed)}
         ledger.write_manifest(plan.manifest(cell), {**manifests[cell], **counts, **facts}, failed)
-    return [path for path in work if tree.key_of(path) not in saved[plan.cell_of(path)] and path not in failures]
+    return [
+        path
+        for path in work
+        if tree.key_of(path) not in saved[plan.cell_of(path)] and path not in failures
+    ]
 
 
 def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np.ndarray:
@@ -308,7 +379,15 @@ def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np
 # ---------------------------------------------------------------------------------------------- the work of one rank
 
 
-def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, image_size: int, threads: int) -> dict[str, str]:
+def run(
+    world: World,
+    plan: Plan,
+    adapt_batch: AdaptBatch,
+    *,
+    batch_size: int,
+    image_size: int,
+    threads: int,
+) -> dict[str, str]:
     """Adapt this rank's share and wait for the others; returns the failures of all ranks, path to reason.
 
     adapt_batch(keys, uint8 (B,S,S,3)) -> float (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises
@@ -316,7 +395,13 @@ def run(world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, i
     """
     counts = _Counts(world, plan)
     decode = partial(_decode, plan.source, image_size)
-    batches = _batches(plan.share(world.rank, world.size), decode, counts.fail, batch_size=batch_size, threads=threads)
+    batches = _batches(
+        plan.share(world.rank, world.size),
+        decode,
+        counts.fail,
+        batch_size=batch_size,
+        threads=threads,
+    )
     # also after an interruption: what is computed is kept
     with _Writer(threads, limit=2 * batch_size) as writer, closing(batches):
         for paths, pixels in batches:
@@ -365,7 +450,11 @@ class _Counts:
         while self._progress and self._ended < self._world.size:
             self._show()
             time.sleep(0.05)
-        return {path: reason for failures in self._world.gather(self._failures) for path, reason in failures.items()}
+        return {
+            path: reason
+            for failures in self._world.gather(self._failures)
+            for path, reason in failures.items()
+        }
 
 
 def _batches(
@@ -377,7 +466,9 @@ def _batches(
     threads: int,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
-    with closing(prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)) as decoded:
+    with closing(
+        prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)
+    ) as decoded:
 
         def readable(group: list[str]) -> Iterator[tuple[str, np.ndarray]]:
             for path, outcome in zip(group, decoded, strict=False):
@@ -435,7 +526,9 @@ def _write(path: Path, image: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, images.to_pixels(image))
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}; make room or choose another --save_dir") from error
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another --save_dir"
+        ) from error
 
 
 def versions() -> dict[str, str]:

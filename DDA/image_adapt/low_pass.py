@@ -33,7 +33,9 @@ def check_factor(size: int, factor: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _matrix(kind: str, size: int, factor: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _matrix(
+    kind: str, size: int, factor: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
     check_factor(size, factor)
     if kind not in FILTERS:
         raise ValueError(f"low-pass filter {kind!r} is unknown; use one of {', '.join(FILTERS)}")

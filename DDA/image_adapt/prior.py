@@ -36,11 +36,19 @@ class Prior:
 
     def network(self, device: torch.device, dtype: str = "float32") -> UNet:
         """The network on a device, its body in ``dtype``. Raises ValueError where it does not fit into the memory."""
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 and float16 are there for speed
+        torch.backends.cudnn.allow_tf32 = (
+            False  # float32 means float32; bfloat16 and float16 are there for speed
+        )
         try:
-            network = checkpoints.build(self.path, self._weights, self.settings).to(device).convert(DTYPES[dtype])
+            network = (
+                checkpoints.build(self.path, self._weights, self.settings)
+                .to(device)
+                .convert(DTYPES[dtype])
+            )
         except torch.OutOfMemoryError:
-            raise ValueError(f"the network of --model_path {self.path} does not fit into the memory of {device}") from None
+            raise ValueError(
+                f"the network of --model_path {self.path} does not fit into the memory of {device}"
+            ) from None
         # the layout in which oneDNN convolves fastest
         return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
 
@@ -55,17 +63,26 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     settings = checkpoints.resolve(path, weights, flags or {})
     checkpoints.check(path, weights, settings)
     if settings["class_cond"]:
-        raise ValueError(f"--model_path {path} is class-conditional and cannot adapt images whose class is unknown; "
-                         "use an unconditional prior")  # fmt: skip
+        raise ValueError(
+            f"--model_path {path} is class-conditional and cannot adapt images whose class is unknown; "
+            "use an unconditional prior"
+        )
     return Prior(path, weights, settings)
 
 
-def process_of(settings: Mapping[str, Any], respacing: str = "", predict_xstart: bool = False) -> Diffusion:
+def process_of(
+    settings: Mapping[str, Any], respacing: str = "", predict_xstart: bool = False
+) -> Diffusion:
     """The diffusion process of a prior's settings, respaced. predict_xstart: the network predicts x_0, not the noise."""
     return Diffusion(
-        steps=settings["diffusion_steps"], timestep_respacing=respacing, predict_xstart=predict_xstart,
-        **{name: settings[name] for name in ("noise_schedule", "learn_sigma", "fixed_variance", "rescale_timesteps")},
-    )  # fmt: skip
+        steps=settings["diffusion_steps"],
+        timestep_respacing=respacing,
+        predict_xstart=predict_xstart,
+        **{
+            name: settings[name]
+            for name in ("noise_schedule", "learn_sigma", "fixed_variance", "rescale_timesteps")
+        },
+    )
 
 
 def batch_adapter(
@@ -82,6 +99,8 @@ def batch_adapter(
         try:
             return adapt(network, process, reference, draw_noise=noise, **method).cpu().numpy()
         except torch.OutOfMemoryError:
-            raise ValueError(f"--batch_size {len(keys)} does not fit into the memory of {device}; lower it") from None
+            raise ValueError(
+                f"--batch_size {len(keys)} does not fit into the memory of {device}; lower it"
+            ) from None
 
     return adapt_batch

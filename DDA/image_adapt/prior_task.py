@@ -18,7 +18,11 @@ from DDA.training.task import Moment, Task
 
 
 def training_losses(
-    model: nn.Module, diffusion: Diffusion, x0: torch.Tensor, index: torch.Tensor, noise: torch.Tensor
+    model: nn.Module,
+    diffusion: Diffusion,
+    x0: torch.Tensor,
+    index: torch.Tensor,
+    noise: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned variances, ``loss`` to minimise.
 
@@ -40,8 +44,17 @@ def training_losses(
 
 def _tables(diffusion: Diffusion, index: torch.Tensor) -> dict[str, torch.Tensor]:
     """The process's tables at each image's time, each (B,1,1,1)."""
-    names = ("betas", "alphas_cumprod", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2")
-    tables = {name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=index.device) for name in names}
+    names = (
+        "betas",
+        "alphas_cumprod",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+    )
+    tables = {
+        name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=index.device)
+        for name in names
+    }
     return {name: table[index][:, None, None, None] for name, table in tables.items()}
 
 
@@ -55,15 +68,20 @@ def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
     mean = at["posterior_mean_coef1"] * output + at["posterior_mean_coef2"] * x_t
     true_mean = at["posterior_mean_coef1"] * x0 + at["posterior_mean_coef2"] * x_t
     divergence = 0.5 * (
-        log_variance - true_log_variance - 1 + (true_log_variance - log_variance).exp()
+        log_variance
+        - true_log_variance
+        - 1
+        + (true_log_variance - log_variance).exp()
         + (true_mean - mean).square() * (-log_variance).exp()
-    )  # fmt: skip
+    )
     decoder = -_log_likelihood_of_levels(x0, mean, log_variance / 2)
     bits = torch.where(index[:, None, None, None] == 0, decoder, divergence) / math.log(2)
     return bits.mean((1, 2, 3))
 
 
-def _log_likelihood_of_levels(x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
+def _log_likelihood_of_levels(
+    x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor
+) -> torch.Tensor:
     """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
     gap, scale = x - mean, (-log_deviation).exp()
     upper = torch.special.ndtr((gap + 1 / 255) * scale).masked_fill(x > 0.999, 1)
@@ -80,7 +98,9 @@ class PriorTask(Task):
         self._diffusion = diffusion
 
     def forward(self, batch: PriorBatch, moment: Moment) -> dict[str, torch.Tensor]:
-        losses = training_losses(self.model, self._diffusion, batch.x0(), batch.index, batch.noise())
+        losses = training_losses(
+            self.model, self._diffusion, batch.x0(), batch.index, batch.noise()
+        )
         return {name: loss.mean() for name, loss in losses.items()}
 
 
@@ -123,10 +143,24 @@ class PriorBatches:
     """
 
     def __init__(
-        self, load: Callable[[np.ndarray], np.ndarray], count: int, times: int, recipe: Recipe, *, flip: bool = False,
-        rank: int = 0, ranks: int = 1, threads: int = 0,
-    ):  # fmt: skip
-        self._load, self._count, self._times, self._recipe, self._flip = load, count, times, recipe, flip
+        self,
+        load: Callable[[np.ndarray], np.ndarray],
+        count: int,
+        times: int,
+        recipe: Recipe,
+        *,
+        flip: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+        threads: int = 0,
+    ):
+        self._load, self._count, self._times, self._recipe, self._flip = (
+            load,
+            count,
+            times,
+            recipe,
+            flip,
+        )
         self._rank, self._threads = rank, threads
         self._each = recipe.batch_size // ranks // recipe.accumulate
         self.per_epoch = max(1, count // recipe.batch_size)
@@ -145,8 +179,16 @@ class PriorBatches:
             first = (self._rank * recipe.accumulate + part) * self._each
             own = slice(first, first + self._each)
             pixels = torch.from_numpy(self._load(rows[own]))
-            parts.append(PriorBatch(pixels, torch.from_numpy(index[own]), torch.from_numpy(flips[own]), seed, first,
-                                    recipe.batch_size))  # fmt: skip
+            parts.append(
+                PriorBatch(
+                    pixels,
+                    torch.from_numpy(index[own]),
+                    torch.from_numpy(flips[own]),
+                    seed,
+                    first,
+                    recipe.batch_size,
+                )
+            )
         return parts
 
     def _rows(self, step: int) -> np.ndarray:

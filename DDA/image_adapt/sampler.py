@@ -19,9 +19,21 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp2m")
 # copies (JPEG, blur, noise) of training images
 SPEEDS: dict[str, dict[str, Any]] = {
     "exact": dict(diffusion_range=50, factor=4, guidance="gradient", scale=6.0, sampler="ddpm"),
-    "balanced": dict(diffusion_range=16, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=1.0, steps=16),
-    "fast": dict(diffusion_range=12, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=8),
-    "one-shot": dict(diffusion_range=8, factor=2, guidance="projection", k=0.75, sampler="ddim", steps=1),
+    "balanced": dict(
+        diffusion_range=16,
+        factor=2,
+        guidance="projection",
+        k=1.0,
+        sampler="ddim",
+        eta=1.0,
+        steps=16,
+    ),
+    "fast": dict(
+        diffusion_range=12, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=8
+    ),
+    "one-shot": dict(
+        diffusion_range=8, factor=2, guidance="projection", k=0.75, sampler="ddim", steps=1
+    ),
 }
 
 
@@ -60,7 +72,9 @@ def adapt(
     check_range(diffusion, diffusion_range, behavior)
     published = behavior == "published"
     if guidance == "gradient":
-        guide = gradient(reference, factor=factor, scale=scale, norm_over="batch" if published else "image")
+        guide = gradient(
+            reference, factor=factor, scale=scale, norm_over="batch" if published else "image"
+        )
     elif guidance == "projection":
         guide = projection(reference, factor=factor, filter=filter, k=k, s_y=s_y)
     elif guidance == "none":
@@ -71,7 +85,11 @@ def adapt(
     if sampler not in rules:
         raise ValueError(f"sampler {sampler!r} is unknown; use one of {', '.join(SAMPLERS)}")
 
-    x = diffusion.q_sample(reference, diffusion_range if published else diffusion_range - 1, draw_noise(0).to(reference))
+    x = diffusion.q_sample(
+        reference,
+        diffusion_range if published else diffusion_range - 1,
+        draw_noise(0).to(reference),
+    )
     process = diffusion.first(diffusion_range, steps)
     last = None
     for step, index in enumerate(reversed(range(len(process))), start=1):
@@ -92,4 +110,6 @@ def check_range(diffusion: Diffusion, diffusion_range: int, behavior: str) -> No
         raise ValueError(f"behavior {behavior!r} is unknown; use one of {', '.join(BEHAVIORS)}")
     last = len(diffusion) - (behavior == "published")
     if not 1 <= diffusion_range <= last:
-        raise ValueError(f"N {diffusion_range} is outside 1..{last}, the steps of the respaced process ({behavior})")
+        raise ValueError(
+            f"N {diffusion_range} is outside 1..{last}, the steps of the respaced process ({behavior})"
+        )

@@ -13,10 +13,24 @@ from DDA.image_adapt.prior import Prior
 from DDA.image_adapt.sampler import SPEEDS, check_range
 
 # what a rung of the speed ladder sets: its name in `sampler.adapt`, and its value where neither the user nor the rung says it
-PRESET = {"N": ("diffusion_range", None), "D": ("factor", None), "guidance": ("guidance", None), "scale": ("scale", 6.0),
-          "projection": ("filter", "block"), "k": ("k", 1.0), "s_y": ("s_y", None), "sampler": ("sampler", None),
-          "steps": ("steps", None), "eta": ("eta", 0.0)}  # fmt: skip
-READ_BY = {"gradient": ("D", "scale"), "projection": ("D", "projection", "k", "s_y"), "none": (), "ddim": ("eta",)}
+PRESET = {
+    "N": ("diffusion_range", None),
+    "D": ("factor", None),
+    "guidance": ("guidance", None),
+    "scale": ("scale", 6.0),
+    "projection": ("filter", "block"),
+    "k": ("k", 1.0),
+    "s_y": ("s_y", None),
+    "sampler": ("sampler", None),
+    "steps": ("steps", None),
+    "eta": ("eta", 0.0),
+}
+READ_BY = {
+    "gradient": ("D", "scale"),
+    "projection": ("D", "projection", "k", "s_y"),
+    "none": (),
+    "ddim": ("eta",),
+}
 
 
 def complete(given: Mapping[str, Any], speed: str | None, respacing: str) -> dict[str, Any]:
@@ -25,7 +39,9 @@ def complete(given: Mapping[str, Any], speed: str | None, respacing: str) -> dic
     Raises ValueError for a rung, whose N counts in steps of a process of 100, of a process of another length.
     """
     if speed and respacing != "100" and "N" not in given:
-        raise ValueError(f"--speed {speed} counts in steps of --timestep_respacing 100; with {respacing} give --N too")
+        raise ValueError(
+            f"--speed {speed} counts in steps of --timestep_respacing 100; with {respacing} give --N too"
+        )
     rung = SPEEDS[speed or "exact"]
     settings = {name: rung.get(ours, default) for name, (ours, default) in PRESET.items()} | given
     if "steps" not in given and settings["steps"]:
@@ -54,14 +70,23 @@ def check(settings: Mapping[str, Any], process: Diffusion, image_size: int) -> N
         check_range(process, first, settings["behavior"])
     except ValueError as error:
         swapped = 0 < 5 * first <= low_pass <= len(process) and image_size % first == 0
-        hint = f". Are they swapped? The published README prints it so; use --D {first} --N {low_pass}" if swapped else ""
+        hint = (
+            f". Are they swapped? The published README prints it so; use --D {first} --N {low_pass}"
+            if swapped
+            else ""
+        )
         raise ValueError(f"{error}{hint}") from None
     if settings["steps"] is not None and not 1 <= settings["steps"] <= first:
-        raise ValueError(f"steps {settings['steps']} is outside 1..{first}, the indices that --N {first} gives")
+        raise ValueError(
+            f"steps {settings['steps']} is outside 1..{first}, the indices that --N {first} gives"
+        )
     for name, most in (("scale", np.inf), ("k", 1), ("eta", 1), ("s_y", np.inf)):
         value = settings[name]
         if value is not None and not (np.isfinite(value) and 0 <= value <= most):
-            raise ValueError(f"{name} {value} must be a number of at least 0" + (" and at most 1" if most == 1 else ""))
+            raise ValueError(
+                f"{name} {value} must be a number of at least 0"
+                + (" and at most 1" if most == 1 else "")
+            )
 
 
 def identity(prior: Prior, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -72,4 +97,11 @@ def identity(prior: Prior, settings: Mapping[str, Any], dtype: str) -> dict[str,
     names = ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")
     chosen = {name: settings[name] for name in names}
     batch = {"batch_size": settings["batch_size"]} if settings["behavior"] == "published" else {}
-    return {"weights_sha256": prior.sha256, **prior.settings, **chosen, **deciding(settings), "dtype": dtype, **batch}
+    return {
+        "weights_sha256": prior.sha256,
+        **prior.settings,
+        **chosen,
+        **deciding(settings),
+        "dtype": dtype,
+        **batch,
+    }

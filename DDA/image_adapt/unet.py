@@ -30,7 +30,9 @@ DEFAULT_CHANNEL_MULT = {
 def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
     """Sinusoidal embedding (B, width) of times t (B,): cosines first; an odd width ends with a zero."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
     angles = t[:, None].float() * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 
@@ -42,7 +44,9 @@ class Norm(nn.GroupNorm):
         super().__init__(32, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return F.group_norm(
+            x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )
 
 
 class _SameEverywhere:
@@ -76,8 +80,15 @@ def cpu_computes(dtype: torch.dtype) -> bool:
         return True
     if dtype == torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    told = [getattr(torch.cpu, probe, None) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    has_instructions = platform.machine() not in ("x86_64", "AMD64") or None in told or any(probe() for probe in told)
+    told = [
+        getattr(torch.cpu, probe, None)
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    has_instructions = (
+        platform.machine() not in ("x86_64", "AMD64")
+        or None in told
+        or any(probe() for probe in told)
+    )
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and has_instructions
 
 
@@ -114,16 +125,34 @@ def _halve(x: torch.Tensor) -> torch.Tensor:
 class ResBlock(nn.Module):
     """Residual block conditioned on the time embedding; ``resize`` ("up", "down" or None) changes the image size inside."""
 
-    def __init__(self, channels: int, out_channels: int, embedding: int, *, dropout: float, scale_shift: bool, resize=None):
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        *,
+        dropout: float,
+        scale_shift: bool,
+        resize=None,
+    ):
         super().__init__()
         self.scale_shift = scale_shift
         self.resize = {"up": _double, "down": _halve, None: nn.Identity()}[resize]
-        self.in_layers = nn.Sequential(Norm(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift else 1)))
-        self.out_layers = nn.Sequential(
-            Norm(out_channels), nn.SiLU(), nn.Dropout(dropout), _zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            Norm(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
-        self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift else 1))
+        )
+        self.out_layers = nn.Sequential(
+            Norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            _zeroed(Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
+        )
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         norm, activation, conv = self.in_layers
@@ -198,13 +227,22 @@ class UNet(nn.Module):
         self.channels = channels
         self.dtype = torch.float32
         embedding = 4 * channels
-        self.time_embed = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(
+            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, embedding)
         self.num_classes = num_classes
 
         def block(width_in, width_out, resize=None):
-            return ResBlock(width_in, width_out, embedding, dropout=dropout, scale_shift=scale_shift, resize=resize)
+            return ResBlock(
+                width_in,
+                width_out,
+                embedding,
+                dropout=dropout,
+                scale_shift=scale_shift,
+                resize=resize,
+            )
 
         def attention(width, heads):
             heads = heads if num_head_channels == -1 else width // num_head_channels
@@ -223,10 +261,14 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(*layers))
                 widths.append(width)
             if level < last:
-                self.input_blocks.append(Stage(block(width, width, "down") if resblock_updown else Downsample(width)))
+                self.input_blocks.append(
+                    Stage(block(width, width, "down") if resblock_updown else Downsample(width))
+                )
                 widths.append(width)
 
-        self.middle_block = Stage(block(width, width), attention(width, num_heads), block(width, width))
+        self.middle_block = Stage(
+            block(width, width), attention(width, num_heads), block(width, width)
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
@@ -239,9 +281,13 @@ class UNet(nn.Module):
                     layers.append(block(width, width, "up") if resblock_updown else Upsample(width))
                 self.output_blocks.append(Stage(*layers))
 
-        self.out = nn.Sequential(Norm(width), nn.SiLU(), _zeroed(Conv2d(width, out_channels, 3, padding=1)))
+        self.out = nn.Sequential(
+            Norm(width), nn.SiLU(), _zeroed(Conv2d(width, out_channels, 3, padding=1))
+        )
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """x (B,3,H,W) float, t (B,) original timesteps, y (B,) class ids if class-conditional; returns (B,3 or 6,H,W)."""
         if (y is None) != (self.num_classes is None):
             raise ValueError("y goes with a class-conditional network, and only with one")
@@ -302,15 +348,25 @@ def create_unet(
     """
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
-        raise ValueError(f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult {channel_mult!r})")
+        raise ValueError(
+            f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult {channel_mult!r})"
+        )
     downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
     for level, width in enumerate(int(m * num_channels) for m in mult):
         if width % 32:
-            raise ValueError(f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 norm groups")
-        parts = dict(num_heads=num_heads) if num_head_channels == -1 else dict(num_head_channels=num_head_channels)
+            raise ValueError(
+                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 norm groups"
+            )
+        parts = (
+            dict(num_heads=num_heads)
+            if num_head_channels == -1
+            else dict(num_head_channels=num_head_channels)
+        )
         for name, part in parts.items():
             if (2**level in downsamplings or level == len(mult) - 1) and (part < 1 or width % part):
-                raise ValueError(f"{name} {part} does not divide the {width} channels of a level with attention")
+                raise ValueError(
+                    f"{name} {part} does not divide the {width} channels of a level with attention"
+                )
     unet = UNet(
         channels=num_channels,
         channel_mult=mult,
@@ -334,18 +390,28 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
     if not channel_mult:
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
-            raise ValueError(f"channel_mult must be given: image_size {image_size} has no default (only {sizes} have)")
+            raise ValueError(
+                f"channel_mult must be given: image_size {image_size} has no default (only {sizes} have)"
+            )
         return DEFAULT_CHANNEL_MULT[image_size]
     parts = channel_mult.split(",") if isinstance(channel_mult, str) else channel_mult
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
-        raise ValueError(f'channel_mult {channel_mult!r} is not a list of numbers like "1,2,2"') from None
+        raise ValueError(
+            f'channel_mult {channel_mult!r} is not a list of numbers like "1,2,2"'
+        ) from None
 
 
 def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> tuple[int, ...]:
     """Image sizes ``"16,8"`` as downsampling factors of the image. Raises ValueError."""
     try:
-        return tuple(image_size // int(part) for part in str(attention_resolutions).split(",") if part.strip())
+        return tuple(
+            image_size // int(part)
+            for part in str(attention_resolutions).split(",")
+            if part.strip()
+        )
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"') from None
+        raise ValueError(
+            f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"'
+        ) from None

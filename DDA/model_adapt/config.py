@@ -17,10 +17,13 @@ DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all other
 KINDS = {  # of the entries that are read, by their group
     "": dict.fromkeys(("data", "evaluation", "model"), dict),
     "data": {"test": dict, "samples_per_gpu": int},
-    "data.test": {"pipeline": list, "pipeline2": list,
-                  **dict.fromkeys(("layout", "classes", "data_prefix1", "data_prefix2"), str | None)},
+    "data.test": {
+        "pipeline": list,
+        "pipeline2": list,
+        **dict.fromkeys(("layout", "classes", "data_prefix1", "data_prefix2"), str | None),
+    },
     "evaluation": {"corruption": list, "severity": list},
-}  # fmt: skip
+}
 
 
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
@@ -33,9 +36,13 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
         with quietly():
             from mmcv import Config, DictAction
     except ImportError as error:
-        raise ValueError(f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})") from None
+        raise ValueError(
+            f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})"
+        ) from None
     place = _find(path)
-    config = Config(_data_config(place)) if place.suffix in DATA_CONFIGS else Config.fromfile(str(place))
+    config = (
+        Config(_data_config(place)) if place.suffix in DATA_CONFIGS else Config.fromfile(str(place))
+    )
     changes = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -64,19 +71,25 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     from mmcv import Config
 
     if path.suffix not in DATA_CONFIGS:
-        raise files.BadFile(f"{above[-1]} inherits from {path}: a config of values inherits from {', '.join(DATA_CONFIGS)} "
-                            "only, for any other would be executed")  # fmt: skip
+        raise files.BadFile(
+            f"{above[-1]} inherits from {path}: a config of values inherits from {', '.join(DATA_CONFIGS)} "
+            "only, for any other would be executed"
+        )
     if path.resolve() in above:
         raise files.BadFile(f"{path} inherits from itself")
     own = files.read_config_json(path) if path.suffix == ".json" else files.read_yaml(path)
     if "custom_imports" in own:
-        raise files.BadFile(f"{path} asks for custom_imports, which execute code; only a .py config may")
+        raise files.BadFile(
+            f"{path} asks for custom_imports, which execute code; only a .py config may"
+        )
     bases = as_list(own.pop("_base_", []))
     if not all(isinstance(base, str) for base in bases):
         raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = Config._merge_a_into_b(_data_config(path.parent / base, (*above, path.resolve())), merged)
+        merged = Config._merge_a_into_b(
+            _data_config(path.parent / base, (*above, path.resolve())), merged
+        )
     with files.parsing(path, "config whose entries fit those of its _base_"):
         return Config._merge_a_into_b(own, merged)
 
@@ -92,14 +105,27 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
     data, evaluation = content.get("data", {}), content.get("evaluation", {})
     test = data.get("test", {})
     for name in ("pipeline", "pipeline2"):
-        if not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in test.get(name, [])):
-            raise files.BadFile(f"{path}: data.test.{name} is a list of steps of the form {{type: NAME, …}}")
-    for name, values in {"ensemble": (*RULES, *OURS, *FUSE_RULES), "scores": SCORES, "metrics": METRICS}.items():
+        if not all(
+            isinstance(step, dict) and isinstance(step.get("type"), str)
+            for step in test.get(name, [])
+        ):
+            raise files.BadFile(
+                f"{path}: data.test.{name} is a list of steps of the form {{type: NAME, …}}"
+            )
+    for name, values in {
+        "ensemble": (*RULES, *OURS, *FUSE_RULES),
+        "scores": SCORES,
+        "metrics": METRICS,
+    }.items():
         for value in as_list(evaluation.get(name, [])):
             if value not in values:
-                raise files.BadFile(f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}")
+                raise files.BadFile(
+                    f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}"
+                )
     if data.get("samples_per_gpu", 64) < 1 or test.get("layout") not in (None, *LAYOUTS):
-        raise files.BadFile(f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}")
+        raise files.BadFile(
+            f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}"
+        )
 
 
 def as_list(value: Any) -> list:

@@ -28,7 +28,13 @@ def _pick(second: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> torch.T
     return torch.where(second[:, None], two, one)
 
 
-def _weighted_sum(one: torch.Tensor, two: torch.Tensor, *, weight: float = 0.5, temperatures: tuple[float, float] = (1.0, 1.0)):
+def _weighted_sum(
+    one: torch.Tensor,
+    two: torch.Tensor,
+    *,
+    weight: float = 0.5,
+    temperatures: tuple[float, float] = (1.0, 1.0),
+):
     """(1 - weight) one / T1 + weight two / T2: weight and temperatures fitted on known degradations."""
     return (1 - weight) * one / temperatures[0] + weight * two / temperatures[1]
 
@@ -59,9 +65,14 @@ RULES: dict[str, Callable[..., torch.Tensor]] = {
     "var": lambda one, two: _pick(one.var(1) <= two.var(1), one, two),
     "sum": lambda one, two: one + two,
     "entropy_sum": lambda one, two: one * entropy(two)[:, None] + two * entropy(one)[:, None],
-    "confidence_sum": lambda one, two: one * confidence(one)[:, None] + two * confidence(two)[:, None],
+    "confidence_sum": lambda one, two: (
+        one * confidence(one)[:, None] + two * confidence(two)[:, None]
+    ),
 }
-OURS: dict[str, Callable[..., torch.Tensor]] = {"weighted_sum": _weighted_sum, "gate": _gate}  # fitted, see FITS
+OURS: dict[str, Callable[..., torch.Tensor]] = {
+    "weighted_sum": _weighted_sum,
+    "gate": _gate,
+}  # fitted, see FITS
 
 # of the two scores, the numbers whose softmax weighs the two images
 FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
@@ -80,7 +91,9 @@ def combine(first: torch.Tensor, second: torch.Tensor, rule: str, **params) -> t
     return rules[rule](first, second, **params)
 
 
-def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+def fit_weighted_sum(
+    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Any]:
     """``weight`` and ``temperatures`` of the weighted sum, from logits (N,K) of known degradations and labels (N,).
 
     Each temperature minimises the cross-entropy of its classifier alone (Guo et al., arXiv:1706.04599); the weight, in steps of
@@ -89,15 +102,25 @@ def fit_weighted_sum(first: torch.Tensor, second: torch.Tensor, labels: torch.Te
     scales = torch.logspace(-1, 1, 81)  # temperatures 10 to 0.1
 
     def losses(logits: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.nn.functional.cross_entropy(scale * logits, labels) for scale in scales])
+        return torch.stack(
+            [torch.nn.functional.cross_entropy(scale * logits, labels) for scale in scales]
+        )
 
     temperatures = tuple(float(1 / scales[losses(logits).argmin()]) for logits in (first, second))
     weights = torch.linspace(0, 1, 101)
-    lowest = [losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min() for w in weights]
-    return {"weight": round(float(weights[torch.stack(lowest).argmin()]), 2), "temperatures": list(temperatures)}
+    lowest = [
+        losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min()
+        for w in weights
+    ]
+    return {
+        "weight": round(float(weights[torch.stack(lowest).argmin()]), 2),
+        "temperatures": list(temperatures),
+    }
 
 
-def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9) -> dict[str, Any]:
+def fit_gate(
+    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9
+) -> dict[str, Any]:
     """The weighted sum's parameters and the gate's ``threshold`` on the first one's calibrated confidence, from logits (N,K) of
     known degradations and labels (N,).
 
@@ -106,9 +129,20 @@ def fit_gate(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, ke
     """
     params = fit_weighted_sum(first, second, labels)
     thresholds = [round(0.01 * i, 2) for i in range(102)]
-    losses = [float(torch.nn.functional.cross_entropy(_gate(first, second, threshold=t, **params), labels)) for t in thresholds]
+    losses = [
+        float(
+            torch.nn.functional.cross_entropy(_gate(first, second, threshold=t, **params), labels)
+        )
+        for t in thresholds
+    ]
     gain = losses[0] - losses[-1]
-    chosen = next(t for t, loss in zip(thresholds, losses, strict=True) if losses[0] - loss >= keep * gain) if gain > 0 else 0.0
+    chosen = (
+        next(
+            t for t, loss in zip(thresholds, losses, strict=True) if losses[0] - loss >= keep * gain
+        )
+        if gain > 0
+        else 0.0
+    )
     return {**params, "threshold": chosen}
 
 
@@ -123,11 +157,15 @@ def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.
     return torch.stack(FUSE_RULES[rule](first, second), dim=1).softmax(1)
 
 
-def fuse_images(degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def fuse_images(
+    degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     """The blend (N,C,H,W) of two images under weights (N,2); the first classifier sees it."""
     return degraded * weights[:, 0, None, None, None] + adapted * weights[:, 1, None, None, None]
 
 
 def _check(first: torch.Tensor, second: torch.Tensor) -> None:
     if first.shape != second.shape or first.ndim != 2:
-        raise ValueError(f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and {tuple(second.shape)}")
+        raise ValueError(
+            f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and {tuple(second.shape)}"
+        )

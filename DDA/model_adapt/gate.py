@@ -30,7 +30,11 @@ PROGRAM = "gate.py"
 def main(argv: list[str] | None = None) -> int:
     """Write the keys; returns 0, 2 for wrong input, 130 when it was interrupted."""
     parser = commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS)
-    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "nothing was written, run the same command again")
+    return commands.run(
+        lambda: _main(parser.parse_args(argv)),
+        PROGRAM,
+        "nothing was written, run the same command again",
+    )
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -42,7 +46,9 @@ def _main(args: argparse.Namespace) -> int:
     gate = fitted.read_gate(files.find(args.fitted), path) if args.fitted else (args.threshold, 1.0)
     classifier = classifiers.load(path)
     classifier.network.to(pick_device(args.device))
-    source = sources.open_source(files.find(args.base_samples), classifier.classes, one_severity(args.severity))
+    source = sources.open_source(
+        files.find(args.base_samples), classifier.classes, one_severity(args.severity)
+    )
     cells = cells_of(source, args.dataset, args.corruption, args.severity, train=args.train)
     names = [name for cell in cells for name in source.list(cell)[0]]
     if not names:
@@ -50,9 +56,15 @@ def _main(args: argparse.Namespace) -> int:
     keys = unlabelled.doubtful(classifier, source, names, gate, args.batch_size)
     unlabelled.write_keys(args.out, keys)
     share = 100 * len(keys) / len(names)
-    print(f"doubtful    {len(keys):,} of {len(names):,} images ({share:.1f} %): {args.out}", flush=True)
+    print(
+        f"doubtful    {len(keys):,} of {len(names):,} images ({share:.1f} %): {args.out}",
+        flush=True,
+    )
     if not keys:
-        print("            no image needs an adapted copy: image_sample.py --keys makes an empty tree", flush=True)
+        print(
+            "            no image needs an adapted copy: image_sample.py --keys makes an empty tree",
+            flush=True,
+        )
     return 0
 
 

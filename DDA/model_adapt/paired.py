@@ -30,8 +30,9 @@ def named(source: Source, cell: str, partial: bool = False) -> dict[str, str]:
     except FileNotFoundError:
         if partial:
             return {}
-        raise ValueError(f"{source.path} has no {cell}: adapt it, or name the cells that are there (--corruption, --severity)"
-                         ) from None  # fmt: skip
+        raise ValueError(
+            f"{source.path} has no {cell}: adapt it, or name the cells that are there (--corruption, --severity)"
+        ) from None
 
 
 def join(
@@ -50,14 +51,27 @@ def join(
     names = [named(first, cell), named(second, cell, partial=gated)]
     keys = tuple(choose(sorted(names[0])))
     if not gated:
-        refuse(set(keys) - set(names[1]), f"of {cell} have no copy in {second.path}", "adapt them too; where only the images "
-                "that a gate asks for were adapted, give --ensemble gate alone")  # fmt: skip
-    refuse(set(names[1]) - set(names[0]), f"of {cell} in {second.path} have no partner in {first.path}",
-            "remove them, or give the images that they were made of")  # fmt: skip
+        refuse(
+            set(keys) - set(names[1]),
+            f"of {cell} have no copy in {second.path}",
+            "adapt them too; where only the images "
+            "that a gate asks for were adapted, give --ensemble gate alone",
+        )
+    refuse(
+        set(names[1]) - set(names[0]),
+        f"of {cell} in {second.path} have no partner in {first.path}",
+        "remove them, or give the images that they were made of",
+    )
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
     labels = tree.labels_of((names[0][key] for key in keys), classes, first.where)
-    return Cell(cell, keys, labels, tuple(names[0][key] for key in keys), tuple(names[1].get(key) for key in keys))
+    return Cell(
+        cell,
+        keys,
+        labels,
+        tuple(names[0][key] for key in keys),
+        tuple(names[1].get(key) for key in keys),
+    )
 
 
 def refuse(keys: set[str], what: str, advice: str) -> None:

@@ -30,7 +30,11 @@ PROGRAM = "predict.py"
 def main(argv: list[str] | None = None) -> int:
     """Write the classes; returns 0, 2 for wrong input, 130 when it was interrupted."""
     parser = commands.parser(PROGRAM, __doc__, FLAGS, RULE=(*RULES, *OURS))
-    return commands.run(lambda: _main(parser.parse_args(argv)), PROGRAM, "nothing was written, run the same command again")
+    return commands.run(
+        lambda: _main(parser.parse_args(argv)),
+        PROGRAM,
+        "nothing was written, run the same command again",
+    )
 
 
 FLAGS = """
@@ -63,7 +67,10 @@ def _main(args: argparse.Namespace) -> int:
     views = [sources.open_source(path, classes, args.severity) for path in paths]
     rows = unlabelled.predict(first, second, views, classes, args.ensemble, params, args.batch_size)
     unlabelled.write_csv(args.out, rows)
-    print(f"written     {args.out}: {len(rows):,} images, {args.ensemble} of {first.name} and {second.name}", flush=True)
+    print(
+        f"written     {args.out}: {len(rows):,} images, {args.ensemble} of {first.name} and {second.name}",
+        flush=True,
+    )
     return 0
 
 

@@ -44,12 +44,16 @@ weighted_sum    #6b46c1  a sum whose weights are fitted on known degradations
 gate            #0e7490  the weighted sum where the first is unsure, else the first alone: such images need no adaptation
 other           #97266d  both, combined
 """
-KNOWN = {name: rest for name, *rest in (line.split(None, 2) for line in COLUMNS.strip().splitlines())}
+KNOWN = {
+    name: rest for name, *rest in (line.split(None, 2) for line in COLUMNS.strip().splitlines())
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 for wrong input."""
-    return commands.run(lambda: _main(parser().parse_args(argv)), PROGRAM, "run the same command again")
+    return commands.run(
+        lambda: _main(parser().parse_args(argv)), PROGRAM, "run the same command again"
+    )
 
 
 FLAGS = """
@@ -110,14 +114,22 @@ class Report:
         self.severities = tables.in_order(cell.partition("/")[2] for cell in self.cells)
         self._top1 = {name: self._accuracies(name) for name in self.names}
         self._count = count
-        self._views = [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
+        self._views = (
+            [self._open(self.facts[view]) for view in ("degraded", "adapted")] if count else []
+        )
         self._names = [
-            {key: name for cell in self.cells for key, name in named(view, cell, partial=self.facts["partial"]).items()}
+            {
+                key: name
+                for cell in self.cells
+                for key, name in named(view, cell, partial=self.facts["partial"]).items()
+            }
             for view in self._views
         ]
         self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
         # clean images have a line of their own, and no part in the rest
-        self._counted = [shown for cell in tables.corrupted(self._said) for shown in self._said[cell]]
+        self._counted = [
+            shown for cell in tables.corrupted(self._said) for shown in self._said[cell]
+        ]
 
     def _accuracies(self, name: str) -> np.ndarray:
         """A column's top-1 in per cent, (corruptions, severities); NaN where there is no such cell."""
@@ -130,15 +142,26 @@ class Report:
 
     def _open(self, path: str) -> Source:
         if not Path(path).exists():
-            raise FileNotFoundError(f"{path}, whose images were evaluated, is gone; --images 0 leaves the galleries out")
+            raise FileNotFoundError(
+                f"{path}, whose images were evaluated, is gone; --images 0 leaves the galleries out"
+            )
         classes = None if Path(path).is_dir() else self.facts["classes"]
         return sources.open_source(Path(path), classes, self.facts.get("severity"))
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
         stored = results.read(out, cell)
-        best = {name: scores.argmax(1) for name, scores in results.columns(stored, self.facts).items()}
-        return [Shown(cell, str(key), int(label), {name: int(classes[i]) for name, classes in best.items()})
-                for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True))]  # fmt: skip
+        best = {
+            name: scores.argmax(1) for name, scores in results.columns(stored, self.facts).items()
+        }
+        return [
+            Shown(
+                cell,
+                str(key),
+                int(label),
+                {name: int(classes[i]) for name, classes in best.items()},
+            )
+            for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True))
+        ]
 
     def title(self, name: str) -> str:
         return results.title(name, self.facts)
@@ -152,7 +175,11 @@ class Report:
         """CSV: a line for each cell and column."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        numbers = [key for key, value in next(iter(self.cells.values()))[self.names[0]].items() if isinstance(value, float)]
+        numbers = [
+            key
+            for key, value in next(iter(self.cells.values()))[self.names[0]].items()
+            if isinstance(value, float)
+        ]
         writer.writerow(["corruption", "severity", "column", "N", *numbers])
         for cell, row in self.cells.items():
             corruption, _, severity = cell.partition("/")
@@ -163,12 +190,19 @@ class Report:
 
     def _means(self) -> str:
         """The means over cells, a line for each column, and what the columns are."""
-        texts = {"top-1 %": [f"{100 * self.summary['all'][name]['top1']:.1f}" for name in self.names],
-                 **tables.measures(self.summary["all"], self.names, self.facts)}  # fmt: skip
+        texts = {
+            "top-1 %": [f"{100 * self.summary['all'][name]['top1']:.1f}" for name in self.names],
+            **tables.measures(self.summary["all"], self.names, self.facts),
+        }
         rows, words = [], []
         for i, name in enumerate(self.names):
             title = escape(self.title(name))
-            rows.append(_row(f"<i style='background:{_colour(name)}'></i>{title}", [column[i] for column in texts.values()]))
+            rows.append(
+                _row(
+                    f"<i style='background:{_colour(name)}'></i>{title}",
+                    [column[i] for column in texts.values()],
+                )
+            )
             words.append(f"<b>{title}</b>: {self.what(name)}")
         return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(words)}.</p>"
 
@@ -179,33 +213,56 @@ class Report:
         for corruption, row in zip(self.corruptions, values, strict=True):
             cells = "".join(_cell(value, minus is not None) for value in (*row, np.nanmean(row)))
             rows.append(f"<tr><th>{escape(corruption)}</th>{cells}</tr>")
-        return _table(["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid")
+        return _table(
+            ["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid"
+        )
 
     # ------------------------------------------------------------------------------------------ pictures
 
     def _chart(self) -> str:
         """Accuracy against severity, the mean over corruptions, as SVG."""
-        rows = [self.corruptions.index(corruption) for corruption in tables.corrupted(self.corruptions)]
+        rows = [
+            self.corruptions.index(corruption) for corruption in tables.corrupted(self.corruptions)
+        ]
         means = {name: self._top1[name][rows].mean(0) for name in self.names}
-        whole = np.flatnonzero(~np.isnan(means[self.names[0]]))  # severities that all corruptions have
+        whole = np.flatnonzero(
+            ~np.isnan(means[self.names[0]])
+        )  # severities that all corruptions have
         if len(whole) < 2:
             return ""
         marks = [(x, self.severities[i]) for x, i in enumerate(whole)]
-        curves = [(self.title(name), _colour(name), list(enumerate(values[whole]))) for name, values in means.items()]
+        curves = [
+            (self.title(name), _colour(name), list(enumerate(values[whole])))
+            for name, values in means.items()
+        ]
         return _plot(curves, marks, "severity", "top-1 % against severity, mean over corruptions")
 
     def _gate_chart(self) -> str:
         """Accuracy against the share of images that the gate sends to adaptation, as SVG."""
         gate = next(name for name in self.names if self.title(name) == "gate")
-        points = [[(100 * row["adapted"], 100 * row["top1"]) for row in rows]
-                  for rows in (self.summary["gate"], [self.summary["all"][gate]])]  # fmt: skip
-        curves = [("gate, any threshold", _colour("second"), points[0]), ("gate as fitted", _colour("gate"), points[1])]
+        points = [
+            [(100 * row["adapted"], 100 * row["top1"]) for row in rows]
+            for rows in (self.summary["gate"], [self.summary["all"][gate]])
+        ]
+        curves = [
+            ("gate, any threshold", _colour("second"), points[0]),
+            ("gate as fitted", _colour("gate"), points[1]),
+        ]
         marks = [(float(tick), f"{tick} %") for tick in range(0, 101, 20)]
-        return _plot(curves, marks, "adapted %", "top-1 % against the share of images that are adapted: from never (the first "
-                     "classifier alone) to always (the weighted sum); fitted on known degradations")  # fmt: skip
+        return _plot(
+            curves,
+            marks,
+            "adapted %",
+            "top-1 % against the share of images that are adapted: from never (the first "
+            "classifier alone) to always (the weighted sum); fitted on known degradations",
+        )
 
     def _figure(self, shown: Shown) -> str:
-        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in (0, 1) if shown.key in self._names[view])
+        pictures = "".join(
+            _picture(self._pixels(view, shown.key))
+            for view in (0, 1)
+            if shown.key in self._names[view]
+        )
         said = "".join(
             f"<li class={'right' if shown.is_right(name) else 'wrong'}>{escape(self.title(name))}: "
             f"{escape(self.facts['classes'][shown.predicted[name]])}</li>"
@@ -235,13 +292,22 @@ class Report:
             for view, (judge, what) in enumerate(zip(judges, ("degraded", "adapted"), strict=True)):
                 title = f"{cell} {what}"
                 rows[title] = [self._pixels(view, shown.key) for shown in chosen]
-                frames[title] = ["seagreen" if shown.is_right(judge) else "crimson" for shown in chosen]
-        return np.asarray(images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=64, frames=frames))
+                frames[title] = [
+                    "seagreen" if shown.is_right(judge) else "crimson" for shown in chosen
+                ]
+        return np.asarray(
+            images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=64, frames=frames)
+        )
 
     def _galleries(self) -> str:
         parts = []
         for corruption in self.corruptions:
-            group = [shown for cell in self.cells if cell.partition("/")[0] == corruption for shown in self._said[cell]]
+            group = [
+                shown
+                for cell in self.cells
+                if cell.partition("/")[0] == corruption
+                for shown in self._said[cell]
+            ]
             chosen = tree.spread(group, self._count)
             severities = ", ".join(dict.fromkeys(shown.cell.partition("/")[2] for shown in chosen))
             note = f"severity {escape(severities) or 'none'}; left degraded, right adapted"
@@ -254,16 +320,30 @@ class Report:
 
     def _won_and_lost(self) -> str:
         parts, count = [], len(self._counted)
-        outcomes = (("Won", False, "wrong before and right after"), ("Lost", True, "right before and wrong after"))
+        outcomes = (
+            ("Won", False, "wrong before and right after"),
+            ("Lost", True, "right before and wrong after"),
+        )
         for title, before, what in outcomes:
-            group = [shown for shown in self._counted if shown.is_right("first") == before != shown.is_right("combined")]
-            parts.append(self._gallery(f"{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %",
-                                       f"{what} the adapted copy was heard", tree.spread(group, 2 * self._count)))  # fmt: skip
+            group = [
+                shown
+                for shown in self._counted
+                if shown.is_right("first") == before != shown.is_right("combined")
+            ]
+            parts.append(
+                self._gallery(
+                    f"{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %",
+                    f"{what} the adapted copy was heard",
+                    tree.spread(group, 2 * self._count),
+                )
+            )
         return "".join(parts)
 
     def _flips(self) -> str:
         """How many images each column breaks and mends of those before it."""
-        hits = {name: np.array([shown.is_right(name) for shown in self._counted]) for name in self.names}
+        hits = {
+            name: np.array([shown.is_right(name) for shown in self._counted]) for name in self.names
+        }
         rows = []
         for one, two in itertools.combinations(self.names, 2):
             rates = metrics.flips(hits[one], hits[two])
@@ -279,29 +359,52 @@ class Report:
             "Result": self._means() + self._chart(),
             f"Gain of {self.title('combined')}, points": "".join(
                 f"<h3>over {escape(self.title(base))}</h3>{self._grid('combined', base)}"
-                for base in ("source", "first", "second") if base in self.names),
+                for base in ("source", "first", "second")
+                if base in self.names
+            ),
             "When to adapt": self._gate_chart() if "gate" in self.summary else "",
-            "What adaptation wins and loses": self._won_and_lost() + self._flips() if self._count else "",
+            "What adaptation wins and loses": self._won_and_lost() + self._flips()
+            if self._count
+            else "",
             "Images": self._galleries() if self._count else "",
             "Every column, top-1 %": "".join(
                 f"<details><summary>{escape(self.title(name))}: {self.what(name)}</summary>{self._grid(name)}</details>"
-                for name in self.names),
+                for name in self.names
+            ),
             "Settings": self._settings(),
-        }  # fmt: skip
+        }
         style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-        body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections.items() if content)
+        body = "".join(
+            f"<section><h2>{escape(name)}</h2>{content}</section>"
+            for name, content in sections.items()
+            if content
+        )
         title = escape(title)
-        return (f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
-                f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
-                f"{escape(self.summary['protocol'])}.</p>{body}</body></html>\n")  # fmt: skip
+        return (
+            f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
+            f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
+            f"{escape(self.summary['protocol'])}.</p>{body}</body></html>\n"
+        )
 
     def _settings(self) -> str:
         facts = {**self.facts, "classes": len(self.facts["classes"]), "cells": None}
         settings = Path(self.facts["adapted"]) / tree.SETTINGS
         if settings.is_file():
-            facts |= {f"adaptation: {name}": value for name, value in files.read_json(settings).items()}
-        texts = [(name, ", ".join(map(str, as_list(value)))) for name, value in facts.items() if value is not None]
-        return _table([], [f"<tr><th>{escape(name)}</th><td class=what>{escape(text)}</td></tr>" for name, text in texts])
+            facts |= {
+                f"adaptation: {name}": value for name, value in files.read_json(settings).items()
+            }
+        texts = [
+            (name, ", ".join(map(str, as_list(value))))
+            for name, value in facts.items()
+            if value is not None
+        ]
+        return _table(
+            [],
+            [
+                f"<tr><th>{escape(name)}</th><td class=what>{escape(text)}</td></tr>"
+                for name, text in texts
+            ],
+        )
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
@@ -329,7 +432,10 @@ def _cell(value: float, is_gain: bool) -> str:
 
 
 def _plot(
-    curves: Sequence[tuple[str, str, list[tuple[float, float]]]], marks: Sequence[tuple[float, str]], unit: str, text: str
+    curves: Sequence[tuple[str, str, list[tuple[float, float]]]],
+    marks: Sequence[tuple[float, str]],
+    unit: str,
+    text: str,
 ) -> str:
     """SVG with a legend. curves: titles, colours and points (x, accuracy in per cent); marks: the x that have a label."""
     width, height, left, bottom, top = 640, 300, 44, 34, 12
@@ -346,19 +452,32 @@ def _plot(
 
     parts = []
     for tick in np.arange(low, high + step / 2, step):
-        parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
-                     f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')  # fmt: skip
+        parts.append(
+            f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+            f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>'
+        )
     for at, label in marks:
-        parts.append(f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{escape(label)}</text>')
+        parts.append(
+            f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{escape(label)}</text>'
+        )
     for title, colour, points in curves:
         path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        parts += [f'<circle cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"><title>'
-                  f"{escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
-                  for at, value in points]  # fmt: skip
-    spans = " ".join(f"<span><i style='background:{colour}'></i>{escape(title)}</span>" for title, colour, _ in curves)
-    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}">{"".join(parts)}'
-            f"</svg><p class=legend>{spans} · {escape(text)}</p>")  # fmt: skip
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
+        )
+        parts += [
+            f'<circle cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"><title>'
+            f"{escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
+            for at, value in points
+        ]
+    spans = " ".join(
+        f"<span><i style='background:{colour}'></i>{escape(title)}</span>"
+        for title, colour, _ in curves
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}">{"".join(parts)}'
+        f"</svg><p class=legend>{spans} · {escape(text)}</p>"
+    )
 
 
 def _picture(pixels: np.ndarray, side: int = 96) -> str:

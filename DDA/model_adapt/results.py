@@ -39,8 +39,12 @@ def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray], digest: str 
     """The scores of a cell's images. digest: of all that decided them."""
     path = path_of(out, cell.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_with(path, lambda file: np.savez(
-        file, keys=np.array(cell.keys), labels=cell.labels, digest=np.array(digest), **columns))  # fmt: skip
+    files.write_with(
+        path,
+        lambda file: np.savez(
+            file, keys=np.array(cell.keys), labels=cell.labels, digest=np.array(digest), **columns
+        ),
+    )
 
 
 def is_there(out: Path, cell: Cell, digest: str) -> bool:
@@ -74,13 +78,17 @@ def columns(stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[
         return _partial(stored, facts)
     scores = {name: stored[name] for name in TITLES if name in stored}
     if "source" in stored:
-        degraded, adapted = (part.softmax(1) for part in tensors(stored, "source", "source_adapted"))
+        degraded, adapted = (
+            part.softmax(1) for part in tensors(stored, "source", "source_adapted")
+        )
         scores["self_ensemble"] = ((degraded + adapted) / 2).numpy()
     if facts["ensemble"] in FUSE_RULES:
         return scores | {"combined": stored["combined"]}
     pair = [as_scores(part, facts["scores"]) for part in tensors(stored, "first", "second")]
     params = facts["params"]
-    combined = {name: combine(*pair, rule, **params.get(rule, {})) for name, rule in rules(facts).items()}
+    combined = {
+        name: combine(*pair, rule, **params.get(rule, {})) for name, rule in rules(facts).items()
+    }
     return scores | {name: value.numpy() for name, value in combined.items()}
 
 
@@ -97,8 +105,10 @@ def _partial(stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict
     gated = combine(*tensors(stored, "first", "second"), "gate", **facts["params"]["gate"]).numpy()
     missing = stored["keys"][np.isnan(gated).any(1)].tolist()
     if missing:
-        raise ValueError(f"{len(missing)} images have no adapted copy, but the gate asks for one: {', '.join(missing[:3])}; "
-                         "gate.py lists them, image_sample.py --keys adapts them")  # fmt: skip
+        raise ValueError(
+            f"{len(missing)} images have no adapted copy, but the gate asks for one: {', '.join(missing[:3])}; "
+            "gate.py lists them, image_sample.py --keys adapts them"
+        )
     scores = {name: stored[name] for name in ("source", "first") if name in stored}
     return scores | {"combined": gated}
 
@@ -116,7 +126,9 @@ def title(name: str, facts: Mapping[str, Any]) -> str:
 def probabilities(name: str, scores: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     """What a column says as probabilities: sums of probabilities are divided by their sum, logits go through softmax."""
     if name == "self_ensemble" or (
-        name in rules(facts) and facts["scores"] == "probabilities" and facts["ensemble"] not in FUSE_RULES
+        name in rules(facts)
+        and facts["scores"] == "probabilities"
+        and facts["ensemble"] not in FUSE_RULES
     ):
         return scores / scores.sum(1, keepdims=True)
     return torch.from_numpy(scores).softmax(1).numpy()

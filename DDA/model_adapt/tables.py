@@ -17,8 +17,18 @@ from DDA.model_adapt import results
 from DDA.model_adapt.ensemble import combine, is_doubtful
 from DDA.model_adapt.results import BASES, rules, shown, title
 
-REPORT = ("report.html", "report.csv", "report.md", "gallery.png")  # what report.py writes beside the scores
-FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}  # numbers of columns that some evaluations have
+REPORT = (
+    "report.html",
+    "report.csv",
+    "report.md",
+    "gallery.png",
+)  # what report.py writes beside the scores
+FORMATS = {
+    "ECE": ".3f",
+    "NLL": ".3f",
+    "mCE": ".1f",
+    "relative mCE": ".1f",
+}  # numbers of columns that some evaluations have
 # numbers of each class: their names here and in `metrics.per_class`
 PER_CLASS = {"precision": "precision", "recall": "recall", "f1_score": "f1", "support": "support"}
 # of the gate, from never to always
@@ -33,9 +43,13 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
         scores = results.columns(stored, facts)
         measured = {name: _measure(name, value, stored, facts) for name, value in scores.items()}
         cells[cell] = {"N": len(stored["labels"]), **measured}
-        if cell in corrupted(facts["cells"]):  # clean images beside corrupted ones have a line of their own
+        if cell in corrupted(
+            facts["cells"]
+        ):  # clean images beside corrupted ones have a line of their own
             images.append([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
-            hits.append({name: metrics.hits(value, stored["labels"]) for name, value in scores.items()})
+            hits.append(
+                {name: metrics.hits(value, stored["labels"]) for name, value in scores.items()}
+            )
             if "gate" in rules(facts).values() and not facts["partial"]:
                 curves.append(_gate_curve(stored, facts["params"]["gate"]))
     summary = {
@@ -46,7 +60,9 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
     }
     if curves:
         points = zip(THRESHOLDS, *np.mean(curves, axis=0).T.tolist(), strict=True)
-        summary["gate"] = [dict(zip(("threshold", "adapted", "top1"), point, strict=True)) for point in points]
+        summary["gate"] = [
+            dict(zip(("threshold", "adapted", "top1"), point, strict=True)) for point in points
+        ]
     for name in REPORT:  # of other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
@@ -57,7 +73,10 @@ def summarise(out: Path, facts: Mapping[str, Any]) -> str:
 
 def in_order(severities: Iterable[str]) -> list[str]:
     """Numbers by their value, then the rest."""
-    return sorted(set(severities), key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s))
+    return sorted(
+        set(severities),
+        key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s),
+    )
 
 
 def corrupted(cells: Iterable[str]) -> list[str]:
@@ -71,11 +90,15 @@ def corrupted(cells: Iterable[str]) -> list[str]:
 
 def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
     """The share of a cell's images that the gate sends to adaptation."""
-    doubtful = is_doubtful(torch.from_numpy(stored["first"]), gate["threshold"], gate["temperatures"][0])
+    doubtful = is_doubtful(
+        torch.from_numpy(stored["first"]), gate["threshold"], gate["temperatures"][0]
+    )
     return float(doubtful.double().mean())
 
 
-def _gate_curve(stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _gate_curve(
+    stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]
+) -> list[tuple[float, float]]:
     """The share of a cell's images that is adapted, and the accuracy of all, with each of
     THRESHOLDS.
     """
@@ -88,16 +111,26 @@ def _gate_curve(stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]) -> 
     return curve
 
 
-def _measure(name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(
+    name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """The numbers of one column in one cell."""
     labels, wanted = stored["labels"], set(facts["metrics"])
     k = min(facts["topk"], scores.shape[1])
-    numbers: dict[str, Any] = {f"top{n}": float(metrics.hits(scores, labels, n).mean()) for n in (1, k)}
-    each = metrics.per_class(scores.argmax(1), labels, scores.shape[1]) if wanted & PER_CLASS.keys() else {}
+    numbers: dict[str, Any] = {
+        f"top{n}": float(metrics.hits(scores, labels, n).mean()) for n in (1, k)
+    }
+    each = (
+        metrics.per_class(scores.argmax(1), labels, scores.shape[1])
+        if wanted & PER_CLASS.keys()
+        else {}
+    )
     for metric, key in PER_CLASS.items():
         if metric in wanted:
             known = each[key][~np.isnan(each[key])]
-            numbers[metric] = {"per_class": [None if np.isnan(value) else float(value) for value in each[key]]}
+            numbers[metric] = {
+                "per_class": [None if np.isnan(value) else float(value) for value in each[key]]
+            }
             if metric != "support" and len(known):
                 numbers[metric]["macro"] = float(known.mean())
     if "calibration" in wanted:
@@ -110,7 +143,10 @@ def _measure(name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], fa
 
 
 def _overall(
-    cells: Mapping[str, Any], images: Sequence[list[str]], hits: Sequence[dict[str, np.ndarray]], facts: Mapping[str, Any]
+    cells: Mapping[str, Any],
+    images: Sequence[list[str]],
+    hits: Sequence[dict[str, np.ndarray]],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Means over cells, every cell counting alike, with bootstrap intervals over images.
 
@@ -130,16 +166,27 @@ def _overall(
         numbers = [key for key, value in rows[0][name].items() if isinstance(value, float)]
         overall[name] = {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
         overall[name]["interval"] = interval(values.astype(float))
-    for name, values in right.items():  # the same images, so that the intervals are those of paired differences
+    for (
+        name,
+        values,
+    ) in right.items():  # the same images, so that the intervals are those of paired differences
         overall[name]["minus"] = {
-            base: {"top1": overall[name]["top1"] - overall[base]["top1"], "interval": interval(values - 1.0 * right[base])}
-            for base in BASES if base in right and base != name
-        }  # fmt: skip
+            base: {
+                "top1": overall[name]["top1"] - overall[base]["top1"],
+                "interval": interval(values - 1.0 * right[base]),
+            }
+            for base in BASES
+            if base in right and base != name
+        }
         if facts.get("baseline") == "alexnet":
-            overall[name] |= _relative_to_alexnet({cell: row[name]["top1"] for cell, row in cells.items()})
+            overall[name] |= _relative_to_alexnet(
+                {cell: row[name]["top1"] for cell, row in cells.items()}
+            )
     if "flips" in facts["metrics"]:
         pairs = itertools.permutations(right, 2)
-        overall["flips"] = {f"{one} to {two}": metrics.flips(right[one], right[two]) for one, two in pairs}
+        overall["flips"] = {
+            f"{one} to {two}": metrics.flips(right[one], right[two]) for one, two in pairs
+        }
     return overall
 
 
@@ -153,7 +200,10 @@ def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
     clean = rows.pop("clean", None)
     error = None if clean is None else 1 - float(np.mean(list(clean.values())))
     errors = metrics.corruption_errors(rows, baseline, error, metrics.ALEXNET_CLEAN / 100)
-    return errors | {name.replace("CE", "mCE"): float(np.mean(list(each.values()))) for name, each in errors.items()}
+    return errors | {
+        name.replace("CE", "mCE"): float(np.mean(list(each.values())))
+        for name, each in errors.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------- words and tables
@@ -172,14 +222,20 @@ def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
         "means over cells of equal weight; "
         f"combined: {', '.join(rules(facts).values())} of {facts['scores']}{f' (fitted: {fitted})' if fitted else ''}; "
         "95 % bootstrap intervals over images"
-        + (f"; mCE relative to {facts['baseline']}'s published errors" if facts.get("baseline") else "")
+        + (
+            f"; mCE relative to {facts['baseline']}'s published errors"
+            if facts.get("baseline")
+            else ""
+        )
     )
 
 
 def say_params(params: Mapping[str, Any]) -> str:
     """Such as ``weight 0.4, temperatures 1.12, 0.94``."""
-    return ", ".join(f"{name} {', '.join(f'{v:.3g}' for v in value) if isinstance(value, list) else f'{value:.3g}'}"
-                     for name, value in params.items())  # fmt: skip
+    return ", ".join(
+        f"{name} {', '.join(f'{v:.3g}' for v in value) if isinstance(value, list) else f'{value:.3g}'}"
+        for name, value in params.items()
+    )
 
 
 def say_gain(gain: Mapping[str, Any] | None) -> str:
@@ -192,19 +248,25 @@ def say_gain(gain: Mapping[str, Any] | None) -> str:
     return f"{100 * gain['top1']:+.1f} ({low:.1f} to {high:.1f})"
 
 
-def measures(overall: Mapping[str, Any], names: Sequence[str], facts: Mapping[str, Any]) -> dict[str, list[str]]:
+def measures(
+    overall: Mapping[str, Any], names: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, list[str]]:
     """What is shown of the means beside top-1: what it is, and each column's as text."""
     rows = [overall[name] for name in names]
     spans = [[100 * value for value in row["interval"]] for row in rows]
     texts = {"95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in spans]}
     for base in BASES:
         if base in names:
-            texts[f"minus {title(base, facts)}"] = [say_gain(row["minus"].get(base)) for row in rows]
+            texts[f"minus {title(base, facts)}"] = [
+                say_gain(row["minus"].get(base)) for row in rows
+            ]
     for key, form in FORMATS.items():
         if key in rows[0]:
             texts[key] = [format(row[key], form) for row in rows]
     if any("adapted" in row for row in rows):
-        texts["adapted images %"] = [f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows]
+        texts["adapted images %"] = [
+            f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows
+        ]
     return texts
 
 
@@ -224,12 +286,24 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
         rows.append((corruption, sum(row["N"] for row in group), *means))
     counted = [cells[cell]["N"] for cell in corrupted(cells)]
     means = [f"**{100 * overall[name]['top1']:.1f}**" for name in names]
-    text = commands.grid(("top-1 %", "N", *titles), [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)])
-    text += "".join(f"| {head} | | {' | '.join(texts)} |\n" for head, texts in measures(overall, names, facts).items())
+    text = commands.grid(
+        ("top-1 %", "N", *titles),
+        [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)],
+    )
+    text += "".join(
+        f"| {head} | | {' | '.join(texts)} |\n"
+        for head, texts in measures(overall, names, facts).items()
+    )
     if flips and "flips" in overall:
         rows = []
         for one, two in itertools.combinations(names, 2):
             rates = overall["flips"][f"{one} to {two}"]
-            rows.append((title(one, facts), title(two, facts), *(f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR"))))
+            rows.append(
+                (
+                    title(one, facts),
+                    title(two, facts),
+                    *(f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")),
+                )
+            )
         text += "\n" + commands.grid(("from", "to", "broken %", "mended %"), rows)
     return f"{summary['protocol']}.\n\n{text}"

@@ -97,7 +97,9 @@ first CLASSIFIER  of degraded images: a checkpoint, weights for the config's mod
 
 def parser() -> argparse.ArgumentParser:
     rules = (*RULES, *OURS, *FUSE_RULES)
-    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=rules, SCORES=SCORES, METRICS=METRICS, LAYOUTS=LAYOUTS)
+    return commands.parser(
+        PROGRAM, __doc__, FLAGS, RULE=rules, SCORES=SCORES, METRICS=METRICS, LAYOUTS=LAYOUTS
+    )
 
 
 def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:
@@ -107,8 +109,11 @@ def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:
     check(settings)
     launched = {"none": world.size == 1, None: True}.get(args.launcher, world.size > 1)
     if not launched:
-        print(f"{PROGRAM}: note: --launcher {args.launcher}, but {world.size} process(es) were started; mpiexec, torchrun and "
-              "srun start several", file=sys.stderr)  # fmt: skip
+        print(
+            f"{PROGRAM}: note: --launcher {args.launcher}, but {world.size} process(es) were started; mpiexec, torchrun and "
+            "srun start several",
+            file=sys.stderr,
+        )
     ignored = [name for name in IGNORED if getattr(args, name)]
     if ignored:
         print(f"{PROGRAM}: note: --{', --'.join(ignored)} changes nothing here", file=sys.stderr)
@@ -118,19 +123,30 @@ def parse(argv: list[str] | None, world: ranks.World) -> tuple[Settings, str]:
 def settings_of(args: argparse.Namespace, config: dict[str, Any]) -> Settings:
     """The command line over the config: a flag that was not given overrides nothing. Raises ValueError."""
     test, evaluation = config["data"]["test"], config.get("evaluation", {})
-    is_other = args.layout == "folder" != test.get("layout")  # the config's corruptions are of its own layout
+    is_other = (
+        args.layout == "folder" != test.get("layout")
+    )  # the config's corruptions are of its own layout
     values = {
-        "layout": test.get("layout"), "degraded": test.get("data_prefix1"), "adapted": test.get("data_prefix2"),
-        "train": test.get("train", False), "classes": test.get("classes"), "model": config.get("model", {}),
-        "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])), "second": args.first,
-        "batch_size": config["data"].get("samples_per_gpu", 64), "rules": as_list(evaluation.get("ensemble", "sum")),
+        "layout": test.get("layout"),
+        "degraded": test.get("data_prefix1"),
+        "adapted": test.get("data_prefix2"),
+        "train": test.get("train", False),
+        "classes": test.get("classes"),
+        "model": config.get("model", {}),
+        "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])),
+        "second": args.first,
+        "batch_size": config["data"].get("samples_per_gpu", 64),
+        "rules": as_list(evaluation.get("ensemble", "sum")),
         "corruptions": [] if is_other else list(evaluation.get("corruption", ["all"])),
         "severities": [str(severity) for severity in evaluation.get("severity", ["all"])],
-        "scores": evaluation.get("scores", "logits"), "metrics": list(evaluation.get("metrics", ["accuracy"])),
+        "scores": evaluation.get("scores", "logits"),
+        "metrics": list(evaluation.get("metrics", ["accuracy"])),
         "topk": _topk(args.metric_options),
-    }  # fmt: skip
+    }
     names = [field.name for field in fields(Settings)]
-    values |= {name: value for name, value in vars(args).items() if name in names and value is not None}
+    values |= {
+        name: value for name, value in vars(args).items() if name in names and value is not None
+    }
     for flag, name in (("--data_prefix1", "degraded"), ("--data_prefix2", "adapted")):
         if values[name] is None:
             raise ValueError(f"{flag} is missing, and {args.config} does not name it either")
@@ -146,18 +162,26 @@ def check(settings: Settings) -> None:
         raise ValueError("--batch_size and --num_samples must be at least 1")
     unknown = sorted(set(settings.corruptions) - {"clean", *DEGRADATIONS})
     if settings.fit and (unknown or not settings.corruptions):
-        raise ValueError(f"--fit learns from known degradations only: --corruption of {', '.join(DEGRADATIONS)}"
-                         + (f", not {unknown[0]}" if unknown else ""))  # fmt: skip
+        raise ValueError(
+            f"--fit learns from known degradations only: --corruption of {', '.join(DEGRADATIONS)}"
+            + (f", not {unknown[0]}" if unknown else "")
+        )
     if settings.fit and settings.layout in SPLITS and not settings.train:
-        raise ValueError(f"--fit learns: on the training images of --dataset {settings.layout}, --train True")
+        raise ValueError(
+            f"--fit learns: on the training images of --dataset {settings.layout}, --train True"
+        )
     rules = settings.rules
     fitted, blends = ([rule for rule in rules if rule in group] for group in (OURS, FUSE_RULES))
     if fitted and settings.scores != "logits":
         raise ValueError(f"--ensemble {fitted[0]} is of logits; leave --scores out")
     if len(set(rules)) < len(rules) or (blends and len(rules) > 1):
-        raise ValueError(f"--ensemble {' '.join(rules)}: each rule once, and rules that blend images alone")
+        raise ValueError(
+            f"--ensemble {' '.join(rules)}: each rule once, and rules that blend images alone"
+        )
     if "mCE" in settings.metrics and settings.baseline is None:
-        raise ValueError("mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C")
+        raise ValueError(
+            "mCE is relative to a classifier's errors: name it, --baseline alexnet for ImageNet-C"
+        )
 
 
 def _topk(options: list[str]) -> int:

@@ -25,7 +25,11 @@ CHUNK = 4096  # images whose scores are held at once
 
 
 def doubtful(
-    first: Classifier, source: sources.Source, names: Sequence[str], gate: tuple[float, float], batch_size: int
+    first: Classifier,
+    source: sources.Source,
+    names: Sequence[str],
+    gate: tuple[float, float],
+    batch_size: int,
 ) -> list[str]:
     """The keys of the images of which the classifier is so unsure that their adapted copies are
     wanted.
@@ -36,8 +40,14 @@ def doubtful(
     keys, progress = [], Progress(len(names))
     for start in range(0, len(names), CHUNK):
         part = names[start : start + CHUNK]
-        scores = torch.from_numpy(classifiers.score(first, source, part, batch_size=batch_size, progress=progress))
-        keys += [tree.key_of(name) for name, asked in zip(part, is_doubtful(scores, *gate).tolist(), strict=True) if asked]
+        scores = torch.from_numpy(
+            classifiers.score(first, source, part, batch_size=batch_size, progress=progress)
+        )
+        keys += [
+            tree.key_of(name)
+            for name, asked in zip(part, is_doubtful(scores, *gate).tolist(), strict=True)
+            if asked
+        ]
     return keys
 
 
@@ -69,27 +79,52 @@ def predict(
     if not keys:
         raise ValueError(f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})")
     if rule != "gate":
-        refuse(set(keys) - set(names[1]), f"have no copy in {views[1].path}", "adapt them too, or give --ensemble gate")
+        refuse(
+            set(keys) - set(names[1]),
+            f"have no copy in {views[1].path}",
+            "adapt them too, or give --ensemble gate",
+        )
     if isinstance(views[1], sources.Folder):
         second.check_adapted(views[1].path)
     progress = Progress(len(keys))
-    scored = next(classifiers.score_views(
-        {"first": (first, 0), "second": (second, 1)}, views,
-        [[(names[0][key], names[1].get(key)) for key in keys]], batch_size=batch_size, classes=classes,
-        report=lambda count: progress.add([(count, 0)])))  # fmt: skip
-    facts = {"partial": not set(keys) <= set(names[1]), "ensemble": rule, "beside": [], "params": params,
-             "scores": "logits"}  # fmt: skip
+    scored = next(
+        classifiers.score_views(
+            {"first": (first, 0), "second": (second, 1)},
+            views,
+            [[(names[0][key], names[1].get(key)) for key in keys]],
+            batch_size=batch_size,
+            classes=classes,
+            report=lambda count: progress.add([(count, 0)]),
+        )
+    )
+    facts = {
+        "partial": not set(keys) <= set(names[1]),
+        "ensemble": rule,
+        "beside": [],
+        "params": params,
+        "scores": "logits",
+    }
     combined = results.columns({"keys": np.array(keys), **scored}, facts)["combined"]
     chances = results.probabilities("combined", combined, facts)
     said = zip(keys, chances, scored["first"], scored["second"], strict=True)
-    return [{"key": key, "class": classes[row.argmax()], "probability": f"{row.max():.4f}", "degraded": classes[one.argmax()],
-             "adapted": "" if np.isnan(two).any() else classes[two.argmax()]} for key, row, one, two in said]  # fmt: skip
+    return [
+        {
+            "key": key,
+            "class": classes[row.argmax()],
+            "probability": f"{row.max():.4f}",
+            "degraded": classes[one.argmax()],
+            "adapted": "" if np.isnan(two).any() else classes[two.argmax()],
+        }
+        for key, row, one, two in said
+    ]
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Write what `predict` gave, a line for each image."""
     text = io.StringIO()
-    table = csv.DictWriter(text, ("key", "class", "probability", "degraded", "adapted"), lineterminator="\n")
+    table = csv.DictWriter(
+        text, ("key", "class", "probability", "degraded", "adapted"), lineterminator="\n"
+    )
     table.writeheader()
     table.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,9 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 Source = Folder | Arrays
 
 
-def open_source(path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None) -> Source:
+def open_source(
+    path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None
+) -> Source:
     """Recognise what lies at ``path``: one of FORMATS.
 
     classes: names for labels that come without. severity: that of the images in a file of a corruption that holds one.
@@ -41,7 +43,11 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None, severity
     if not path.exists():
         raise FileNotFoundError(f"--base_samples {path} does not exist; expected {FORMATS}")
     if path.is_dir():
-        return cifar_folder(path, classes) or official_arrays(path, classes, severity) or Folder(path, classes=classes)
+        return (
+            cifar_folder(path, classes)
+            or official_arrays(path, classes, severity)
+            or Folder(path, classes=classes)
+        )
     if path.suffix == ".npz":
         return npz(path, classes, severity)
     if path.suffix == ".npy":
@@ -52,7 +58,10 @@ def open_source(path: str | Path, classes: Sequence[str] | None = None, severity
 
 
 def open_official(
-    path: str | Path, classes: Sequence[str] | None = None, labels: Path | None = None, severity: int | None = None
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    labels: Path | None = None,
+    severity: int | None = None,
 ) -> Source:
     """`open_source`, and ImageNet and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours.
 
@@ -71,4 +80,6 @@ def read_pixels(source: Source, name: str) -> np.ndarray:
     try:
         return source.pixels(name)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
-        raise files.BadFile(f"{source.where(name)} cannot be read ({error}); remove it or make it anew") from None
+        raise files.BadFile(
+            f"{source.where(name)} cannot be read ({error}); remove it or make it anew"
+        ) from None

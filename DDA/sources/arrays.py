@@ -26,7 +26,9 @@ class Arrays:
     severity: what `open_source` was told of files that hold one.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str] | None = None, severity: int | None = None):
+    def __init__(
+        self, path: Path, classes: Sequence[str] | None = None, severity: int | None = None
+    ):
         self.path = path
         self.classes = None if classes is None else tree.check_classes(classes, path)
         self._severity = severity
@@ -37,7 +39,11 @@ class Arrays:
     def __reduce__(self) -> tuple:
         from DDA.sources import open_source
 
-        return open_source, (self.path, self.classes, self._severity)  # another process reads the same files
+        return open_source, (
+            self.path,
+            self.classes,
+            self._severity,
+        )  # another process reads the same files
 
     def add(self, folder: str, part: Rows | Jpegs, count: int, labels: Any = None) -> None:
         """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>.
@@ -50,9 +56,13 @@ class Arrays:
         if labels is not None:
             labels = as_labels(labels, f"{self.path}: {folder}")
             if len(labels) != count:
-                raise files.BadFile(f"{self.path}: {folder} has {count} images and {len(labels)} labels")
+                raise files.BadFile(
+                    f"{self.path}: {folder} has {count} images and {len(labels)} labels"
+                )
             if self.classes is None:
-                raise ValueError(f"{self.path}: {folder} has labels, but nothing tells the class names; give --classes")
+                raise ValueError(
+                    f"{self.path}: {folder} has labels, but nothing tells the class names; give --classes"
+                )
             if count and labels.max() >= len(self.classes):
                 raise files.BadFile(
                     f"{self.path}: {folder} has the label {labels.max()}, but there are {len(self.classes)} classes"
@@ -70,15 +80,25 @@ class Arrays:
             self._sorted = sorted(self._places, key=tree.key_of)
         return self._sorted
 
-    def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    def list(
+        self, cell: str = ".", *, leave_out: Path | None = None
+    ) -> tuple[list[str], list[str]]:
         if cell == ".":
             return self.names, []
-        first, end = (bisect_left(self.names, f"{cell}{after}", key=tree.key_of) for after in "/0")  # 0 comes after /
+        first, end = (
+            bisect_left(self.names, f"{cell}{after}", key=tree.key_of) for after in "/0"
+        )  # 0 comes after /
         return self.names[first:end], []
 
     def folders(self, folder: str) -> list[str]:
         prefix = "" if folder == "." else f"{folder}/"
-        return sorted({name[len(prefix) :].split("/")[0] for name in self._folders if name.startswith(prefix) and name != "."})
+        return sorted(
+            {
+                name[len(prefix) :].split("/")[0]
+                for name in self._folders
+                if name.startswith(prefix) and name != "."
+            }
+        )
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
         return False
@@ -154,10 +174,14 @@ def as_labels(values: Any, where: str) -> np.ndarray:
     """
     expected = "expected one class index for each image, 0, 1, 2, …"
     if isinstance(values, list):
-        if not all(type(value) is int for value in values):  # a list in a list would be multiplied out by numpy
+        if not all(
+            type(value) is int for value in values
+        ):  # a list in a list would be multiplied out by numpy
             raise files.BadFile(f"{where} has labels that are no numbers; {expected}")
         if any(abs(value) > 2**31 for value in values):
-            raise files.BadFile(f"{where} has the label {tree.shown(max(values, key=abs))}; {expected}")
+            raise files.BadFile(
+                f"{where} has the label {tree.shown(max(values, key=abs))}; {expected}"
+            )
         values = np.array(values, np.int64)
     if not isinstance(values, np.ndarray):
         raise files.BadFile(f"{where} has no labels; {expected}")
@@ -165,7 +189,9 @@ def as_labels(values: Any, where: str) -> np.ndarray:
         values = values[:, 0]
     if values.ndim != 1:
         one_hot = "one-hot rows or scores" if values.ndim == 2 else "an array"
-        raise files.BadFile(f"{where} has labels of the shape {values.shape}, {one_hot}; {expected}: labels.argmax(1)")
+        raise files.BadFile(
+            f"{where} has labels of the shape {values.shape}, {one_hot}; {expected}: labels.argmax(1)"
+        )
     if values.dtype.kind not in "iuf":
         raise files.BadFile(f"{where} has labels that are no numbers ({values.dtype}); {expected}")
     odd = values[~((values >= 0) & (values < 2**31) & (values == np.floor(values)))]
@@ -180,7 +206,9 @@ def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
     known = {9: "cifar10", 99: "cifar100"}
     if largest in known:
         return tree.class_list(known[largest])
-    raise ValueError(f"{where} has labels up to {largest} but no class names; give --classes FILE, one name a line")
+    raise ValueError(
+        f"{where} has labels up to {largest} but no class names; give --classes FILE, one name a line"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- headers and files
@@ -200,17 +228,25 @@ def _header(file: Any, where: str, size: int) -> Header:
     """
     with files.parsing(where, "npy file of numbers"):
         version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = read(file)
         if dtype.hasobject:
-            raise files.BadFile(f"{where} is no npy file of numbers: it holds Python objects, whose loading could execute "
-                                "code; save an array of numbers")  # fmt: skip
+            raise files.BadFile(
+                f"{where} is no npy file of numbers: it holds Python objects, whose loading could execute "
+                "code; save an array of numbers"
+            )
         if min(shape, default=0) < 0:
             raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
         declared = math.prod(shape) * dtype.itemsize
         if declared > size:
-            raise files.BadFile(f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it is cut off or "
-                                "damaged, get it again")  # fmt: skip
+            raise files.BadFile(
+                f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it is cut off or "
+                "damaged, get it again"
+            )
     return Header(shape, dtype)
 
 
@@ -224,21 +260,31 @@ def _load_npy(path: Path) -> np.ndarray:
 
 def _check_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
     """How many images uint8 (N,H,W,3) or (N,H,W) there are. Raises BadFile for any other array."""
-    if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3)) or 0 in shape[1:]:
-        raise files.BadFile(f"{where} is {dtype} {shape}, but images are uint8 (N,H,W,3) or (N,H,W)")
+    if (
+        dtype != np.uint8
+        or not (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3))
+        or 0 in shape[1:]
+    ):
+        raise files.BadFile(
+            f"{where} is {dtype} {shape}, but images are uint8 (N,H,W,3) or (N,H,W)"
+        )
     return shape[0]
 
 
 # ---------------------------------------------------------------------------------------------- CIFAR-10-C
 
 
-def official_arrays(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays | None:
+def official_arrays(
+    path: Path, classes: Sequence[str] | None, severity: int | None
+) -> Arrays | None:
     """CIFAR-10-C, CIFAR-100-C: labels.npy and <corruption>.npy of equally many rows for each severity 1..5."""
     corruptions = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
     if not corruptions:
         return None
     if not (path / "labels.npy").is_file():
-        raise ValueError(f"{path} holds {corruptions[0].name}, but labels.npy is missing; download it too")
+        raise ValueError(
+            f"{path} holds {corruptions[0].name}, but labels.npy is missing; download it too"
+        )
     return _corruptions(path, corruptions, path / "labels.npy", classes, severity)
 
 
@@ -249,12 +295,18 @@ def npy(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         return _corruptions(path, [path], labels, classes, severity)
     source = Arrays(path, classes, severity)
     pixels = _load_npy(path)
-    source.add(".", Rows(lambda: _load_npy(path)), _check_images(pixels.shape, pixels.dtype, f"{path}"))
+    source.add(
+        ".", Rows(lambda: _load_npy(path)), _check_images(pixels.shape, pixels.dtype, f"{path}")
+    )
     return source
 
 
 def _corruptions(
-    path: Path, corruptions: list[Path], labels_file: Path, classes: Sequence[str] | None, severity: int | None
+    path: Path,
+    corruptions: list[Path],
+    labels_file: Path,
+    classes: Sequence[str] | None,
+    severity: int | None,
 ) -> Arrays:
     labels = as_labels(_load_npy(labels_file), f"{labels_file}")
     source = Arrays(path, classes or _classes_of(labels, f"{labels_file}"), severity)
@@ -263,11 +315,18 @@ def _corruptions(
         rows = _check_images(pixels.shape, pixels.dtype, f"{file}")
         for folder, first, each in _severity_parts(f"{file}", rows, labels, severity):
             part = slice(first, first + len(each))
-            source.add(f"{file.stem}/{folder}", Rows(lambda file=file, part=part: _load_npy(file)[part]), len(each), each)
+            source.add(
+                f"{file.stem}/{folder}",
+                Rows(lambda file=file, part=part: _load_npy(file)[part]),
+                len(each),
+                each,
+            )
     return source
 
 
-def _severity_parts(where: str, rows: int, labels: np.ndarray, severity: int | None) -> list[tuple[int, int, np.ndarray]]:
+def _severity_parts(
+    where: str, rows: int, labels: np.ndarray, severity: int | None
+) -> list[tuple[int, int, np.ndarray]]:
     """Severity, first row and labels of each part of a file of a corruption with ``rows`` images.
 
     A file holds five severities where the five blocks of its labels are equal, or there is one label for each row of a
@@ -278,15 +337,25 @@ def _severity_parts(where: str, rows: int, labels: np.ndarray, severity: int | N
     repeated = blocks is not None and (blocks == blocks[0]).all()
     if rows % SEVERITIES == 0 and (len(labels) == each or (len(labels) == rows and repeated)):
         return [(number + 1, number * each, labels[:each]) for number in range(SEVERITIES)]
-    of_one = labels if len(labels) == rows else blocks[0] if repeated and len(blocks[0]) == rows else None
+    of_one = (
+        labels
+        if len(labels) == rows
+        else blocks[0]
+        if repeated and len(blocks[0]) == rows
+        else None
+    )
     if of_one is None:
-        raise files.BadFile(f"{where} has {rows} images and labels.npy {len(labels)} labels; expected {SEVERITIES} "
-                            "severities of equally many")  # fmt: skip
+        raise files.BadFile(
+            f"{where} has {rows} images and labels.npy {len(labels)} labels; expected {SEVERITIES} "
+            "severities of equally many"
+        )
     if severity is None:
         why = "whose five blocks differ" if len(labels) == rows else "for as many of each severity"
-        raise files.BadFile(f"{where} has {rows} images and labels.npy {len(labels)} labels, {why}: the file seems to hold one "
-                            "severity. Tell which, --severity 5 for example; where there is no such flag, write it as a tree "
-                            "first, make_data.py prepare --severity 5")  # fmt: skip
+        raise files.BadFile(
+            f"{where} has {rows} images and labels.npy {len(labels)} labels, {why}: the file seems to hold one "
+            "severity. Tell which, --severity 5 for example; where there is no such flag, write it as a tree "
+            "first, make_data.py prepare --severity 5"
+        )
     return [(severity, 0, of_one)]
 
 
@@ -307,7 +376,9 @@ class _Archive:
         tree.check_name(name, self.path)
         info = data.zip.getinfo(f"{name}.npy")
         where, whole = f"{self.path}: {tree.shown(name)}", self.path.stat().st_size
-        if info.compress_size > whole or info.file_size > self.MOST_DEFLATED * (info.compress_size + 1):
+        if info.compress_size > whole or info.file_size > self.MOST_DEFLATED * (
+            info.compress_size + 1
+        ):
             raise files.BadFile(
                 f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is damaged, get it again"
             )
@@ -327,7 +398,9 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
     archive = _Archive(path)
     large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
     small = {name: archive.read(name) for name in archive.headers if name not in large}
-    labels = next((small[name] for name in ("labels", "train_y", "test_y", "y") if name in small), None)
+    labels = next(
+        (small[name] for name in ("labels", "train_y", "test_y", "y") if name in small), None
+    )
     if classes is None and labels is not None:
         classes = _named_classes(small, labels, path)
     source = Arrays(path, classes, severity)
@@ -340,7 +413,9 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         jpegs = _jpegs(small["jpeg"], small["offsets"], path)
         source.add("clean/cifar_train", jpegs, len(small["offsets"]) - 1, labels)
     for name, (shape, dtype) in large.items():
-        count = _check_images(shape[1:] if len(shape) == 5 else shape, dtype, f"{path}: {tree.shown(name)}")
+        count = _check_images(
+            shape[1:] if len(shape) == 5 else shape, dtype, f"{path}: {tree.shown(name)}"
+        )
         if len(shape) == 5:
             for number in range(shape[0]):
                 source.add(f"{name}/{number + 1}", rows(name, number), count, labels)
@@ -348,10 +423,16 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
             source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
         else:
             told = severity if severity is not None and name in CIFAR_C else 0
-            source.add(f"{name}/{told}" if len(large) > 1 or told else ".", rows(name), count,
-                       labels if labels is not None and len(labels) == count else None)  # fmt: skip
+            source.add(
+                f"{name}/{told}" if len(large) > 1 or told else ".",
+                rows(name),
+                count,
+                labels if labels is not None and len(labels) == count else None,
+            )
     if not source.names:
-        raise files.BadFile(f"{path} holds no images: its arrays are {', '.join(map(tree.shown, archive.headers))}")
+        raise files.BadFile(
+            f"{path} holds no images: its arrays are {', '.join(map(tree.shown, archive.headers))}"
+        )
     return source
 
 
@@ -360,16 +441,32 @@ def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path)
         return _classes_of(as_labels(labels, f"{path}"), f"{path}")
     names = small["classes"]
     if names.ndim != 1 or names.dtype.kind not in "US":
-        raise files.BadFile(f"{path}: classes is {names.dtype} {names.shape}, but class names are text, one for each index")
+        raise files.BadFile(
+            f"{path}: classes is {names.dtype} {names.shape}, but class names are text, one for each index"
+        )
     with files.parsing(f"{path}: classes", "list of names"):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _jpegs(data: np.ndarray, offsets: np.ndarray, path: Path) -> Jpegs:
     """Raises BadFile where the offsets lead out of the bytes."""
-    if data.dtype != np.uint8 or data.ndim != 1 or offsets.dtype.kind not in "iu" or offsets.ndim != 1 or not len(offsets):
-        raise files.BadFile(f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} {offsets.shape}, but "
-                            "files end to end are uint8 (bytes,) with offsets (N+1,) of whole numbers")  # fmt: skip
-    if not (int(offsets[0]) >= 0 and int(offsets[-1]) <= len(data) and (offsets[1:] >= offsets[:-1]).all()):
-        raise files.BadFile(f"{path}: offsets do not rise from 0 to the {len(data):,} bytes of jpeg; get it again")
+    if (
+        data.dtype != np.uint8
+        or data.ndim != 1
+        or offsets.dtype.kind not in "iu"
+        or offsets.ndim != 1
+        or not len(offsets)
+    ):
+        raise files.BadFile(
+            f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} {offsets.shape}, but "
+            "files end to end are uint8 (bytes,) with offsets (N+1,) of whole numbers"
+        )
+    if not (
+        int(offsets[0]) >= 0
+        and int(offsets[-1]) <= len(data)
+        and (offsets[1:] >= offsets[:-1]).all()
+    ):
+        raise files.BadFile(
+            f"{path}: offsets do not rise from 0 to the {len(data):,} bytes of jpeg; get it again"
+        )
     return Jpegs(data, offsets.astype(np.int64))

@@ -8,7 +8,11 @@ from pathlib import Path
 from DDA.sources import Source
 
 LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "digits", "folder")
-SPLITS = {"imagenet": ("train", "val"), "cifar10": ("cifar_train", "cifar_test"), "digits": ("train", "test")}
+SPLITS = {
+    "imagenet": ("train", "val"),
+    "cifar10": ("cifar_train", "cifar_test"),
+    "digits": ("train", "test"),
+}
 
 
 def one_severity(severities: Sequence[str]) -> int | None:
@@ -45,14 +49,22 @@ def cells_of(
         raise FileNotFoundError(f"--corruption {missing[0]} is not in {root}; {_listing(trees)}")
     chosen = trees if "all" in corruptions else sorted(set(corruptions))
     if not chosen:
-        raise FileNotFoundError(f"{root} holds no folders, but --dataset {layout} wants one per corruption")
+        raise FileNotFoundError(
+            f"{root} holds no folders, but --dataset {layout} wants one per corruption"
+        )
     if layout == "folder":
         return chosen
     if layout in SPLITS:
         split = SPLITS[layout][0 if train else 1]
-        return [cell for name in chosen for cell in _existing(source, name, [split], f"--train {train} wants the split {{}}")]
+        return [
+            cell
+            for name in chosen
+            for cell in _existing(source, name, [split], f"--train {train} wants the split {{}}")
+        ]
     if "clean" not in corruptions:
-        chosen = [name for name in chosen if name != "clean"]  # no corruption, and without severities
+        chosen = [
+            name for name in chosen if name != "clean"
+        ]  # no corruption, and without severities
     return sorted(cell for name in chosen for cell in _severity_cells(source, name, severities))
 
 
@@ -60,7 +72,9 @@ def _severity_cells(source: Source, name: str, severities: Sequence[str]) -> lis
     if "all" in severities:
         found = source.folders(name)
         if not found:
-            raise FileNotFoundError(f"--severity all: {source.path / name} holds no severity folders")
+            raise FileNotFoundError(
+                f"--severity all: {source.path / name} holds no severity folders"
+            )
         return [f"{name}/{severity}" for severity in found]
     if name == "clean":
         return [f"{name}/{folder}" for folder in source.folders(name)]  # it has no severities
@@ -73,8 +87,10 @@ def _existing(source: Source, parent: str, names: Sequence[str], why: str) -> li
     found = source.folders(parent)
     for name in names:
         if name not in found:
-            raise FileNotFoundError(f"{why.format(name)}, but {source.path / parent / name} does not exist; "
-                                    f"{_listing(found)} in {source.path / parent}")  # fmt: skip
+            raise FileNotFoundError(
+                f"{why.format(name)}, but {source.path / parent / name} does not exist; "
+                f"{_listing(found)} in {source.path / parent}"
+            )
     return [f"{parent}/{name}" for name in names]
 
 

@@ -18,11 +18,16 @@ from DDA.sources.arrays import Arrays, Rows, as_labels
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 # of each form: the file that names the classes, its entry and that of the labels (pickles), or the bytes before an image
-PYTHON = (("batches.meta", "label_names", "labels", BATCHES), ("meta", "fine_label_names", "fine_labels", ["train", "test"]))
+PYTHON = (
+    ("batches.meta", "label_names", "labels", BATCHES),
+    ("meta", "fine_label_names", "fine_labels", ["train", "test"]),
+)
 BINARY = (("batches.meta.txt", BATCHES, 1), ("fine_label_names.txt", ["train", "test"], 2))
 LARGEST = 1 << 28  # bytes of a published file are fewer
 
-Opener = Callable[[str], "bytes | None"]  # the content of a file of a data set, None where it is absent
+Opener = Callable[
+    [str], "bytes | None"
+]  # the content of a file of a data set, None where it is absent
 
 
 def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
@@ -37,7 +42,9 @@ def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
 def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
     """CIFAR as it is downloaded: read without unpacking it, and nothing of it but CIFAR's own files."""
     wanted = {name for meta, *_, parts in PYTHON for name in (meta, *parts)}
-    wanted |= {name for meta, parts, _ in BINARY for name in (meta, *(f"{part}.bin" for part in parts))}
+    wanted |= {
+        name for meta, parts, _ in BINARY for name in (meta, *(f"{part}.bin" for part in parts))
+    }
     contents: dict[str, bytes] = {}
     with files.parsing(path, "tar archive"), tarfile.open(path) as members:
         for member in members:
@@ -46,7 +53,9 @@ def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
                 contents[name] = members.extractfile(member).read()
     source = _python(path, contents.get, classes) or _binary(path, contents.get, classes)
     if source is None:
-        raise ValueError(f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the folder")
+        raise ValueError(
+            f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the folder"
+        )
     return source
 
 
@@ -55,7 +64,11 @@ def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
     for meta, names, labels, parts in PYTHON:
         if content(meta) is None:
             continue
-        batches = {part: unpickle(data, f"{path}: {part}") for part in parts if (data := content(part)) is not None}
+        batches = {
+            part: unpickle(data, f"{path}: {part}")
+            for part in parts
+            if (data := content(part)) is not None
+        }
         named = unpickle(content(meta), f"{path}: {meta}").get(names)
         if not isinstance(named, list):
             raise files.BadFile(f"{path}: {meta} has no {names}; download it again")
@@ -95,9 +108,20 @@ def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[st
     for split in ("train", "test"):
         chosen = [batches[part] for part in batches if ("test" in part) == (split == "test")]
         for data, _ in chosen:
-            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-                raise files.BadFile(f"{path} holds no CIFAR images of 3 x 32 x 32 bytes; download it again")
-        pixels = np.concatenate([data for data, _ in chosen]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            if (
+                not isinstance(data, np.ndarray)
+                or data.dtype != np.uint8
+                or data.ndim != 2
+                or data.shape[1] != 3072
+            ):
+                raise files.BadFile(
+                    f"{path} holds no CIFAR images of 3 x 32 x 32 bytes; download it again"
+                )
+        pixels = (
+            np.concatenate([data for data, _ in chosen])
+            .reshape(-1, 3, 32, 32)
+            .transpose(0, 2, 3, 1)
+        )
         labels = np.concatenate([as_labels(values, f"{path}") for _, values in chosen])
         source.add(f"clean/cifar_{split}", Rows(lambda pixels=pixels: pixels), len(pixels), labels)
     return source
@@ -115,7 +139,10 @@ def unpickle(data: bytes, where: str) -> dict[str, Any]:
             raise files.BadFile(f"{where} is no CIFAR file: {refused}") from None
         if not isinstance(value, dict):
             raise files.BadFile(f"{where} holds no dictionary, as CIFAR files do")
-        return {_text(key, where): item.array if isinstance(item, _Array) else item for key, item in value.items()}
+        return {
+            _text(key, where): item.array if isinstance(item, _Array) else item
+            for key, item in value.items()
+        }
 
 
 def _text(value: Any, where: str) -> str:
@@ -135,10 +162,23 @@ class _PlainValues(pickle._Unpickler):
 
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data), encoding="bytes")
-        stand_ins = {"dtype": _Dtype, "ndarray": _NdarrayName, "_reconstruct": _reconstruct, "_frombuffer": _frombuffer,
-                     "scalar": _scalar}  # fmt: skip
-        modules = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-        self._stand_ins = {(module, name): value for module in modules for name, value in stand_ins.items()}
+        stand_ins = {
+            "dtype": _Dtype,
+            "ndarray": _NdarrayName,
+            "_reconstruct": _reconstruct,
+            "_frombuffer": _frombuffer,
+            "scalar": _scalar,
+        }
+        modules = (
+            "numpy",
+            "numpy.core.multiarray",
+            "numpy._core.multiarray",
+            "numpy.core.numeric",
+            "numpy._core.numeric",
+        )
+        self._stand_ins = {
+            (module, name): value for module in modules for name, value in stand_ins.items()
+        }
         self._stand_ins["_codecs", "encode"] = _encode
 
     def find_class(self, module: str, name: str) -> Any:
@@ -150,7 +190,9 @@ class _PlainValues(pickle._Unpickler):
         """Give a stand-in its state; the state of anything else would be written into classes and functions."""
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Dtype | _Array):
-            raise _Refused(f"it gives a state to a {type(self.stack[-1]).__name__}, which is refused")
+            raise _Refused(
+                f"it gives a state to a {type(self.stack[-1]).__name__}, which is refused"
+            )
         self.stack[-1].__setstate__(state)
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _build}  # noqa: RUF012
@@ -166,7 +208,9 @@ class _Dtype:
     def __init__(self, name: str | bytes, *_: object):
         text = name.decode() if isinstance(name, bytes) else name
         if not re.fullmatch(r"[<>|=]?[iu][1248]", text):
-            raise _Refused(f"an array in it holds {tree.shown(text)}, which is no type of whole numbers")
+            raise _Refused(
+                f"an array in it holds {tree.shown(text)}, which is no type of whole numbers"
+            )
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: tuple) -> None:
@@ -174,7 +218,9 @@ class _Dtype:
         if inner != [None, None, None]:
             raise _Refused("an array in it holds parts, which is no type of whole numbers")
         if order in ("<", b"<", ">", b">"):
-            self.dtype = self.dtype.newbyteorder(order if isinstance(order, str) else order.decode())
+            self.dtype = self.dtype.newbyteorder(
+                order if isinstance(order, str) else order.decode()
+            )
 
 
 class _Array:
@@ -192,7 +238,9 @@ class _Array:
             raise TypeError("an array's bytes, type or shape are none")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
             raise ValueError("an array's shape is not that of its bytes")
-        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+        self.array = np.frombuffer(data, dtype.dtype).reshape(
+            shape, order="F" if order == "F" else "C"
+        )
         return self
 
 

@@ -22,12 +22,24 @@ def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError("--base_samples digits needs scikit-learn: pip install scikit-learn") from None
+        raise ValueError(
+            "--base_samples digits needs scikit-learn: pip install scikit-learn"
+        ) from None
 
     carried = load_digits()
     ink = (carried.images * (255 / 16)).round().astype(np.uint8)
-    pixels = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in ink])
+    pixels = np.stack(
+        [
+            np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+            for image in ink
+        ]
+    )
     source = Arrays(Path(DIGITS), classes or tree.class_list(DIGITS))
     for split, part in (("train", slice(-held_out)), ("test", slice(-held_out, None))):
-        source.add(f"clean/{split}", Rows(lambda part=part: pixels[part]), len(pixels[part]), carried.target[part])
+        source.add(
+            f"clean/{split}",
+            Rows(lambda part=part: pixels[part]),
+            len(pixels[part]),
+            carried.target[part],
+        )
     return source

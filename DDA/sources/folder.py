@@ -15,9 +15,13 @@ from DDA import files, images, tree
 class Folder:
     """A folder of images. files: other names in the tree than on disk, name -> file."""
 
-    def __init__(self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None):
+    def __init__(
+        self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
+    ):
         self.path = path
-        self.classes = tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
+        self.classes = (
+            tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
+        )
         for name in files or ():
             tree.check_name(name, path)
         self._files = files
@@ -26,17 +30,25 @@ class Folder:
     @property
     def names(self) -> list[str]:
         if self._names is None:
-            self._names = tree.list_images(self.path)[0] if self._files is None else sorted(self._files, key=tree.key_of)
+            self._names = (
+                tree.list_images(self.path)[0]
+                if self._files is None
+                else sorted(self._files, key=tree.key_of)
+            )
         return self._names
 
-    def list(self, cell: str = ".", *, leave_out: Path | None = None) -> tuple[list[str], list[str]]:
+    def list(
+        self, cell: str = ".", *, leave_out: Path | None = None
+    ) -> tuple[list[str], list[str]]:
         """The images below a folder of the tree, and what is none (see `tree.list_images`)."""
         return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder."""
         with os.scandir(self.path / folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return sorted(
+                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            )
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
         """Whether a folder is a tree of adapted images, or holds the tree ``save_dir`` of them."""

@@ -15,7 +15,10 @@ def tiny_imagenet(path: Path) -> Folder | None:
     annotations = path / "val" / "val_annotations.txt"
     if not (path / "wnids.txt").is_file() or not annotations.is_file():
         return None
-    named = {f"clean/train/{file.parts[-3]}/{file.name}": file for file in (path / "train").glob("*/images/*")}
+    named = {
+        f"clean/train/{file.parts[-3]}/{file.name}": file
+        for file in (path / "train").glob("*/images/*")
+    }
     for line in files.read_lines(annotations, "the annotations"):
         name, label, *_ = [*line.split("\t"), ""]
         tree.check_name(f"{label}/{name}", annotations)
@@ -29,7 +32,9 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
     Also a val folder that is sorted into classes already; and ImageNet-C, where the folders of the corruptions may lie in those
     of their groups (noise, blur, weather, digital, extra).
     """
-    flat = [file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))]
+    flat = [
+        file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))
+    ]
     folders = _wnid_folders(path / "train" if flat else path)
     if not flat and not folders:
         return None
@@ -43,12 +48,16 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
         wnids = _val_labels(labels, classes)
         unknown = [file.name for file in flat if file.stem not in wnids]
         if unknown:
-            raise ValueError(f"--labels {labels} has no label of {len(unknown)} images, such as {unknown[0]}")
+            raise ValueError(
+                f"--labels {labels} has no label of {len(unknown)} images, such as {unknown[0]}"
+            )
         named = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
     for folder in folders:
         above = folder.relative_to(path).parts[:-1]
         is_cell = len(above) > 1 and above[-1].isdigit()  # [<group>/]<corruption>/<severity>
-        prefix = "/".join(above[-2:] if is_cell else ("clean", *(part for part in above if part != "clean")))
+        prefix = "/".join(
+            above[-2:] if is_cell else ("clean", *(part for part in above if part != "clean"))
+        )
         named.update((f"{prefix}/{folder.name}/{file.name}", file) for file in folder.iterdir())
     return _labelled(path, named, classes)
 
@@ -56,7 +65,9 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
 def _wnid_folders(path: Path) -> list[Path]:
     """The folders named as ImageNet's classes, at the first level below ``path`` that has any, at most the fourth."""
     for level in range(4):
-        found = sorted(folder for folder in path.glob("*/" * level + "n" + "[0-9]" * 8) if folder.is_dir())
+        found = sorted(
+            folder for folder in path.glob("*/" * level + "n" + "[0-9]" * 8) if folder.is_dir()
+        )
         if found:
             return found
     return []
@@ -64,11 +75,17 @@ def _wnid_folders(path: Path) -> list[Path]:
 
 def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Folder:
     """A folder whose files' classes must all be known; hidden files are not seen."""
-    shown = {name: file for name, file in named.items() if file.suffix.lower() in tree.SUFFIXES and file.name[0] != "."}
+    shown = {
+        name: file
+        for name, file in named.items()
+        if file.suffix.lower() in tree.SUFFIXES and file.name[0] != "."
+    }
     unknown = sorted({name.split("/")[-2] for name in shown} - set(classes))
     if unknown:
         label = tree.shown(unknown[0])[1:-1]
-        raise ValueError(f"{path} has the class {label}, which is none of the {len(classes)} of its data set; give --classes")
+        raise ValueError(
+            f"{path} has the class {label}, which is none of the {len(classes)} of its data set; give --classes"
+        )
     return Folder(path, shown, classes)
 
 
@@ -86,7 +103,9 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
         if all(label.isdigit() for label in found.values()):
             largest = max(map(int, found.values()))
             if largest >= len(classes):
-                raise ValueError(f"--labels {path} has the label {largest}, but labels are 0..{len(classes) - 1}")
+                raise ValueError(
+                    f"--labels {path} has the label {largest}, but labels are 0..{len(classes) - 1}"
+                )
             found = {name: classes[int(label)] for name, label in found.items()}
     else:
         order = [line[0] for line in lines]
@@ -94,21 +113,34 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
             kit = _development_kit(path)
             odd = next((label for label in order if int(label) not in kit), None)
             if odd is not None:
-                raise ValueError(f"--labels {path} has the number {odd}, which its meta.mat does not know")
+                raise ValueError(
+                    f"--labels {path} has the number {odd}, which its meta.mat does not know"
+                )
             order = [kit[int(label)] for label in order]
         found = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
     unknown = set(found.values()) - set(classes)
     if unknown:
-        raise ValueError(f"--labels {path} has the class {min(unknown)}, which is none of the {len(classes)} of the data set")
+        raise ValueError(
+            f"--labels {path} has the class {min(unknown)}, which is none of the {len(classes)} of the data set"
+        )
     return found
 
 
 @lru_cache(maxsize=1)
 def _development_kit(path: Path) -> dict[int, str]:
     """The development kit's own numbers of the classes, which are not the usual ones."""
-    meta = next((place / "meta.mat" for place in (path.parent, path.parent.parent) if (place / "meta.mat").is_file()), None)
+    meta = next(
+        (
+            place / "meta.mat"
+            for place in (path.parent, path.parent.parent)
+            if (place / "meta.mat").is_file()
+        ),
+        None,
+    )
     if meta is None:
-        raise ValueError(f"--labels {path} holds the development kit's own numbers: put its meta.mat beside it")
+        raise ValueError(
+            f"--labels {path} holds the development kit's own numbers: put its meta.mat beside it"
+        )
     from scipy.io import loadmat
 
     with files.parsing(meta, "meta.mat of the development kit"):

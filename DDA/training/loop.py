@@ -24,7 +24,12 @@ from DDA.training.task import Batches, Moment, Task
 
 LOOK_EVERY = 10  # steps between looks at the losses, which wait for the device
 LARGEST = 1e12  # of steps, epochs, minutes: more cannot be meant
-SCHEDULES = {"constant": (), "cosine": (), "linear": ("steps",), "multistep": ("milestones", "gamma")}
+SCHEDULES = {
+    "constant": (),
+    "cosine": (),
+    "linear": ("steps",),
+    "multistep": ("milestones", "gamma"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,9 @@ class State:
     waited: float = 0.0  # of these, for data
     best: float | None = None  # of the task's monitor
     best_epoch: int = 0
-    losses: list[dict[str, float]] = field(default_factory=list)  # one entry a step, means over the ranks
+    losses: list[dict[str, float]] = field(
+        default_factory=list
+    )  # one entry a step, means over the ranks
     epochs: list[dict[str, Any]] = field(default_factory=list)  # one entry a validation
     dtype: str = "float32"
 
@@ -102,7 +109,12 @@ class State:
         """Tensors and plain values."""
         averaged = {} if self.ema is None else {"ema": self.ema.state_dict()}
         plain = {name: getattr(self, name) for name in _PLAIN}
-        return {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict(), **averaged, **plain}
+        return {
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **averaged,
+            **plain,
+        }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `as_dict` gave. Raises KeyError, ValueError or RuntimeError for anything else."""
@@ -114,14 +126,18 @@ class State:
             setattr(self, name, saved[name])
 
 
-def start(task: Task, recipe: Recipe, optimizer: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> State:
+def start(
+    task: Task, recipe: Recipe, optimizer: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> State:
     """The state of a task that has not learnt yet. optimizer: ``type`` and settings, as `make_optimizer` takes them."""
     averaged = copy.deepcopy(task).requires_grad_(False).eval() if recipe.ema else None
     chosen = make_optimizer(optimizer, task, decay_norms=recipe.decay_norms)
     return State(task, chosen, averaged, dtype=str(dtype).removeprefix("torch."))
 
 
-def make_optimizer(chosen: Mapping[str, Any], task: nn.Module, *, decay_norms: bool = True) -> torch.optim.Optimizer:
+def make_optimizer(
+    chosen: Mapping[str, Any], task: nn.Module, *, decay_norms: bool = True
+) -> torch.optim.Optimizer:
     """An optimiser of torch.optim by its name there, ``{"type": "AdamW", "lr": 0.001, …}``, of what learns in ``task``.
 
     Raises ValueError for an unknown one, or for settings that it does not take.
@@ -130,18 +146,26 @@ def make_optimizer(chosen: Mapping[str, Any], task: nn.Module, *, decay_norms: b
     name = settings.pop("type", None)
     kind = getattr(torch.optim, str(name), None)
     if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
-        raise ValueError(f"optimizer.type: {name!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW")
+        raise ValueError(
+            f"optimizer.type: {name!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW"
+        )
     rate = settings.get("lr")
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise ValueError(f"optimizer.lr: {rate!r} is not a number above 0")
-    parameters: list[Any] = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    parameters: list[Any] = [
+        parameter for parameter in task.parameters() if parameter.requires_grad
+    ]
     if not decay_norms:
-        weights, others = ([p for p in parameters if (p.ndim > 1) == many] for many in (True, False))
+        weights, others = (
+            [p for p in parameters if (p.ndim > 1) == many] for many in (True, False)
+        )
         parameters = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     try:
         return kind(parameters, **settings)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {kind.__name__} does not take these settings: {error}") from None
+        raise ValueError(
+            f"optimizer: {kind.__name__} does not take these settings: {error}"
+        ) from None
 
 
 def _check_schedule(kind: Any, settings: Mapping[str, Any], recipe: Recipe) -> None:
@@ -150,16 +174,28 @@ def _check_schedule(kind: Any, settings: Mapping[str, Any], recipe: Recipe) -> N
     if set(settings) - set(SCHEDULES[kind]) or (kind == "multistep" and len(settings) < 2):
         takes = ", ".join(SCHEDULES[kind]) or "no settings"
         raise ValueError(f"schedule: {kind} takes {takes}, not {', '.join(settings) or 'none'}")
-    if isinstance(settings.get("gamma"), list) or not isinstance(settings.get("milestones", []), list | tuple):
+    if isinstance(settings.get("gamma"), list) or not isinstance(
+        settings.get("milestones", []), list | tuple
+    ):
         raise ValueError("schedule: multistep takes a list of milestones and one gamma")
-    numbers = [number for value in settings.values() for number in (value if isinstance(value, list | tuple) else [value])]
+    numbers = [
+        number
+        for value in settings.values()
+        for number in (value if isinstance(value, list | tuple) else [value])
+    ]
     if not all(isinstance(number, int | float) and abs(number) <= LARGEST for number in numbers):
-        raise ValueError(f"schedule: {kind} takes numbers, not {', '.join(str(number)[:40] for number in numbers)}")
+        raise ValueError(
+            f"schedule: {kind} takes numbers, not {', '.join(str(number)[:40] for number in numbers)}"
+        )
     if kind == "multistep" and not recipe.epochs:
-        raise ValueError("schedule: the milestones of multistep are epochs, so train.epochs must be given")
+        raise ValueError(
+            "schedule: the milestones of multistep are epochs, so train.epochs must be given"
+        )
 
 
-def make_rate(base: float, schedule: Mapping[str, Any], recipe: Recipe) -> Callable[[Moment], float]:
+def make_rate(
+    base: float, schedule: Mapping[str, Any], recipe: Recipe
+) -> Callable[[Moment], float]:
     """The learning rate at any moment: ``base``, changed by the schedule, rising over the steps of ``recipe.warmup``.
 
     schedule: ``{"type": "constant"}``; ``cosine`` or ``linear`` to 0 at the end of the budget (linear: at ``steps``, where they
@@ -177,7 +213,9 @@ def make_rate(base: float, schedule: Mapping[str, Any], recipe: Recipe) -> Calla
             steps = settings.get("steps")
             return max(0.0, 1 - (moment.step / steps if steps else moment.spent))
         if kind == "multistep":
-            return settings["gamma"] ** sum(moment.spent * recipe.epochs >= place - 1e-9 for place in settings["milestones"])
+            return settings["gamma"] ** sum(
+                moment.spent * recipe.epochs >= place - 1e-9 for place in settings["milestones"]
+            )
         return 1.0
 
     def rate(moment: Moment) -> float:
@@ -235,11 +273,28 @@ def _is_stale(state: State, recipe: Recipe) -> bool:
 class _Fitting:
     """The pieces of `fit`, with what does not change while it runs."""
 
-    def __init__(self, state: State, recipe: Recipe, rate: Callable[[Moment], float], per_epoch: int, world: World):
-        self._state, self._recipe, self._rate, self._per_epoch, self._world = state, recipe, rate, per_epoch, world
+    def __init__(
+        self,
+        state: State,
+        recipe: Recipe,
+        rate: Callable[[Moment], float],
+        per_epoch: int,
+        world: World,
+    ):
+        self._state, self._recipe, self._rate, self._per_epoch, self._world = (
+            state,
+            recipe,
+            rate,
+            per_epoch,
+            world,
+        )
         self._device = next(state.task.parameters()).device
-        self._task = nn.parallel.DistributedDataParallel(state.task) if world.size > 1 else state.task
-        self._parameters = [parameter for parameter in state.task.parameters() if parameter.requires_grad]
+        self._task = (
+            nn.parallel.DistributedDataParallel(state.task) if world.size > 1 else state.task
+        )
+        self._parameters = [
+            parameter for parameter in state.task.parameters() if parameter.requires_grad
+        ]
         self._autocast = getattr(torch, state.dtype)
         self._waiting: list[dict[str, torch.Tensor]] = []
         self._looked = time.perf_counter()
@@ -252,7 +307,9 @@ class _Fitting:
         state, begun = self._state, time.perf_counter()
         parts = next(stream)
         waited = time.perf_counter() - begun
-        torch.manual_seed(seed_of(self._recipe.seed, state.step, self._world.rank))  # of dropout and stochastic depth
+        torch.manual_seed(
+            seed_of(self._recipe.seed, state.step, self._world.rank)
+        )  # of dropout and stochastic depth
         for group in state.optimizer.param_groups:
             group["lr"] = self._rate(self.moment())
         self._waiting.append(self._backward(parts))
@@ -274,11 +331,17 @@ class _Fitting:
         for number, part in enumerate(parts, start=1):
             several = self._world.size > 1 and number < len(parts)
             with self._task.no_sync() if several else contextlib.nullcontext():
-                with torch.autocast(self._device.type, self._autocast, enabled=self._autocast != torch.float32):
+                with torch.autocast(
+                    self._device.type, self._autocast, enabled=self._autocast != torch.float32
+                ):
                     losses = self._task(part.to(self._device), moment)
                 (losses["loss"] / len(parts)).backward()
             seen.append({name: value.detach() for name, value in losses.items()})
-        return seen[0] if len(seen) == 1 else {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+        return (
+            seen[0]
+            if len(seen) == 1
+            else {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -286,7 +349,9 @@ class _Fitting:
         state = self._state
         if state.ema is None:
             return
-        decay = min(self._recipe.ema, (1 + state.step) / (10 + state.step))  # the first steps are forgotten faster
+        decay = min(
+            self._recipe.ema, (1 + state.step) / (10 + state.step)
+        )  # the first steps are forgotten faster
         torch._foreach_lerp_(list(state.ema.parameters()), list(state.task.parameters()), 1 - decay)
         for averaged, fresh in zip(state.ema.buffers(), state.task.buffers(), strict=True):
             averaged.copy_(fresh)
@@ -298,7 +363,9 @@ class _Fitting:
     def look(self) -> None:
         """Fetch the losses of the last steps, averaged over ranks, and check them."""
         names = list(self._waiting[0])
-        table = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in self._waiting]).double()
+        table = torch.stack(
+            [torch.stack([losses[name].float() for name in names]) for losses in self._waiting]
+        ).double()
         values = np.array(self._world.mean(table.flatten().tolist())).reshape(table.shape)
         first = self._state.step - len(self._waiting)
         for offset, row in enumerate(values):
@@ -314,8 +381,12 @@ class _Fitting:
         measured = state.judged.evaluate(self._world)
         if measured:
             value = measured[state.task.monitor]
-            better = state.best is None or (value > state.best if state.task.higher_is_better else value < state.best)
-            state.epochs.append({"epoch": state.step / self._per_epoch, "step": state.step, **measured})
+            better = state.best is None or (
+                value > state.best if state.task.higher_is_better else value < state.best
+            )
+            state.epochs.append(
+                {"epoch": state.step / self._per_epoch, "step": state.step, **measured}
+            )
             if better:
                 state.best, state.best_epoch = value, len(state.epochs)
             after_epoch(better)

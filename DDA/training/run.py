@@ -63,7 +63,9 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         return
     content = read_tensors(path, "state of a run")
     if "task" not in content or not isinstance(content.get("settings"), dict):
-        raise files.BadFile(f"{path} is no state of this version, which keeps other things; {advice}")
+        raise files.BadFile(
+            f"{path} is no state of this version, which keeps other things; {advice}"
+        )
     differ = ledger.differences(content["settings"], settings)
     if differ:
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
@@ -77,7 +79,10 @@ def is_foreign(folder: Path) -> bool:
     """Whether a folder holds something that is not a run, nor what a run leaves that was killed before it saved its state."""
     if not folder.is_dir() or (folder / RESUME).is_file():
         return False
-    return any(not path.name.startswith((MACHINE, "events.")) and path.suffix != files.TEMPORARY for path in folder.iterdir())
+    return any(
+        not path.name.startswith((MACHINE, "events.")) and path.suffix != files.TEMPORARY
+        for path in folder.iterdir()
+    )
 
 
 class Run:
@@ -100,11 +105,18 @@ class Run:
         on_save: Callable[[], None] = lambda: None,
         on_epoch: Callable[[bool], None] = lambda is_best: None,
     ):
-        self._world, self._folder, self._state, self._settings = world, folder, state, dict(settings)
+        self._world, self._folder, self._state, self._settings = (
+            world,
+            folder,
+            state,
+            dict(settings),
+        )
         self._images, self._save_seconds, self._losses = images, 60 * save_minutes, losses
         self._on_save, self._on_epoch = on_save, on_epoch
 
-    def train(self, batches: Batches, recipe: Recipe, rate: Callable[[Moment], float], *, advice: str) -> None:
+    def train(
+        self, batches: Batches, recipe: Recipe, rate: Callable[[Moment], float], *, advice: str
+    ) -> None:
         """Train to the end of the budget; a stop by the user is a KeyboardInterrupt, after the state was saved.
 
         advice: what to do where the loss is no number, which is a `SharedError`.
@@ -112,16 +124,28 @@ class Run:
         self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
         self._recipe, self._per_epoch = recipe, batches.per_epoch
         self._saved = self._shown = time.monotonic()
-        self._first, self._written = (self._state.step, self._state.seconds), len(self._state.losses)
+        self._first, self._written = (
+            (self._state.step, self._state.seconds),
+            len(self._state.losses),
+        )
         self._events = _events(self._folder, self._state.step) if self._world.rank == 0 else None
         device = next(self._state.task.parameters()).device
         self._note_machine(device)
         with self._world.process_group(device.type):
             try:
-                finished = fit(self._state, batches, recipe, rate, world=self._world, after_look=self._after_look,
-                               after_epoch=self._after_epoch)  # fmt: skip
+                finished = fit(
+                    self._state,
+                    batches,
+                    recipe,
+                    rate,
+                    world=self._world,
+                    after_look=self._after_look,
+                    after_epoch=self._after_epoch,
+                )
             except FloatingPointError as error:
-                raise ranks.SharedError(f"{error}: {advice}; the same command goes on from the last saved step") from None
+                raise ranks.SharedError(
+                    f"{error}: {advice}; the same command goes on from the last saved step"
+                ) from None
         self.save()
         if not finished:
             raise KeyboardInterrupt
@@ -131,8 +155,14 @@ class Run:
         if self._world.rank == 0:
             path = self._folder / MACHINE
             before = files.read_json(path).get("parts", []) if path.is_file() else []
-            here = {"from_step": self._state.step, "device": device.type, "dtype": self._state.dtype, "ranks": self._world.size,
-                    "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+            here = {
+                "from_step": self._state.step,
+                "device": device.type,
+                "dtype": self._state.dtype,
+                "ranks": self._world.size,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
             self.write(lambda: files.write_json(path, {"parts": [*before, here]}))
 
     def _after_look(self) -> bool:
@@ -161,7 +191,11 @@ class Run:
         spent = moment_of(state, self._recipe, self._per_epoch).spent
         left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
-        print(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}", file=sys.stderr, flush=True)
+        print(
+            f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def save(self) -> None:
         """Write the state and the logs, each file whole, by rank 0."""
@@ -170,10 +204,14 @@ class Run:
             return
         state, folder = self._state, self._folder
         content = {**state.as_dict(), "settings": self._settings}
-        self.write(lambda: files.write_with(folder / RESUME, lambda file: torch.save(content, file)))
+        self.write(
+            lambda: files.write_with(folder / RESUME, lambda file: torch.save(content, file))
+        )
         self.write(lambda: files.write_bytes(folder / self._losses, as_csv(state.losses)))
         if state.epochs:
-            self.write(lambda: files.write_bytes(folder / "epochs.csv", as_csv(state.epochs, "epoch")))
+            self.write(
+                lambda: files.write_bytes(folder / "epochs.csv", as_csv(state.epochs, "epoch"))
+            )
         self.write(self._on_save)
         if self._events is not None:
             for step in range(self._written, len(state.losses)):
@@ -187,7 +225,9 @@ class Run:
         try:
             work()
         except OSError as error:
-            raise OSError(f"cannot write to {self._folder}: {error.strerror or error}; make room") from error
+            raise OSError(
+                f"cannot write to {self._folder}: {error.strerror or error}; make room"
+            ) from error
 
 
 def _events(folder: Path, step: int) -> Any:
@@ -204,7 +244,9 @@ def as_csv(rows: Sequence[Mapping[str, Any]], first: str = "step") -> bytes:
     if not rows:
         return b""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [first, *(name for name in rows[0] if name != first)], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [first, *(name for name in rows[0] if name != first)], lineterminator="\n"
+    )
     writer.writeheader()
     for number, row in enumerate(rows, start=1):
         writer.writerow({first: number, **{name: f"{value:.6g}" for name, value in row.items()}})

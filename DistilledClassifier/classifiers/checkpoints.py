@@ -17,13 +17,26 @@ from DistilledClassifier.classifiers.scoring import Classifier
 
 _CIFAR = {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"}
 # settings of timm with which a model dict reads other files
-_FETCHED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "custom_imports")
+_FETCHED = (
+    "checkpoint_path",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "custom_imports",
+)
 
 
-def save(path: Path, network: Network, config: Mapping[str, Any], classes: Sequence[str], **more: Any) -> None:
+def save(
+    path: Path, network: Network, config: Mapping[str, Any], classes: Sequence[str], **more: Any
+) -> None:
     """Write a checkpoint that is enough alone: weights, classes, preprocessing, and the config that trained them."""
-    content = {"state_dict": network.model.state_dict(), "config": dict(config), "classes": list(classes),
-               "preprocess": dict(config["preprocess"]), **more}  # fmt: skip
+    content = {
+        "state_dict": network.model.state_dict(),
+        "config": dict(config),
+        "classes": list(classes),
+        "preprocess": dict(config["preprocess"]),
+        **more,
+    }
     files.write_with(path, lambda file: torch.save(content, file))
 
 
@@ -38,7 +51,9 @@ def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
         classifier = _as_data(content["config"]["classifier"], path)
         network = _filled(path, classifier, content["state_dict"], "its own config")
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        return Classifier(network, preprocess, classes, content["config"], content.get("adapted"), path)
+        return Classifier(
+            network, preprocess, classes, content["config"], content.get("adapted"), path
+        )
     state = weights(content)
     if not state.keys() >= _CIFAR:
         raise ValueError(
@@ -51,7 +66,9 @@ def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
     return Classifier(network, Preprocess(32), config={"classifier": config}, path=path)
 
 
-def _filled(path: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], said: str) -> Network:
+def _filled(
+    path: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], said: str
+) -> Network:
     """The network of a model dict with these weights. Raises ValueError, which calls the model dict ``said``."""
     network = build(config)
     try:
@@ -78,18 +95,24 @@ def initialise(network: Network, path: Path, content: dict[str, Any] | None = No
     differs. Raises ValueError where anything else does not fit.
     """
     theirs, own = weights(read(path) if content is None else content), network.model.state_dict()
-    missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
+    missing = [
+        name for name in own if name not in theirs and not name.endswith("num_batches_tracked")
+    ]
     if missing:
         raise ValueError(
             f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, such as {missing[0]}"
         )
     last = [name for name, module in network.model.named_modules() if module is network.last]
-    differ = [name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape]
+    differ = [
+        name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape
+    ]
     for name in differ:
         if name.rpartition(".")[0] not in last:
             shapes = f"{tuple(theirs[name].shape)} there, {tuple(own[name].shape)} here"
             raise ValueError(f"{path} does not fit the classifier: {name} is {shapes}")
-    network.model.load_state_dict(own | {name: theirs[name] for name in own if name in theirs and name not in differ})
+    network.model.load_state_dict(
+        own | {name: theirs[name] for name in own if name in theirs and name not in differ}
+    )
     return differ
 
 
@@ -101,7 +124,11 @@ def read(path: Path) -> dict[str, Any]:
 def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The state dict in a checkpoint of any origin, without the prefix of DataParallel."""
     state = content.get("state_dict", content.get("model", content))
-    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return {
+        name.removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def _as_data(value: Any, path: Path) -> Any:
@@ -116,6 +143,8 @@ def _as_data(value: Any, path: Path) -> Any:
             continue
         if name in _FETCHED or (name in ("name", "model_name") and ":" in str(item)):
             asked = tree.shown(f"{name} {item}")
-            raise files.BadFile(f"{path} asks for {asked}, which is outside the checkpoint and is not followed")
+            raise files.BadFile(
+                f"{path} asks for {asked}, which is outside the checkpoint and is not followed"
+            )
         kept[name] = _as_data(item, path)
     return kept

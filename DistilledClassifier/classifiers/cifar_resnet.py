@@ -20,7 +20,10 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.grown:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+            x = F.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, self.grown // 2, self.grown // 2),
+            )
         return F.relu(h.add_(x), inplace=True)
 
 
@@ -33,7 +36,9 @@ class CifarResNet(nn.Module):
     def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, such as 20, 32, 44, 56")
+            raise ValueError(
+                f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, such as 20, 32, 44, 56"
+            )
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         width_in = 16
@@ -60,5 +65,7 @@ class CifarResNet(nn.Module):
         for module in [self, *(block for block in self.modules() if isinstance(block, _Block))]:
             for conv, bn in (("conv1", "bn1"), ("conv2", "bn2")):
                 if isinstance(getattr(module, bn, None), nn.BatchNorm2d):
-                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
+                    setattr(
+                        module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn))
+                    )
                     setattr(module, bn, nn.Identity())

@@ -61,7 +61,10 @@ def _build_timm(settings: dict) -> Network:
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise ValueError(f"timm cannot build {name}: {error}") from None
-        close = ", ".join(difflib.get_close_matches(str(name), timm.list_models(), 3)) or "see timm.list_models()"
+        close = (
+            ", ".join(difflib.get_close_matches(str(name), timm.list_models(), 3))
+            or "see timm.list_models()"
+        )
         raise ValueError(f"timm has no model {name}; the nearest: {close}") from None
     except Exception as error:  # of the hub and the network, many types
         if not settings.get("pretrained"):
@@ -73,8 +76,12 @@ def _build_timm(settings: dict) -> Network:
         ) from None
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
-        raise ValueError(f"timm/{name} has no single last layer, so no features of one; choose another model")
-    return Network(model, model.forward_features, partial(model.forward_head, pre_logits=True), last)
+        raise ValueError(
+            f"timm/{name} has no single last layer, so no features of one; choose another model"
+        )
+    return Network(
+        model, model.forward_features, partial(model.forward_head, pre_logits=True), last
+    )
 
 
 def _build_mmcls(settings: dict) -> Network:
@@ -82,14 +89,20 @@ def _build_mmcls(settings: dict) -> Network:
         with quietly():
             from mmcls.models import build_classifier
     except ImportError as error:
-        raise ValueError(f"mmcls models need mmcls 0.25 and mmcv 1.7: pip install 'diffaud[mmcls]' ({error})") from None
+        raise ValueError(
+            f"mmcls models need mmcls 0.25 and mmcv 1.7: pip install 'diffaud[mmcls]' ({error})"
+        ) from None
     try:
         model = build_classifier({"type": "ImageClassifier", **settings})
     except (KeyError, AssertionError) as error:
         raise ValueError(f"mmcls cannot build the model: {error}") from None
-    last = getattr(model.head, "fc", None) or getattr(getattr(model.head, "layers", None), "head", None)
+    last = getattr(model.head, "fc", None) or getattr(
+        getattr(model.head, "layers", None), "head", None
+    )
     if last is None:
-        raise ValueError(f"the mmcls head {type(model.head).__name__} has no last layer fc; use a LinearClsHead")
+        raise ValueError(
+            f"the mmcls head {type(model.head).__name__} has no last layer fc; use a LinearClsHead"
+        )
     parts = _MmclsParts(model)
     return Network(model, parts.maps, parts.pool, last)
 
@@ -105,4 +118,6 @@ class _MmclsParts:
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         stages = (maps,)
-        return self._model.head.pre_logits(self._model.neck(stages) if self._model.with_neck else stages)
+        return self._model.head.pre_logits(
+            self._model.neck(stages) if self._model.with_neck else stages
+        )

@@ -35,7 +35,11 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module, maps: Callable, pool: Callable, head: Callable):
         super().__init__()
         self.model = model
-        self._parts = (maps, pool, head)  # a tuple: their modules are the model's and are not registered again
+        self._parts = (
+            maps,
+            pool,
+            head,
+        )  # a tuple: their modules are the model's and are not registered again
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images (N,3,H,W) to what the last stage makes of them: (N,C,H,W), or as its library has it."""
@@ -57,7 +61,9 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> Seen:
         maps = self.maps(x)
         features = self._parts[1](maps)
-        return Seen(features, self.head(features), maps if isinstance(maps, torch.Tensor) else features)
+        return Seen(
+            features, self.head(features), maps if isinstance(maps, torch.Tensor) else features
+        )
 
 
 def still(network: Network) -> Network:

@@ -33,8 +33,16 @@ class Pipeline:
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 RGB (H,W,3) to float (3,H,W)."""
         bgr = np.ascontiguousarray(pixels[..., ::-1])
-        return self._steps({"img": bgr, "img_shape": bgr.shape, "ori_shape": bgr.shape, "filename": None,
-                            "ori_filename": None, "img_fields": ["img"]})["img"].numpy()  # fmt: skip
+        return self._steps(
+            {
+                "img": bgr,
+                "img_shape": bgr.shape,
+                "ori_shape": bgr.shape,
+                "filename": None,
+                "ori_filename": None,
+                "img_fields": ["img"],
+            }
+        )["img"].numpy()
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """They are already."""
@@ -42,7 +50,9 @@ class Pipeline:
 
 
 def open_classifier(
-    text: str | Path, model: Mapping[str, Any] | None = None, steps: Sequence[Mapping[str, Any]] = ()
+    text: str | Path,
+    model: Mapping[str, Any] | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
 ) -> Classifier:
     """A classifier: ``timm/<name>`` pretrained, a checkpoint that tells itself, or weights for
     ``model``, if one is given.
@@ -59,14 +69,18 @@ def open_classifier(
     return with_weights(path, content, model, Pipeline(steps))
 
 
-def with_weights(path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Any) -> Classifier:
+def with_weights(
+    path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Any
+) -> Classifier:
     """The classifier that a model dict describes, with the weights that `read` gave of a file.
     Raises ValueError.
     """
     network = build(model)
     unfilled = initialise(network, path, content)
     if unfilled:
-        raise ValueError(f"{path} has another number of classes than the config's model ({unfilled[0]})")
+        raise ValueError(
+            f"{path} has another number of classes than the config's model ({unfilled[0]})"
+        )
     meta = content.get("meta")
     classes = tuple(meta["CLASSES"]) if isinstance(meta, dict) and meta.get("CLASSES") else None
     return Classifier(still(network), preprocess, classes, path=path)

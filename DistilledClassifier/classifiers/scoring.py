@@ -36,7 +36,11 @@ class Classifier:
     @property
     def name(self) -> str:
         """What messages and tables call it."""
-        return self.path.stem if self.path else self.config.get("classifier", {}).get("name", "the classifier")
+        return (
+            self.path.stem
+            if self.path
+            else self.config.get("classifier", {}).get("name", "the classifier")
+        )
 
     @property
     def held_out(self) -> float | None:
@@ -56,7 +60,9 @@ class Classifier:
         return self.network(batch)[1].float()
 
     @torch.no_grad()
-    def scores(self, pixels: Sequence[np.ndarray] | np.ndarray, batch_size: int = 128) -> torch.Tensor:
+    def scores(
+        self, pixels: Sequence[np.ndarray] | np.ndarray, batch_size: int = 128
+    ) -> torch.Tensor:
         """Logits (N,K), on the CPU, of images uint8 (H,W,3)."""
         parts = []
         for first in range(0, len(pixels), batch_size):
@@ -70,8 +76,11 @@ class Classifier:
         if self.adapted is None or not settings.is_file():
             return
         own, theirs = self.adapted, files.read_json(settings)
-        differ = [f"{name} {theirs.get(name)} there, {own.get(name)} in training" for name in {**theirs, **own}
-                  if theirs.get(name) != own.get(name)]  # fmt: skip
+        differ = [
+            f"{name} {theirs.get(name)} there, {own.get(name)} in training"
+            for name in {**theirs, **own}
+            if theirs.get(name) != own.get(name)
+        ]
         if differ:
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
@@ -95,9 +104,16 @@ def score(
     cannot be read.
     """
     progress = progress or Progress(len(names))
-    return next(score_views(
-        {"": (classifier, 0)}, [source], [[(name,) for name in names]], batch_size=batch_size,
-        classes=classes or classifier.classes, report=lambda count: progress.add([(count, 0)])))[""]  # fmt: skip
+    return next(
+        score_views(
+            {"": (classifier, 0)},
+            [source],
+            [[(name,) for name in names]],
+            batch_size=batch_size,
+            classes=classes or classifier.classes,
+            report=lambda count: progress.add([(count, 0)]),
+        )
+    )[""]
 
 
 Columns = Mapping[str, tuple[Classifier, int]]  # which classifier sees which view
@@ -129,11 +145,15 @@ def score_views(
         return {name: columns[name][0].logits(batch) for name, batch in inputs.items()}
 
     threads = int(any(classifier.device.type != "cpu" for classifier, _ in columns.values()))
-    fitted = ahead.prepared(partial(_fit, columns, views), _batches(groups, batch_size), threads=threads, most=3)
+    fitted = ahead.prepared(
+        partial(_fit, columns, views), _batches(groups, batch_size), threads=threads, most=3
+    )
     for _, batches in itertools.groupby(fitted, key=lambda batch: batch[0]):
         parts = []
         for _, rows, images in batches:
-            inputs = {name: columns[name][0].batch(images[name]) for name in columns if images[name]}
+            inputs = {
+                name: columns[name][0].batch(images[name]) for name in columns if images[name]
+            }
             logits = (judge or own_logits)(inputs) if inputs else {}
             parts.append(_checked(columns, rows, logits, classes))
             report(len(rows))
@@ -147,17 +167,27 @@ def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[Batch]:
             yield number, rows[first : first + size]
 
 
-def _fit(columns: Columns, views: Sequence[sources.Source], batch: Batch) -> tuple[int, Sequence[Row], dict[str, list]]:
+def _fit(
+    columns: Columns, views: Sequence[sources.Source], batch: Batch
+) -> tuple[int, Sequence[Row], dict[str, list]]:
     """A batch with its images, read and fitted as each column wants to see them."""
     number, rows = batch
-    pixels = [[sources.read_pixels(source, row[view]) for row in rows if row[view] is not None]
-              for view, source in enumerate(views)]  # fmt: skip
-    fitted = {name: list(map(classifier.preprocess.fit, pixels[view])) for name, (classifier, view) in columns.items()}
+    pixels = [
+        [sources.read_pixels(source, row[view]) for row in rows if row[view] is not None]
+        for view, source in enumerate(views)
+    ]
+    fitted = {
+        name: list(map(classifier.preprocess.fit, pixels[view]))
+        for name, (classifier, view) in columns.items()
+    }
     return number, rows, fitted
 
 
 def _checked(
-    columns: Columns, rows: Sequence[Row], logits: Mapping[str, torch.Tensor], classes: Sequence[str] | None
+    columns: Columns,
+    rows: Sequence[Row],
+    logits: Mapping[str, torch.Tensor],
+    classes: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
     """Logits on the CPU, checked, with a line of NaN where the view of a column has no image."""
     scores = {}
@@ -172,16 +202,26 @@ def _checked(
     return scores
 
 
-def check_scores(name: str, scores: np.ndarray, classes: Sequence[str] | None, images: Sequence[Any]) -> None:
+def check_scores(
+    name: str, scores: np.ndarray, classes: Sequence[str] | None, images: Sequence[Any]
+) -> None:
     """Raise ValueError where scores (N,K) of these images are of another number of classes, or not
     finite.
 
     name: of the classifier. Without classes any number of them is right.
     """
     if classes is not None and scores.shape[1] != len(classes):
-        raise ValueError(f"{name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
-                         "classifier of these classes, or give the class list that is its own")  # fmt: skip
-    damaged = [image for image, finite in zip(images, np.isfinite(scores).all(1), strict=True) if not finite]
+        raise ValueError(
+            f"{name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
+            "classifier of these classes, or give the class list that is its own"
+        )
+    damaged = [
+        image
+        for image, finite in zip(images, np.isfinite(scores).all(1), strict=True)
+        if not finite
+    ]
     if damaged:
-        raise ValueError(f"the scores of {name} are not finite numbers, first those of {damaged[0]}: weights are damaged; "
-                         "get them again")  # fmt: skip
+        raise ValueError(
+            f"the scores of {name} are not finite numbers, first those of {damaged[0]}: weights are damaged; "
+            "get them again"
+        )

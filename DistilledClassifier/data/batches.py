@@ -33,7 +33,9 @@ class Batch:
     keys: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        tensors = {
+            name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
         return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
 
@@ -55,7 +57,12 @@ class Steps:
         threads: int = 0,
         twins: bool = False,
     ):
-        self._views, self._augment, self._preprocess, self._seed = views, augment, preprocess, recipe.seed
+        self._views, self._augment, self._preprocess, self._seed = (
+            views,
+            augment,
+            preprocess,
+            recipe.seed,
+        )
         self._rank, self._threads, self._twins = rank, threads, twins
         self._batch, self._parts = recipe.batch_size, recipe.accumulate
         self._each = recipe.batch_size // (ranks * recipe.accumulate)
@@ -74,19 +81,33 @@ class Steps:
         chosen = [
             (number, view, int(row))
             for number, view in enumerate(self._views)
-            for row in _order(self._seed, number, epoch, len(view.examples))[first : first + self._each]
+            for row in _order(self._seed, number, epoch, len(view.examples))[
+                first : first + self._each
+            ]
         ]
         images = [self._image(number, view, epoch, row) for number, view, row in chosen]
         pixels = torch.from_numpy(np.stack([image for image, _ in images]))
         clean = torch.from_numpy(np.stack([twin for _, twin in images])) if self._twins else None
         labels = torch.from_numpy(np.array([view.examples.labels[row] for _, view, row in chosen]))
-        return Batch(pixels, labels, len(self._views), clean, tuple(view.examples.keys[row] for _, view, row in chosen))
+        return Batch(
+            pixels,
+            labels,
+            len(self._views),
+            clean,
+            tuple(view.examples.keys[row] for _, view, row in chosen),
+        )
 
-    def _image(self, number: int, view: View, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _image(
+        self, number: int, view: View, epoch: int, row: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """An image under this epoch's changes, and its twin where there are twins."""
         rng = np.random.default_rng([self._seed, 3, number, epoch, row])
         degraded = view.drawn(row, rng)
-        twin = change(view.twin(row), self._augment, self._preprocess, copy.deepcopy(rng)) if self._twins else None
+        twin = (
+            change(view.twin(row), self._augment, self._preprocess, copy.deepcopy(rng))
+            if self._twins
+            else None
+        )
         return change(degraded, self._augment, self._preprocess, rng), twin
 
 

@@ -19,7 +19,13 @@ CACHE = 4 << 30  # bytes of decoded images that are kept
 class Examples:
     """The labelled images of a folder of a source. ``keys`` are relative to the folder; ``labels`` (N,)."""
 
-    def __init__(self, source: Source, folder: str, classes: Sequence[str], choose: Callable = lambda names: names):
+    def __init__(
+        self,
+        source: Source,
+        folder: str,
+        classes: Sequence[str],
+        choose: Callable = lambda names: names,
+    ):
         try:
             there = source.list(folder)[0]
         except (FileNotFoundError, NotADirectoryError):
@@ -27,7 +33,10 @@ class Examples:
         names = choose(there)
         if not names:
             part = f"none of the {len(there)} images is chosen" if there else "there are no images"
-            raise ValueError(f"{part} in {source.path}/{folder}" + ("; change data.held_out or data.at_most" if there else ""))
+            raise ValueError(
+                f"{part} in {source.path}/{folder}"
+                + ("; change data.held_out or data.at_most" if there else "")
+            )
         self._source, self.names, self.classes = source, names, tuple(classes)
         self.keys = [tree.key_of(name)[len(folder) + 1 :] for name in names]
         if source.classes and tuple(source.classes) != self.classes:
@@ -53,7 +62,9 @@ class Examples:
         if self._rows is None:
             self._rows = {name: row for row, name in enumerate(self.keys)}
         if key not in self._rows:
-            raise ValueError(f"{self._source.path} has no clean image of {key}, which a teacher is to see")
+            raise ValueError(
+                f"{self._source.path} has no clean image of {key}, which a teacher is to see"
+            )
         return self._rows[key]
 
     def read(self, row: int) -> np.ndarray:
@@ -91,7 +102,9 @@ class View:
 
     def fixed(self, row: int) -> np.ndarray:
         """uint8 (H,W,3), always the same: the image that ``make_data.py degrade`` writes with this seed."""
-        return self.drawn(row, trees.generator(self.seed, f"{self.name}/{self.split}/{self.examples.keys[row]}"))
+        return self.drawn(
+            row, trees.generator(self.seed, f"{self.name}/{self.split}/{self.examples.keys[row]}")
+        )
 
 
 def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
@@ -105,37 +118,69 @@ def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
     try:
         source = sources.open_source(root, None if root.is_dir() else classes)
     except FileNotFoundError:
-        how = "image_sample.py makes it" if adapted else "make_data.py prepare makes it (dataset/README.md)"
-        raise ValueError(f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}") from None
+        how = (
+            "image_sample.py makes it"
+            if adapted
+            else "make_data.py prepare makes it (dataset/README.md)"
+        )
+        raise ValueError(
+            f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}"
+        ) from None
     share = config.data.held_out
     folder = config.data.train if share else getattr(config.data, split)
 
     def choose(names: list[str]) -> list[str]:
         if share:
             wanted = split == "val"
-            names = [name for name in names if tree.is_held_out(tree.key_of(name).partition(f"{folder}/")[2], share) == wanted]
-        return tree.spread(names, config.data.at_most) if split == "train" and config.data.at_most else names
+            names = [
+                name
+                for name in names
+                if tree.is_held_out(tree.key_of(name).partition(f"{folder}/")[2], share) == wanted
+            ]
+        return (
+            tree.spread(names, config.data.at_most)
+            if split == "train" and config.data.at_most
+            else names
+        )
 
     clean: Examples | None = None
     found = []
     for name in config.known:
-        on_disk = adapted or (config.view == "degraded" and config.made == "trees" and name != "clean")
+        on_disk = adapted or (
+            config.view == "degraded" and config.made == "trees" and name != "clean"
+        )
         try:
             if on_disk:
                 examples, recipe = Examples(source, f"{name}/{folder}", classes, choose), None
             else:
                 clean = clean or Examples(source, f"clean/{folder}", classes, choose)
-                examples, recipe = clean, None if name == "clean" else trees.Recipe("", "degrade", name, None, "corrected")
+                examples, recipe = (
+                    clean,
+                    None
+                    if name == "clean"
+                    else trees.Recipe("", "degrade", name, None, "corrected"),
+                )
         except ValueError as error:
-            raise ValueError(f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}") from None
-        undegraded = _undegraded(config, folder, classes, choose) if twins and on_disk and name != "clean" else None
+            raise ValueError(
+                f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}"
+            ) from None
+        undegraded = (
+            _undegraded(config, folder, classes, choose)
+            if twins and on_disk and name != "clean"
+            else None
+        )
         found.append(View(name, examples, folder, config.train.seed, recipe, undegraded))
     return found
 
 
 def _undegraded(config: Config, folder: str, classes: Sequence[str], choose: Callable) -> Examples:
     root = files.find(config.data.root)
-    return Examples(sources.open_source(root, None if root.is_dir() else classes), f"clean/{folder}", classes, choose)
+    return Examples(
+        sources.open_source(root, None if root.is_dir() else classes),
+        f"clean/{folder}",
+        classes,
+        choose,
+    )
 
 
 def _hint(config: Config, name: str, on_disk: bool) -> str:

@@ -67,7 +67,9 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     data = files.read_yaml(_part("data", f"{dataset}.yaml"))
     is_timm = backbone.startswith("timm/")
     file = "timm.yaml" if is_timm else f"{backbone}.yaml"
-    network = files.read_yaml(_part(f"backbones/{data.get('domain', '')}", file, extra=("timm/<name>",)))
+    network = files.read_yaml(
+        _part(f"backbones/{data.get('domain', '')}", file, extra=("timm/<name>",))
+    )
     if is_timm:
         network["classifier"]["name"] = backbone.removeprefix("timm/")
     names = (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml")
@@ -83,11 +85,19 @@ def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     file = next((place for place in (path, CONFIGS.parent / path) if place.is_file()), None)
     if file is None:
         names = f"configs/{{{','.join(kinds())}}}/<DATASET>/<BACKBONE>/<stage>.yaml"
-        raise FileNotFoundError(f"-c {path} does not exist; experiments are {names} (DistilledClassifier/README.md)")
+        raise FileNotFoundError(
+            f"-c {path} does not exist; experiments are {names} (DistilledClassifier/README.md)"
+        )
     own = files.read_yaml(file)
     base = own.pop("base", None)
     if base is None:
-        return {"kind": "", "dataset": "", "backbone": "", "stage": file.stem, "name": file.stem} | own
+        return {
+            "kind": "",
+            "dataset": "",
+            "backbone": "",
+            "stage": file.stem,
+            "name": file.stem,
+        } | own
     if not isinstance(base, str):
         raise ValueError(f"{file}: base: {tree.shown(base)} is not the name of a config")
     if file in above:
@@ -115,7 +125,9 @@ def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
     path = CONFIGS / folder / name
     if not path.is_file():
         stems = sorted({file.stem for file in (CONFIGS / folder).glob("*.yaml")} - {"timm", "kind"})
-        raise FileNotFoundError(f"configs/{folder} has no {path.stem}; there are {', '.join((*stems, *extra))}")
+        raise FileNotFoundError(
+            f"configs/{folder} has no {path.stem}; there are {', '.join((*stems, *extra))}"
+        )
     return path
 
 
@@ -124,6 +136,10 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = copy.deepcopy(dict(below))
     for name, value in above.items():
         old = merged.get(name)
-        alike = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        alike = (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("type", old.get("type")) == old.get("type")
+        )
         merged[name] = _merge(old, value) if alike and name != "loss" else copy.deepcopy(value)
     return merged

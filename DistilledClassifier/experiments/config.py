@@ -121,7 +121,13 @@ def change(entries: dict[str, Any], changes: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- checking
 
 
-SECTIONS = {"data": Data, "preprocess": Preprocess, "augment": Augment, "train": Recipe, "panel": Teaching}
+SECTIONS = {
+    "data": Data,
+    "preprocess": Preprocess,
+    "augment": Augment,
+    "train": Recipe,
+    "panel": Teaching,
+}
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -133,10 +139,16 @@ def check(raw: Mapping[str, Any]) -> Config:
     entries.setdefault("name", stage_name(entries, entries.get("stage", "")))
     if not isinstance(entries["known"], list | tuple):
         raise ValueError(f"known: {tree.shown(entries['known'])} is not a list of degradations")
-    config = _section("", Config, {**entries, "raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])})
+    config = _section(
+        "", Config, {**entries, "raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])}
+    )
     settings.check_one_of("view", config.view, ("clean", "degraded", "adapted"))
     settings.check_one_of("made", config.made, ("fly", "trees"))
-    for name, value in (("name", config.name), ("data.train", config.data.train), ("data.val", config.data.val)):
+    for name, value in (
+        ("name", config.name),
+        ("data.train", config.data.train),
+        ("data.val", config.data.val),
+    ):
         tree.check_name(value, f"{name}:")  # they become folders
     for kind in config.known:
         settings.check_one_of("known", kind, ("clean", *DEGRADATIONS))
@@ -146,9 +158,13 @@ def check(raw: Mapping[str, Any]) -> Config:
     _check_training(config)
     classes = tree.class_list(config.data.classes)
     head = config.classifier.get("head", {})
-    told = config.classifier.get("num_classes", head.get("num_classes") if isinstance(head, dict) else None)
+    told = config.classifier.get(
+        "num_classes", head.get("num_classes") if isinstance(head, dict) else None
+    )
     if told is not None and told != len(classes):
-        raise ValueError(f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes")
+        raise ValueError(
+            f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes"
+        )
     return config
 
 
@@ -158,7 +174,9 @@ def _check_losses(config: Config) -> None:
         if not settings.is_of(weight, float) or weight < 0:
             raise ValueError(f"loss.{loss}: {weight!r} is no weight")
     if bool(set(config.loss) & set(FROM_TEACHERS)) != bool(config.teachers):
-        raise ValueError(f"loss: {', '.join(FROM_TEACHERS)} and teachers go together; one of them is missing")
+        raise ValueError(
+            f"loss: {', '.join(FROM_TEACHERS)} and teachers go together; one of them is missing"
+        )
     if config.view == "adapted" and not config.data.adapted:
         raise ValueError("view: adapted needs data.adapted, the tree of adapted copies")
 
@@ -168,7 +186,9 @@ def _check_training(config: Config) -> None:
     make_rate(config.optimizer["lr"], config.schedule, config.train)
     share = config.data.held_out
     if share is not None and not 0 < share < 1:
-        raise ValueError(f"data.held_out: {share!r} is no share between 0 and 1 of the training images")
+        raise ValueError(
+            f"data.held_out: {share!r} is no share between 0 and 1 of the training images"
+        )
 
 
 def stage_name(entries: Mapping[str, Any], stage: str) -> str:
@@ -187,4 +207,6 @@ def _section(name: str, kind: type, entries: Any):
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     except TypeError as error:
-        raise ValueError(f"{name or 'config'}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
+        raise ValueError(
+            f"{name or 'config'}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}"
+        ) from None

@@ -19,7 +19,15 @@ from DistilledClassifier import classifiers
 from DistilledClassifier.data.batches import Steps
 from DistilledClassifier.data.views import views
 from DistilledClassifier.experiments.config import Config
-from DistilledClassifier.experiments.stages import BEST, FINISHED, LAST, Inputs, find_inputs, of_known, stage_folder
+from DistilledClassifier.experiments.stages import (
+    BEST,
+    FINISHED,
+    LAST,
+    Inputs,
+    find_inputs,
+    of_known,
+    stage_folder,
+)
 from DistilledClassifier.tasks.classify import Classify
 from DistilledClassifier.tasks.panel import Panel, check_teachers, needs_of
 
@@ -53,15 +61,36 @@ def train(world: World, config: Config, options: Options, device: torch.device) 
     found = world.together(lambda: experiment.steps(world, options.workers))
     experiment.state.dtype = world.broadcast(experiment.state.dtype)
     folder = world.on_root(lambda: folder or new_run(config, inputs, options))
-    world.together(lambda: resume(folder, experiment.state, identity(config.raw), "start anew with --new, and without -r"))
+    world.together(
+        lambda: resume(
+            folder, experiment.state, identity(config.raw), "start anew with --new, and without -r"
+        )
+    )
     if world.rank == 0:
-        experiment.show_plan(folder, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
-    run = Run(world, folder, experiment.state, identity(config.raw), images=config.train.batch_size * len(config.known),
-              save_minutes=options.save_minutes, on_epoch=lambda is_best: experiment.end_epoch(folder, is_best))  # fmt: skip
-    run.train(found, config.train, make_rate(config.optimizer["lr"], config.schedule, config.train), advice=ADVICE)
+        experiment.show_plan(
+            folder, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each"
+        )
+    run = Run(
+        world,
+        folder,
+        experiment.state,
+        identity(config.raw),
+        images=config.train.batch_size * len(config.known),
+        save_minutes=options.save_minutes,
+        on_epoch=lambda is_best: experiment.end_epoch(folder, is_best),
+    )
+    run.train(
+        found,
+        config.train,
+        make_rate(config.optimizer["lr"], config.schedule, config.train),
+        advice=ADVICE,
+    )
     if world.rank == 0:
         run.write(lambda: files.write_bytes(folder / FINISHED, b""))
-        print(f"done        best validation top-1 {experiment.state.best:.2f} %: {folder / BEST}", flush=True)
+        print(
+            f"done        best validation top-1 {experiment.state.best:.2f} %: {folder / BEST}",
+            flush=True,
+        )
     return folder / BEST
 
 
@@ -73,8 +102,14 @@ class Experiment:
         self._classes = tree.class_list(config.data.classes)
         torch.manual_seed(config.train.seed)
         network = classifiers.build(config.classifier)
-        contents = {path: classifiers.read(path) for path in {inputs.init, *inputs.teachers} - {None}}  # each once
-        self._left = classifiers.initialise(network, inputs.init, contents[inputs.init]) if inputs.init else []
+        contents = {
+            path: classifiers.read(path) for path in {inputs.init, *inputs.teachers} - {None}
+        }  # each once
+        self._left = (
+            classifiers.initialise(network, inputs.init, contents[inputs.init])
+            if inputs.init
+            else []
+        )
         network.to(device)
         needs = needs_of(config.loss)
         teachers = tuple(classifiers.load(path, contents[path]) for path in inputs.teachers)
@@ -85,21 +120,39 @@ class Experiment:
         self._check_sizes()
         size = config.preprocess.size
         blank = torch.zeros(8, 3, size, size, device=device)
-        task = Classify(network, config.preprocess, config.loss, panel=self.panel, held_out=self.held_out,
-                        label_smoothing=config.train.label_smoothing)  # fmt: skip
-        self.state: State = start(task, config.train, config.optimizer, precision(config.train, network, (blank,)))
+        task = Classify(
+            network,
+            config.preprocess,
+            config.loss,
+            panel=self.panel,
+            held_out=self.held_out,
+            label_smoothing=config.train.label_smoothing,
+        )
+        self.state: State = start(
+            task, config.train, config.optimizer, precision(config.train, network, (blank,))
+        )
 
     def _check_sizes(self) -> None:
         small = min(self.views, key=lambda view: len(view.examples))
         size = self._config.train.batch_size
         if len(small.examples) < size:
-            raise ValueError(f"{small.name} has {len(small.examples)} training images, fewer than --bs {size}; lower it")
+            raise ValueError(
+                f"{small.name} has {len(small.examples)} training images, fewer than --bs {size}; lower it"
+            )
 
     def steps(self, world: World, workers: int) -> Steps:
         """The batches of this process."""
         config = self._config
-        return Steps(self.views, config.augment, config.preprocess, config.train, rank=world.rank, ranks=world.size,
-                     threads=workers, twins=self._twins)  # fmt: skip
+        return Steps(
+            self.views,
+            config.augment,
+            config.preprocess,
+            config.train,
+            rank=world.rank,
+            ranks=world.size,
+            threads=workers,
+            twins=self._twins,
+        )
 
     def end_epoch(self, folder: Path, is_best: bool) -> None:
         """Say what was measured, and write the checkpoints."""
@@ -107,11 +160,22 @@ class Experiment:
         each = ", ".join(f"{name} {row[f'{name}_top1']:.1f}" for name in config.known)
         shares = f" ({each})" if len(config.known) > 1 else ""
         best = ", the best" if is_best else ""
-        print(f"epoch {row['epoch']:.4g}: validation top-1 {row['top1']:.2f} %{shares}{best}", file=sys.stderr, flush=True)
+        print(
+            f"epoch {row['epoch']:.4g}: validation top-1 {row['top1']:.2f} %{shares}{best}",
+            file=sys.stderr,
+            flush=True,
+        )
         for name in (LAST, BEST) if is_best else (LAST,):
             network = self.state.judged.network
-            classifiers.save(folder / name, network, config.raw, self._classes, epoch=row["epoch"], metrics=row,
-                             adapted=self._inputs.adapted)  # fmt: skip
+            classifiers.save(
+                folder / name,
+                network,
+                config.raw,
+                self._classes,
+                epoch=row["epoch"],
+                metrics=row,
+                adapted=self._inputs.adapted,
+            )
 
     def show_plan(self, folder: Path, machine: str) -> None:
         """Print what will be trained, from what, how long, and where it goes."""
@@ -120,14 +184,22 @@ class Experiment:
         held_out = ", ".join(f"{len(view.examples):,}" for view in self.held_out)
         print(f"images      {counts}; held out {held_out}: {config.view}")
         parameters = sum(p.numel() for p in state.task.parameters())
-        print(f"classifier  {config.backbone or config.classifier['type']}, {parameters:,} parameters")
+        print(
+            f"classifier  {config.backbone or config.classifier['type']}, {parameters:,} parameters"
+        )
         other = f" (not {', '.join(self._left)}: another number of classes)" if self._left else ""
         print(f"starts from {self._inputs.init or 'nothing'}{other}")
         if self._inputs.teachers:
             print("teachers    " + "\n            ".join(map(str, self._inputs.teachers)))
-        budget = [f"{value:g} {name}" for name in ("epochs", "steps", "minutes") if (value := getattr(config.train, name))]
+        budget = [
+            f"{value:g} {name}"
+            for name in ("epochs", "steps", "minutes")
+            if (value := getattr(config.train, name))
+        ]
         begun = f", from step {state.step:,}" if state.step else ""
-        print(f"training    {' or '.join(budget)}, {len(self.views)} x {config.train.batch_size} images a step{begun}")
+        print(
+            f"training    {' or '.join(budget)}, {len(self.views)} x {config.train.batch_size} images a step{begun}"
+        )
         print(f"machine     {machine}, {state.dtype}")
         print(f"to          {folder}", flush=True)
 
@@ -137,7 +209,10 @@ class Experiment:
 
 def identity(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What identifies a run of a config: all of it but the precision, which is a fact of the machine."""
-    return {**raw, "train": {name: value for name, value in raw.get("train", {}).items() if name != "amp"}}
+    return {
+        **raw,
+        "train": {name: value for name, value in raw.get("train", {}).items() if name != "amp"},
+    }
 
 
 def _runs(config: Config, save_dir: Path) -> Path:
@@ -148,20 +223,26 @@ def find_run(config: Config, inputs: Inputs, options: Options) -> Path | None:
     """The latest run, where it has this very config and inputs; the run of ``options.resume`` where that is given."""
     if options.resume is not None:
         if not (options.resume.parent / RESUME).is_file():
-            raise FileNotFoundError(f"-r {options.resume}: there is no {RESUME} beside it to go on from")
+            raise FileNotFoundError(
+                f"-r {options.resume}: there is no {RESUME} beside it to go on from"
+            )
         return options.resume.parent
     runs = sorted(path.parent for path in _runs(config, options.save_dir).glob("*/inputs.json"))
     if not runs or options.new:
         return None
     same = identity(files.read_yaml(runs[-1] / "config.yaml")) == identity(config.raw)
-    return runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests else None
+    return (
+        runs[-1] if same and files.read_json(runs[-1] / "inputs.json") == inputs.digests else None
+    )
 
 
 def new_run(config: Config, inputs: Inputs, options: Options) -> Path:
     """The folder of a run that begins now, with its config and what it starts from."""
     import yaml
 
-    folder = _runs(config, options.save_dir) / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+    folder = _runs(config, options.save_dir) / datetime.now(timezone.utc).strftime(
+        "%Y%m%d_%H%M%S_%f"
+    )
     folder.mkdir(parents=True)
     files.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
     files.write_json(folder / "inputs.json", inputs.digests)

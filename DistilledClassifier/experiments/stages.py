@@ -28,7 +28,9 @@ def of_known(known: Sequence[str]) -> str:
 
 def latest_finished(folder: Path, name: str) -> Path | None:
     """A file, such as the best weights, of the latest finished run among those in a folder."""
-    finished = sorted(path for path in folder.glob(f"*/{name}") if (path.parent / FINISHED).is_file())
+    finished = sorted(
+        path for path in folder.glob(f"*/{name}") if (path.parent / FINISHED).is_file()
+    )
     return finished[-1] if finished else None
 
 
@@ -38,7 +40,9 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
         return files.find(config.source)
     kind = kind_of_stage(stage, config.kind)
     program, combines = kind_of(kind)
-    degradation = "clean" if stage == "clean" else of_known(config.known) if combines else degradation
+    degradation = (
+        "clean" if stage == "clean" else of_known(config.known) if combines else degradation
+    )
     folder = stage_folder(save_dir, kind, degradation, stage_name(config.raw, stage))
     best = latest_finished(folder, BEST)
     if best is None:
@@ -63,15 +67,22 @@ class Inputs:
     def digests(self) -> dict[str, Any]:
         """What identifies these inputs, as plain values; each file is hashed once."""
         hashes = {path: files.sha256(path) for path in {self.init, *self.teachers} - {None}}
-        return {"init": self.init and hashes[self.init], "teachers": [hashes[path] for path in self.teachers],
-                "adapted": self.adapted}  # fmt: skip
+        return {
+            "init": self.init and hashes[self.init],
+            "teachers": [hashes[path] for path in self.teachers],
+            "adapted": self.adapted,
+        }
 
 
 def find_inputs(config: Config, save_dir: Path) -> Inputs:
     """Raises ValueError and FileNotFoundError, which say what to run or fetch first."""
-    stages = {"clean": "clean"} if config.teachers == "deg" else {}  # clean images are not degraded, but may be adapted
+    stages = (
+        {"clean": "clean"} if config.teachers == "deg" else {}
+    )  # clean images are not degraded, but may be adapted
     taught = config.known if config.teachers else ()
-    teachers = [_stage_of(config, stages.get(name, config.teachers), name, save_dir) for name in taught]
+    teachers = [
+        _stage_of(config, stages.get(name, config.teachers), name, save_dir) for name in taught
+    ]
     if config.panel.how == "averaged":
         teachers = list(dict.fromkeys(teachers))
     settings = files.find(config.data.adapted) / tree.SETTINGS if config.view == "adapted" else None
@@ -86,7 +97,9 @@ def _find_init(config: Config, save_dir: Path) -> Path | None:
     is_pretrained = init == "pretrained"
     if is_pretrained and config.pretrained is None:
         if not config.classifier.get("pretrained"):
-            raise ValueError("init: pretrained, but the backbone names no pretrained weights; give --init FILE")
+            raise ValueError(
+                "init: pretrained, but the backbone names no pretrained weights; give --init FILE"
+            )
         return None  # its library fetches them
     if not is_pretrained and kind_of_stage(init, ""):
         return _stage_of(config, init, config.known[0], save_dir)
@@ -95,5 +108,7 @@ def _find_init(config: Config, save_dir: Path) -> Path | None:
         return path
     raise FileNotFoundError(
         f"the pretrained weights {path} are missing: the file of this name is in OpenMMLab's model zoo (mmcls 0.x); "
-        "put it there, or give other weights with --init FILE" if is_pretrained else
-        f"init: {init} is not a file; give --init FILE, or init=null to start from nothing")  # fmt: skip
+        "put it there, or give other weights with --init FILE"
+        if is_pretrained
+        else f"init: {init} is not a file; give --init FILE, or init=null to start from nothing"
+    )

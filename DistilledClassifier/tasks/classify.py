@@ -45,7 +45,13 @@ class Classify(Task):
         teachers = self._panel(batch) if self._panel else None
         groups = batch.groups if self._panel.how == "grouped" else 1
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            return objective(student.float(), self._targets(batch, student), teachers, self._weights, groups=groups)
+            return objective(
+                student.float(),
+                self._targets(batch, student),
+                teachers,
+                self._weights,
+                groups=groups,
+            )
 
     def _targets(self, batch: Batch, student: Seen) -> torch.Tensor:
         """The labels (N,), or targets (N,K) where they are smoothed."""
@@ -59,14 +65,21 @@ class Classify(Task):
         measured: dict[str, float] = {}
         for view in self._held_out:
             sums = np.zeros(4)
-            for pixels, labels in fixed_batches(view, self._preprocess, 256, world.rank, world.size):
-                logits = self.network(self._preprocess.normalise(pixels.to(device))).logits.float().cpu()
+            for pixels, labels in fixed_batches(
+                view, self._preprocess, 256, world.rank, world.size
+            ):
+                logits = (
+                    self.network(self._preprocess.normalise(pixels.to(device))).logits.float().cpu()
+                )
                 ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
                 loss = F.cross_entropy(logits, labels, reduction="sum")
                 sums += [len(labels), float(ranked[:, 0].sum()), float(ranked.sum()), float(loss)]
             count, first, five, loss = world.total(sums.tolist())
-            measured |= {f"{view.name}_top1": 100 * first / count, f"{view.name}_top5": 100 * five / count,
-                         f"{view.name}_loss": loss / count}  # fmt: skip
+            measured |= {
+                f"{view.name}_top1": 100 * first / count,
+                f"{view.name}_top5": 100 * five / count,
+                f"{view.name}_loss": loss / count,
+            }
         means = {
             name: float(np.mean([measured[f"{view.name}_{name}"] for view in self._held_out]))
             for name in ("top1", "top5", "loss")

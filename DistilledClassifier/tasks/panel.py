@@ -43,8 +43,12 @@ class Panel:
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         """What the teachers make of each image of a batch, by the names of what is needed."""
         pixels = batch.pixels if self.sees == "same" else batch.clean
-        shares = [pixels] * len(self.teachers) if self.how == "averaged" else pixels.chunk(batch.groups)
-        answers = [_ask(teacher, share) for teacher, share in zip(self.teachers, shares, strict=True)]
+        shares = (
+            [pixels] * len(self.teachers) if self.how == "averaged" else pixels.chunk(batch.groups)
+        )
+        answers = [
+            _ask(teacher, share) for teacher, share in zip(self.teachers, shares, strict=True)
+        ]
         parts = {name: [getattr(answer, name) for answer in answers] for name in self.needs}
         if self.how == "averaged":
             return {name: torch.stack(tensors).mean(0) for name, tensors in parts.items()}
@@ -54,7 +58,9 @@ class Panel:
 def _ask(teacher: Classifier, pixels: torch.Tensor) -> Seen:
     size = teacher.preprocess.size
     if pixels.shape[1] != size:  # a teacher of another size sees the images scaled
-        scaled = F.interpolate(pixels.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True)
+        scaled = F.interpolate(
+            pixels.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True
+        )
         pixels = scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return teacher.network(teacher.preprocess.normalise(pixels)).float()
 
@@ -69,7 +75,9 @@ def check_teachers(panel: Panel, student: Network, size: int, classes: Sequence[
 
     size: pixels of the student's images.
     """
-    blank = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=next(student.parameters()).device)
+    blank = torch.zeros(
+        2, size, size, 3, dtype=torch.uint8, device=next(student.parameters()).device
+    )
     was_training = student.training
     try:
         with torch.no_grad():
@@ -77,14 +85,20 @@ def check_teachers(panel: Panel, student: Network, size: int, classes: Sequence[
             for teacher in panel.teachers:
                 other = _ask(teacher, blank)
                 if teacher.classes and len(teacher.classes) != len(classes):
-                    raise ValueError(f"the teacher {teacher.path} has {len(teacher.classes)} classes, but the data have "
-                                     f"{len(classes)}; train it anew")  # fmt: skip
+                    raise ValueError(
+                        f"the teacher {teacher.path} has {len(teacher.classes)} classes, but the data have "
+                        f"{len(classes)}; train it anew"
+                    )
                 for name in panel.needs:
                     shapes = [tuple(getattr(seen, name).shape[1:]) for seen in (other, own)]
                     if shapes[0] != shapes[1]:
-                        raise ValueError(f"the teacher {teacher.path} has {name} of the shape {shapes[0]}, the student of "
-                                         f"{shapes[1]}; the loss needs them alike: use the same backbone and size")  # fmt: skip
+                        raise ValueError(
+                            f"the teacher {teacher.path} has {name} of the shape {shapes[0]}, the student of "
+                            f"{shapes[1]}; the loss needs them alike: use the same backbone and size"
+                        )
     except RuntimeError as error:
-        raise ValueError(f"the classifier does not take images of {size} pixels: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"the classifier does not take images of {size} pixels: {str(error).splitlines()[0]}"
+        ) from None
     finally:
         student.train(was_training)

@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     again = "without --overwrite " if "--overwrite" in (sys.argv if argv is None else argv) else ""
-    return ranks.run(lambda world: _main(world, argv), PROGRAM, f"run the same command again {again}to go on")
+    return ranks.run(
+        lambda world: _main(world, argv), PROGRAM, f"run the same command again {again}to go on"
+    )
 
 
 def _main(world: ranks.World, argv: list[str] | None) -> int:
@@ -57,7 +59,11 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
             "some ranks have a GPU and others do not, and --use_fp16 means another precision there; give --dtype"
         )
     notices += unused(args)
-    ddpm = world.together(lambda: prior.load(args.model_path, {**vars(args), "channel_mult": args.channel_mult or None}))
+    ddpm = world.together(
+        lambda: prior.load(
+            args.model_path, {**vars(args), "channel_mult": args.channel_mult or None}
+        )
+    )
     plan, identity = world.on_root(lambda: prepare(args, ddpm, dtype))
     if world.rank == 0:
         machine = f"{world.size} x {device.type}, {torch.get_num_threads()} threads each, {dtype}"
@@ -72,8 +78,14 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     failures: dict[str, str] = {}
     if plan.todo:
         adapt_batch = make_adapt_batch(network, ddpm, args, device)
-        failures = job.run(world, plan, adapt_batch, batch_size=args.batch_size, image_size=ddpm.settings["image_size"],
-                           threads=min(8, 2 * torch.get_num_threads()))  # fmt: skip
+        failures = job.run(
+            world,
+            plan,
+            adapt_batch,
+            batch_size=args.batch_size,
+            image_size=ddpm.settings["image_size"],
+            threads=min(8, 2 * torch.get_num_threads()),
+        )
     facts["seconds"] = round(time.time() - started, 1)
     return world.on_root(lambda: finish(args, plan, ddpm.settings["image_size"], failures, facts))
 
@@ -95,17 +107,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.use_ddim and args.sampler not in (None, "ddim"):
         raise ValueError(f"--use_ddim True contradicts --sampler {args.sampler}")
     args.sampler = "ddim" if args.use_ddim else args.sampler
-    args.given = {name: value for name in settings.PRESET if (value := getattr(args, name)) is not None}
+    args.given = {
+        name: value for name in settings.PRESET if (value := getattr(args, name)) is not None
+    }
     vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
-    if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != ("gradient", "ddpm", None):
-        raise ValueError("--behavior published has gradient guidance and N steps of DDPM, nothing else")
+    if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != (
+        "gradient",
+        "ddpm",
+        None,
+    ):
+        raise ValueError(
+            "--behavior published has gradient guidance and N steps of DDPM, nothing else"
+        )
     if args.base_samples.resolve() == args.save_dir.resolve():
         raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
     check_writable("save_dir", args.save_dir)
     if args.gallery is not None:
         for name in ("save_dir", "base_samples"):
             if args.gallery.resolve().is_relative_to(getattr(args, name).resolve()):
-                raise ValueError(f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere")
+                raise ValueError(
+                    f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere"
+                )
         if args.gallery.suffix.lower() != ".png":
             raise ValueError(f"--gallery {args.gallery} must end in .png")
         check_writable("gallery", args.gallery.parent)
@@ -186,9 +208,19 @@ FLAGS = """
 
 def parser() -> argparse.ArgumentParser:
     return commands.parser(
-        PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, SPEEDS=SPEEDS, GUIDANCES=GUIDANCES, PROJECTIONS=PROJECTIONS,
-        SAMPLERS=SAMPLERS, BEHAVIORS=BEHAVIORS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES, DTYPES=DTYPES,
-    )  # fmt: skip
+        PROGRAM,
+        __doc__,
+        FLAGS,
+        LAYOUTS=LAYOUTS,
+        SPEEDS=SPEEDS,
+        GUIDANCES=GUIDANCES,
+        PROJECTIONS=PROJECTIONS,
+        SAMPLERS=SAMPLERS,
+        BEHAVIORS=BEHAVIORS,
+        NOISE_SCHEDULES=NOISE_SCHEDULES,
+        FIXED_VARIANCES=FIXED_VARIANCES,
+        DTYPES=DTYPES,
+    )
 
 
 def _names(values: list[str]) -> list[str]:
@@ -206,9 +238,16 @@ def check_writable(flag: str, folder: Path) -> None:
 
 def unused(args: argparse.Namespace) -> list[str]:
     """A notice for each flag that was given and changes nothing here."""
-    notices = [f"--{name} changes nothing" for name in ("dropout", "use_checkpoint", "save_latents") if getattr(args, name)]
-    notices += [f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
-                for name in settings.PRESET if name in args.given and name not in settings.deciding(vars(args))]  # fmt: skip
+    notices = [
+        f"--{name} changes nothing"
+        for name in ("dropout", "use_checkpoint", "save_latents")
+        if getattr(args, name)
+    ]
+    notices += [
+        f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
+        for name in settings.PRESET
+        if name in args.given and name not in settings.deciding(vars(args))
+    ]
     if args.train is not None and args.dataset not in SPLITS:
         notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
     if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
@@ -232,38 +271,72 @@ def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, lis
 def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan, dict[str, Any]]:
     """Check everything and list the images: the plan, and what the settings file will say."""
     try:
-        settings.check(vars(args), prior.process_of(ddpm.settings, args.timestep_respacing), ddpm.settings["image_size"])
+        settings.check(
+            vars(args),
+            prior.process_of(ddpm.settings, args.timestep_respacing),
+            ddpm.settings["image_size"],
+        )
     except ValueError as error:
         raise ValueError(f"--{error}") from None
     source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
     train = args.train is not False
-    cells = cells_of(source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir)
+    cells = cells_of(
+        source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir
+    )
     fixed_batch = args.batch_size if args.behavior == "published" else None
     keys = None if args.keys is None else tree.read_keys(args.keys)
-    plan = job.make_plan(source, args.save_dir, cells, num_samples=args.num_samples, keys=keys, fixed_batch=fixed_batch,
-                         same_format=args.format == "same", anew=args.overwrite)  # fmt: skip
+    plan = job.make_plan(
+        source,
+        args.save_dir,
+        cells,
+        num_samples=args.num_samples,
+        keys=keys,
+        fixed_batch=fixed_batch,
+        same_format=args.format == "same",
+        anew=args.overwrite,
+    )
     identity = settings.identity(ddpm, vars(args), dtype)
     job.check_settings(plan, identity)
     job.check_source(plan)
     return plan, identity
 
 
-def say_plan(args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str, notices: list[str]) -> None:
+def say_plan(
+    args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str, notices: list[str]
+) -> None:
     """Print what will be done."""
-    print(f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}")
+    print(
+        f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}"
+    )
     if args.num_samples is not None:
-        print(f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key")
+        print(
+            f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key"
+        )
     if plan.elsewhere:
-        print(f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone")
+        print(
+            f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone"
+        )
     if plan.not_images:
-        print(f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}")
-    print(f"done        {len(plan.replaced or plan.done):,}{', to be made anew' if plan.replaced else ''}")
+        print(
+            f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}"
+        )
+    print(
+        f"done        {len(plan.replaced or plan.done):,}{', to be made anew' if plan.replaced else ''}"
+    )
     print(f"to do       {plan.todo:,} -> {plan.save_dir}")
     chosen = settings.deciding(vars(args))
-    method = ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in ("N", "steps") and value is not None)
-    print(f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})")
+    method = ", ".join(
+        f"{name} {value}"
+        for name, value in chosen.items()
+        if name not in ("N", "steps") and value is not None
+    )
+    print(
+        f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})"
+    )
     print(f"method      {method}")
-    known = "{image_size} pixels, {noise_schedule} schedule of {diffusion_steps}".format_map(ddpm.settings)
+    known = "{image_size} pixels, {noise_schedule} schedule of {diffusion_steps}".format_map(
+        ddpm.settings
+    )
     print(f"prior       {args.model_path}: {known}, sha256 {ddpm.sha256[:12]}")
     print(f"machine     {machine}, batch {args.batch_size}")
     for notice in [*notices, *_resized(plan, ddpm.settings["image_size"])]:
@@ -277,7 +350,9 @@ def _resized(plan: job.Plan, size: int) -> list[str]:
     with contextlib.suppress(Exception):  # a damaged image is named later
         width, height = plan.source.read(path).size
         if (width, height) != (size, size):
-            return [f"images are cropped to their middle square and resized to {size} pixels: {path} has {width} x {height}"]
+            return [
+                f"images are cropped to their middle square and resized to {size} pixels: {path} has {width} x {height}"
+            ]
     return []
 
 
@@ -297,19 +372,32 @@ def about(args: argparse.Namespace, world: ranks.World, device: torch.device) ->
     }
 
 
-def make_adapt_batch(network: UNet, ddpm: Prior, args: argparse.Namespace, device: torch.device) -> job.AdaptBatch:
+def make_adapt_batch(
+    network: UNet, ddpm: Prior, args: argparse.Namespace, device: torch.device
+) -> job.AdaptBatch:
     """The function that the job calls with the keys and pixels of a batch."""
     process = prior.process_of(ddpm.settings, args.timestep_respacing, args.predict_xstart)
-    return prior.batch_adapter(network, process, device, seed=args.seed, **settings.arguments(vars(args)))
+    return prior.batch_adapter(
+        network, process, device, seed=args.seed, **settings.arguments(vars(args))
+    )
 
 
 # ---------------------------------------------------------------------------------------------- afterwards
 
 
-def finish(args: argparse.Namespace, plan: job.Plan, image_size: int, failures: dict[str, str], facts: dict[str, Any]) -> int:
+def finish(
+    args: argparse.Namespace,
+    plan: job.Plan,
+    image_size: int,
+    failures: dict[str, str],
+    facts: dict[str, Any],
+) -> int:
     """Complete the manifests, say what is there and what is not, write the gallery; returns the exit status."""
     lost = job.end_manifests(plan, failures, facts)
-    print(f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}", flush=True)
+    print(
+        f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}",
+        flush=True,
+    )
     for names, word in ((sorted(failures), "failed"), (lost, "are missing")):
         if names:
             said = f"{len(names)} of {plan.total} images {word}: {_some(names, 10)}"

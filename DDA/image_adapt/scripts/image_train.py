@@ -48,7 +48,9 @@ SETTINGS = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
 
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when the budget is spent, 130 when it was interrupted, 1 or 2 for errors."""
-    return ranks.run(lambda world: _main(world, argv), PROGRAM, "run the same command again to go on")
+    return ranks.run(
+        lambda world: _main(world, argv), PROGRAM, "run the same command again to go on"
+    )
 
 
 def _main(world: ranks.World, argv: list[str] | None) -> int:
@@ -57,29 +59,64 @@ def _main(world: ranks.World, argv: list[str] | None) -> int:
     device = world.together(lambda: pick_device(args.device, world.local_rank))
     data = world.together(lambda: Images(args))
     flags = chosen(args, *NETWORK, *DIFFUSION, "dropout") | {"image_size": data.size}
-    world.together(lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size))
+    world.together(
+        lambda: check_attention(args.attention_resolutions, args.channel_mult, data.size)
+    )
     recipe = Recipe(**chosen(args, "steps", "minutes", *RECIPE), amp=args.bf16)
     torch.manual_seed(args.seed)
     model = world.together(lambda: make_model(flags, device))
     diffusion = process_of(flags)
-    example = (torch.rand(8, 3, data.size, data.size, device=device), torch.zeros(8, dtype=torch.long, device=device))
+    example = (
+        torch.rand(8, 3, data.size, data.size, device=device),
+        torch.zeros(8, dtype=torch.long, device=device),
+    )
     dtype = world.broadcast(precision(recipe, model, example))
-    state = start(PriorTask(model, diffusion), recipe, {"type": "AdamW", **chosen(args, "lr", "weight_decay")}, dtype)
+    state = start(
+        PriorTask(model, diffusion),
+        recipe,
+        {"type": "AdamW", **chosen(args, "lr", "weight_decay")},
+        dtype,
+    )
     settings = {**flags, **chosen(args, *SETTINGS), "images": data.count, "source": data.digest}
     world.together(lambda: resume(args.save_dir, state, settings, "choose another --save_dir"))
     if world.rank == 0:
-        say_plan(args, data, model, state, f"{world.size} x {device.type}, {torch.get_num_threads()} threads each")
+        say_plan(
+            args,
+            data,
+            model,
+            state,
+            f"{world.size} x {device.type}, {torch.get_num_threads()} threads each",
+        )
         args.save_dir.mkdir(parents=True, exist_ok=True)
-    batches = PriorBatches(data.load, data.count, len(diffusion), recipe, flip=args.flip, rank=world.rank, ranks=world.size,
-                           threads=0 if data.is_cached and device.type == "cpu" else 2)  # fmt: skip
+    batches = PriorBatches(
+        data.load,
+        data.count,
+        len(diffusion),
+        recipe,
+        flip=args.flip,
+        rank=world.rank,
+        ranks=world.size,
+        threads=0 if data.is_cached and device.type == "cpu" else 2,
+    )
     results = Results(args.save_dir, state, flags)
-    run = Run(world, args.save_dir, state, settings, images=recipe.batch_size, save_minutes=args.save_minutes,
-              losses="loss.csv", on_save=results.write)  # fmt: skip
+    run = Run(
+        world,
+        args.save_dir,
+        state,
+        settings,
+        images=recipe.batch_size,
+        save_minutes=args.save_minutes,
+        losses="loss.csv",
+        on_save=results.write,
+    )
     advice = "lower --lr or raise --warmup and start anew in another --save_dir"
     run.train(batches, recipe, make_rate(args.lr, schedule_of(args), recipe), advice=advice)
     if world.rank == 0:
         run.write(results.write_samples)
-        print(f"done        {state.step:,} steps in all; the prior is {args.save_dir / 'ema.pt'}", flush=True)
+        print(
+            f"done        {state.step:,} steps in all; the prior is {args.save_dir / 'ema.pt'}",
+            flush=True,
+        )
     return 0
 
 
@@ -89,7 +126,9 @@ def chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def schedule_of(args: argparse.Namespace) -> dict[str, Any]:
-    return {"type": "linear", "steps": args.anneal_steps or 0} if args.anneal else {"type": "constant"}
+    return (
+        {"type": "linear", "steps": args.anneal_steps or 0} if args.anneal else {"type": "constant"}
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -100,7 +139,16 @@ def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
     args = parser().parse_args(argv)
     if args.steps is None and args.minutes is None:
         raise ValueError("give a budget: --steps INT or --minutes FLOAT")
-    above_0 = chosen(args, "steps", "minutes", "batch_size", "accumulate", "lr", "diffusion_steps", "save_minutes")
+    above_0 = chosen(
+        args,
+        "steps",
+        "minutes",
+        "batch_size",
+        "accumulate",
+        "lr",
+        "diffusion_steps",
+        "save_minutes",
+    )
     for name, value in above_0.items():
         if value is not None and value <= 0:
             raise ValueError(f"--{name} {value} must be above 0")
@@ -108,20 +156,28 @@ def parse(argv: list[str] | None, ranks_: int) -> argparse.Namespace:
         raise ValueError(f"--ema {args.ema} is outside 0..1")
     parts = ranks_ * args.accumulate
     if args.batch_size % parts:
-        raise ValueError(f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate "
-                         f"{args.accumulate} parts; use a multiple of {parts}")  # fmt: skip
+        raise ValueError(
+            f"--batch_size {args.batch_size} cannot be shared by {ranks_} ranks in --accumulate "
+            f"{args.accumulate} parts; use a multiple of {parts}"
+        )
     check_writable("save_dir", args.save_dir)
     if is_foreign(args.save_dir):
-        raise ValueError(f"--save_dir {args.save_dir} holds other files and no {RESUME}; choose another folder")
+        raise ValueError(
+            f"--save_dir {args.save_dir} holds other files and no {RESUME}; choose another folder"
+        )
     return args
 
 
 def check_attention(attention_resolutions: str, channel_mult: str, image_size: int) -> None:
     """Raise ValueError for a size that no level of the network has: it would get no attention."""
     sizes = [image_size // 2**level for level in range(len(channel_mult.split(",")))]
-    odd = [part for part in attention_resolutions.split(",") if part.strip() and int(part) not in sizes]
+    odd = [
+        part for part in attention_resolutions.split(",") if part.strip() and int(part) not in sizes
+    ]
     if odd:
-        raise ValueError(f"--attention_resolutions {odd[0]} is no size of the network's levels: {', '.join(map(str, sizes))}")
+        raise ValueError(
+            f"--attention_resolutions {odd[0]} is no size of the network's levels: {', '.join(map(str, sizes))}"
+        )
 
 
 FLAGS = """
@@ -171,7 +227,9 @@ FLAGS = """
 
 
 def parser() -> argparse.ArgumentParser:
-    p = commands.parser(PROGRAM, __doc__, FLAGS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES)
+    p = commands.parser(
+        PROGRAM, __doc__, FLAGS, NOISE_SCHEDULES=NOISE_SCHEDULES, FIXED_VARIANCES=FIXED_VARIANCES
+    )
     p.set_defaults(class_cond=False)
     return p
 
@@ -184,8 +242,14 @@ class Images:
 
     def __init__(self, args: argparse.Namespace):
         self._source = sources.open_source(args.base_samples)
-        if args.cell != "." and args.base_samples.is_dir() and not (args.base_samples / args.cell).is_dir():
-            raise ValueError(f"--cell {args.cell} is no folder of --base_samples {args.base_samples}")
+        if (
+            args.cell != "."
+            and args.base_samples.is_dir()
+            and not (args.base_samples / args.cell).is_dir()
+        ):
+            raise ValueError(
+                f"--cell {args.cell} is no folder of --base_samples {args.base_samples}"
+            )
         self._names = self._source.list(args.cell)[0]
         if not self._names:
             where = "" if args.cell == "." else f" in --cell {args.cell}"
@@ -229,11 +293,15 @@ class Images:
 
     def load(self, rows: np.ndarray) -> np.ndarray:
         """uint8 (b,S,S,3)."""
-        return self._pixels[rows] if self.is_cached else self._decode(self._names[row] for row in rows)
+        return (
+            self._pixels[rows] if self.is_cached else self._decode(self._names[row] for row in rows)
+        )
 
 
 def make_model(flags: dict[str, Any], device: torch.device) -> UNet:
-    model = create_unet(**{name: value for name, value in flags.items() if name not in DIFFUSION}).to(device)
+    model = create_unet(
+        **{name: value for name, value in flags.items() if name not in DIFFUSION}
+    ).to(device)
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
@@ -249,7 +317,10 @@ class Results:
 
     def write(self) -> None:
         """The prior, the curve of the loss once a minute, samples every ten."""
-        weights = {name: value.contiguous() for name, value in self._state.judged.model.state_dict().items()}
+        weights = {
+            name: value.contiguous()
+            for name, value in self._state.judged.model.state_dict().items()
+        }
         files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))
         files.write_json(self._folder / "ema.json", self._flags)
         now = time.monotonic()
@@ -261,7 +332,9 @@ class Results:
     def write_samples(self) -> None:
         model = self._state.judged.model
         is_learning, device = model.training, next(model.parameters()).device
-        images.write_image(self._folder / "samples.png", draw_samples(model.eval(), self._flags, device))
+        images.write_image(
+            self._folder / "samples.png", draw_samples(model.eval(), self._flags, device)
+        )
         model.train(is_learning)
         self._sampled = time.monotonic()
         self._draw_losses()
@@ -277,33 +350,59 @@ class Results:
 
         losses = [row["mse"] for row in self._state.losses]
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        axes.plot(range(1, len(losses) + 1), losses, color="lightsteelblue", linewidth=0.6, label="each step")
+        axes.plot(
+            range(1, len(losses) + 1),
+            losses,
+            color="lightsteelblue",
+            linewidth=0.6,
+            label="each step",
+        )
         width = max(1, min(100, len(losses) // 10))
         smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
-        axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps")
+        axes.plot(
+            range(width, len(losses) + 1), smooth, color="tab:blue", label=f"mean of {width} steps"
+        )
         axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
         axes.legend()
-        files.write_with(self._folder / "loss.png", lambda file: figure.savefig(file, dpi=120, format="png"))
+        files.write_with(
+            self._folder / "loss.png", lambda file: figure.savefig(file, dpi=120, format="png")
+        )
         plt.close(figure)
 
 
-def draw_samples(model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16) -> np.ndarray:
+def draw_samples(
+    model: UNet, flags: dict[str, Any], device: torch.device, count: int = 16
+) -> np.ndarray:
     """Images from noise alone by 50 steps of DDIM, as a sheet: uint8 (H,W,3)."""
     size = flags["image_size"]
     diffusion = process_of(flags, "50")
     streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
     blank = torch.zeros(count, 3, size, size, device=device)
-    drawn = adapt(model, diffusion, blank, diffusion_range=50, factor=1, guidance="none", sampler="ddim", draw_noise=streams)
+    drawn = adapt(
+        model,
+        diffusion,
+        blank,
+        diffusion_range=50,
+        factor=1,
+        guidance="none",
+        sampler="ddim",
+        draw_noise=streams,
+    )
     pixels = images.to_pixels(drawn.cpu().numpy())
     rows = {f"{4 * i + 1}-{4 * i + 4}": list(pixels[4 * i : 4 * i + 4]) for i in range(count // 4)}
     return np.asarray(images.contact_sheet(rows, [""] * 4))
 
 
 def say_plan(args, data: Images, model: UNet, state: State, machine: str) -> None:
-    budget = " or ".join(f"{value:,g} {name}" for name, value in chosen(args, "steps", "minutes").items() if value)
+    budget = " or ".join(
+        f"{value:,g} {name}" for name, value in chosen(args, "steps", "minutes").items() if value
+    )
     print(f"images      {data.count:,} of {args.base_samples}, {data.size} x {data.size}")
     print(f"network     {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"training    {budget} of {args.batch_size} images" + (f", from step {state.step:,}" if state.step else ""))
+    print(
+        f"training    {budget} of {args.batch_size} images"
+        + (f", from step {state.step:,}" if state.step else "")
+    )
     print(f"machine     {machine}, {state.dtype}")
     print(f"to          {args.save_dir}", flush=True)
 

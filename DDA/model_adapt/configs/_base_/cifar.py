@@ -10,4 +10,6 @@ data = dict(
     samples_per_gpu=64,
     test=dict(layout="cifar10c", classes="cifar10", pipeline=pipeline, pipeline2=pipeline),
 )
-evaluation = dict(ensemble="sum", scores="logits", metrics=["accuracy"], corruption=["all"], severity=["all"])
+evaluation = dict(
+    ensemble="sum", scores="logits", metrics=["accuracy"], corruption=["all"], severity=["all"]
+)

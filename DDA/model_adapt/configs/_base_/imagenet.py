@@ -14,7 +14,13 @@ data = dict(
         data_prefix1="dataset/imagenetc_5k",
         data_prefix2="dataset/generated/imagenetc_5k",
         pipeline=[load, *end],
-        pipeline2=[load, dict(type="Resize", size=(224, 224), backend="pillow", interpolation="bicubic"), *end],
+        pipeline2=[
+            load,
+            dict(type="Resize", size=(224, 224), backend="pillow", interpolation="bicubic"),
+            *end,
+        ],
     ),
 )
-evaluation = dict(ensemble="sum", scores="logits", metrics=["accuracy"], corruption=["all"], severity=["5"])
+evaluation = dict(
+    ensemble="sum", scores="logits", metrics=["accuracy"], corruption=["all"], severity=["5"]
+)

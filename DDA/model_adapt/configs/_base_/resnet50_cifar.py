@@ -2,5 +2,7 @@ model = dict(
     type="ImageClassifier",
     backbone=dict(type="ResNet_CIFAR", depth=50, num_stages=4, out_indices=(3,), style="pytorch"),
     neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=10, in_channels=2048, loss=dict(type="CrossEntropyLoss")),
+    head=dict(
+        type="LinearClsHead", num_classes=10, in_channels=2048, loss=dict(type="CrossEntropyLoss")
+    ),
 )
