@@ -1,37 +1,131 @@
-"""What commands share: their command lines, how one of a single process ends, how one runs another."""
+"""What commands share: their command lines, what they print, how they end, how one runs another.
+
+A command translates: it reads its arguments, makes settings of them, calls one function of the
+library and prints the result. Messages of the library name settings in backquotes, such as
+`batch_size`; a command prints the flag of that setting in its place, such as ``--batch_size``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import inspect
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from DDA import files, ranks
+from DDA.progress import Show
+
+STATUSES = """exit status:
+  0    everything that was asked for is done
+  1    something failed or is missing; what is done is kept
+  2    the input is wrong; nothing was done
+  130  interrupted (143: by SIGTERM); run the same command again to go on"""
+
+OUTPUT = """
+[output]
+--quiet  print the result and errors only, no plan, notes and progress
+--json  print the result as one JSON object on stdout; all else goes to stderr
+"""
 
 
-def run(
-    work: Callable[[], int], program: str, go_on: str = "run the same command again to go on"
-) -> int:
-    """The exit status: that of ``work``, 2 where the input is wrong (ValueError, OSError), 130 or 143 where it was stopped.
+@dataclass(frozen=True)
+class Output(Show):
+    """Where a command prints: its plan and its result on stdout, notes and progress on stderr.
 
-    program: name for messages. go_on: what the user does after an interruption. Commands of several ranks: `ranks.run`.
+    program: the name for messages. as_json: stdout gets the result alone, as one JSON object.
+    flags: the flag of each setting.
+    """
+
+    program: str = ""
+    as_json: bool = False
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Print a part of the plan."""
+        if not self.quiet:
+            stream = sys.stderr if self.as_json else sys.stdout
+            print(with_flags(text, self.flags), file=stream, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print what the user should know, on stderr."""
+        if not self.quiet:
+            ranks.say(self.program, f"note: {with_flags(text, self.flags)}")
+
+    def warn(self, text: str) -> None:
+        """Print what went wrong, on stderr, also where all else is quiet."""
+        ranks.say(self.program, with_flags(text, self.flags))
+
+    def result(self, text: str, values: Mapping[str, Any]) -> None:
+        """Print the result: ``text``, or ``values`` (plain or paths) as one JSON object."""
+        if self.as_json:
+            text = json.dumps(values, default=str)
+        print(text if self.as_json else with_flags(text, self.flags), flush=True)
+
+
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
+    """A message with the flag in the place of each setting in backquotes that has one."""
+    return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), text)
+
+
+Work = Callable[[dict[str, Any], Output], int]
+RanksWork = Callable[[ranks.World, dict[str, Any], Output], int]
+GO_ON = "run the same command again to go on"
+
+
+def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_ON) -> int:
+    """Run a command of one process and return its exit status (`STATUSES`).
+
+    work: is given the values of the command line, by their names, and where to print. ValueError
+    and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
+    ranks.interrupt_on_sigterm()
+    _print_any_name()
+    output = Output(program=parser.prog, flags=parser.flags)
     try:
-        return work()
+        values, output = parser.read(argv)
+        return work(values, output)
     except (ValueError, OSError) as error:
-        ranks.say(program, f"error: {error}")
+        output.warn(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        ranks.say(program, f"interrupted; {go_on}")
+        output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
+
+
+def run_ranks(
+    parser: Parser, argv: Sequence[str] | None, work: RanksWork, go_on: str = GO_ON
+) -> int:
+    """Run a command of any number of processes and return its exit status (`STATUSES`).
+
+    work: as in `run`, and is given the `World` first. Every process runs it, with the command line
+    of rank 0; it turns errors that the user can mend into a `ranks.SharedError`, by
+    `World.together` or `World.on_root`.
+    """
+    ranks.interrupt_on_sigterm()
+    _print_any_name()
+    output = Output(program=parser.prog, flags=parser.flags)
+
+    def main(world: ranks.World) -> int:
+        values, output = world.on_root(lambda: parser.read(argv))
+        return work(world, values, output)
+
+    return ranks.run(main, parser.prog, go_on, say=output.warn)
+
+
+def _print_any_name() -> None:
+    """Print names of files that are no text with escapes, instead of failing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,26 +137,47 @@ class Stopped(KeyboardInterrupt):
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command line: its help keeps the lines of the description, flags are not shortened, an error is one line."""
+    """A parser whose help keeps the lines of the description and ends with the exit statuses.
+
+    Flags are not shortened, and an error is one line that names the flag that was meant.
+    """
 
     def __init__(self, *args, **settings):
-        super().__init__(
-            *args,
-            **{
-                "formatter_class": argparse.RawDescriptionHelpFormatter,
-                "allow_abbrev": False,
-                **settings,
-            },
-        )
+        kept = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "epilog": STATUSES,
+            "allow_abbrev": False,
+        }
+        super().__init__(*args, **{**kept, **settings})
+
+    def read(self, argv: Sequence[str] | None = None) -> tuple[dict[str, Any], Output]:
+        """The values of a command line by their names, and where its command prints.
+
+        Exits as argparse does where the command line is wrong.
+        """
+        values = vars(self.parse_args(argv))
+        quiet, as_json = values.pop("quiet", False), values.pop("json", False)
+        output = Output(quiet=quiet, program=self.prog, as_json=as_json, flags=self.flags)
+        return values, output
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flag of each setting; of a command with subcommands, those of all of them."""
+        flags: dict[str, str] = {}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    flags |= command.flags
+            else:
+                names = action.option_strings or [action.metavar or action.dest.upper()]
+                flags[action.dest] = str(next((n for n in names if n.startswith("--")), names[0]))
+        return flags
 
     def error(self, message: str) -> NoReturn:
         words = message.split() if message.startswith("unrecognized arguments") else []
         unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
-        close = [
-            name
-            for word in unknown
-            for name in difflib.get_close_matches(word, self._option_string_actions, 1)
-        ]
+        known = self._option_string_actions
+        close = [name for word in unknown for name in difflib.get_close_matches(word, known, 1)]
         meant = f"; did you mean {close[0]}?" if close else ""
         self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
 
@@ -77,7 +192,7 @@ _FLAG = re.compile(
 def parser(program: str, about: str | None, flags: str, **choices: Iterable[str]) -> Parser:
     """The parser of a command. about: what it does, as its help begins; flags, choices: as in `add_flags`."""
     made = Parser(program, description=about)
-    add_flags(made, flags, **choices)
+    add_flags(made, flags + OUTPUT, **choices)
     return made
 
 
@@ -158,13 +273,6 @@ _TYPES = {
     "find": files.find,
     **dict.fromkeys(("FILE", "DIR", "PATH", "PNG", "CSV", "YAML", "JSON", "TREE", "path"), Path),
 }
-
-
-def at_least_1(args: argparse.Namespace, *names: str) -> None:
-    """Raise ValueError for the first of these flags that is given and below 1."""
-    for name in names:
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value} must be at least 1")
 
 
 def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:

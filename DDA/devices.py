@@ -25,7 +25,7 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     named = re.fullmatch(r"auto|cpu|cuda|(?:cuda:)?(?P<numbers>\d+(?:,\d+)*)", text)
     if named is None:
         raise ValueError(
-            f"--device {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1"
+            f"`device` {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1"
         )
     gpus = torch.cuda.device_count()
     if text == "cpu" or (text == "auto" and not gpus):
@@ -36,7 +36,7 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     if not indices or max(map(int, indices)) >= gpus:
         seen = f"torch sees {gpus} GPUs here" if gpus else "there is no GPU that torch can use"
         raise ValueError(
-            f"--device {text}: {seen}; use auto or cpu"
+            f"`device` {text}: {seen}; use auto or cpu"
             + (f", or numbers below {gpus}" if gpus else "")
         )
     device = torch.device("cuda", int(indices[local_rank % len(indices)]))

@@ -13,22 +13,30 @@ from DDA import files
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """An image file as RGB: grey and palette are expanded, alpha is dropped, 16-bit is scaled by 1/257, EXIF is ignored.
+    """An image file as RGB, as `to_rgb` has it; EXIF rotation is ignored.
 
-    Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be decoded.
+    Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be
+    decoded.
     """
     with Image.open(path) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"animated: it has {image.n_frames} frames")
-        if image.mode[0] in "IF":
-            # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range of 32 bits
-            if image.mode == "F" or not (
-                image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
-            ):
-                raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
-            values = np.asarray(image)
-            return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB: grey and palette are expanded, alpha is dropped, 16 bits are scaled by 1/257.
+
+    Raises ValueError for animated images, and for pixels of an unknown range.
+    """
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError(f"animated: it has {image.n_frames} frames")
+    if image.mode[0] in "IF":
+        # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range
+        is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+        if image.mode == "F" or not is_16_bit:
+            raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
+        values = np.asarray(image)
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def fit_square(image: Image.Image, size: int) -> np.ndarray:

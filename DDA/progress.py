@@ -5,12 +5,46 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Show:
+    """Where long work tells people what it does: its plan, its notes, how far it is.
+
+    quiet: show nothing at all.
+    """
+
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        """Print a part of the plan, on stdout."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print what the user should know, on stderr."""
+        if not self.quiet:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print what went wrong, on stderr, also where all else is quiet."""
+        print(text, file=sys.stderr, flush=True)
+
+    def progress(self, total: int, ranks: int = 1) -> Progress:
+        """A new count of ``total`` images, shown on stderr."""
+        return Progress(total, ranks, quiet=self.quiet)
 
 
 class Progress:
-    """Lines on stderr: what is done of all ranks' work, images a second, time left. A terminal gets one line that moves."""
+    """What is done of the work of all ranks, images a second and the time left, on stderr.
 
-    def __init__(self, total: int, ranks: int = 1, stream=sys.stderr):
+    A terminal gets one line that moves, a file gets a line now and then.
+    """
+
+    def __init__(self, total: int, ranks: int = 1, stream=None, *, quiet: bool = False):
+        stream = stream or sys.stderr
+        self._quiet = quiet
         self.total, self.done, self.failed = total, 0, 0
         self._ranks = ranks
         self._estimated = False
@@ -48,6 +82,8 @@ class Progress:
         return f"{self.done}/{self.total} images{failed}, {self.done / seconds:.3g} images/s"
 
     def _say(self, text: str, *, keep: bool) -> None:
+        if self._quiet:
+            return
         if self._moving:
             self._stream.write(f"\r\x1b[K{text}" + ("\n" if keep else ""))
         else:

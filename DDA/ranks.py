@@ -36,6 +36,10 @@ def say(program: str, text: str) -> None:
     print(f"{program}: {text}", file=sys.stderr, flush=True)
 
 
+def _speaker(program: str) -> Callable[[str], None]:
+    return lambda text: say(program, text)
+
+
 class SharedError(Exception):
     """An error of the user's that every rank knows of: nothing is running, the job ends in order."""
 
@@ -512,46 +516,54 @@ def _start_mpi(size: int) -> World:
     return world
 
 
-def run(main: Callable[[World], int], program: str, go_on: str) -> int:
-    """Start the world, call ``main(world)`` and return the exit status, so that no process outlives a failure.
+def run(
+    main: Callable[[World], int],
+    program: str,
+    go_on: str,
+    say: Callable[[str], object] | None = None,
+) -> int:
+    """Start the world, call ``main(world)`` and return the exit status.
 
-    program: name for messages. go_on: what the user does to go on after an interruption. A `SharedError` is printed once and
-    every rank returns 2. Whatever else fails on this rank ends the whole job.
+    No process outlives a failure: a `SharedError` is printed once and every rank returns 2;
+    whatever else fails on this rank ends the whole job. program: the name for messages. go_on: what
+    the user does to go on after an interruption. say: prints a message (default: on stderr, after
+    the program's name).
     """
+    say = say or _speaker(program)
     keep_memory()
     try:
         world = start(program)
     except (RuntimeError, OSError) as error:
-        say(program, f"error: {error}")
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        say(program, "interrupted before all ranks were there")
+        say("interrupted before all ranks were there")
         return 130
     where = f" (rank {world.rank} of {world.size})" if world.size > 1 else ""
     try:
         status = main(world)
     except SharedError as error:
         if world.rank == 0:
-            say(program, f"error: {error}")
+            say(f"error: {error}")
         status = 2
     except SystemExit as stop:
         status = stop.code
     except KeyboardInterrupt:
-        say(program, f"interrupted{where}; {go_on}")
+        say(f"interrupted{where}; {go_on}")
         world.abort()
         return 130
     except Exception as error:
         if not isinstance(error, OSError | ValueError):
             traceback.print_exc()
-        say(program, f"error{where}: {error}")
+        say(f"error{where}: {error}")
         if isinstance(error, OSError):
-            say(program, f"what was written is complete; {go_on}")
+            say(f"what was written is complete; {go_on}")
         world.abort()
         return 1
     try:
         world.close()
     except ConnectionError as error:
-        say(program, f"error{where}: {error}; {go_on}")
+        say(f"error{where}: {error}; {go_on}")
         return 1
     return status
 

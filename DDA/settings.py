@@ -39,6 +39,13 @@ def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
         raise ValueError(f"{name}: {value!r} is unknown; use one of {', '.join(map(str, known))}")
 
 
+def check_at_least(least: float, **values: float | None) -> None:
+    """Raise ValueError for the first of these settings that is given (not None) and too small."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"`{name}` {value} must be at least {least}")
+
+
 def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ValueError for an entry whose value does not fit the type hint of its name. Names without a hint pass."""
     for name, value in entries.items():

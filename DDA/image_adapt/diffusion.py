@@ -17,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-NOISE_SCHEDULES = ("linear", "cosine")
-FIXED_VARIANCES = ("large", "small")
+from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
 
 
 def named_betas(noise_schedule: str, steps: int) -> np.ndarray:

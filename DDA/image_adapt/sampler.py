@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
+from DDA.image_adapt.choices import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS
 from DDA.image_adapt.diffusion import Diffusion, ddim_step, ddpm_step, dpmpp2m_step
 from DDA.image_adapt.guidance import gradient, no_guidance, projection
 
-BEHAVIORS = ("corrected", "published")
-GUIDANCES = ("gradient", "projection", "none")
-SAMPLERS = ("ddpm", "ddim", "dpmpp2m")
-
-# the speed ladder: settings of `adapt` by name, for a process respaced to 100 indices; chosen by scripts/ladder.py on degraded
-# copies (JPEG, blur, noise) of training images
-SPEEDS: dict[str, dict[str, Any]] = {
-    "exact": dict(diffusion_range=50, factor=4, guidance="gradient", scale=6.0, sampler="ddpm"),
-    "balanced": dict(
-        diffusion_range=16,
-        factor=2,
-        guidance="projection",
-        k=1.0,
-        sampler="ddim",
-        eta=1.0,
-        steps=16,
-    ),
-    "fast": dict(
-        diffusion_range=12, factor=2, guidance="projection", k=1.0, sampler="ddim", eta=0.5, steps=8
-    ),
-    "one-shot": dict(
-        diffusion_range=8, factor=2, guidance="projection", k=0.75, sampler="ddim", steps=1
-    ),
-}
+__all__ = ["BEHAVIORS", "GUIDANCES", "SAMPLERS", "SPEEDS", "adapt", "check_range"]
 
 
 @torch.no_grad()

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files, settings, tree
+from DDA.model_adapt.choices import METRICS, SCORES
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES
 from DDA.sources.cells import LAYOUTS
 from DistilledClassifier.classifiers import quietly
 
-METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
-SCORES = ("logits", "probabilities")
 DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
 KINDS = {  # of the entries that are read, by their group
     "": dict.fromkeys(("data", "evaluation", "model"), dict),

@@ -1,0 +1,19 @@
+"""The names that settings of an evaluation may have; no torch.
+
+Command lines read them for their help, which must not wait for torch.
+"""
+
+RULES = (
+    "first",
+    "second",
+    "entropy",
+    "confidence",
+    "var",
+    "sum",
+    "entropy_sum",
+    "confidence_sum",
+)
+FITTED_RULES = ("weighted_sum", "gate")  # their parameters are fitted on known degradations
+FUSE_RULES = ("entropy_fuse", "confidence_fuse", "var_fuse")  # they blend the two images
+SCORES = ("logits", "probabilities")
+METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")
