@@ -1,4 +1,4 @@
-"""The form of the code: docstrings, names, comprehensions, messages, commands that only translate."""
+"""The form of the code: docstrings, names, comprehensions, messages, short commands."""
 
 import ast
 import re
@@ -60,7 +60,7 @@ def test_docstrings_are_sentences_that_begin_with_a_verb_or_a_noun(file):
         if text is None:
             continue
         first = text.split("\n\n")[0].strip()
-        if first.split()[0] in OPENERS or not first[0].isupper() and first[0] not in "`'\"(":
+        if first.split()[0] in OPENERS or not (first[0].isupper() or first[0] in "`'\"("):
             faults.append(f"{name}: begins with {first.split()[0]}")
         if not re.search(r"[.:]$", first) and "::" not in text:
             faults.append(f"{name}: its first paragraph is no sentence")
@@ -113,7 +113,8 @@ def test_variables_are_nouns(file):
         for node in ast.walk(TREES[file])
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    names |= {(node.arg, node.lineno) for node in ast.walk(TREES[file]) if isinstance(node, ast.arg)}
+    arguments = (node for node in ast.walk(TREES[file]) if isinstance(node, ast.arg))
+    names |= {(node.arg, node.lineno) for node in arguments}
     assert not sorted(line for name, line in names if name in NO_NOUNS)
 
 
