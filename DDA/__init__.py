@@ -1,0 +1,33 @@
+"""DiffAUD: classify images whose degradation is unknown.
+
+>>> from DDA import Adapter, Ensemble
+
+An `Adapter` pulls degraded images towards the domain of a diffusion model, an `Ensemble` sums what
+two classifiers say of the degraded and of the adapted images. Both names are imported on first use,
+so that ``import DDA`` waits for no other package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from DDA.image_adapt.adapter import Adapter
+    from DDA.model_adapt.evaluate import Ensemble
+
+__all__ = ["Adapter", "Ensemble"]
+
+_MODULES = {"Adapter": "DDA.image_adapt.adapter", "Ensemble": "DDA.model_adapt.evaluate"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names beside the module's own."""
+    return sorted({*globals(), *__all__})
