@@ -81,33 +81,39 @@ class World:
         self._reports: list = []
 
     def together(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on every rank; where it fails on any of them, every rank raises that `SharedError`."""
-        outcome, error = None, None
+        """Run ``function`` on every rank and return its result.
+
+        Where it fails on any of them, every rank raises that failure as a `SharedError`.
+        """
+        outcome, failure = None, None
         try:
             outcome = function()
-        except (ValueError, OSError) as failure:
-            error = f"{failure}"
-        errors = self.gather(error)
+        except (ValueError, OSError) as error:
+            failure = error
+        errors = self.gather(None if failure is None else f"{failure}")
         for rank, message in enumerate(errors):
             if message is not None:
-                raise SharedError(
-                    message if errors.count(message) == self.size else f"{message} (rank {rank})"
-                )
+                where = "" if errors.count(message) == self.size else f" (rank {rank})"
+                raise SharedError(f"{message}{where}") from failure
         return outcome
 
     def on_root(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on rank 0 alone; its result, or its failure as a `SharedError`, reaches every rank."""
-        outcome, error, leave = None, None, None
+        """Run ``function`` on rank 0 alone and return its result on every rank.
+
+        Where it fails, every rank raises that failure as a `SharedError`.
+        """
+        outcome, failure, leave = None, None, None
         if self.rank == 0:
             try:
                 outcome = function()
-            except (ValueError, OSError) as failure:
-                error = f"{failure}"
-            except SystemExit as stop:  # of argparse, which has said its word
+            except (ValueError, OSError) as error:
+                failure = error
+            except SystemExit as stop:  # argparse has printed why
                 leave = stop.code or 0
-        outcome, error, leave = self.broadcast((outcome, error, leave))
-        if error is not None:
-            raise SharedError(error)
+        message = None if failure is None else f"{failure}"
+        outcome, message, leave = self.broadcast((outcome, message, leave))
+        if message is not None:
+            raise SharedError(message) from failure
         if leave is not None:
             raise SystemExit(leave)
         return outcome
@@ -169,6 +175,17 @@ class World:
             theirs for host, theirs in self.gather((here, cores)) if host == here and theirs & cores
         ]
         return max(1, len(cores) // len(sharers))
+
+
+def alone(work: Callable[[World], T]) -> T:
+    """Call ``work`` with a world of this process alone, as a library does without a launcher.
+
+    A `SharedError` becomes the error that it was: ValueError, FileNotFoundError, OSError.
+    """
+    try:
+        return work(World())
+    except SharedError as error:
+        raise (error.__cause__ or ValueError(f"{error}")) from None
 
 
 class _Mpi(World):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -36,7 +38,8 @@ def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
     """Raise ValueError for a value that is none of those known."""
     known = list(known)
     if value not in known:
-        raise ValueError(f"{name}: {value!r} is unknown; use one of {', '.join(map(str, known))}")
+        choices = ", ".join(str(one) for one in known if one is not None)
+        raise ValueError(f"`{name}`: {value!r} is unknown; use one of {choices}")
 
 
 def check_at_least(least: float, **values: float | None) -> None:
@@ -44,6 +47,15 @@ def check_at_least(least: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and value < least:
             raise ValueError(f"`{name}` {value} must be at least {least}")
+
+
+def check_writable(name: str, folder: Path) -> None:
+    """Raise ValueError, which names the setting, where a folder cannot be made or written to."""
+    existing = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not existing.is_dir():
+        raise ValueError(f"`{name}` {folder} cannot be a folder: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"`{name}` {folder} cannot be written: no permission for {existing}")
 
 
 def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:

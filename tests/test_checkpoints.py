@@ -106,11 +106,11 @@ def test_flags_that_contradict_the_tensors_are_all_named_with_both_values(tmp_pa
     with pytest.raises(ValueError) as error:
         load(path, **wrong)
     for words in (
-        "--num_channels 64, but the file says 32",
-        "--learn_sigma False, but the file says True",
-        "--channel_mult 1,2, but the file says 1,1",
-        "--attention_resolutions 16,8, but the file says 8",
-        "--use_scale_shift_norm False, but the file says True",
+        "`num_channels` 64, but the file says 32",
+        "`learn_sigma` False, but the file says True",
+        "`channel_mult` 1,2, but the file says 1,1",
+        "`attention_resolutions` 16,8, but the file says 8",
+        "`use_scale_shift_norm` False, but the file says True",
     ):
         assert words in str(error.value)
     assert "num_res_blocks" not in str(error.value)
@@ -119,7 +119,7 @@ def test_flags_that_contradict_the_tensors_are_all_named_with_both_values(tmp_pa
 def test_flags_that_contradict_the_json_are_named(tmp_path):
     path = save(tmp_path, beside={**TINY, **TINY_PROCESS})
     with pytest.raises(
-        ValueError, match=r"--image_size 32, but the \.json says 16; .*--noise_schedule cosine"
+        ValueError, match=r"`image_size` 32, but the \.json says 16; .*`noise_schedule` cosine"
     ):
         load(path, image_size=32, noise_schedule="cosine")
 
@@ -136,7 +136,7 @@ def test_what_is_told_nowhere_is_an_error_that_names_the_missing_flags(tmp_path)
         "noise_schedule",
         "fixed_variance",
     ):
-        assert f"--{name}" in str(error.value)
+        assert f"`{name}`" in str(error.value)
     given = dict(
         image_size=16,
         num_heads=2,
@@ -144,9 +144,9 @@ def test_what_is_told_nowhere_is_an_error_that_names_the_missing_flags(tmp_path)
         diffusion_steps=1000,
         noise_schedule="linear",
     )
-    with pytest.raises(ValueError, match=r"does not tell --fixed_variance; give"):
+    with pytest.raises(ValueError, match=r"does not tell `fixed_variance`; give"):
         load(path, **given)
-    with pytest.raises(ValueError, match="does not tell --rescale_timesteps, --fixed_variance"):
+    with pytest.raises(ValueError, match="does not tell `rescale_timesteps`, `fixed_variance`"):
         load(path, **{**given, "diffusion_steps": 4000})
     assert load(path, **given, fixed_variance="small")[0]["fixed_variance"] == "small"
 

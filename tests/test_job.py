@@ -15,6 +15,7 @@ import pytest
 from DDA import files, images, ledger
 from DDA import tree as trees
 from DDA.image_adapt import job
+from DDA.progress import Show
 from DDA.ranks import World
 from DDA.sources import Folder
 
@@ -56,7 +57,13 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
             return adapt_batch(keys, pixels)
 
         return job.run(
-            Ranks(i, size, board), plan, adapt, batch_size=batch_size, image_size=16, threads=2
+            Ranks(i, size, board),
+            plan,
+            adapt,
+            batch_size=batch_size,
+            image_size=16,
+            threads=2,
+            show=Show(),
         )
 
     with ThreadPoolExecutor(size) as pool:
@@ -276,7 +283,7 @@ def test_settings_are_claimed_once_and_conflicts_name_what_differs(tree, tmp_pat
     whole_job(tree, out, ["fog/3"], {"N": 5, "seed": 0})
     check({"N": 5, "seed": 0})
     with pytest.raises(
-        ValueError, match=r"N 5 there, 6 here. .*--save_dir, or make them anew with --overwrite"
+        ValueError, match=r"N 5 there, 6 here. .*`save_dir`, or make them anew with `overwrite`"
     ):
         check({"N": 6, "seed": 0})
     with pytest.raises(
@@ -399,7 +406,7 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"])
     (tmp_path / "out/fog").mkdir(parents=True)
     (tmp_path / "out/fog/5").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another --save_dir"):
+    with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another `save_dir`"):
         run(plan, batch_size=1)
     assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 6
     assert not any(path.name.endswith(files.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
@@ -421,6 +428,6 @@ def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
     published = job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys, fixed_batch=4)
     assert {trees.key_of(path) for path in published.work()} == keys
     with pytest.raises(
-        ValueError, match=r"--keys names 1 images that .* does not have, such as fog/3/nobody"
+        ValueError, match=r"`keys` names 1 images that .* does not have, such as fog/3/nobody"
     ):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})

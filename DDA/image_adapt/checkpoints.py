@@ -78,6 +78,16 @@ UNTOLD = dict(
     rescale_timesteps=bool,
     fixed_variance=str,
 )
+# what guided-diffusion takes where its user says nothing
+REFERENCE_DEFAULTS = {
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "use_new_attention_order": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "rescale_timesteps": False,
+    "fixed_variance": "large",
+}
 DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
 NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
@@ -88,7 +98,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises FileNotFoundError, or ValueError in words for a file that is cut off, would execute code or is no state dict.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"--model_path {path} does not exist")
+        raise FileNotFoundError(f"`model_path` {path} does not exist")
     try:
         # files from before torch 1.6 are no zip archives and cannot be mapped
         state = torch.load(
@@ -103,7 +113,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
                 "holds more than tensors and loading it would execute code; it was not loaded. "
                 "Save the plain state dict: torch.save(model.state_dict(), path)"
             )
-        raise ValueError(f"--model_path {path} {fault}") from None
+        raise ValueError(f"`model_path` {path} {fault}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
@@ -113,7 +123,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             else ""
         )
         raise ValueError(
-            f"--model_path {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}"
+            f"`model_path` {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}"
         )
     return dict(state)
 
@@ -130,7 +140,7 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
         known = ", ".join(list(shape)[:3]) or "no tensors"
         raise ValueError(
-            f"--model_path {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)"
+            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)"
         )
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
@@ -144,7 +154,7 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     names = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
     if blocks != levels * per_level or per_level < 2 or not all(name in shape for name in names):
         raise ValueError(
-            f"--model_path {path} has a U-Net whose levels differ in their number of blocks; none of ours fits"
+            f"`model_path` {path} has a U-Net whose levels differ in their number of blocks; none of ours fits"
         )
     widths = [shape[name][0] for name in names]
     scale_shift = (
@@ -192,13 +202,14 @@ def _refuse_contradictions(
 ) -> None:
     """Raise ValueError naming every flag that contradicts what a file tells. size: of the images, where it tells sizes."""
     wrong = [
-        f"--{name} {given[name]}, but the {word} says {'none' if value == '' else value}"
+        f"`{name}` {given[name]}, but the {word} says {'none' if value == '' else value}"
         for name, value in told.items()
         if name in given and not _agree(name, given[name], value, size)
     ]
     if wrong:
         raise ValueError(
-            f"these flags contradict {path}: {'; '.join(wrong)}. Leave them out: the {word} tells them"
+            f"these settings contradict {path}: {'; '.join(wrong)}. "
+            f"Leave them out: the {word} tells them"
         )
 
 
@@ -236,10 +247,11 @@ def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[
     }
     missing = [name for name in _needed(told, settings) if name not in settings]
     if missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        values = " ".join(f"`{name}` {value}" for name, value in REFERENCE_DEFAULTS.items())
         raise ValueError(
-            f"{path} does not tell {', '.join(f'--{name}' for name in missing)}; give what it was trained with"
-            " (guided-diffusion's defaults: --num_heads 4 --num_head_channels -1 --use_new_attention_order False"
-            " --diffusion_steps 1000 --noise_schedule linear --rescale_timesteps False --fixed_variance large)"
+            f"{path} does not tell {names}; give what it was trained with "
+            f"(guided-diffusion's defaults: {values})"
         )
     defaults = dict(
         num_heads=4,

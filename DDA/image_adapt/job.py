@@ -6,9 +6,11 @@ only state: a file under its final name is done. The job knows nothing of diffus
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import platform
+import shlex
 import sys
 import time
 from collections import deque
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +28,7 @@ import numpy as np
 
 from DDA import images, ledger, tree
 from DDA.ahead import prepared
-from DDA.progress import Progress
+from DDA.progress import Show
 from DDA.ranks import World
 from DDA.sources import Source
 
@@ -151,17 +154,18 @@ def make_plan(
 def _check_keys(
     keys: frozenset[str], listed: Sequence[list[str]], source: Source, cells: Sequence[str]
 ) -> None:
-    """Raise ValueError for keys that the source does not have, and where none of them is in the cells."""
+    """Raise ValueError for keys that the source does not have, and where none is in the cells."""
     others = keys - {tree.key_of(path) for paths in listed for path in paths}
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
         raise ValueError(
-            f"--keys names {len(unknown)} images that {source.path} does not have, such as {unknown[0]}"
+            f"`keys` names {len(unknown)} images that {source.path} does not have, "
+            f"such as {unknown[0]}"
         )
     if keys and others == keys:
         raise ValueError(
-            f"none of the {len(keys)} keys of --keys is in {', '.join(cells)}, the first is {min(keys)}: give "
-            "the --corruption, --severity and --train that gate.py was given"
+            f"none of the {len(keys)} `keys` is in {', '.join(cells)}, the first is {min(keys)}: "
+            "give the `corruption`, `severity` and `train` that gate.py was given"
         )
 
 
@@ -229,11 +233,11 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     Where images are made anew their settings may differ, but then none may be left that have the others.
     """
     if plan.save_dir.exists() and not plan.save_dir.is_dir():
-        raise ValueError(f"--save_dir {plan.save_dir} is a file, not a folder")
+        raise ValueError(f"`save_dir` {plan.save_dir} is a file, not a folder")
     theirs = ledger.read_settings(plan.save_dir)
     if theirs is None and (plan.in_cells or _outside(plan)):
         raise ValueError(
-            f"--save_dir {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
+            f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
             "choose another folder"
         )
     differ = [] if theirs is None else ledger.differences(theirs, settings)
@@ -241,7 +245,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         return
     if not plan.anew:
         raise _conflict(
-            plan, differ, "Choose another --save_dir, or make them anew with --overwrite"
+            plan, differ, "Choose another `save_dir`, or make them anew with `overwrite`"
         )
     in_cells = tree.saved_images(plan.save_dir, plan.cells)
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
@@ -249,7 +253,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         raise _conflict(
             plan,
             differ,
-            "--overwrite must make all of them anew, but this plan leaves "
+            "`overwrite` must make all of them anew, but this plan leaves "
             f"{len(others)}, such as {min(others)}",
         )
 
@@ -257,7 +261,7 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
 def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
     how = "holds images of" if plan.in_cells or _outside(plan) else "was begun with"
     return ValueError(
-        f"--save_dir {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}"
+        f"`save_dir` {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}"
     )
 
 
@@ -283,7 +287,7 @@ def check_source(plan: Plan) -> None:
         if name is not None:
             raise ValueError(
                 f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
-                "another --save_dir for another source, or make the copies anew with --overwrite"
+                "another `save_dir` for another source, or make the copies anew with `overwrite`"
             )
 
 
@@ -298,7 +302,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
             (plan.save_dir / tree.SETTINGS).unlink(missing_ok=True)
         if differ := ledger.claim(plan.save_dir, settings):
-            raise _conflict(plan, differ, "Choose another --save_dir")
+            raise _conflict(plan, differ, "Choose another `save_dir`")
         tree.sweep_temporaries(plan.save_dir, plan.unfinished)
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
@@ -306,7 +310,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     except OSError as error:
         why = error.strerror or error
         raise OSError(
-            f"--save_dir {plan.save_dir} cannot be written: {why}; choose another or make room"
+            f"`save_dir` {plan.save_dir} cannot be written: {why}; choose another or make room"
         ) from error
 
 
@@ -387,13 +391,14 @@ def run(
     batch_size: int,
     image_size: int,
     threads: int,
+    show: Show,
 ) -> dict[str, str]:
     """Adapt this rank's share and wait for the others; returns the failures of all ranks, path to reason.
 
     adapt_batch(keys, uint8 (B,S,S,3)) -> float (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises
     OSError where an adapted image cannot be written: the job cannot go on then.
     """
-    counts = _Counts(world, plan)
+    counts = _Counts(world, plan, show)
     decode = partial(_decode, plan.source, image_size)
     batches = _batches(
         plan.share(world.rank, world.size),
@@ -420,10 +425,10 @@ def run(
 class _Counts:
     """What a rank has written and what failed, told to rank 0, which shows the progress of all."""
 
-    def __init__(self, world: World, plan: Plan):
-        self._world, self._plan = world, plan
+    def __init__(self, world: World, plan: Plan, show: Show):
+        self._world, self._plan, self._tell = world, plan, show
         self._failures: dict[str, str] = {}
-        self._progress = Progress(plan.todo, world.size) if world.rank == 0 else None
+        self._progress = show.progress(plan.todo, world.size) if world.rank == 0 else None
         self._ended = 0
 
     def fail(self, path: str, reason: str) -> None:
@@ -431,7 +436,7 @@ class _Counts:
             return
         self._failures[path] = reason
         if len(self._failures) <= 20:
-            print(f"failed: {self._plan.source.where(path)}: {reason}", file=sys.stderr, flush=True)
+            self._tell.warn(f"failed: {self._plan.source.where(path)}: {reason}")
         self._world.report((0, 1))
 
     def written(self, count: int) -> None:
@@ -527,16 +532,75 @@ def _write(path: Path, image: np.ndarray) -> None:
         images.write_image(path, images.to_pixels(image))
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another --save_dir"
+            f"cannot write {path}: {error.strerror or error}; make room or choose another `save_dir`"
         ) from error
 
 
 def versions() -> dict[str, str]:
-    """Of this project and of what decides its numbers."""
-    found = {"python": platform.python_version()}
+    """Return the versions of this project and of what decides its numbers."""
+    numbers = {"python": platform.python_version()}
     for name in ("diffaud", "torch", "numpy", "pillow"):
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
+            numbers[name] = "not installed as a package"
+    return numbers
+
+
+def facts(ranks: int, device: Any, batch_size: int) -> dict[str, Any]:
+    """Return what a manifest says of a run: versions, command, machine, time.
+
+    device: the torch.device that computes.
+    """
+    name = "cpu"
+    if device.type == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name(device)
+    return {
+        "versions": versions(),
+        "command": shlex.join(sys.argv),
+        "ranks": ranks,
+        "device": name,
+        "batch_size": batch_size,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+# ---------------------------------------------------------------------------- what people are told
+
+
+def describe(plan: Plan, num_samples: int | None) -> list[str]:
+    """Return the lines that tell which images will be adapted."""
+    cells = f"{len(plan.cells)} cell(s) of {plan.source.path}: {some(plan.cells)}"
+    lines = [f"images      {plan.total:,} in {cells}"]
+    if num_samples is not None:
+        most = f"at most so many, the first by key"
+        lines.append(f"            `num_samples` {num_samples:,} keeps {most}")
+    if plan.elsewhere:
+        where = "are of images outside these cells and are left alone"
+        lines.append(f"            {plan.elsewhere:,} keys of `keys` {where}")
+    if plan.not_images:
+        others = f"{len(plan.not_images):,} other files are left alone"
+        lines.append(f"            {others}: {some(plan.not_images)}")
+    done = f"{len(plan.replaced or plan.done):,}"
+    lines.append(f"done        {done}{', to be made anew' if plan.replaced else ''}")
+    lines.append(f"to do       {plan.todo:,} -> {plan.save_dir}")
+    return lines
+
+
+def resized(plan: Plan, size: int) -> list[str]:
+    """Return what the user should know of the size of the first image, if anything."""
+    path = next(plan.work(), None)
+    with contextlib.suppress(Exception):  # a damaged image is named later
+        width, height = plan.source.read(path).size
+        if (width, height) != (size, size):
+            how = f"cropped to their middle square and resized to {size} pixels"
+            return [f"images are {how}: {path} has {width} x {height}"]
+    return []
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """Return the first few names, and how many there are."""
+    rest = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

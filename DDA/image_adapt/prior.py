@@ -47,7 +47,7 @@ class Prior:
             )
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"the network of --model_path {self.path} does not fit into the memory of {device}"
+                f"the network of `model_path` {self.path} does not fit into the memory of {device}"
             ) from None
         # the layout in which oneDNN convolves fastest
         return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
@@ -64,7 +64,7 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     checkpoints.check(path, weights, settings)
     if settings["class_cond"]:
         raise ValueError(
-            f"--model_path {path} is class-conditional and cannot adapt images whose class is unknown; "
+            f"`model_path` {path} is class-conditional and cannot adapt images whose class is unknown; "
             "use an unconditional prior"
         )
     return Prior(path, weights, settings)
@@ -100,7 +100,7 @@ def batch_adapter(
             return adapt(network, process, reference, draw_noise=noise, **method).cpu().numpy()
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"--batch_size {len(keys)} does not fit into the memory of {device}; lower it"
+                f"`batch_size` {len(keys)} does not fit into the memory of {device}; lower it"
             ) from None
 
     return adapt_batch

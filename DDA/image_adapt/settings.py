@@ -1,18 +1,30 @@
-"""The settings of an adaptation, by their names on the command line: completed, checked, and what of them identifies a copy."""
+"""The settings of an adaptation by their names on the command line: completed and checked.
+
+No torch here: command lines make these settings before anything slow is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
 
-import numpy as np
+from DDA import settings
+from DDA.image_adapt.choices import (
+    BEHAVIORS,
+    DTYPES,
+    FORMATS,
+    GUIDANCES,
+    PROJECTIONS,
+    SAMPLERS,
+    SPEEDS,
+)
+from DDA.sources.cells import LAYOUTS, SPLITS
 
-from DDA.image_adapt.diffusion import Diffusion
-from DDA.image_adapt.low_pass import check_factor
-from DDA.image_adapt.prior import Prior
-from DDA.image_adapt.sampler import SPEEDS, check_range
-
-# what a rung of the speed ladder sets: its name in `sampler.adapt`, and its value where neither the user nor the rung says it
+# What a rung of the speed ladder sets: the setting, its name in `sampler.adapt`, and its value where
+# neither the user nor the rung gives one.
 PRESET = {
     "N": ("diffusion_range", None),
     "D": ("factor", None),
@@ -25,6 +37,7 @@ PRESET = {
     "steps": ("steps", None),
     "eta": ("eta", 0.0),
 }
+# the settings that a guidance or a sampler reads beside those that all read
 READ_BY = {
     "gradient": ("D", "scale"),
     "projection": ("D", "projection", "k", "s_y"),
@@ -33,75 +46,205 @@ READ_BY = {
 }
 
 
-def complete(given: Mapping[str, Any], speed: str | None, respacing: str) -> dict[str, Any]:
-    """All settings of PRESET: those that are ``given``, the others of the rung.
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How an image is adapted: the settings that decide its copy, beside the prior and its pixels.
 
-    Raises ValueError for a rung, whose N counts in steps of a process of 100, of a process of another length.
+    The names are those of the command line, and ``image_sample.py --help`` explains them. `method`
+    completes them from a rung. Raises ValueError for a value that cannot be meant.
     """
-    if speed and respacing != "100" and "N" not in given:
-        raise ValueError(
-            f"--speed {speed} counts in steps of --timestep_respacing 100; with {respacing} give --N too"
-        )
-    rung = SPEEDS[speed or "exact"]
-    settings = {name: rung.get(ours, default) for name, (ours, default) in PRESET.items()} | given
-    if "steps" not in given and settings["steps"]:
-        settings["steps"] = min(settings["steps"], settings["N"])
-    return settings
 
+    N: int
+    D: int
+    guidance: str
+    sampler: str
+    scale: float = 6.0
+    projection: str = "block"
+    k: float = 1.0
+    s_y: float | None = None
+    steps: int | None = None
+    eta: float = 0.0
+    behavior: str = "corrected"
+    seed: int = 0
+    clip_denoised: bool = True
+    timestep_respacing: str = "100"
+    predict_xstart: bool = False
 
-def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide how an image is adapted, without those that the chosen guidance and sampler do not read."""
-    read = (*READ_BY[settings["guidance"]], "sampler", *READ_BY.get(settings["sampler"], ()))
-    names = ("N", "steps", "guidance", *read, "clip_denoised")
-    return {name: settings[name] for name in names} | {"steps": settings["steps"] or settings["N"]}
-
-
-def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as keyword arguments of `sampler.adapt`."""
-    same = {name: settings[name] for name in ("behavior", "clip_denoised")}
-    return {ours: settings[name] for name, (ours, _) in PRESET.items()} | same
-
-
-def check(settings: Mapping[str, Any], process: Diffusion, image_size: int) -> None:
-    """Raise ValueError, which begins with the setting's name, where one does not fit the process or the image."""
-    low_pass, first = settings["D"], settings["N"]
-    try:
-        check_factor(image_size, low_pass)
-        check_range(process, first, settings["behavior"])
-    except ValueError as error:
-        swapped = 0 < 5 * first <= low_pass <= len(process) and image_size % first == 0
-        hint = (
-            f". Are they swapped? The published README prints it so; use --D {first} --N {low_pass}"
-            if swapped
-            else ""
-        )
-        raise ValueError(f"{error}{hint}") from None
-    if settings["steps"] is not None and not 1 <= settings["steps"] <= first:
-        raise ValueError(
-            f"steps {settings['steps']} is outside 1..{first}, the indices that --N {first} gives"
-        )
-    for name, most in (("scale", np.inf), ("k", 1), ("eta", 1), ("s_y", np.inf)):
-        value = settings[name]
-        if value is not None and not (np.isfinite(value) and 0 <= value <= most):
+    def __post_init__(self) -> None:
+        """Check what can be checked without the prior."""
+        for name, known in (
+            ("guidance", GUIDANCES),
+            ("projection", PROJECTIONS),
+            ("sampler", SAMPLERS),
+            ("behavior", BEHAVIORS),
+        ):
+            settings.check_one_of(name, getattr(self, name), known)
+        for name, most in (("scale", math.inf), ("k", 1), ("eta", 1), ("s_y", math.inf)):
+            value = getattr(self, name)
+            if value is not None and not (settings.is_of(value, float) and 0 <= value <= most):
+                limit = " and at most 1" if most == 1 else ""
+                raise ValueError(f"`{name}` {value} must be a number of at least 0{limit}")
+        settings.check_kinds(vars(self), get_type_hints(Method))
+        plain = (self.guidance, self.sampler, self.steps) == ("gradient", "ddpm", None)
+        if self.behavior == "published" and not plain:
             raise ValueError(
-                f"{name} {value} must be a number of at least 0"
-                + (" and at most 1" if most == 1 else "")
+                "`behavior` published has gradient guidance and N steps of DDPM, nothing else"
             )
 
+    def check(self, length: int, image_size: int) -> None:
+        """Raise ValueError where a setting does not fit a process of ``length`` steps or an image."""
+        last = length - (self.behavior == "published")
+        divisors = [value for value in range(1, image_size + 1) if image_size % value == 0]
+        fault = None
+        if self.D not in divisors:
+            fault = (
+                f"`D` {self.D} does not divide the image size {image_size}; "
+                f"use one of {', '.join(map(str, divisors))}"
+            )
+        elif not 1 <= self.N <= last:
+            fault = (
+                f"`N` {self.N} is outside 1..{last}, "
+                f"the steps of the respaced process ({self.behavior})"
+            )
+        if fault is not None:
+            swapped = 0 < 5 * self.N <= self.D <= length and image_size % self.N == 0
+            hint = f"use `D` {self.N} `N` {self.D}"
+            advice = f". Are they swapped? The published README prints it so; {hint}"
+            raise ValueError(f"{fault}{advice if swapped else ''}")
+        if self.steps is not None and not 1 <= self.steps <= self.N:
+            raise ValueError(
+                f"`steps` {self.steps} is outside 1..{self.N}, the indices that `N` {self.N} gives"
+            )
 
-def identity(prior: Prior, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Everything but an image's pixels and key that decides its copy: what the settings file of a save folder says.
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that the chosen guidance and sampler read, by name."""
+        read = (*READ_BY[self.guidance], "sampler", *READ_BY.get(self.sampler, ()))
+        names = ("N", "steps", "guidance", *read, "clip_denoised")
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen | {"steps": self.steps or self.N}
 
-    Under published behaviour the batch size is among it.
+    def arguments(self) -> dict[str, Any]:
+        """Return the settings as keyword arguments of `sampler.adapt`."""
+        chosen = {name: getattr(self, ours) for ours, (name, _) in PRESET.items()}
+        return chosen | {"behavior": self.behavior, "clip_denoised": self.clip_denoised}
+
+
+def method(speed: str | None = None, **given: Any) -> Method:
+    """Complete the settings of an adaptation from a rung of the speed ladder.
+
+    speed: the rung (default: exact). given: settings of `Method`, which win over the rung; None says
+    nothing. Raises ValueError for an unknown rung or setting, for a value that cannot be meant, and
+    for a rung of a process of another length without ``N``: a rung counts in steps of 100.
+
+    >>> method("fast", N=20).steps
+    8
     """
-    names = ("timestep_respacing", "predict_xstart", "seed", "behavior", "format")
-    chosen = {name: settings[name] for name in names}
-    batch = {"batch_size": settings["batch_size"]} if settings["behavior"] == "published" else {}
-    return {
-        "weights_sha256": prior.sha256,
-        **prior.settings,
-        **chosen,
-        **deciding(settings),
-        "dtype": dtype,
-        **batch,
-    }
+    given = {name: value for name, value in given.items() if value is not None}
+    settings.check_names(given, [item.name for item in fields(Method)])
+    settings.check_one_of("speed", speed or "exact", SPEEDS)
+    respacing = given.get("timestep_respacing", "100")
+    if speed and respacing != "100" and "N" not in given:
+        raise ValueError(
+            f"`speed` {speed} counts in steps of `timestep_respacing` 100; "
+            f"with {respacing} give `N` too"
+        )
+    rung = SPEEDS[speed or "exact"]
+    values = {name: rung.get(key, default) for name, (key, default) in PRESET.items()} | given
+    if "steps" not in given and values["steps"]:
+        values["steps"] = min(values["steps"], values["N"])
+    return Method(**values)
+
+
+def unread(chosen: Method, given: Sequence[str]) -> list[str]:
+    """Return those of the given settings that the chosen guidance and sampler do not read."""
+    return [name for name in PRESET if name in given and name not in chosen.deciding()]
+
+
+def identity(
+    prior: Mapping[str, Any], chosen: Method, *, dtype: str, same_format: bool, batch_size: int
+) -> dict[str, Any]:
+    """Return everything but an image's pixels and key that decides its copy.
+
+    It is what the settings file of a save folder says. prior: the SHA-256 of the weights and all
+    settings of the prior. Under published behaviour the batch size is among them.
+    """
+    names = ("timestep_respacing", "predict_xstart", "seed", "behavior")
+    kept = {name: getattr(chosen, name) for name in names}
+    batch = {"batch_size": batch_size} if chosen.behavior == "published" else {}
+    image = {"format": "same" if same_format else "png"}
+    return {**prior, **kept, **image, **chosen.deciding(), "dtype": dtype, **batch}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What the job reads and writes.
+
+    base_samples: a tree or a data set's files. dataset: the layout of the tree. corruption,
+    severity: folders of it, or ``all``. train: the split, for layouts that have one. num_samples: at
+    most so many images. keys: only these images, or a file that lists them. format: ``png``, or
+    ``same`` as the source (default: png; under published behaviour: same). overwrite: make the
+    planned images anew. gallery: a PNG of some images before and after. Raises ValueError for values
+    that cannot be meant.
+    """
+
+    base_samples: Path
+    save_dir: Path
+    dataset: str = "folder"
+    corruption: tuple[str, ...] = ()
+    severity: tuple[str, ...] = ()
+    train: bool | None = None
+    num_samples: int | None = None
+    keys: Path | frozenset[str] | None = None
+    format: str | None = None
+    overwrite: bool = False
+    gallery: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening the source."""
+        settings.check_one_of("dataset", self.dataset, LAYOUTS)
+        settings.check_one_of("format", self.format, (None, *FORMATS))
+        settings.check_at_least(1, num_samples=self.num_samples)
+        for value in self.severity:
+            if value != "all" and not value.isdigit():
+                raise ValueError(f"`severity` {value} is neither a number nor all")
+        if self.base_samples.resolve() == self.save_dir.resolve():
+            raise ValueError(f"`save_dir` and `base_samples` are the same folder, {self.save_dir}")
+        settings.check_writable("save_dir", self.save_dir)
+        if self.gallery is not None:
+            self._check_gallery(self.gallery)
+
+    def _check_gallery(self, path: Path) -> None:
+        for name in ("save_dir", "base_samples"):
+            if path.resolve().is_relative_to(getattr(self, name).resolve()):
+                raise ValueError(
+                    f"`gallery` {path} lies in `{name}`, among the images; put it elsewhere"
+                )
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"`gallery` {path} must end in .png")
+        settings.check_writable("gallery", path.parent)
+
+    def unread(self) -> list[str]:
+        """Return a notice for each setting that changes nothing under this layout."""
+        notices = []
+        if self.train is not None and self.dataset not in SPLITS:
+            notices.append(f"`train` is ignored: `dataset` {self.dataset} has no splits")
+        if self.severity and self.dataset not in ("imagenetc", "cifar10c"):
+            notices.append(f"`severity` is ignored: `dataset` {self.dataset} has no severities")
+        return notices
+
+
+def names_of(values: Any) -> tuple[str, ...]:
+    """Return the names or numbers that were given, one or several, as texts.
+
+    >>> names_of("fog,snow"), names_of([3, 5])
+    (('fog', 'snow'), ('3', '5'))
+    """
+    several = [values] if isinstance(values, str | int) else list(values)
+    parts = ",".join(map(str, several)).split(",")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def check_machine(dtype: str | None, batch_size: int) -> None:
+    """Raise ValueError for a precision that is unknown and for an empty batch."""
+    settings.check_one_of("dtype", dtype, (None, *DTYPES))
+    settings.check_at_least(1, batch_size=batch_size)

@@ -1,139 +1,71 @@
 #!/usr/bin/env python3
-"""Adapt degraded images: every image of a tree is pulled towards the domain of a DDPM and written to another tree.
+"""Adapt degraded images: pull every image of a tree towards the domain of a DDPM.
 
-  mpiexec -n 2 image_sample.py --model_path ckpt/256x256_diffusion_uncond.pt --base_samples dataset/imagenetc_5k \\
-      --dataset imagenetc --corruption gaussian_noise --severity 5 --save_dir dataset/generated/imagenetc_5k --use_fp16 True
-  image_sample.py --model_path prior.pt --base_samples photos --dataset folder --save_dir photos_adapted --gallery look.png
+  mpiexec -n 2 image_sample.py --model_path ckpt/256x256_diffusion_uncond.pt \\
+      --base_samples dataset/imagenetc_5k --dataset imagenetc --corruption gaussian_noise \\
+      --severity 5 --save_dir dataset/generated/imagenetc_5k --use_fp16 True
+  image_sample.py --model_path prior.pt --base_samples photos --save_dir photos_adapted
 
 Run the same command again to go on where it stopped. Without mpiexec it is one process.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
-import shlex
 import sys
-import time
-from datetime import datetime, timezone
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-import torch
-
-from DDA import commands, images, ranks, sources, tree
-from DDA.devices import DTYPES, pick_device, relative_speed
-from DDA.image_adapt import job, prior, settings
-from DDA.image_adapt.diffusion import FIXED_VARIANCES, NOISE_SCHEDULES
-from DDA.image_adapt.low_pass import PROJECTIONS
-from DDA.image_adapt.prior import Prior
-from DDA.image_adapt.sampler import BEHAVIORS, GUIDANCES, SAMPLERS, SPEEDS
-from DDA.image_adapt.unet import UNet
-from DDA.sources.cells import LAYOUTS, SPLITS, cells_of, one_severity
+from DDA import commands, ranks
+from DDA.image_adapt import choices
+from DDA.image_adapt.settings import Method, Selection, check_machine, method, names_of
+from DDA.sources.cells import LAYOUTS
 
 PROGRAM = "image_sample.py"
+UNUSED = ("dropout", "use_checkpoint", "save_latents")  # published flags that change nothing here
+ARGUMENTS = ("model_path", "speed", "device", "dtype", "use_fp16", "batch_size")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the adaptation job; returns 0 when every planned image is there, 1 where some failed, 2 for wrong input."""
-    ranks.interrupt_on_sigterm()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    """Run the adaptation job and return its exit status."""
     again = "without --overwrite " if "--overwrite" in (sys.argv if argv is None else argv) else ""
-    return ranks.run(
-        lambda world: _main(world, argv), PROGRAM, f"run the same command again {again}to go on"
-    )
+    go_on = f"run the same command again {again}to go on"
+    return commands.run_ranks(parser(), argv, _work, go_on)
 
 
-def _main(world: ranks.World, argv: list[str] | None) -> int:
-    args = world.on_root(lambda: parse(argv))
-    torch.set_num_threads(world.cpu_threads())
-    device = world.together(lambda: pick_device(args.device, world.local_rank))
-    dtype, notices = pick_dtype(args, device)
-    if len(set(world.gather(dtype))) > 1:
-        raise ranks.SharedError(
-            "some ranks have a GPU and others do not, and --use_fp16 means another precision there; give --dtype"
-        )
-    notices += unused(args)
-    ddpm = world.together(
-        lambda: prior.load(
-            args.model_path, {**vars(args), "channel_mult": args.channel_mult or None}
-        )
-    )
-    plan, identity = world.on_root(lambda: prepare(args, ddpm, dtype))
+def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
+    unused = [name for name in UNUSED if values.pop(name)]
+    dry_run = values.pop("dry_run")
+    selection, arguments = world.on_root(lambda: settings_of(values))
+    from DDA.image_adapt.adapter import Adapter
+
+    adapter = world.together(lambda: Adapter(**arguments, world=world))
+    report = adapter.run(selection, world, output, dry_run=dry_run, unused=unused)
     if world.rank == 0:
-        machine = f"{world.size} x {device.type}, {torch.get_num_threads()} threads each, {dtype}"
-        say_plan(args, plan, ddpm, machine, notices)
-    if args.dry_run:
-        return 0
-
-    network = world.together(lambda: ddpm.network(device, dtype)) if plan.todo else None
-    started = time.time()
-    facts = about(args, world, device)
-    world.on_root(lambda: job.begin(plan, identity, facts))
-    failures: dict[str, str] = {}
-    if plan.todo:
-        adapt_batch = make_adapt_batch(network, ddpm, args, device)
-        failures = job.run(
-            world,
-            plan,
-            adapt_batch,
-            batch_size=args.batch_size,
-            image_size=ddpm.settings["image_size"],
-            threads=min(8, 2 * torch.get_num_threads()),
-        )
-    facts["seconds"] = round(time.time() - started, 1)
-    return world.on_root(lambda: finish(args, plan, ddpm.settings["image_size"], failures, facts))
+        for fault in report.faults():
+            output.warn(fault)
+        output.result(f"{report}", asdict(report))
+    return 0 if report.complete else 1
 
 
-# ---------------------------------------------------------------------------------------------- the command line
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The checked command line, with the flags that --speed sets; ``given``: those of them that the user gave.
-
-    Raises ValueError for values that cannot be meant.
-    """
-    args = parser().parse_args(argv)
-    args.corruption, args.severity = _names(args.corruption), _names(args.severity)
-    for value in args.severity:
-        if value != "all" and not value.isdigit():
-            raise ValueError(f"--severity {value} is neither a number nor all")
-    commands.at_least_1(args, "batch_size", "num_samples")
-    if args.use_ddim and args.sampler not in (None, "ddim"):
-        raise ValueError(f"--use_ddim True contradicts --sampler {args.sampler}")
-    args.sampler = "ddim" if args.use_ddim else args.sampler
-    args.given = {
-        name: value for name in settings.PRESET if (value := getattr(args, name)) is not None
-    }
-    vars(args).update(settings.complete(args.given, args.speed, args.timestep_respacing))
-    if args.behavior == "published" and (args.guidance, args.sampler, args.steps) != (
-        "gradient",
-        "ddpm",
-        None,
-    ):
-        raise ValueError(
-            "--behavior published has gradient guidance and N steps of DDPM, nothing else"
-        )
-    if args.base_samples.resolve() == args.save_dir.resolve():
-        raise ValueError(f"--save_dir and --base_samples are the same folder, {args.save_dir}")
-    check_writable("save_dir", args.save_dir)
-    if args.gallery is not None:
-        for name in ("save_dir", "base_samples"):
-            if args.gallery.resolve().is_relative_to(getattr(args, name).resolve()):
-                raise ValueError(
-                    f"--gallery {args.gallery} lies in --{name}, among the images; put it elsewhere"
-                )
-        if args.gallery.suffix.lower() != ".png":
-            raise ValueError(f"--gallery {args.gallery} must end in .png")
-        check_writable("gallery", args.gallery.parent)
-    if args.format is None:
-        args.format = "same" if args.behavior == "published" else "png"
-    return args
+def settings_of(values: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
+    """Return what is adapted, and the arguments of the adapter. Raises ValueError."""
+    kept = {name: values.pop(name) for name in [item.name for item in fields(Selection)]}
+    for name in ("corruption", "severity"):
+        kept[name] = names_of(kept[name])
+    if values.pop("use_ddim"):
+        if values["sampler"] not in (None, "ddim"):
+            raise ValueError(f"--use_ddim True contradicts `sampler` {values['sampler']}")
+        values["sampler"] = "ddim"
+    arguments = {name: values.pop(name) for name in ARGUMENTS}
+    chosen = {item.name: values.pop(item.name) for item in fields(Method)}
+    method(arguments["speed"], **chosen)
+    check_machine(arguments["dtype"], arguments["batch_size"])
+    prior = values | {"channel_mult": values["channel_mult"] or None}
+    return Selection(**kept), {**arguments, **chosen, "prior": prior}
 
 
 FLAGS = """
@@ -206,214 +138,9 @@ FLAGS = """
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    return commands.parser(
-        PROGRAM,
-        __doc__,
-        FLAGS,
-        LAYOUTS=LAYOUTS,
-        SPEEDS=SPEEDS,
-        GUIDANCES=GUIDANCES,
-        PROJECTIONS=PROJECTIONS,
-        SAMPLERS=SAMPLERS,
-        BEHAVIORS=BEHAVIORS,
-        NOISE_SCHEDULES=NOISE_SCHEDULES,
-        FIXED_VARIANCES=FIXED_VARIANCES,
-        DTYPES=DTYPES,
-    )
-
-
-def _names(values: list[str]) -> list[str]:
-    return [name.strip() for value in values for name in value.split(",") if name.strip()]
-
-
-def check_writable(flag: str, folder: Path) -> None:
-    """Raise ValueError where ``folder`` cannot be made or written to."""
-    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
-    if not there.is_dir():
-        raise ValueError(f"--{flag} {folder} cannot be a folder: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--{flag} {folder} cannot be written: no permission for {there}")
-
-
-def unused(args: argparse.Namespace) -> list[str]:
-    """A notice for each flag that was given and changes nothing here."""
-    notices = [
-        f"--{name} changes nothing"
-        for name in ("dropout", "use_checkpoint", "save_latents")
-        if getattr(args, name)
-    ]
-    notices += [
-        f"--{name} is ignored by --guidance {args.guidance} with --sampler {args.sampler}"
-        for name in settings.PRESET
-        if name in args.given and name not in settings.deciding(vars(args))
-    ]
-    if args.train is not None and args.dataset not in SPLITS:
-        notices.append(f"--train is ignored: --dataset {args.dataset} has no splits")
-    if args.severity and args.dataset not in ("imagenetc", "cifar10c"):
-        notices.append(f"--severity is ignored: --dataset {args.dataset} has no severities")
-    return notices
-
-
-# ---------------------------------------------------------------------------------------------- preparation
-
-
-def pick_dtype(args: argparse.Namespace, device: torch.device) -> tuple[str, list[str]]:
-    """The name of the network's dtype, and what the user should know of it."""
-    if args.dtype is None and args.use_fp16 and device.type == "cpu":
-        return "float32", ["--use_fp16 True is float32 on a CPU"]
-    name = args.dtype or ("float16" if args.use_fp16 else "float32")
-    speed = relative_speed(device, DTYPES[name])
-    slow = f"--dtype {name} is slower than float32 on this {device.type}: {speed:.2g} times its speed, as measured"
-    return name, [slow] if speed < 1 else []
-
-
-def prepare(args: argparse.Namespace, ddpm: Prior, dtype: str) -> tuple[job.Plan, dict[str, Any]]:
-    """Check everything and list the images: the plan, and what the settings file will say."""
-    try:
-        settings.check(
-            vars(args),
-            prior.process_of(ddpm.settings, args.timestep_respacing),
-            ddpm.settings["image_size"],
-        )
-    except ValueError as error:
-        raise ValueError(f"--{error}") from None
-    source = sources.open_source(args.base_samples, severity=one_severity(args.severity))
-    train = args.train is not False
-    cells = cells_of(
-        source, args.dataset, args.corruption, args.severity, train=train, leave_out=args.save_dir
-    )
-    fixed_batch = args.batch_size if args.behavior == "published" else None
-    keys = None if args.keys is None else tree.read_keys(args.keys)
-    plan = job.make_plan(
-        source,
-        args.save_dir,
-        cells,
-        num_samples=args.num_samples,
-        keys=keys,
-        fixed_batch=fixed_batch,
-        same_format=args.format == "same",
-        anew=args.overwrite,
-    )
-    identity = settings.identity(ddpm, vars(args), dtype)
-    job.check_settings(plan, identity)
-    job.check_source(plan)
-    return plan, identity
-
-
-def say_plan(
-    args: argparse.Namespace, plan: job.Plan, ddpm: Prior, machine: str, notices: list[str]
-) -> None:
-    """Print what will be done."""
-    print(
-        f"images      {plan.total:,} in {len(plan.cells)} cell(s) of {plan.source.path}: {_some(plan.cells)}"
-    )
-    if args.num_samples is not None:
-        print(
-            f"            --num_samples {args.num_samples:,} keeps at most so many, the first by key"
-        )
-    if plan.elsewhere:
-        print(
-            f"            {plan.elsewhere:,} keys of --keys are of images outside these cells and are left alone"
-        )
-    if plan.not_images:
-        print(
-            f"            {len(plan.not_images):,} other files are left alone: {_some(plan.not_images)}"
-        )
-    print(
-        f"done        {len(plan.replaced or plan.done):,}{', to be made anew' if plan.replaced else ''}"
-    )
-    print(f"to do       {plan.todo:,} -> {plan.save_dir}")
-    chosen = settings.deciding(vars(args))
-    method = ", ".join(
-        f"{name} {value}"
-        for name, value in chosen.items()
-        if name not in ("N", "steps") and value is not None
-    )
-    print(
-        f"steps       {chosen['steps']} from {args.N} of {args.timestep_respacing} ({args.behavior}, seed {args.seed})"
-    )
-    print(f"method      {method}")
-    known = "{image_size} pixels, {noise_schedule} schedule of {diffusion_steps}".format_map(
-        ddpm.settings
-    )
-    print(f"prior       {args.model_path}: {known}, sha256 {ddpm.sha256[:12]}")
-    print(f"machine     {machine}, batch {args.batch_size}")
-    for notice in [*notices, *_resized(plan, ddpm.settings["image_size"])]:
-        print(f"note        {notice}")
-    sys.stdout.flush()
-
-
-def _resized(plan: job.Plan, size: int) -> list[str]:
-    """What the user should know of the first image's size."""
-    path = next(plan.work(), None)
-    with contextlib.suppress(Exception):  # a damaged image is named later
-        width, height = plan.source.read(path).size
-        if (width, height) != (size, size):
-            return [
-                f"images are cropped to their middle square and resized to {size} pixels: {path} has {width} x {height}"
-            ]
-    return []
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
-
-
-def about(args: argparse.Namespace, world: ranks.World, device: torch.device) -> dict[str, Any]:
-    """What a manifest says of the run."""
-    return {
-        "versions": job.versions(),
-        "command": shlex.join(sys.argv),
-        "ranks": world.size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "batch_size": args.batch_size,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def make_adapt_batch(
-    network: UNet, ddpm: Prior, args: argparse.Namespace, device: torch.device
-) -> job.AdaptBatch:
-    """The function that the job calls with the keys and pixels of a batch."""
-    process = prior.process_of(ddpm.settings, args.timestep_respacing, args.predict_xstart)
-    return prior.batch_adapter(
-        network, process, device, seed=args.seed, **settings.arguments(vars(args))
-    )
-
-
-# ---------------------------------------------------------------------------------------------- afterwards
-
-
-def finish(
-    args: argparse.Namespace,
-    plan: job.Plan,
-    image_size: int,
-    failures: dict[str, str],
-    facts: dict[str, Any],
-) -> int:
-    """Complete the manifests, say what is there and what is not, write the gallery; returns the exit status."""
-    lost = job.end_manifests(plan, failures, facts)
-    print(
-        f"{plan.total - len(failures) - len(lost):,} of {plan.total:,} adapted images are in {plan.save_dir}",
-        flush=True,
-    )
-    for names, word in ((sorted(failures), "failed"), (lost, "are missing")):
-        if names:
-            said = f"{len(names)} of {plan.total} images {word}: {_some(names, 10)}"
-            why = f"the reasons are in {plan.save_dir}/manifest*.json, and the same command tries them again"
-            ranks.say(PROGRAM, f"{said}; {why}")
-    status = 1 if failures or lost else 0
-    if args.gallery is not None:
-        try:
-            sheet = job.gallery(plan, {*failures, *lost}, image_size)
-            args.gallery.parent.mkdir(parents=True, exist_ok=True)
-            images.write_image(args.gallery, sheet)
-            print(f"gallery     {args.gallery}", flush=True)
-        except (OSError, ValueError) as error:
-            ranks.say(PROGRAM, f"no --gallery: {error}")
-            status = 1
-    return status
+def parser() -> commands.Parser:
+    """Return the parser of the command line."""
+    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, **vars(choices))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,401 @@
+"""Adapt images, in memory or as a resumable job: a prior, a method and a device in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from DDA import files, images, inputs, ranks, sources, tree
+from DDA.devices import DTYPES, pick_device, relative_speed
+from DDA.image_adapt import job
+from DDA.image_adapt import prior as priors
+from DDA.image_adapt import settings as settings_module
+from DDA.image_adapt.settings import Method, Selection
+from DDA.image_adapt.unet import UNet
+from DDA.progress import Show
+from DDA.sources.cells import cells_of, one_severity
+
+
+class Adapter:
+    """Pull degraded images towards the domain of a diffusion model (DDA, arXiv:2207.03442).
+
+    An adapted image depends on its pixels, its key, the seed, the settings and the weights, and on
+    nothing else. It has the size of the prior's images.
+
+    Args:
+        model_path: a checkpoint in the form of guided-diffusion, with its ``.json`` beside it where
+            this project wrote it.
+        speed: a rung of the speed ladder: exact, balanced, fast or one-shot.
+        device: auto, cpu, cuda, or cuda with a number.
+        dtype: float32, bfloat16 or float16, the precision of the network's body.
+        use_fp16: float16 on a GPU and float32 on a CPU, where ``dtype`` is not given.
+        batch_size: images at once. It changes speed and memory only (except under published
+            behaviour).
+        prior: what the checkpoint does not tell, such as ``{"image_size": 64}``, by the names of
+            the command line.
+        world: the processes that share the work: each takes the GPU of its place on its machine,
+            and its share of the cores.
+        method: settings of `DDA.image_adapt.settings.Method`, such as seed, N, D, guidance and
+            sampler; they win over the rung.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint is damaged, contradicts ``prior`` or tells too little; a setting
+            is unknown or cannot be meant.
+
+    Example:
+        >>> from DDA import Adapter
+        >>> adapter = Adapter(tiny_prior, speed="one-shot", seed=1)
+        >>> adapter(np.zeros((2, 16, 16, 3), np.uint8)).shape
+        (2, 16, 16, 3)
+    """
+
+    def __init__(
+        self,
+        model_path: str | PathLike[str],
+        *,
+        speed: str | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        use_fp16: bool = False,
+        batch_size: int = 4,
+        prior: Mapping[str, Any] | None = None,
+        world: ranks.World | None = None,
+        **method: Any,
+    ) -> None:
+        self.settings: Method = settings_module.method(speed, **method)
+        settings_module.check_machine(dtype, batch_size)
+        self.batch_size = batch_size
+        self.device: torch.device = pick_device(device, world.local_rank if world else 0)
+        if world is not None:
+            torch.set_num_threads(world.cpu_threads())
+        self.dtype, self._notices = _precision(dtype, use_fp16, self.device)
+        unread = settings_module.unread(self.settings, list(method))
+        readers = f"`guidance` {self.settings.guidance} with `sampler` {self.settings.sampler}"
+        self._notices += [f"`{name}` is ignored by {readers}" for name in unread]
+        self.prior = priors.load(files.find(model_path), prior)
+        self._process = priors.process_of(
+            self.prior.settings, self.settings.timestep_respacing, self.settings.predict_xstart
+        )
+        self.settings.check(len(self._process), self.image_size)
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of adapted images in pixels."""
+        return self.prior.settings["image_size"]
+
+    @cached_property
+    def network(self) -> UNet:
+        """Return the network of the prior on its device, which is built on first use."""
+        return self.prior.network(self.device, self.dtype)
+
+    def __call__(self, batch: Any, keys: Sequence[str] | None = None) -> Any:
+        """Adapt images; they come out in the form in which they went in.
+
+        Args:
+            batch: uint8 (N,H,W,3) or float (N,3,H,W) in [0,1] as an array or a tensor, a PIL image,
+                or a list of images of any sizes (`DDA.inputs.read`).
+            keys: the key of each image, which seeds its noise (default: the SHA-256 of its uint8
+                pixels).
+
+        Returns:
+            The adapted copies, of the prior's size, rounded to 256 levels as on disk.
+
+        Raises:
+            ValueError: images of another form, another number of keys, or a copy with values that
+                are not finite.
+        """
+        pixels = inputs.read(batch)
+        return inputs.like(batch, self.pixels(pixels, inputs.keys(pixels, keys)))
+
+    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str]) -> np.ndarray:
+        """Adapt images uint8 (H,W,3) of any sizes: uint8 (N,S,S,3), S being the prior's size.
+
+        Raises ValueError where a copy has values that are not finite.
+        """
+        size = self.image_size
+        adapted = np.empty((len(pixels), size, size, 3), np.uint8)
+        for first in range(0, len(pixels), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            fitted = [images.fit_square(Image.fromarray(image), size) for image in pixels[part]]
+            values = self._adapt_batch(keys[part], np.stack(fitted))
+            for key, value in zip(keys[part], values, strict=True):
+                if not np.isfinite(value).all():
+                    raise ValueError(f"the adapted copy of {key} has values that are not finite")
+            adapted[part] = images.to_pixels(values)
+        return adapted
+
+    @cached_property
+    def _adapt_batch(self) -> job.AdaptBatch:
+        """Return the function that adapts a batch; it needs the network."""
+        seed, arguments = self.settings.seed, self.settings.arguments()
+        return priors.batch_adapter(
+            self.network, self._process, self.device, seed=seed, **arguments
+        )
+
+    def folder(
+        self,
+        source: str | PathLike[str],
+        save_dir: str | PathLike[str],
+        *,
+        layout: str = "folder",
+        corruption: str | Sequence[str] = (),
+        severity: int | str | Sequence[int | str] = (),
+        train: bool | None = None,
+        num_samples: int | None = None,
+        keys: str | PathLike[str] | Collection[str] | None = None,
+        format: str | None = None,
+        overwrite: bool = False,
+        gallery: str | PathLike[str] | None = None,
+        dry_run: bool = False,
+        world: ranks.World | None = None,
+        quiet: bool = False,
+    ) -> Report:
+        """Write the adapted copy of every image of a tree to another tree, under the same key.
+
+        The job goes on where it was stopped. A broken image is counted and named, and the rest goes
+        on.
+
+        Args:
+            source: a folder of images, or a data set's files (dataset/README.md).
+            save_dir: the tree of copies, which also gets settings, manifests and ``classes.txt``.
+            layout: imagenet, imagenetc, cifar10, cifar10c, digits or folder.
+            corruption: one or several folders of the tree, or ``all``.
+            severity: one or several numbers, or ``all`` (default: 5, and 0 for sequences).
+            train: the training or the test split, for layouts with splits (default: training).
+            num_samples: at most so many images, the first by key.
+            keys: only these images, or a file with a key on each line.
+            format: ``png``, or ``same`` as the source.
+            overwrite: make the planned images anew.
+            gallery: a PNG that gets some images before and after.
+            dry_run: check everything, print the plan and stop.
+            world: the processes that share the work (default: this one).
+            quiet: print nothing.
+
+        Returns:
+            What is there and what failed.
+
+        Raises:
+            FileNotFoundError, ValueError: the source lacks what was asked for, the folder holds
+                copies of other settings or other images (`ranks.SharedError` with several processes).
+            OSError: a copy cannot be written.
+
+        Example:
+            >>> report = adapter.folder(photos, copies, quiet=True)
+            >>> report.done, report.failed
+            (3, {})
+        """
+        selection = Selection(
+            base_samples=files.find(source),
+            save_dir=files.find(save_dir),
+            dataset=layout,
+            corruption=settings_module.names_of(corruption),
+            severity=settings_module.names_of(severity),
+            train=train,
+            num_samples=num_samples,
+            keys=Path(keys) if isinstance(keys, str | PathLike) else keys and frozenset(keys),
+            format=format,
+            overwrite=overwrite,
+            gallery=None if gallery is None else files.find(gallery),
+        )
+        show = Show(quiet=quiet)
+        if world is None:
+            return ranks.alone(lambda world: self.run(selection, world, show, dry_run=dry_run))
+        return self.run(selection, world, show, dry_run=dry_run)
+
+    def run(
+        self,
+        selection: Selection,
+        world: ranks.World,
+        show: Show,
+        *,
+        dry_run: bool = False,
+        unused: Sequence[str] = (),
+    ) -> Report:
+        """Run the job of `folder` on a checked selection; every process of ``world`` calls it.
+
+        unused: settings that were given and change nothing, of which the user is told.
+        """
+        if len(set(world.gather(self.dtype))) > 1:
+            raise ranks.SharedError(
+                "some ranks have a GPU and others do not, and `use_fp16` means another precision "
+                "there; give `dtype`"
+            )
+        plan, identity = world.on_root(lambda: self._prepare(selection))
+        if world.rank == 0:
+            self._say_plan(selection, plan, world.size, show, unused)
+        if dry_run:
+            return Report(plan.total, len(plan.done), {}, (), selection.save_dir)
+        if plan.todo:
+            world.together(lambda: self._adapt_batch)
+        started = time.time()
+        facts = job.facts(world.size, self.device, self.batch_size)
+        world.on_root(lambda: job.begin(plan, identity, facts))
+        failures: dict[str, str] = {}
+        if plan.todo:
+            failures = job.run(
+                world,
+                plan,
+                self._adapt_batch,
+                batch_size=self.batch_size,
+                image_size=self.image_size,
+                threads=min(8, 2 * torch.get_num_threads()),
+                show=show,
+            )
+        facts["seconds"] = round(time.time() - started, 1)
+        return world.on_root(lambda: self._finish(selection, plan, failures, facts))
+
+    def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
+        """List the images and compare the save folder with what is to be done."""
+        source = sources.open_source(
+            selection.base_samples, severity=one_severity(selection.severity)
+        )
+        cells = cells_of(
+            source,
+            selection.dataset,
+            selection.corruption,
+            selection.severity,
+            train=selection.train is not False,
+            leave_out=selection.save_dir,
+        )
+        published = self.settings.behavior == "published"
+        keys = selection.keys
+        same_format = (selection.format or ("same" if published else "png")) == "same"
+        plan = job.make_plan(
+            source,
+            selection.save_dir,
+            cells,
+            num_samples=selection.num_samples,
+            keys=tree.read_keys(keys) if isinstance(keys, Path) else keys,
+            fixed_batch=self.batch_size if published else None,
+            same_format=same_format,
+            anew=selection.overwrite,
+        )
+        identity = settings_module.identity(
+            {"weights_sha256": self.prior.sha256, **self.prior.settings},
+            self.settings,
+            dtype=self.dtype,
+            same_format=same_format,
+            batch_size=self.batch_size,
+        )
+        job.check_settings(plan, identity)
+        job.check_source(plan)
+        return plan, identity
+
+    def _say_plan(
+        self,
+        selection: Selection,
+        plan: job.Plan,
+        processes: int,
+        show: Show,
+        unused: Sequence[str],
+    ) -> None:
+        """Say what will be done, and what the user should know of it."""
+        for line in job.describe(plan, selection.num_samples):
+            show.say(line)
+        chosen = self.settings.deciding()
+        counts = ("N", "steps")
+        shown = [(name, value) for name, value in chosen.items() if name not in counts]
+        method = ", ".join(f"{name} {value}" for name, value in shown if value is not None)
+        process = f"{self.settings.N} of {self.settings.timestep_respacing}"
+        behavior = f"{self.settings.behavior}, seed {self.settings.seed}"
+        known = "{image_size} pixels, {noise_schedule} schedule of {diffusion_steps}".format_map(
+            self.prior.settings
+        )
+        threads = f"{torch.get_num_threads()} threads each"
+        machine = f"{processes} x {self.device.type}, {threads}, {self.dtype}"
+        show.say(f"steps       {chosen['steps']} from {process} ({behavior})")
+        show.say(f"method      {method}")
+        show.say(f"prior       {self.prior.path}: {known}, sha256 {self.prior.sha256[:12]}")
+        show.say(f"machine     {machine}, batch {self.batch_size}")
+        notices = [*self._notices, *(f"`{name}` changes nothing" for name in unused)]
+        notices += [*selection.unread(), *job.resized(plan, self.image_size)]
+        for notice in notices:
+            show.say(f"note        {notice}")
+
+    def _finish(
+        self,
+        selection: Selection,
+        plan: job.Plan,
+        failures: dict[str, str],
+        facts: dict[str, Any],
+    ) -> Report:
+        """Complete the manifests, count what is there, write the gallery."""
+        missing = job.end_manifests(plan, failures, facts)
+        report = Report(
+            plan.total,
+            plan.total - len(failures) - len(missing),
+            failures,
+            tuple(missing),
+            selection.save_dir,
+            facts["seconds"],
+        )
+        if selection.gallery is None:
+            return report
+        try:
+            sheet = job.gallery(plan, {*failures, *missing}, self.image_size)
+            selection.gallery.parent.mkdir(parents=True, exist_ok=True)
+            images.write_image(selection.gallery, sheet)
+        except (OSError, ValueError) as error:
+            return dataclasses.replace(report, gallery_error=f"{error}")
+        return dataclasses.replace(report, gallery=selection.gallery)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a job left: how many copies were wanted, how many are there, what failed and why.
+
+    total, done: images. failed: the path of each image that failed, with the reason. missing: paths
+    of images without a copy. seconds: of the work. gallery_error: why there is no gallery.
+    """
+
+    total: int
+    done: int
+    failed: Mapping[str, str]
+    missing: tuple[str, ...]
+    save_dir: Path
+    seconds: float = 0.0
+    gallery: Path | None = None
+    gallery_error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether everything that was asked for is there."""
+        return not (self.failed or self.missing or self.gallery_error)
+
+    def __str__(self) -> str:
+        return f"{self.done:,} of {self.total:,} adapted images are in {self.save_dir}"
+
+    def faults(self) -> list[str]:
+        """Return a sentence for each kind of thing that is not there."""
+        advice = (
+            f"the reasons are in {self.save_dir}/manifest*.json, "
+            "and the same command tries them again"
+        )
+        groups = ((sorted(self.failed), "failed"), (self.missing, "are missing"))
+        sentences = [
+            f"{len(names)} of {self.total} images {word}: {job.some(names, 10)}; {advice}"
+            for names, word in groups
+            if names
+        ]
+        return sentences + ([f"no `gallery`: {self.gallery_error}"] if self.gallery_error else [])
+
+
+def _precision(dtype: str | None, use_fp16: bool, device: torch.device) -> tuple[str, list[str]]:
+    """Return the name of the network's precision, and what the user should know of it."""
+    if dtype is None and use_fp16 and device.type == "cpu":
+        return "float32", ["`use_fp16` True is float32 on a CPU"]
+    name = dtype or ("float16" if use_fp16 else "float32")
+    speed = relative_speed(device, DTYPES[name])
+    times = f"{speed:.2g} times its speed, as measured"
+    slow = f"`dtype` {name} is slower than float32 on this {device.type}: {times}"
+    return name, [slow] if speed < 1 else []

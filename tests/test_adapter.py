@@ -1,0 +1,147 @@
+"""`Adapter` from Python: it reads like the documentation of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from DDA import Adapter, images
+from DDA import tree as trees
+from DDA.image_adapt.scripts import image_sample
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+
+
+def test_an_array_is_adapted_in_three_lines(prior, pixels):
+    from DDA import Adapter
+
+    adapter = Adapter(prior, speed="one-shot")
+    adapted = adapter(pixels)
+    assert adapted.shape == (3, 16, 16, 3) and adapted.dtype == np.uint8
+    assert (adapted != pixels).any()
+
+
+def test_each_form_of_images_comes_back_in_its_own_form(prior, pixels):
+    adapter = Adapter(prior, speed="one-shot")
+    adapted = adapter(pixels)
+    floats = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    assert torch.equal(
+        (adapter(floats) * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(adapted)
+    )
+    assert np.array_equal(adapter(floats.numpy()), adapter(floats).numpy())
+    assert torch.equal(adapter(torch.from_numpy(pixels)), torch.from_numpy(adapted))
+    assert np.array_equal(adapter(Image.fromarray(pixels[0])), adapted[0])
+    assert np.array_equal(adapter(pixels[1]), adapted[1])
+    mixed = [Image.fromarray(pixels[0]), pixels[1], floats[2], Image.new("L", (40, 30))]
+    copies = adapter(mixed)
+    assert isinstance(copies[0], Image.Image) and copies[0].size == (16, 16)
+    assert np.array_equal(copies[1], adapted[1]) and copies[2].shape == (3, 16, 16)
+    assert copies[3].size == (16, 16)
+    assert adapter(pixels[:0]).shape == (0, 16, 16, 3) and adapter([]) == []
+
+
+def test_a_copy_depends_on_its_pixels_its_key_and_the_seed_alone(prior, pixels):
+    adapter = Adapter(prior, speed="one-shot", batch_size=2)
+    adapted = adapter(pixels)
+    assert np.abs(adapter(pixels[::-1])[::-1].astype(int) - adapted).max() <= 1
+    keys = ["a", "b", "c"]
+    keyed = adapter(pixels, keys=keys)
+    assert not np.array_equal(keyed, adapted)
+    assert np.abs(adapter(pixels[1:], keys=keys[1:]).astype(int) - keyed[1:]).max() <= 1
+    assert not np.array_equal(Adapter(prior, speed="one-shot", seed=1)(pixels, keys), keyed)
+
+
+def test_memory_and_disk_give_the_same_copies(prior, tree, tmp_path):
+    names = trees.list_images(tree, "fog/3")[0]
+    adapter = Adapter(prior, speed="one-shot", batch_size=6)
+    keys = [trees.key_of(name) for name in names]
+    in_memory = adapter([images.read_rgb(tree / name) for name in names], keys=keys)
+    flags = ["--model_path", prior, "--base_samples", tree, "--save_dir", tmp_path / "out"]
+    flags += ["--speed", "one-shot", "--dataset", "imagenetc", "--corruption", "fog"]
+    flags += ["--severity", "3", "--batch_size", "6"]
+    assert image_sample.main([*map(str, flags)]) == 0
+    for key, copy in zip(keys, in_memory, strict=True):
+        on_disk = np.asarray(images.read_rgb(tmp_path / f"out/{key}.png"))
+        assert np.array_equal(np.asarray(copy), on_disk)
+
+
+def test_a_folder_is_a_job_that_goes_on(prior, tree, tmp_path, capsys):
+    adapter = Adapter(prior, speed="one-shot")
+    (tree / "fog/3/cat/broken.png").write_bytes(b"")
+    report = adapter.folder(tree, tmp_path / "out", gallery=tmp_path / "look.png", quiet=True)
+    assert report.done == 24 and report.total == 25 and not report.complete
+    assert report.failed == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
+    assert report.gallery == tmp_path / "look.png" and report.gallery.is_file()
+    assert "images/s" not in capsys.readouterr().err
+    (tree / "fog/3/cat/broken.png").unlink()
+    (tmp_path / "out/snow/5/cat/1.png").unlink()
+    report = adapter.folder(tree, tmp_path / "out")
+    said = capsys.readouterr()
+    assert report.complete and report.done == 24 and "done        23" in said.out
+    with pytest.raises(ValueError, match="`save_dir` .* holds images of other settings: seed 0"):
+        Adapter(prior, speed="one-shot", seed=1).folder(tree, tmp_path / "out", quiet=True)
+
+
+def test_only_some_images_of_some_cells(prior, tree, tmp_path):
+    adapter = Adapter(prior, speed="one-shot")
+    report = adapter.folder(
+        tree,
+        tmp_path / "out",
+        layout="imagenetc",
+        corruption="fog",
+        severity=3,
+        keys=["fog/3/cat/1", "fog/3/dog/1"],
+        quiet=True,
+    )
+    assert report.done == 2 and report.complete
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speed": "fastest"}, "`speed`: 'fastest' is unknown; use one of exact, balanced, fast"),
+        ({"sped": "fast"}, "sped is unknown; did you mean"),
+        ({"N": 0}, "`N` 0 is outside 1..100"),
+        ({"N": "8"}, "N is '8', but it is a whole number"),
+        ({"D": 3}, "`D` 3 does not divide the image size 16"),
+        ({"dtype": "int8"}, "`dtype`: 'int8' is unknown"),
+        ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
+        ({"device": "tpu"}, "`device` tpu is unknown"),
+        ({"prior": {"image_size": 32}}, "`image_size` 32, but the .json says 16"),
+    ],
+)
+def test_a_wrong_setting_is_named(prior, settings, words):
+    with pytest.raises(ValueError) as error:
+        Adapter(prior, **settings)
+    assert words in str(error.value)
+
+
+def test_a_missing_prior_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`model_path` .*none.pt does not exist"):
+        Adapter(tmp_path / "none.pt")
+
+
+def test_a_copy_that_is_not_finite_is_an_error(prior, pixels):
+    adapter = Adapter(prior, speed="one-shot")
+    with torch.no_grad():
+        next(adapter.network.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="the adapted copy of b has values that are not finite"):
+        adapter(pixels[:1], keys=["b"])
+
+
+def test_the_command_gives_its_result_as_json(prior, tree, tmp_path, capsys):
+    flags = ["--model_path", prior, "--base_samples", tree, "--save_dir", tmp_path / "out"]
+    flags += ["--speed", "one-shot"]
+    assert image_sample.main([*map(str, flags), "--json"]) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert result["done"] == result["total"] == 24 and result["failed"] == {}
+    assert "to do       24" in said.err
+    assert image_sample.main([*map(str, flags), "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"24 of 24 adapted images are in {tmp_path / 'out'}\n" and said.err == ""
