@@ -195,9 +195,9 @@ class Adapter:
             (3, {})
         """
         selection = Selection(
-            base_samples=files.find(source),
+            source=files.find(source),
             save_dir=files.find(save_dir),
-            dataset=layout,
+            layout=layout,
             corruption=settings_module.names_of(corruption),
             severity=settings_module.names_of(severity),
             train=train,
@@ -257,11 +257,11 @@ class Adapter:
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
         """List the images and compare the save folder with what is to be done."""
         source = sources.open_source(
-            selection.base_samples, severity=one_severity(selection.severity)
+            selection.source, severity=one_severity(selection.severity)
         )
         cells = cells_of(
             source,
-            selection.dataset,
+            selection.layout,
             selection.corruption,
             selection.severity,
             train=selection.train is not False,

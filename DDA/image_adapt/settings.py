@@ -179,7 +179,7 @@ def identity(
 class Selection:
     """What the job reads and writes.
 
-    base_samples: a tree or a data set's files. dataset: the layout of the tree. corruption,
+    source: a tree or a data set's files. layout: that of the tree. corruption,
     severity: folders of it, or ``all``. train: the split, for layouts that have one. num_samples: at
     most so many images. keys: only these images, or a file that lists them. format: ``png``, or
     ``same`` as the source (default: png; under published behaviour: same). overwrite: make the
@@ -187,9 +187,9 @@ class Selection:
     that cannot be meant.
     """
 
-    base_samples: Path
+    source: Path
     save_dir: Path
-    dataset: str = "folder"
+    layout: str = "folder"
     corruption: tuple[str, ...] = ()
     severity: tuple[str, ...] = ()
     train: bool | None = None
@@ -201,20 +201,20 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening the source."""
-        settings.check_one_of("dataset", self.dataset, LAYOUTS)
+        settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("format", self.format, (None, *FORMATS))
         settings.check_at_least(1, num_samples=self.num_samples)
         for value in self.severity:
             if value != "all" and not value.isdigit():
                 raise ValueError(f"`severity` {value} is neither a number nor all")
-        if self.base_samples.resolve() == self.save_dir.resolve():
-            raise ValueError(f"`save_dir` and `base_samples` are the same folder, {self.save_dir}")
+        if self.source.resolve() == self.save_dir.resolve():
+            raise ValueError(f"`save_dir` and `source` are the same folder, {self.save_dir}")
         settings.check_writable("save_dir", self.save_dir)
         if self.gallery is not None:
             self._check_gallery(self.gallery)
 
     def _check_gallery(self, path: Path) -> None:
-        for name in ("save_dir", "base_samples"):
+        for name in ("save_dir", "source"):
             if path.resolve().is_relative_to(getattr(self, name).resolve()):
                 raise ValueError(
                     f"`gallery` {path} lies in `{name}`, among the images; put it elsewhere"
@@ -226,10 +226,10 @@ class Selection:
     def unread(self) -> list[str]:
         """Return a notice for each setting that changes nothing under this layout."""
         notices = []
-        if self.train is not None and self.dataset not in SPLITS:
-            notices.append(f"`train` is ignored: `dataset` {self.dataset} has no splits")
-        if self.severity and self.dataset not in ("imagenetc", "cifar10c"):
-            notices.append(f"`severity` is ignored: `dataset` {self.dataset} has no severities")
+        if self.train is not None and self.layout not in SPLITS:
+            notices.append(f"`train` is ignored: `layout` {self.layout} has no splits")
+        if self.severity and self.layout not in ("imagenetc", "cifar10c"):
+            notices.append(f"`severity` is ignored: `layout` {self.layout} has no severities")
         return notices
 
 
