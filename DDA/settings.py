@@ -87,3 +87,14 @@ def words_of(hint: Any) -> str:
     """A type hint as a message says it, such as ``a number or null``."""
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return " or ".join(WORDS[get_origin(one) or one] for one in hints)
+
+
+def names_of(values: Any) -> tuple[str, ...]:
+    """Return the names or numbers that were given, one or several, as texts.
+
+    >>> names_of("fog,snow"), names_of([3, 5])
+    (('fog', 'snow'), ('3', '5'))
+    """
+    several = [values] if isinstance(values, str | int) else list(values)
+    parts = ",".join(map(str, several)).split(",")
+    return tuple(part.strip() for part in parts if part.strip())

@@ -31,6 +31,7 @@ import search
 
 from DDA import commands, files
 from DDA.model_adapt import results, tables
+from DDA.model_adapt.settings import Facts
 
 PROGRAM = "docs_tables.py"
 BLOCK = re.compile(
@@ -41,7 +42,7 @@ BLOCK = re.compile(
 
 def means(summary: Mapping[str, Any]) -> str:
     """A line for each column: top-1, its interval, paired differences, and the share of the images that were adapted."""
-    facts, overall = summary["facts"], summary["all"]
+    facts, overall = Facts.read(summary["facts"]), summary["all"]
     names = results.shown(overall, facts)
     texts = tables.measures(overall, names, facts)
     heads = [head for head in texts if head not in (*tables.FORMATS, "adapted images %")]

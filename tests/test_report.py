@@ -16,6 +16,7 @@ from DDA import files, tree
 from DDA.model_adapt import results, tables
 from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.report import main
+from DDA.model_adapt.settings import Facts
 
 CELLS = ("fog/1", "fog/3", "sno<w/1", "sno<w/3")
 
@@ -59,7 +60,7 @@ def out(tmp_path):
         "classes": classes,
         "cells": list(CELLS),
     }
-    tables.summarise(tmp_path / "out", facts)
+    tables.summarise(tmp_path / "out", Facts(**facts))
     return tmp_path / "out"
 
 
@@ -114,7 +115,7 @@ def test_the_page_is_whole_offline_and_escapes_names(out, capsys):
 
 def test_won_and_lost_are_counted(out):
     assert main([str(out), "--images", "1"]) == 0
-    facts = files.read_json(out / "summary.json")["facts"]
+    facts = Facts.read(files.read_json(out / "summary.json")["facts"])
     won = lost = 0
     for cell in CELLS:
         found = results.read(out, cell)

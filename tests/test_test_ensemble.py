@@ -18,6 +18,7 @@ from DDA import files, images, metrics, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import evaluate, gate, predict, report, results, tables
 from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
+from DDA.model_adapt.settings import Facts
 from DDA.tree import is_held_out
 from DistilledClassifier import classifiers
 
@@ -129,8 +130,7 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
             np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
 
 
-def test_the_library_gives_the_tables_of_the_command(here, tmp_path):
-    lines = []
+def test_the_library_gives_the_tables_of_the_command(here, tmp_path, capsys):
     settings = evaluate.Settings(
         first=str(here / "0.pth"),
         second=str(here / "1.pth"),
@@ -138,12 +138,12 @@ def test_the_library_gives_the_tables_of_the_command(here, tmp_path):
         adapted=here / "adapted",
         out=tmp_path / "library",
         layout="cifar10c",
-        corruptions=["all"],
-        severities=["all"],
     )
-    text = evaluate.evaluate(settings, torch.device("cpu"), say=lines.append)
+    result = evaluate.evaluate(settings, "cpu")
+    assert "21 in 3 cells" in capsys.readouterr().out
     assert main(command(here, tmp_path / "command")) == 0
-    assert text == (tmp_path / "command/summary.md").read_text() and "21 in 3 cells" in lines[0]
+    assert result.markdown == (tmp_path / "command/summary.md").read_text()
+    assert result.top1["sum"] == 100 * result.summary["all"]["combined"]["top1"]
 
 
 def test_differences_of_columns_are_paired(done):
@@ -190,7 +190,7 @@ def test_the_summary_counts_and_says_its_protocol(done):
 
 def test_tables_are_made_again_without_the_models(done):
     before = (done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()
-    tables.summarise(done, files.read_json(done / "summary.json")["facts"])
+    tables.summarise(done, Facts.read(files.read_json(done / "summary.json")["facts"]))
     assert ((done / "summary.json").read_bytes(), (done / "summary.md").read_bytes()) == before
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import files, images, inputs, ranks, sources, tree
+from DDA import files, images, inputs, ranks, settings, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
 from DDA.image_adapt import job
 from DDA.image_adapt import prior as priors
@@ -186,7 +186,8 @@ class Adapter:
 
         Raises:
             FileNotFoundError, ValueError: the source lacks what was asked for, the folder holds
-                copies of other settings or other images (`ranks.SharedError` with several processes).
+                copies of other settings or other images (`ranks.SharedError` with several
+                processes).
             OSError: a copy cannot be written.
 
         Example:
@@ -198,8 +199,8 @@ class Adapter:
             source=files.find(source),
             save_dir=files.find(save_dir),
             layout=layout,
-            corruption=settings_module.names_of(corruption),
-            severity=settings_module.names_of(severity),
+            corruption=settings.names_of(corruption),
+            severity=settings.names_of(severity),
             train=train,
             num_samples=num_samples,
             keys=Path(keys) if isinstance(keys, str | PathLike) else keys and frozenset(keys),
@@ -256,9 +257,7 @@ class Adapter:
 
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
         """List the images and compare the save folder with what is to be done."""
-        source = sources.open_source(
-            selection.source, severity=one_severity(selection.severity)
-        )
+        source = sources.open_source(selection.source, severity=one_severity(selection.severity))
         cells = cells_of(
             source,
             selection.layout,

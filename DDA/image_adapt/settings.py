@@ -23,8 +23,8 @@ from DDA.image_adapt.choices import (
 )
 from DDA.sources.cells import LAYOUTS, SPLITS
 
-# What a rung of the speed ladder sets: the setting, its name in `sampler.adapt`, and its value where
-# neither the user nor the rung gives one.
+# What a rung of the speed ladder sets: the setting, its name in `sampler.adapt`, and its value
+# where neither the user nor the rung gives one.
 PRESET = {
     "N": ("diffusion_range", None),
     "D": ("factor", None),
@@ -92,7 +92,9 @@ class Method:
             )
 
     def check(self, length: int, image_size: int) -> None:
-        """Raise ValueError where a setting does not fit a process of ``length`` steps or an image."""
+        """Raise ValueError where a setting does not fit a process of ``length`` steps or an
+        image.
+        """
         last = length - (self.behavior == "published")
         divisors = [value for value in range(1, image_size + 1) if image_size % value == 0]
         fault = None
@@ -132,9 +134,10 @@ class Method:
 def method(speed: str | None = None, **given: Any) -> Method:
     """Complete the settings of an adaptation from a rung of the speed ladder.
 
-    speed: the rung (default: exact). given: settings of `Method`, which win over the rung; None says
-    nothing. Raises ValueError for an unknown rung or setting, for a value that cannot be meant, and
-    for a rung of a process of another length without ``N``: a rung counts in steps of 100.
+    speed: the rung (default: exact). given: settings of `Method`, which win over the rung; None
+    says nothing. Raises ValueError for an unknown rung or setting, for a value that cannot be
+    meant, and for a rung of a process of another length without ``N``: a rung counts in steps of
+    100.
 
     >>> method("fast", N=20).steps
     8
@@ -179,12 +182,12 @@ def identity(
 class Selection:
     """What the job reads and writes.
 
-    source: a tree or a data set's files. layout: that of the tree. corruption,
-    severity: folders of it, or ``all``. train: the split, for layouts that have one. num_samples: at
-    most so many images. keys: only these images, or a file that lists them. format: ``png``, or
-    ``same`` as the source (default: png; under published behaviour: same). overwrite: make the
-    planned images anew. gallery: a PNG of some images before and after. Raises ValueError for values
-    that cannot be meant.
+    source: a tree or a data set's files. layout: that of the tree. corruption, severity: folders
+    of it, or ``all``. train: the split, for layouts that have one. num_samples: at most so many
+    images. keys: only these images, or a file that lists them. format: ``png``, or ``same`` as
+    the source (default: png; under published behaviour: same). overwrite: make the planned images
+    anew. gallery: a PNG of some images before and after. Raises ValueError for values that cannot
+    be meant.
     """
 
     source: Path
@@ -231,17 +234,6 @@ class Selection:
         if self.severity and self.layout not in ("imagenetc", "cifar10c"):
             notices.append(f"`severity` is ignored: `layout` {self.layout} has no severities")
         return notices
-
-
-def names_of(values: Any) -> tuple[str, ...]:
-    """Return the names or numbers that were given, one or several, as texts.
-
-    >>> names_of("fog,snow"), names_of([3, 5])
-    (('fog', 'snow'), ('3', '5'))
-    """
-    several = [values] if isinstance(values, str | int) else list(values)
-    parts = ",".join(map(str, several)).split(",")
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def check_machine(dtype: str | None, batch_size: int) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files, settings, tree
-from DDA.model_adapt.choices import METRICS, SCORES
-from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES
+from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
+from DDA.model_adapt.settings import Settings
 from DDA.sources.cells import LAYOUTS
 from DistilledClassifier.classifiers import quietly
 
+CHOICES = {  # of entries of ``evaluation``
+    "ensemble": (*RULES, *FITTED_RULES, *FUSE_RULES),
+    "scores": SCORES,
+    "metrics": METRICS,
+}
 DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
 KINDS = {  # of the entries that are read, by their group
     "": dict.fromkeys(("data", "evaluation", "model"), dict),
@@ -28,8 +33,8 @@ KINDS = {  # of the entries that are read, by their group
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     """The entries of a config as plain values.
 
-    A .py config is code: mmcv runs it. A .yaml or .json config holds values and nothing else: no tag, import or base in it
-    leads to code. Raises FileNotFoundError, ValueError.
+    A .py config is code: mmcv runs it. A .yaml or .json config holds values and nothing else: no
+    tag, import or base in it leads to code. Raises FileNotFoundError, ValueError.
     """
     try:
         with quietly():
@@ -46,7 +51,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
-            raise ValueError(f"--cfg-options {option} is not NAME=VALUE")
+            raise ValueError(f"`cfg_options` {option} is not NAME=VALUE")
         changes[name] = DictAction._parse_iterable(value)
     config.merge_from_dict(changes)
     content = _plain(config._cfg_dict)
@@ -66,7 +71,10 @@ def _find(path: Path) -> Path:
 
 
 def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The entries of a .yaml or .json config over those of its ``_base_``. Raises ValueError for what would execute code."""
+    """The entries of a .yaml or .json config over those of its ``_base_``.
+
+    Raises ValueError for what would execute code.
+    """
     from mmcv import Config
 
     if path.suffix not in DATA_CONFIGS:
@@ -94,7 +102,7 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _check_entries(content: dict[str, Any], path: Path) -> None:
-    """Raise ValueError for entries that are missing or of another kind than those that are read here."""
+    """Raise ValueError for an entry that is missing or of another kind than what is read here."""
     for group, hints in KINDS.items():
         entries = content
         for name in group.split(".") if group else ():
@@ -104,27 +112,78 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
     data, evaluation = content.get("data", {}), content.get("evaluation", {})
     test = data.get("test", {})
     for name in ("pipeline", "pipeline2"):
-        if not all(
-            isinstance(step, dict) and isinstance(step.get("type"), str)
-            for step in test.get(name, [])
-        ):
+        steps = test.get(name, [])
+        if not all(isinstance(step, dict) and _is_text(step.get("type")) for step in steps):
             raise files.BadFile(
                 f"{path}: data.test.{name} is a list of steps of the form {{type: NAME, …}}"
             )
-    for name, values in {
-        "ensemble": (*RULES, *OURS, *FUSE_RULES),
-        "scores": SCORES,
-        "metrics": METRICS,
-    }.items():
+    for name, known in CHOICES.items():
         for value in as_list(evaluation.get(name, [])):
-            if value not in values:
+            if value not in known:
                 raise files.BadFile(
-                    f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of {', '.join(values)}"
+                    f"{path}: evaluation.{name} {tree.shown(value)} is unknown; "
+                    f"use one of {', '.join(known)}"
                 )
     if data.get("samples_per_gpu", 64) < 1 or test.get("layout") not in (None, *LAYOUTS):
         raise files.BadFile(
-            f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of {', '.join(LAYOUTS)}"
+            f"{path}: data.samples_per_gpu is at least 1, "
+            f"and data.test.layout one of {', '.join(LAYOUTS)}"
         )
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a command line over those of its config.
+
+    given: the values of the command line; None overrides nothing. Raises FileNotFoundError and
+    ValueError.
+    """
+    values = dict(given)
+    path = values.pop("config")
+    entries = read_config(path, values.pop("cfg_options"))
+    topk = _topk(values.pop("metric_options"))
+    values = {name: value for name, value in values.items() if value is not None}
+    test, evaluation = entries["data"]["test"], entries.get("evaluation", {})
+    # the config's corruptions are folders of its own layout
+    is_other = values.get("layout") == "folder" != test.get("layout")
+    config = {
+        "layout": test.get("layout"),
+        "degraded": test.get("data_prefix1"),
+        "adapted": test.get("data_prefix2"),
+        "train": test.get("train", False),
+        "classes": test.get("classes"),
+        "model": entries.get("model", {}),
+        "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])),
+        "second": values["first"],
+        "batch_size": entries["data"].get("samples_per_gpu", 64),
+        "rules": as_list(evaluation.get("ensemble", "sum")),
+        "corruption": [] if is_other else list(evaluation.get("corruption", ["all"])),
+        "severity": [str(severity) for severity in evaluation.get("severity", ["all"])],
+        "scores": evaluation.get("scores", "logits"),
+        "metrics": list(evaluation.get("metrics", ["accuracy"])),
+        "topk": topk,
+    }
+    merged = {**config, **values}
+    for name in ("degraded", "adapted"):
+        if merged[name] is None:
+            raise ValueError(f"`{name}` is missing, and {path} does not name it either")
+        merged[name] = files.find(merged[name])
+    if merged["fit"]:
+        merged["rules"] = ["sum"]
+    return Settings(**merged)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _topk(options: list[str]) -> int:
+    for option in options:
+        name, _, value = option.partition("=")
+        number = value.split(",")[-1].strip("() ")
+        if name != "topk" or not number.isdigit():
+            raise ValueError(f"`metric_options` {option} is unknown; use topk=5")
+        return int(number)
+    return 5
 
 
 def as_list(value: Any) -> list:

@@ -1,8 +1,10 @@
-"""Rules that combine what two classifiers say of one image: tensors in, tensors out. A new rule is one function and its entry.
+"""Rules that combine what two classifiers say of one image: tensors in, tensors out.
 
-Scores are (N,K): logits, or probabilities as the published pipeline has them. ``first`` saw the degraded image, ``second`` the
-adapted copy. Entropy, confidence and variance are those of DDA (arXiv:2207.03442, section 3.3, and its code): entropy and
-confidence always of the softmax of what they get. Where the two are equal, the second is taken.
+Scores are (N,K): logits, or probabilities as the published pipeline has them. ``first`` saw the
+degraded image, ``second`` the adapted copy. Entropy, confidence and variance are those of DDA
+(arXiv:2207.03442, section 3.3, and its code): entropy and confidence are always those of the
+softmax of the scores. Where the two are equal, the second is taken. A new rule is a function, its
+entry here and its name in choices.py.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import torch
 
 
 def entropy(scores: torch.Tensor) -> torch.Tensor:
-    """Of the softmax, in nats: (N,)."""
+    """Return the entropy of the softmax in nats, (N,)."""
     log = scores.log_softmax(1)
     return -(log.exp() * log).sum(1)
 
 
 def confidence(scores: torch.Tensor) -> torch.Tensor:
-    """The largest probability of the softmax: (N,)."""
+    """Return the largest probability of the softmax, (N,)."""
     return scores.softmax(1).amax(1)
 
 
@@ -35,12 +37,15 @@ def _weighted_sum(
     weight: float = 0.5,
     temperatures: tuple[float, float] = (1.0, 1.0),
 ):
-    """(1 - weight) one / T1 + weight two / T2: weight and temperatures fitted on known degradations."""
+    """Return (1 - weight) one / T1 + weight two / T2.
+
+    The weight and the temperatures are fitted on known degradations.
+    """
     return (1 - weight) * one / temperatures[0] + weight * two / temperatures[1]
 
 
 def is_doubtful(first: torch.Tensor, threshold: float, temperature: float = 1.0) -> torch.Tensor:
-    """Whether the classifier of degraded images is so unsure that the adapted copy is wanted: (N,)."""
+    """Tell for each image whether the first classifier is so unsure that a copy is wanted, (N,)."""
     return confidence(first / temperature) < threshold
 
 
@@ -52,7 +57,10 @@ def _gate(
     weight: float = 0.5,
     temperatures: tuple[float, float] = (1.0, 1.0),
 ):
-    """The weighted sum where the first is unsure; elsewhere the first alone, and the image need not be adapted."""
+    """Return the weighted sum where the first is unsure, and the first alone elsewhere.
+
+    Images of which the first is sure need not be adapted.
+    """
     both = _weighted_sum(one, two, weight=weight, temperatures=temperatures)
     return _pick(is_doubtful(one, threshold, temperatures[0]), one / temperatures[0], both)
 
@@ -74,7 +82,7 @@ OURS: dict[str, Callable[..., torch.Tensor]] = {
     "gate": _gate,
 }  # fitted, see FITS
 
-# of the two scores, the numbers whose softmax weighs the two images
+# each returns two numbers whose softmax weighs the two images
 FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
     "entropy_fuse": lambda one, two: (entropy(two), entropy(one)),
     "confidence_fuse": lambda one, two: (confidence(one), confidence(two)),
@@ -83,7 +91,10 @@ FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor,
 
 
 def combine(first: torch.Tensor, second: torch.Tensor, rule: str, **params) -> torch.Tensor:
-    """The combined scores (N,K) of two scores (N,K). Raises ValueError for an unknown rule and for other shapes."""
+    """Return the combined scores (N,K) of two scores (N,K).
+
+    Raises ValueError for an unknown rule and for other shapes.
+    """
     rules = RULES | OURS
     if rule not in rules:
         raise ValueError(f"rule {rule!r} is unknown; use one of {', '.join((*rules, *FUSE_RULES))}")
@@ -94,10 +105,12 @@ def combine(first: torch.Tensor, second: torch.Tensor, rule: str, **params) -> t
 def fit_weighted_sum(
     first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, Any]:
-    """``weight`` and ``temperatures`` of the weighted sum, from logits (N,K) of known degradations and labels (N,).
+    """Fit ``weight`` and ``temperatures`` of the weighted sum.
 
-    Each temperature minimises the cross-entropy of its classifier alone (Guo et al., arXiv:1706.04599); the weight, in steps of
-    0.01, that of the sum, whose own temperature is free: only the weight decides which class wins.
+    first, second: logits (N,K) of known degradations; labels: (N,). Each temperature minimises the
+    cross-entropy of its classifier alone (Guo et al., arXiv:1706.04599). The weight, in steps of
+    0.01, minimises that of the sum, whose own temperature is free: only the weight decides which
+    class wins.
     """
     scales = torch.logspace(-1, 1, 81)  # temperatures 10 to 0.1
 
@@ -121,11 +134,12 @@ def fit_weighted_sum(
 def fit_gate(
     first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9
 ) -> dict[str, Any]:
-    """The weighted sum's parameters and the gate's ``threshold`` on the first one's calibrated confidence, from logits (N,K) of
-    known degradations and labels (N,).
+    """Fit the weighted sum and the gate's ``threshold`` on the first one's calibrated confidence.
 
-    The threshold, in steps of 0.01, is the lowest that keeps the share ``keep`` of what adapting always gains in cross-entropy
-    over adapting never; 0 where there is nothing to gain. Accuracy is too coarse to tell on some thousand images.
+    first, second: logits (N,K) of known degradations; labels: (N,). The threshold, in steps of
+    0.01, is the lowest that keeps the share ``keep`` of what adapting always gains in
+    cross-entropy over adapting never. It is 0 where there is nothing to gain. Accuracy is too
+    coarse to tell on some thousand images.
     """
     params = fit_weighted_sum(first, second, labels)
     thresholds = [round(0.01 * i, 2) for i in range(102)]
@@ -150,7 +164,10 @@ FITS = {"weighted_sum": fit_weighted_sum, "gate": fit_gate}
 
 
 def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.Tensor:
-    """(N,2): the weights of the degraded and of the adapted image, which sum to 1. Raises ValueError."""
+    """Return the weights (N,2) of the degraded and of the adapted image, which sum to 1.
+
+    Raises ValueError for an unknown rule and for other shapes.
+    """
     if rule not in FUSE_RULES:
         raise ValueError(f"rule {rule!r} blends no images; use one of {', '.join(FUSE_RULES)}")
     _check(first, second)
@@ -160,7 +177,7 @@ def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.
 def fuse_images(
     degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The blend (N,C,H,W) of two images under weights (N,2); the first classifier sees it."""
+    """Return the blend (N,C,H,W) of two images under weights (N,2); the first classifier sees it."""
     return degraded * weights[:, 0, None, None, None] + adapted * weights[:, 1, None, None, None]
 
 

@@ -1,114 +1,363 @@
-"""The evaluation of two classifiers on two views of the same images, over any number of processes."""
+"""Two classifiers on two views of the same images: in memory (`Ensemble`), and of whole trees."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from DDA import metrics, ranks, sources, tree
+from DDA import files, inputs, metrics, ranks, sources, tree
+from DDA import settings as checks
+from DDA.devices import pick_device
 from DDA.model_adapt import fitted, results, tables
-from DDA.model_adapt.ensemble import FITS, FUSE_RULES, fuse_images, fuse_weights
+from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, RULES
+from DDA.model_adapt.ensemble import FITS, combine, fuse_images, fuse_weights, is_doubtful
 from DDA.model_adapt.paired import Cell, join
-from DDA.progress import Progress
+from DDA.model_adapt.settings import Facts, Settings
+from DDA.progress import Show
 from DDA.sources import Source
 from DDA.sources.cells import SPLITS, cells_of, one_severity
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
 
+if TYPE_CHECKING:
+    from DDA.image_adapt.adapter import Adapter
+
+__all__ = ["Ensemble", "Evaluation", "Result", "Settings", "evaluate"]
+
 
 @dataclass(frozen=True)
-class Settings:
-    """What is evaluated, and of what.
+class Result:
+    """The numbers of an evaluation.
 
-    first, second, source: the classifiers of degraded images, of adapted copies and of clean images
-    (or None), as `classifiers.open_classifier` takes them; model, pipelines: for weights of mmcls,
-    the pipelines of both views. rules: the first is the result, the others stand beside it.
-    classes: a list by its name, where the first classifier tells none. num_samples: at most so many
-    images a cell. fit: fit the rules that have parameters, instead of making tables.
+    markdown: the tables, or what was fitted. summary: the content of summary.json. out: the folder
+    of the scores.
     """
 
-    first: str
-    second: str
-    degraded: Path
-    adapted: Path
+    markdown: str
     out: Path
-    layout: str
-    corruptions: Sequence[str]
-    severities: Sequence[str]
-    source: str | None = None
-    rules: Sequence[str] = ("sum",)
-    scores: str = "logits"
-    metrics: Sequence[str] = ("accuracy",)
-    topk: int = 5
-    baseline: str | None = None
-    train: bool = False
-    num_samples: int | None = None
-    batch_size: int = 64
-    classes: str | None = None
-    fit: bool = False
-    model: Mapping[str, Any] = field(default_factory=dict)
-    pipelines: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] = ((), ())
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def top1(self) -> dict[str, float]:
+        """Return the mean accuracy of each column in per cent, by its title."""
+        if not self.summary:
+            return {}
+        facts, overall = Facts.read(self.summary["facts"]), self.summary["all"]
+        names = results.shown(overall, facts)
+        return {results.title(name, facts): 100 * overall[name]["top1"] for name in names}
+
+
+class Ensemble(nn.Module):
+    """Sum what two classifiers say of two views: the degraded image and its adapted copy (DiffAUD).
+
+    It is a torch module from images to logits, so other tools can evaluate it. It stays in
+    evaluation mode, its weights are frozen, and its result has no gradient.
+
+    Args:
+        first: the classifier of degraded images: a checkpoint, ``timm/<name>``, or a `Classifier`.
+        second: the classifier of adapted copies (default: the first one, as in DDA's
+            self-ensemble).
+        adapter: makes the adapted copies. Only the rule ``first`` needs none.
+        rule: a name in `DDA.model_adapt.choices`: sum, entropy, confidence, gate, and so on. The
+            rule ``gate`` adapts only the images of which the first classifier is unsure.
+        fitted: parameters of the rules weighted_sum and gate, or the JSON file that holds them
+            (default: the file beside the second classifier's weights).
+        classes: class names, where the classifiers do not tell them: a built-in list or a file.
+        device: of the classifiers; the adapter has its own.
+        batch_size: images that are scored at once.
+
+    Raises:
+        FileNotFoundError: a checkpoint or the fitted parameters are missing.
+        ValueError: the classifiers have other classes, or a setting is unknown.
+
+    Example:
+        >>> from DDA import Ensemble
+        >>> both = Ensemble(first, second, adapter=adapter)
+        >>> both(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        first: str | PathLike[str] | Classifier,
+        second: str | PathLike[str] | Classifier | None = None,
+        *,
+        adapter: Adapter | None = None,
+        rule: str = "sum",
+        fitted: str | PathLike[str] | Mapping[str, Any] | None = None,
+        classes: str | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        checks.check_one_of("rule", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
+        checks.check_at_least(1, batch_size=batch_size)
+        self.rule, self.adapter, self.batch_size = rule, adapter, batch_size
+        opened = open_classifiers([first, first if second is None else second])
+        self.classifiers: tuple[Classifier, Classifier] = (opened[0], opened[1])
+        self.classes = common_classes(opened, classes)
+        self._params = self._parameters(fitted)
+        self.networks = nn.ModuleList(classifier.network for classifier in opened)
+        self.to(pick_device(device))
+        self.eval()
+
+    def _parameters(self, given: Any) -> Mapping[str, Any]:
+        """Return the parameters of the rule, where it has some."""
+        if self.rule not in FITTED_RULES:
+            return {}
+        if given is None:
+            digests = fitted.digests_of(*self.classifiers)
+            return fitted.read(*self.classifiers, [self.rule], digests)[self.rule]
+        entries = given if isinstance(given, Mapping) else files.read_json(Path(given))
+        entries = entries.get(self.rule, entries)
+        names = ("weight", "temperatures", *(("threshold",) if self.rule == "gate" else ()))
+        missing = [name for name in names if name not in entries]
+        if missing:
+            raise ValueError(
+                f"`fitted` does not tell {missing[0]}, which the rule {self.rule} needs"
+            )
+        return {name: entries[name] for name in names}
+
+    def train(self, mode: bool = True) -> Ensemble:
+        """Stay in evaluation mode: the weights are frozen and copies are judged as they are."""
+        del mode
+        return super().train(False)
+
+    def forward(self, images: Any, keys: Sequence[str] | None = None) -> torch.Tensor:
+        """Return the logits (N,K) of images, on the device of ``images`` where that is a tensor.
+
+        images, keys: as in `scores`.
+        """
+        scores = self.scores(images, keys)
+        return scores.to(images.device) if isinstance(images, torch.Tensor) else scores
+
+    @torch.no_grad()
+    def scores(
+        self, images: Any, keys: Sequence[str] | None = None, adapted: Any = None
+    ) -> torch.Tensor:
+        """Adapt images, score both views and combine the scores.
+
+        Args:
+            images: uint8 (N,H,W,3), float (N,3,H,W) in [0,1], PIL images, or a list of images
+                of any sizes.
+            keys: the key of each image, which seeds the noise of its copy (default: the SHA-256 of
+                its uint8 pixels).
+            adapted: the copies, where they were made before.
+
+        Returns:
+            The combined scores (N,K), float32, on the CPU.
+
+        Raises:
+            ValueError: images of another form, or no adapter where the rule needs copies.
+
+        Example:
+            >>> both.scores([np.zeros((20, 30, 3), np.uint8)], keys=["photo"]).shape
+            torch.Size([1, 10])
+        """
+        pixels = inputs.read(images)
+        names = inputs.keys(pixels, keys)
+        copies = None if adapted is None else inputs.read(adapted)
+        if copies is not None and len(copies) != len(pixels):
+            raise ValueError(f"`adapted` has {len(copies)} images for {len(pixels)} images")
+        parts = [] if pixels else [torch.empty(0, len(self.classes or ()))]
+        for first in range(0, len(pixels), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            own_copies = None if copies is None else copies[part]
+            parts.append(self._score_batch(pixels[part], names[part], own_copies))
+        return torch.cat(parts)
+
+    def _score_batch(
+        self, pixels: Sequence[np.ndarray], keys: Sequence[str], copies: Any
+    ) -> torch.Tensor:
+        """Return the combined scores of some images on the CPU."""
+        classifier = self.classifiers[0]
+        degraded = classifier.batch([classifier.preprocess.fit(image) for image in pixels])
+        first = self._logits(0, degraded)
+        if self.rule == "first":
+            return first
+        wanted = list(range(len(pixels)))
+        if self.rule == "gate":
+            gate = (self._params["threshold"], self._params["temperatures"][0])
+            wanted = is_doubtful(first, *gate).nonzero()[:, 0].tolist()
+        second = torch.full_like(first, torch.nan)
+        if wanted:
+            copies = self._copies(pixels, keys, copies, wanted)
+            other = self.classifiers[1]
+            second[wanted] = self._logits(1, other.batch([*map(other.preprocess.fit, copies)]))
+        if self.rule not in FUSE_RULES:
+            return combine(first, second, self.rule, **self._params)
+        adapted = classifier.batch([classifier.preprocess.fit(image) for image in copies])
+        weights = fuse_weights(first, second, self.rule).to(degraded.device)
+        return self._logits(0, fuse_images(degraded, adapted, weights))
+
+    def _logits(self, view: int, batch: torch.Tensor) -> torch.Tensor:
+        return self.classifiers[view].logits(batch).cpu()
+
+    def _copies(
+        self, pixels: Sequence[np.ndarray], keys: Sequence[str], copies: Any, wanted: Sequence[int]
+    ) -> Sequence[np.ndarray]:
+        """Return the adapted copies of the wanted images."""
+        if copies is not None:
+            return [copies[i] for i in wanted]
+        if self.adapter is None:
+            raise ValueError(
+                f"the rule {self.rule} needs adapted copies: give the ensemble an `adapter`, "
+                "or the copies as `adapted`"
+            )
+        return list(self.adapter.pixels([pixels[i] for i in wanted], [keys[i] for i in wanted]))
+
+    def evaluate(
+        self,
+        degraded: str | PathLike[str],
+        adapted: str | PathLike[str] | None = None,
+        *,
+        layout: str = "folder",
+        corruption: str | Sequence[str] | None = None,
+        severity: int | str | Sequence[int | str] = "all",
+        train: bool = False,
+        num_samples: int | None = None,
+        source: str | PathLike[str] | Classifier | None = None,
+        beside: Sequence[str] = (),
+        scores: str = "logits",
+        metrics: Sequence[str] = ("accuracy",),
+        out: str | PathLike[str] = "eval",
+        quiet: bool = False,
+    ) -> Result:
+        """Evaluate the ensemble on labelled trees; finished cells are not scored again.
+
+        Args:
+            degraded: a tree of degraded images, or a data set's files.
+            adapted: the tree of their copies (default: the adapter makes it in ``out/adapted``).
+            layout: imagenet, imagenetc, cifar10, cifar10c, digits or folder.
+            corruption: one or several folders of the tree (default: all; for ``folder`` the whole
+                tree).
+            severity: one or several numbers, or ``all``.
+            train: the split, for layouts that have one.
+            num_samples: at most so many images a cell, the first by key.
+            source: a classifier of clean images, for columns to compare with.
+            beside: other rules whose columns stand beside the result.
+            scores: logits, or probabilities as the published code has them.
+            metrics: accuracy, calibration, flips and others (`DDA.model_adapt.choices`).
+            out: the folder that gets the scores of every image, summary.json and summary.md.
+            quiet: print nothing.
+
+        Returns:
+            The tables and the numbers of every cell and column.
+
+        Raises:
+            FileNotFoundError, ValueError: a view is missing, images have no partner or no class, or
+                settings do not go together.
+
+        Example:
+            >>> result = both.evaluate(photos, copies, out=out, quiet=True)
+            >>> list(result.top1)
+            ['first (degraded)', 'second (adapted)', 'sum']
+        """
+        show = Show(quiet=quiet)
+        chosen = ([] if layout == "folder" else ["all"]) if corruption is None else corruption
+        cells = {"layout": layout, "corruption": chosen, "severity": severity}
+        if adapted is None:
+            adapted = Path(out) / "adapted"
+            self._adapt_tree(degraded, adapted, {**cells, "train": train}, quiet)
+        settings = Settings(
+            first=self.classifiers[0],
+            second=self.classifiers[1],
+            source=source,
+            degraded=files.find(degraded),
+            adapted=files.find(adapted),
+            out=Path(out),
+            layout=layout,
+            corruption=checks.names_of(chosen),
+            severity=checks.names_of(severity),
+            rules=(self.rule, *beside),
+            scores=scores,
+            metrics=tuple(metrics),
+            train=train,
+            num_samples=num_samples,
+            batch_size=self.batch_size,
+            classes=None,
+            params={self.rule: self._params} if self._params else None,
+        )
+        device = f"{self.classifiers[0].device}"
+        return ranks.alone(lambda world: evaluate(settings, device, world, show))
+
+    def _adapt_tree(
+        self, source: Any, save_dir: Path, cells: Mapping[str, Any], quiet: bool
+    ) -> None:
+        """Make the copies of a tree. Raises ValueError without an adapter, or where some failed."""
+        if self.adapter is None:
+            raise ValueError("give the tree of copies as `adapted`, or the ensemble an `adapter`")
+        report = self.adapter.folder(source, save_dir, **cells, quiet=quiet)
+        if not report.complete:
+            raise ValueError("; ".join(report.faults()))
+
+
+# ------------------------------------------------------------------------------------------- trees
 
 
 def evaluate(
     settings: Settings,
-    device: torch.device,
+    device: str = "auto",
     world: ranks.World | None = None,
-    say: Callable[[str], object] = print,
-) -> str:
-    """Score what is missing, write it, and return the tables as Markdown, or what was fitted.
+    show: Show | None = None,
+) -> Result:
+    """Score what is missing, write it, and make the tables, or fit what has parameters.
 
-    say: is told the plan. Every process of ``world`` takes part; the text is that of rank 0, others
-    get an empty one. Raises what `ranks.World.together` raises.
+    device: as `DDA.devices.pick_device` takes it. show: is told the plan. Every process of
+    ``world`` takes part; the result is that of rank 0, others get an empty one. Raises what
+    `ranks.World.together` raises.
     """
-    world = world or ranks.World()
-    evaluation = world.together(lambda: Evaluation(settings, device))
+    world, show = world or ranks.World(), show or Show()
+    evaluation = world.together(lambda: Evaluation(settings, pick_device(device, world.local_rank)))
     missing = world.on_root(evaluation.missing)
     cells = [cell for cell in evaluation.cells if cell.name in missing]
     if world.rank == 0:
-        say(evaluation.plan(world.size))
+        show.say(evaluation.plan(world.size))
         if len(cells) < len(evaluation.cells):
-            say(
-                f"done        {len(evaluation.cells) - len(cells)} cells are in {settings.out} already"
-            )
-    progress = Progress(sum(len(cell.keys) for cell in cells), world.size)
+            finished = len(evaluation.cells) - len(cells)
+            show.say(f"done        {finished} cells are in {settings.out} already")
+    progress = show.progress(sum(len(cell.keys) for cell in cells), world.size)
     for cell, part in zip(cells, evaluation.score(cells, world), strict=True):
         parts = world.gather(part)
         if world.rank == 0:
-            results.write(
-                settings.out, cell, interleaved(parts, len(cell.keys)), missing[cell.name]
-            )
+            columns = interleaved(parts, len(cell.keys))
+            results.write(settings.out, cell, columns, missing[cell.name])
             progress.add(world.reports())
     if world.rank:
-        return ""
+        return Result("", settings.out)
     progress.add(world.reports())
-    return evaluation.fit() if settings.fit else tables.summarise(settings.out, evaluation.facts())
+    if settings.fit:
+        return Result(evaluation.fit(), settings.out)
+    summary = tables.summarise(settings.out, evaluation.facts())
+    return Result(tables.markdown(summary), settings.out, summary)
 
 
 def interleaved(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """The columns of all images of a cell, of which rank r of n had the rows r, r + n, …
+    """Return the columns of all images of a cell from those of each rank.
 
-    A rank without rows has no columns.
+    Rank r of n had the rows r, r + n, and so on. A rank without rows has no columns.
     """
     rows = np.concatenate([np.arange(rank, count, len(parts)) for rank in range(len(parts))])
+    order = rows.argsort()
     return {
-        name: np.concatenate([part[name] for part in parts if part])[rows.argsort()]
-        for name in parts[0]
+        name: np.concatenate([part[name] for part in parts if part])[order] for name in parts[0]
     }
 
 
 class Evaluation:
-    """The cells, the classifiers, and what these say of the images.
+    """The cells, the classifiers, and the scores that these give.
 
     columns: which classifier sees which view (0 degraded, 1 adapted). Raises ValueError and
     FileNotFoundError for what is missing or does not go together.
@@ -118,46 +367,41 @@ class Evaluation:
         self.settings = settings
         self.columns = open_columns(settings, device)
         self._first, self._second = (self.columns[name][0] for name in ("first", "second"))
-        self.classes = self._first.classes or tree.class_list(settings.classes)
-        for classifier, _ in self.columns.values():
-            if classifier.classes and tuple(classifier.classes) != tuple(self.classes):
-                raise ValueError(
-                    f"{classifier.name} has other classes than {self._first.name}: train both on one class list"
-                )
+        opened = [classifier for classifier, _ in self.columns.values()]
+        self.classes = common_classes(opened, settings.classes) or tree.class_list(settings.classes)
         self.views = (
-            self._open("--data_prefix1", settings.degraded),
-            self._open("--data_prefix2", settings.adapted),
+            self._open("degraded", settings.degraded),
+            self._open("adapted", settings.adapted),
         )
         if isinstance(self.views[1], sources.Folder):
             self._second.check_adapted(self.views[1].path)
-        self._digests = fitted.digests_of(*(classifier for classifier, _ in self.columns.values()))
+        self._digests = fitted.digests_of(*opened)
         if settings.fit:
             fitted.path_of(self._first, self._second)  # before the work
-        self.params = fitted.read(self._first, self._second, settings.rules, self._digests)
+        self.params = settings.params or fitted.read(
+            self._first, self._second, settings.rules, self._digests
+        )
         self.cells = self._join()
 
-    def _open(self, flag: str, path: Path) -> Source:
+    def _open(self, name: str, path: Path) -> Source:
         if not path.exists():
-            raise FileNotFoundError(
-                f"{flag} {path} does not exist; make_data.py and image_sample.py make such trees"
-            )
-        return sources.open_source(
-            path, None if path.is_dir() else self.classes, one_severity(self.settings.severities)
-        )
+            makers = "make_data.py and image_sample.py make such trees"
+            raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
+        classes = None if path.is_dir() else self.classes
+        return sources.open_source(path, classes, one_severity(self.settings.severity))
 
     def _join(self) -> list[Cell]:
-        """The cells with their pairs of images."""
+        """Return the cells with their pairs of images."""
         settings = self.settings
-        severities = [] if settings.layout in SPLITS else settings.severities
         names = cells_of(
             self.views[0],
             settings.layout,
-            settings.corruptions,
-            severities,
+            settings.corruption,
+            [] if settings.layout in SPLITS else settings.severity,
             train=settings.train,
             leave_out=settings.adapted,
         )
-        if "all" in settings.corruptions and "clean" not in settings.corruptions:
+        if "all" in settings.corruption and "clean" not in settings.corruption:
             names = [name for name in names if name.split("/")[0] != "clean"]
         if "mCE" in settings.metrics:
             metrics.check_mce(names)
@@ -168,7 +412,11 @@ class Evaluation:
         ]
 
     def _choose(self, cell: str, keys: list[str]) -> list[str]:
-        """To fit, only images that neither classifier learnt from, where checkpoints tell which."""
+        """Return the keys that are evaluated.
+
+        To fit, these are only images that neither classifier learnt from, where checkpoints tell
+        which.
+        """
         share = self._held_out() if self.settings.fit else None
         if share is not None:
             keys = [key for key in keys if tree.is_held_out(key.removeprefix(f"{cell}/"), share)]
@@ -178,51 +426,53 @@ class Evaluation:
         shares = {self._first.held_out, self._second.held_out} - {None}
         return min(shares, default=None)
 
-    # ------------------------------------------------------------------------------------------ scores
+    # -------------------------------------------------------------------------------------- scores
 
     def missing(self) -> dict[str, str]:
-        """The cells without scores, or with those of other weights or images: name to digest."""
+        """Return the cells without scores of these weights and images: name to digest."""
         held = [
             None if isinstance(view, sources.Folder) else _stamps(_files_of(view))
             for view in self.views
         ]
-        digests = ((cell, self._digest(cell, held)) for cell in self.cells)
+        digests = {cell.name: self._digest(cell, held) for cell in self.cells}
         return {
-            cell.name: digest
-            for cell, digest in digests
-            if not results.is_there(self.settings.out, cell, digest)
+            cell.name: digests[cell.name]
+            for cell in self.cells
+            if not results.is_complete(self.settings.out, cell, digests[cell.name])
         }
 
     def _digest(self, cell: Cell, held: Sequence[list | None]) -> str:
-        """Of all that decides a cell's scores: the weights, the images, what is blended. Files are
-        told by size and time.
+        """Return a digest of everything that decides a cell's scores.
 
+        These are the weights, the images and what is blended. Files are told by size and time.
         held: the files of each view that is no folder of images.
         """
         settings = self.settings
         blends = [settings.rules[0], settings.scores] if self._blends else []
         looks = [
-            [classifier.name, self._digests.get(classifier.path), view]
+            [classifier.name, self._digest_of(classifier), view]
             for classifier, view in self.columns.values()
         ]
         pipelines = [[str(step) for step in steps] for steps in settings.pipelines]
         stamps = []
         for view, names, own in zip(self.views, (cell.first, cell.second), held, strict=True):
-            stamps += (
-                _stamps(view.path / name for name in names if name is not None)
-                if own is None
-                else own
-            )
-        return hashlib.sha256(
-            json.dumps([looks, blends, pipelines, cell.keys, cell.second, stamps]).encode()
-        ).hexdigest()
+            paths = (view.path / name for name in names if name is not None)
+            stamps += _stamps(paths) if own is None else own
+        content = [looks, blends, pipelines, cell.keys, cell.second, stamps]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _digest_of(self, classifier: Classifier) -> str | None:
+        """Return what tells a classifier's weights from others."""
+        if classifier.path is not None:
+            return self._digests[classifier.path]
+        return fitted.digest_of_weights(classifier)
 
     @property
     def _blends(self) -> bool:
         return self.settings.rules[0] in FUSE_RULES
 
     def score(self, cells: Sequence[Cell], world: ranks.World) -> Iterator[dict[str, np.ndarray]]:
-        """For each cell the logits (n,K) of each column, and of blends, of this rank's images."""
+        """Yield for each cell the logits (n,K) of each column for this rank's images."""
         columns = {**self.columns, "combined": (self._first, 1)} if self._blends else self.columns
         groups = (
             list(zip(cell.first, cell.second, strict=True))[world.rank :: world.size]
@@ -238,23 +488,22 @@ class Evaluation:
             report=lambda count: world.report((count, 0)),
         )
 
-    def _judge_blends(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Each column's logits; combined: those of the first classifier for the blended images."""
+    def _judge_blends(self, batches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return each column's logits; combined: those of the first classifier for the blends."""
         logits = {
-            name: classifier.logits(inputs[name]) for name, (classifier, _) in self.columns.items()
+            name: classifier.logits(batches[name]) for name, (classifier, _) in self.columns.items()
         }
         pair = (
             results.as_scores(logits[name], self.settings.scores) for name in ("first", "second")
         )
-        blended = fuse_images(
-            inputs["first"], inputs["combined"], fuse_weights(*pair, self.settings.rules[0])
-        )
+        weights = fuse_weights(*pair, self.settings.rules[0])
+        blended = fuse_images(batches["first"], batches["combined"], weights)
         return {**logits, "combined": self._first.logits(blended)}
 
-    # ------------------------------------------------------------------------------------------ what comes of them
+    # ------------------------------------------------------------------------- what comes of them
 
     def fit(self) -> str:
-        """Fit what has parameters on the cells' scores, store it, and say what it is."""
+        """Fit what has parameters on the cells' scores, store it, and return it as text."""
         parts = [results.read(self.settings.out, cell.name) for cell in self.cells]
         first, second, labels = (
             torch.from_numpy(np.concatenate([part[name] for part in parts]))
@@ -268,86 +517,131 @@ class Evaluation:
             "held_out": self._held_out(),
         }
         path = fitted.write(self._first, self._second, {**params, **facts}, self._digests)
-        said = "; ".join(f"{rule}: {tables.say_params(own)}" for rule, own in params.items())
-        return f"fitted      {said}\n            on {len(labels):,} images: {path}"
+        words = "; ".join(f"{rule}: {tables.say_params(own)}" for rule, own in params.items())
+        return f"fitted      {words}\n            on {len(labels):,} images: {path}"
 
-    def facts(self) -> dict[str, Any]:
-        """What stands beside every number."""
+    def facts(self) -> Facts:
+        """Return what stands beside every number."""
         settings = self.settings
-        kept = ("first", "second", "source", "scores", "topk", "baseline", "layout", "num_samples")
-        return {
-            **{name: getattr(settings, name) for name in kept},
-            "ensemble": settings.rules[0],
-            "beside": list(settings.rules[1:]),
-            "params": self.params,
-            "partial": any(None in cell.second for cell in self.cells),
-            "metrics": list(settings.metrics),
-            "degraded": str(settings.degraded),
-            "adapted": str(settings.adapted),
-            "severity": one_severity(settings.severities),
-            "classes": list(self.classes),
-            "cells": [cell.name for cell in self.cells],
-            "versions": versions(),
-        }
+        return Facts(
+            first=_text(settings.first),
+            second=_text(settings.second),
+            source=None if settings.source is None else _text(settings.source),
+            scores=settings.scores,
+            topk=settings.topk,
+            baseline=settings.baseline,
+            layout=settings.layout,
+            num_samples=settings.num_samples,
+            ensemble=settings.rules[0],
+            beside=list(settings.rules[1:]),
+            params=self.params,
+            partial=any(None in cell.second for cell in self.cells),
+            metrics=list(settings.metrics),
+            degraded=str(settings.degraded),
+            adapted=str(settings.adapted),
+            severity=one_severity(settings.severity),
+            classes=list(self.classes),
+            cells=[cell.name for cell in self.cells],
+            versions=versions(),
+        )
 
     def plan(self, size: int) -> str:
-        """What will be done, for people. size: processes."""
+        """Return what will be done, for people. size: processes."""
         settings, count = self.settings, sum(len(cell.keys) for cell in self.cells)
+        words = ("degraded", "adapted")
         looks = [
-            f"{name:11} {classifier.name} on {('degraded', 'adapted')[view]} images"
+            f"{name:11} {classifier.name} on {words[view]} images"
             for name, (classifier, view) in self.columns.items()
         ]
-        return "\n".join(
-            [
-                f"images      {count:,} in {len(self.cells)} cells of {settings.degraded} and {settings.adapted}",
-                *looks,
-                f"combined    {', '.join(settings.rules)} of {settings.scores}",
-                f"machine     {size} process(es), {torch.get_num_threads()} threads each",
-            ]
-        )
+        where = f"{len(self.cells)} cells of {settings.degraded} and {settings.adapted}"
+        threads = f"{torch.get_num_threads()} threads each"
+        lines = [
+            f"images      {count:,} in {where}",
+            *looks,
+            f"combined    {', '.join(settings.rules)} of {settings.scores}",
+            f"machine     {size} process(es), {threads}",
+        ]
+        return "\n".join(lines)
+
+
+def open_classifiers(
+    names: Sequence[Any],
+    model: Mapping[str, Any] | None = None,
+    pipelines: Sequence[Sequence[Mapping[str, Any]]] = ((), ()),
+    views: Sequence[int] = (0, 1),
+) -> list[Classifier]:
+    """Open classifiers; a file that is named twice is read once.
+
+    names: files, ``timm/<name>`` or classifiers. model, pipelines: for weights of mmcls, the model
+    and the pipeline of each view. views: which view (0 or 1) each classifier sees.
+    """
+    opened: dict[str, Classifier] = {}
+    result = []
+    for name, view in zip(names, views, strict=True):
+        if isinstance(name, Classifier):
+            result.append(name)
+            continue
+        steps, text = pipelines[view], str(name)
+        if text not in opened:
+            opened[text] = classifiers.open_classifier(text, model, steps)
+        own = opened[text]
+        if isinstance(own.preprocess, classifiers.Pipeline):  # each view has a pipeline of its own
+            own = replace(own, preprocess=classifiers.Pipeline(steps))
+        result.append(own)
+    return result
+
+
+def common_classes(opened: Sequence[Classifier], named: str | None) -> tuple[str, ...] | None:
+    """Return the classes of the first classifier, else those that are named.
+
+    Raises ValueError where another classifier has other classes.
+    """
+    first = opened[0]
+    classes = first.classes or (None if named is None else tree.class_list(named))
+    for classifier in opened:
+        if classes and classifier.classes and tuple(classifier.classes) != tuple(classes):
+            raise ValueError(
+                f"{classifier.name} has other classes than {first.name}: "
+                "train both on one class list"
+            )
+    return classes and tuple(classes)
 
 
 def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:
-    """Which classifier sees which view (0 degraded, 1 adapted); a file named twice is read once."""
-    opened: dict[str, Classifier] = {}
-
-    def classifier(text: str, view: int) -> Classifier:
-        steps = settings.pipelines[view]
-        if text not in opened:
-            opened[text] = classifiers.open_classifier(text, settings.model, steps)
-            opened[text].network.to(device)
-        own = opened[text]
-        piped = isinstance(
-            own.preprocess, classifiers.Pipeline
-        )  # each view has a pipeline of its own
-        return replace(own, preprocess=classifiers.Pipeline(steps)) if piped else own
-
-    columns = {
-        "first": (classifier(settings.first, 0), 0),
-        "second": (classifier(settings.second, 1), 1),
-    }
+    """Return which classifier sees which view (0 degraded, 1 adapted), on the device."""
+    names, views = [settings.first, settings.second], [0, 1]
     if settings.source:
-        source = classifier(settings.source, 0)
-        columns |= {"source": (source, 0), "source_adapted": (source, 1)}
+        names, views = [*names, settings.source], [0, 1, 0]
+    opened = open_classifiers(names, settings.model, settings.pipelines, views)
+    for classifier in opened:
+        classifier.network.to(device)
+    columns = {"first": (opened[0], 0), "second": (opened[1], 1)}
+    if settings.source:
+        columns |= {"source": (opened[2], 0), "source_adapted": (opened[2], 1)}
     return columns
 
 
+def _text(classifier: Any) -> str:
+    """Return how a summary names a classifier: its file, or its name."""
+    if isinstance(classifier, Classifier):
+        return str(classifier.path or classifier.name)
+    return str(classifier)
+
+
 def _files_of(view: Source) -> list[Path]:
-    """The files of a view that is no folder of images."""
-    return (
-        [view.path]
-        if view.path.is_file()
-        else sorted(path for path in view.path.glob("*") if path.is_file())
-    )
+    """Return the files of a view that is no folder of images."""
+    if view.path.is_file():
+        return [view.path]
+    return sorted(path for path in view.path.glob("*") if path.is_file())
 
 
 def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """By what files are told apart without reading them."""
+    """Return by what files are told apart without reading them: name, size and time."""
     return [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in paths]
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
+    """Return the versions of what decides the numbers."""
     numbers = {}
     for name in ("diffaud", "torch", "numpy", "mmcls", "timm"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,37 +1,47 @@
-"""Parameters of rules that were fitted on known degradations: a JSON file beside the second
-classifier's weights.
+"""Parameters of rules that were fitted on known degradations.
 
-They are of two files of weights, which they name by their SHA-256.
+They lie in a JSON file beside the second classifier's weights, and name both files of weights by
+their SHA-256.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from DDA import files
-from DDA.model_adapt.ensemble import OURS
+from DDA.model_adapt.choices import FITTED_RULES
 from DistilledClassifier.classifiers import Classifier
 
 Digests = Mapping[Path, str]
 
 
 def digests_of(*classifiers: Classifier) -> dict[Path, str]:
-    """The SHA-256 of each file that classifiers come from."""
-    return {
-        path: files.sha256(path)
-        for path in {classifier.path for classifier in classifiers}
-        if path is not None
-    }
+    """Return the SHA-256 of each file that classifiers come from."""
+    paths = {classifier.path for classifier in classifiers}
+    return {path: files.sha256(path) for path in paths if path is not None}
+
+
+def digest_of_weights(classifier: Classifier) -> str:
+    """Return the SHA-256 of the weights of a classifier that comes from no file."""
+    digest = hashlib.sha256()
+    for name, value in classifier.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def path_of(first: Classifier, second: Classifier) -> Path:
-    """Where the parameters for two classifiers lie. Raises ValueError where these are no files."""
+    """Return where the parameters for two classifiers lie.
+
+    Raises ValueError if these are no files.
+    """
     if first.path is None or second.path is None:
         raise ValueError(
-            f"{', '.join(OURS)} are fitted for two files of weights, and stored beside the second: give files for "
-            "FIRST and --second_model_prefix, not timm/…"
+            f"{', '.join(FITTED_RULES)} are fitted for two files of weights, and stored beside the "
+            "second: give files as `first` and `second`, not timm/…"
         )
     return second.path.with_suffix(".fitted.json")
 
@@ -39,7 +49,7 @@ def path_of(first: Classifier, second: Classifier) -> Path:
 def write(
     first: Classifier, second: Classifier, params: Mapping[str, Any], digests: Digests
 ) -> Path:
-    """Store parameters, and what stands beside them; returns where."""
+    """Store parameters and what stands beside them, and return where."""
     path = path_of(first, second)
     files.write_json(path, {**params, **_weights(first, second, digests)})
     return path
@@ -48,36 +58,39 @@ def write(
 def read(
     first: Classifier, second: Classifier, rules: Sequence[str], digests: Digests
 ) -> dict[str, dict[str, Any]]:
-    """What was stored for these of the rules that have parameters. Raises FileNotFoundError,
-    ValueError.
+    """Return the stored parameters of those of the rules that have some.
+
+    Raises FileNotFoundError, and ValueError where they were fitted for other weights.
     """
-    rules = [rule for rule in rules if rule in OURS]
+    rules = [rule for rule in rules if rule in FITTED_RULES]
     if not rules:
         return {}
     path = path_of(first, second)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: fit it first, on known degradations, with test_ensemble.py --fit"
-        )
+        how = "fit it first, on known degradations (test_ensemble.py with `fit`)"
+        raise FileNotFoundError(f"{path} does not exist: {how}")
     stored, weights = files.read_json(path), _weights(first, second, digests)
     if not weights.items() <= stored.items():
         raise ValueError(
-            f"{path} was fitted for other checkpoints; fit it anew with test_ensemble.py --fit"
+            f"{path} was fitted for other checkpoints; fit it anew (test_ensemble.py with `fit`)"
         )
     return {rule: stored[rule] for rule in rules}
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
-    """The gate's threshold and temperature for the file of the first classifier. Raises
-    FileNotFoundError, ValueError.
+    """Return the gate's threshold and temperature for the file of the first classifier.
+
+    Raises FileNotFoundError, and ValueError where they were fitted for another file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"--fitted {path} does not exist; test_ensemble.py --fit writes it")
+        raise FileNotFoundError(
+            f"`fitted` {path} does not exist; test_ensemble.py with `fit` writes it"
+        )
     stored = files.read_json(path)
     if stored.get("first_sha256") != files.sha256(first) or "gate" not in stored:
         raise ValueError(
-            f"--fitted {path} was fitted for another classifier than {first}; fit it anew with "
-            "test_ensemble.py --fit"
+            f"`fitted` {path} was fitted for another classifier than {first}; fit it anew "
+            "(test_ensemble.py with `fit`)"
         )
     return stored["gate"]["threshold"], stored["gate"]["temperatures"][0]
 

@@ -13,8 +13,11 @@ from DDA.sources import Source
 
 @dataclass(frozen=True)
 class Cell:
-    """The images of one corruption and severity. keys: sorted; labels (N,); first, second: names in the sources;
-    an image without adapted copy has no second."""
+    """The images of one corruption and severity.
+
+    keys: sorted. labels: (N,). first, second: the images' names in the two sources; an image
+    without an adapted copy has no second name.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -24,14 +27,19 @@ class Cell:
 
 
 def named(source: Source, cell: str, partial: bool = False) -> dict[str, str]:
-    """Key to name of the images in a cell. partial: the cell may be absent, none of its images being there."""
+    """Return the name of each image in a cell, by its key.
+
+    partial: the cell may be absent, because none of its images needed a copy. Raises ValueError for
+    any other absent cell.
+    """
     try:
         return {tree.key_of(name): name for name in source.list(cell)[0]}
     except FileNotFoundError:
         if partial:
             return {}
         raise ValueError(
-            f"{source.path} has no {cell}: adapt it, or name the cells that are there (--corruption, --severity)"
+            f"{source.path} has no {cell}: adapt it, or name the cells that are there "
+            "(`corruption`, `severity`)"
         ) from None
 
 
@@ -45,8 +53,8 @@ def join(
 ) -> Cell:
     """Pair the images of a cell in two sources.
 
-    choose: of the first source's sorted keys, those that are wanted. gated: images may have no partner in ``second``. Raises
-    ValueError naming keys that have no partner, or no class.
+    choose: returns the wanted keys from the sorted keys of the first source. gated: images may have
+    no partner in ``second``. Raises ValueError, which names keys that have no partner or no class.
     """
     names = [named(first, cell), named(second, cell, partial=gated)]
     keys = tuple(choose(sorted(names[0])))
@@ -54,8 +62,8 @@ def join(
         refuse(
             set(keys) - set(names[1]),
             f"of {cell} have no copy in {second.path}",
-            "adapt them too; where only the images "
-            "that a gate asks for were adapted, give --ensemble gate alone",
+            "adapt them too; where only the images that a gate asks for were adapted, "
+            "give `rules` gate alone",
         )
     refuse(
         set(names[1]) - set(names[0]),
@@ -64,14 +72,9 @@ def join(
     )
     if not keys:
         raise ValueError(f"{first.path} has no images in {cell}")
-    labels = tree.labels_of((names[0][key] for key in keys), classes, first.where)
-    return Cell(
-        cell,
-        keys,
-        labels,
-        tuple(names[0][key] for key in keys),
-        tuple(names[1].get(key) for key in keys),
-    )
+    own = tuple(names[0][key] for key in keys)
+    copies = tuple(names[1].get(key) for key in keys)
+    return Cell(cell, keys, tree.labels_of(own, classes, first.where), own, copies)
 
 
 def refuse(keys: set[str], what: str, advice: str) -> None:

@@ -1,11 +1,10 @@
-"""The numbers that are made of scores on disk, and the tables that show them: ``summary.json`` and
-``summary.md``.
-"""
+"""The numbers that are made of scores on disk, and their tables: summary.json and summary.md."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +14,62 @@ import torch
 from DDA import commands, files, metrics
 from DDA.model_adapt import results
 from DDA.model_adapt.ensemble import combine, is_doubtful
-from DDA.model_adapt.results import BASES, rules, shown, title
+from DDA.model_adapt.results import BASES, shown, title
+from DDA.model_adapt.settings import Facts
 
-REPORT = (
-    "report.html",
-    "report.csv",
-    "report.md",
-    "gallery.png",
-)  # what report.py writes beside the scores
-FORMATS = {
-    "ECE": ".3f",
-    "NLL": ".3f",
-    "mCE": ".1f",
-    "relative mCE": ".1f",
-}  # numbers of columns that some evaluations have
+# what report.py writes beside the scores
+REPORT = ("report.html", "report.csv", "report.md", "gallery.png")
+# numbers of columns that some evaluations have, and their formats
+FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}
 # numbers of each class: their names here and in `metrics.per_class`
 PER_CLASS = {"precision": "precision", "recall": "recall", "f1_score": "f1", "support": "support"}
 # of the gate, from never to always
 THRESHOLDS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
 
-def summarise(out: Path, facts: Mapping[str, Any]) -> str:
-    """Write summary.json and summary.md of the scores on disk; returns the text of the latter."""
+def summarise(out: Path, facts: Facts) -> dict[str, Any]:
+    """Make the summary of the scores on disk, write summary.json and summary.md, and return it."""
     cells, images, hits, curves = {}, [], [], []
-    for cell in facts["cells"]:
+    for cell in facts.cells:
         stored = results.read(out, cell)
-        scores = results.columns(stored, facts)
+        scores, labels = results.columns(stored, facts), stored["labels"]
         measured = {name: _measure(name, value, stored, facts) for name, value in scores.items()}
-        cells[cell] = {"N": len(stored["labels"]), **measured}
-        if cell in corrupted(
-            facts["cells"]
-        ):  # clean images beside corrupted ones have a line of their own
-            images.append([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
-            hits.append(
-                {name: metrics.hits(value, stored["labels"]) for name, value in scores.items()}
-            )
-            if "gate" in rules(facts).values() and not facts["partial"]:
-                curves.append(_gate_curve(stored, facts["params"]["gate"]))
+        cells[cell] = {"N": len(labels), **measured}
+        if cell not in corrupted(facts.cells):  # clean images have a line of their own
+            continue
+        images.append([str(key).removeprefix(f"{cell}/") for key in stored["keys"]])
+        hits.append({name: metrics.hits(value, labels) for name, value in scores.items()})
+        if "gate" in facts.rules.values() and not facts.partial:
+            curves.append(_gate_curve(stored, facts.params["gate"]))
     summary = {
         "protocol": protocol(facts, cells),
-        "facts": facts,
+        "facts": asdict(facts),
         "cells": cells,
         "all": _overall(cells, images, hits, facts),
     }
     if curves:
         points = zip(THRESHOLDS, *np.mean(curves, axis=0).T.tolist(), strict=True)
-        summary["gate"] = [
-            dict(zip(("threshold", "adapted", "top1"), point, strict=True)) for point in points
-        ]
-    for name in REPORT:  # of other numbers
+        names = ("threshold", "adapted", "top1")
+        summary["gate"] = [dict(zip(names, point, strict=True)) for point in points]
+    for name in REPORT:  # it shows other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
-    text = markdown(summary)
-    files.write_bytes(out / "summary.md", text.encode())
-    return text
+    files.write_bytes(out / "summary.md", markdown(summary).encode())
+    return summary
 
 
 def in_order(severities: Iterable[str]) -> list[str]:
-    """Numbers by their value, then the rest."""
-    return sorted(
-        set(severities),
-        key=lambda s: (0, float(s), s) if s.replace(".", "", 1).isdigit() else (1, 0.0, s),
-    )
+    """Return severities in order: numbers by their value, then the rest by name."""
+
+    def rank(severity: str) -> tuple[int, float, str]:
+        is_number = severity.replace(".", "", 1).isdigit()
+        return (0, float(severity), severity) if is_number else (1, 0.0, severity)
+
+    return sorted(set(severities), key=rank)
 
 
 def corrupted(cells: Iterable[str]) -> list[str]:
-    """The cells whose mean is the result: without clean images, where there are others."""
+    """Return the cells whose mean is the result: all but clean images, where there are others."""
     cells = list(cells)
     return [cell for cell in cells if cell.partition("/")[0] != "clean"] or cells
 
@@ -89,7 +78,7 @@ def corrupted(cells: Iterable[str]) -> list[str]:
 
 
 def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
-    """The share of a cell's images that the gate sends to adaptation."""
+    """Return the share of a cell's images that the gate sends to adaptation."""
     doubtful = is_doubtful(
         torch.from_numpy(stored["first"]), gate["threshold"], gate["temperatures"][0]
     )
@@ -99,9 +88,7 @@ def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float
 def _gate_curve(
     stored: Mapping[str, np.ndarray], fitted: Mapping[str, Any]
 ) -> list[tuple[float, float]]:
-    """The share of a cell's images that is adapted, and the accuracy of all, with each of
-    THRESHOLDS.
-    """
+    """Return the share of a cell's images that is adapted, and the accuracy, at each threshold."""
     pair = results.tensors(stored, "first", "second")
     curve = []
     for threshold in THRESHOLDS:
@@ -112,33 +99,35 @@ def _gate_curve(
 
 
 def _measure(
-    name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    name: str, scores: np.ndarray, stored: Mapping[str, np.ndarray], facts: Facts
 ) -> dict[str, Any]:
-    """The numbers of one column in one cell."""
-    labels, wanted = stored["labels"], set(facts["metrics"])
-    k = min(facts["topk"], scores.shape[1])
-    numbers: dict[str, Any] = {
-        f"top{n}": float(metrics.hits(scores, labels, n).mean()) for n in (1, k)
-    }
-    each = (
-        metrics.per_class(scores.argmax(1), labels, scores.shape[1])
-        if wanted & PER_CLASS.keys()
-        else {}
-    )
-    for metric, key in PER_CLASS.items():
-        if metric in wanted:
-            known = each[key][~np.isnan(each[key])]
-            numbers[metric] = {
-                "per_class": [None if np.isnan(value) else float(value) for value in each[key]]
-            }
-            if metric != "support" and len(known):
-                numbers[metric]["macro"] = float(known.mean())
+    """Return the numbers of one column in one cell."""
+    labels, wanted = stored["labels"], set(facts.metrics)
+    k = min(facts.topk, scores.shape[1])
+    numbers: dict[str, Any] = {}
+    for n in (1, k):
+        numbers[f"top{n}"] = float(metrics.hits(scores, labels, n).mean())
+    if wanted & PER_CLASS.keys():
+        each = metrics.per_class(scores.argmax(1), labels, scores.shape[1])
+        names = [metric for metric in PER_CLASS if metric in wanted]
+        numbers |= {metric: _per_class(metric, each[PER_CLASS[metric]]) for metric in names}
     if "calibration" in wanted:
         chances = results.probabilities(name, scores, facts)
         numbers["ECE"] = metrics.calibration_error(chances, labels)
         numbers["NLL"] = metrics.negative_log_likelihood(chances, labels)
-    if rules(facts).get(name) == "gate":
-        numbers["adapted"] = _adapted(stored, facts["params"]["gate"])
+    if facts.rules.get(name) == "gate":
+        numbers["adapted"] = _adapted(stored, facts.params["gate"])
+    return numbers
+
+
+def _per_class(metric: str, values: np.ndarray) -> dict[str, Any]:
+    """Return a number of each class (None where it is undefined), and their mean."""
+    known = values[~np.isnan(values)]
+    numbers: dict[str, Any] = {
+        "per_class": [None if np.isnan(value) else float(value) for value in values]
+    }
+    if metric != "support" and len(known):
+        numbers["macro"] = float(known.mean())
     return numbers
 
 
@@ -146,12 +135,12 @@ def _overall(
     cells: Mapping[str, Any],
     images: Sequence[list[str]],
     hits: Sequence[dict[str, np.ndarray]],
-    facts: Mapping[str, Any],
+    facts: Facts,
 ) -> dict[str, Any]:
-    """Means over cells, every cell counting alike, with bootstrap intervals over images.
+    """Return means over cells of equal weight, with bootstrap intervals over images.
 
-    images, hits: of each cell that counts, the names of its images, and which of them each column
-    gets right.
+    images: the names of the images of each cell that counts. hits: which of them each column gets
+    right.
     """
     weights = np.concatenate([np.full(len(names), 1 / len(names)) for names in images])
     groups = np.concatenate(images)
@@ -166,23 +155,21 @@ def _overall(
         numbers = [key for key, value in rows[0][name].items() if isinstance(value, float)]
         overall[name] = {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
         overall[name]["interval"] = interval(values.astype(float))
-    for (
-        name,
-        values,
-    ) in right.items():  # the same images, so that the intervals are those of paired differences
+    bases = [base for base in BASES if base in right]
+    for name, values in right.items():
+        # the same images in both columns, so the intervals are those of paired differences
         overall[name]["minus"] = {
             base: {
                 "top1": overall[name]["top1"] - overall[base]["top1"],
                 "interval": interval(values - 1.0 * right[base]),
             }
-            for base in BASES
-            if base in right and base != name
+            for base in bases
+            if base != name
         }
-        if facts.get("baseline") == "alexnet":
-            overall[name] |= _relative_to_alexnet(
-                {cell: row[name]["top1"] for cell, row in cells.items()}
-            )
-    if "flips" in facts["metrics"]:
+        if facts.baseline == "alexnet":
+            top1 = {cell: row[name]["top1"] for cell, row in cells.items()}
+            overall[name] |= _relative_to_alexnet(top1)
+    if "flips" in facts.metrics:
         pairs = itertools.permutations(right, 2)
         overall["flips"] = {
             f"{one} to {two}": metrics.flips(right[one], right[two]) for one, two in pairs
@@ -191,7 +178,7 @@ def _overall(
 
 
 def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
-    """CE and mCE in per cent; their relative kin where a clean cell was evaluated too."""
+    """Return CE and mCE in per cent, and the relative ones where a clean cell was evaluated too."""
     baseline = {name: value / 100 for name, value in metrics.ALEXNET.items()}
     rows: dict[str, dict[str, float]] = {}
     for cell, value in top1.items():
@@ -209,38 +196,43 @@ def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- words and tables
 
 
-def protocol(facts: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
-    """One sentence that says what the numbers are of."""
+def protocol(facts: Facts, cells: Mapping[str, Any]) -> str:
+    """Return one sentence that says which images and rules the numbers belong to."""
     chosen = corrupted(cells)
     corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in chosen))
     severities = in_order(cell.partition("/")[2] for cell in chosen)
-    part = f", the first {facts['num_samples']} of each by key" if facts["num_samples"] else ""
-    of = f": {len(corruptions)} corruptions ({', '.join(corruptions)}), severities {', '.join(severities) or 'none'}"
-    fitted = "; ".join(f"{rule}: {say_params(params)}" for rule, params in facts["params"].items())
-    return (
-        f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts['degraded']}{'' if chosen == ['.'] else of}{part}; "
-        "means over cells of equal weight; "
-        f"combined: {', '.join(rules(facts).values())} of {facts['scores']}{f' (fitted: {fitted})' if fitted else ''}; "
-        "95 % bootstrap intervals over images"
-        + (
-            f"; mCE relative to {facts['baseline']}'s published errors"
-            if facts.get("baseline")
-            else ""
-        )
-    )
+    images = f"{sum(cells[cell]['N'] for cell in chosen):,} images of {facts.degraded}"
+    if chosen != ["."]:
+        images += f": {len(corruptions)} corruptions ({', '.join(corruptions)})"
+        images += f", severities {', '.join(severities) or 'none'}"
+    if facts.num_samples:
+        images += f", the first {facts.num_samples} of each by key"
+    fitted = "; ".join(f"{rule}: {say_params(params)}" for rule, params in facts.params.items())
+    combined = f"combined: {', '.join(facts.rules.values())} of {facts.scores}"
+    parts = [
+        images,
+        "means over cells of equal weight",
+        f"{combined} (fitted: {fitted})" if fitted else combined,
+        "95 % bootstrap intervals over images",
+    ]
+    if facts.baseline:
+        parts.append(f"mCE relative to {facts.baseline}'s published errors")
+    return "; ".join(parts)
 
 
 def say_params(params: Mapping[str, Any]) -> str:
-    """Such as ``weight 0.4, temperatures 1.12, 0.94``."""
-    return ", ".join(
-        f"{name} {', '.join(f'{v:.3g}' for v in value) if isinstance(value, list) else f'{value:.3g}'}"
-        for name, value in params.items()
-    )
+    """Return parameters as text, such as ``weight 0.4, temperatures 1.12, 0.94``."""
+    texts = []
+    for name, value in params.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        texts.append(f"{name} {', '.join(f'{number:.3g}' for number in numbers)}")
+    return ", ".join(texts)
 
 
 def say_gain(gain: Mapping[str, Any] | None) -> str:
-    """A difference of two columns such as ``+14.5 (12.9 to 16.1)``, in points; nothing for a column
-    itself.
+    """Return a difference of two columns in points, such as ``+14.5 (12.9 to 16.1)``.
+
+    A column has no difference from itself (None).
     """
     if gain is None:
         return ""
@@ -249,9 +241,9 @@ def say_gain(gain: Mapping[str, Any] | None) -> str:
 
 
 def measures(
-    overall: Mapping[str, Any], names: Sequence[str], facts: Mapping[str, Any]
+    overall: Mapping[str, Any], names: Sequence[str], facts: Facts
 ) -> dict[str, list[str]]:
-    """What is shown of the means beside top-1: what it is, and each column's as text."""
+    """Return what is shown of the means beside top-1: its name, and the text of each column."""
     rows = [overall[name] for name in names]
     spans = [[100 * value for value in row["interval"]] for row in rows]
     texts = {"95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in spans]}
@@ -271,10 +263,12 @@ def measures(
 
 
 def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
-    """The protocol, a table of top-1 per corruption (mean over severities), and the means with
-    their intervals.
+    """Return the protocol, and a table of top-1 for each corruption and on average.
+
+    The row of a corruption is its mean over severities; means have intervals.
     """
-    cells, facts, overall = summary["cells"], summary["facts"], summary["all"]
+    cells, overall = summary["cells"], summary["all"]
+    facts = Facts.read(summary["facts"])
     names = shown(next(iter(cells.values())), facts)
     titles = [title(name, facts) for name in names]
     groups: dict[str, list[Mapping[str, Any]]] = {}

@@ -21,7 +21,8 @@ if __name__ == "__main__":  # also from a checkout that is not installed
 
 from DDA import commands, ranks
 from DDA.image_adapt import choices
-from DDA.image_adapt.settings import Method, Selection, check_machine, method, names_of
+from DDA.image_adapt.settings import Method, Selection, check_machine, method
+from DDA.settings import names_of
 from DDA.sources.cells import LAYOUTS
 
 PROGRAM = "image_sample.py"

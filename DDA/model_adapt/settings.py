@@ -1,0 +1,181 @@
+"""What is evaluated, and what stands beside its numbers; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from DDA import settings
+from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
+from DDA.sources.cells import LAYOUTS, SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is evaluated. The names are those of ``test_ensemble.py --help``.
+
+    first, second, source: the classifiers of degraded images, of adapted copies and of clean
+    images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
+    of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
+    layout. rules: the first rule gives the result, the others are columns beside it. classes: a
+    list by its name, where the first classifier does not tell its classes. num_samples: at most
+    so many images a cell. fit: fit the rules that have parameters instead of making tables.
+    Raises ValueError for what does not go together.
+    """
+
+    first: Any
+    second: Any
+    degraded: Path
+    adapted: Path
+    out: Path
+    layout: str
+    corruption: Sequence[str] = ("all",)
+    severity: Sequence[str] = ("all",)
+    source: Any = None
+    rules: Sequence[str] = ("sum",)
+    scores: str = "logits"
+    metrics: Sequence[str] = ("accuracy",)
+    topk: int = 5
+    baseline: str | None = None
+    train: bool = False
+    num_samples: int | None = None
+    batch_size: int = 64
+    classes: str | None = None
+    fit: bool = False
+    params: Mapping[str, Mapping[str, Any]] | None = None
+    model: Mapping[str, Any] | None = None
+    pipelines: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] = ((), ())
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything."""
+        settings.check_one_of("layout", self.layout, LAYOUTS)
+        settings.check_one_of("scores", self.scores, SCORES)
+        settings.check_at_least(1, batch_size=self.batch_size, num_samples=self.num_samples)
+        for rule in self.rules:
+            settings.check_one_of("rules", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
+        for metric in self.metrics:
+            settings.check_one_of("metrics", metric, METRICS)
+        if self.fit:
+            self._check_fit()
+        fitted = [rule for rule in self.rules if rule in FITTED_RULES]
+        blends = [rule for rule in self.rules if rule in FUSE_RULES]
+        if fitted and self.scores != "logits":
+            raise ValueError(f"`rules` {fitted[0]} is of logits; leave `scores` out")
+        if len(set(self.rules)) < len(self.rules) or (blends and len(self.rules) > 1):
+            raise ValueError(
+                f"`rules` {' '.join(self.rules)}: each rule once, and rules that blend images alone"
+            )
+        if "mCE" in self.metrics and self.baseline is None:
+            raise ValueError(
+                "mCE is relative to a classifier's errors: name it, "
+                "`baseline` alexnet for ImageNet-C"
+            )
+
+    def _check_fit(self) -> None:
+        """Raise ValueError where parameters would be fitted on what they are judged by."""
+        from DistilledClassifier.degradations import DEGRADATIONS
+
+        unknown = sorted(set(self.corruption) - {"clean", *DEGRADATIONS})
+        if unknown or not self.corruption:
+            known = f"`corruption` of {', '.join(DEGRADATIONS)}"
+            instead = f", not {unknown[0]}" if unknown else ""
+            raise ValueError(f"`fit` learns from known degradations only: {known}{instead}")
+        if self.layout in SPLITS and not self.train:
+            raise ValueError(
+                f"`fit` learns: on the training images of `layout` {self.layout}, `train` True"
+            )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What stands beside every number of an evaluation, in memory and in summary.json.
+
+    ensemble: the rule of the result. beside: rules whose columns stand beside it. params: the
+    parameters of fitted rules. partial: some images have no adapted copy. severity: that of a file
+    that holds one. cells: the names of the cells that were evaluated.
+    """
+
+    first: str = ""
+    second: str = ""
+    source: str | None = None
+    scores: str = "logits"
+    topk: int = 5
+    baseline: str | None = None
+    layout: str = "folder"
+    num_samples: int | None = None
+    ensemble: str = "sum"
+    beside: Sequence[str] = ()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    partial: bool = False
+    metrics: Sequence[str] = ("accuracy",)
+    degraded: str = ""
+    adapted: str = ""
+    severity: int | None = None
+    classes: Sequence[str] = ()
+    cells: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, entries: Mapping[str, Any]) -> Facts:
+        """Return the facts of a summary; entries of other versions are left out."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in entries.items() if name in names})
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Return the rule of each combined column.
+
+        The result is ``combined``; a column beside it has the name of its rule.
+        """
+        return {"combined": self.ensemble, **{rule: rule for rule in self.beside}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What ``gate.py`` reads: a classifier, a threshold or the file that holds it, and images.
+
+    Raises ValueError unless one of ``fitted`` and ``threshold`` is given.
+    """
+
+    classifier: Path
+    source: Path
+    out: Path
+    layout: str = "folder"
+    corruption: Sequence[str] = ()
+    severity: Sequence[str] = ()
+    train: bool = False
+    fitted: Path | None = None
+    threshold: float | None = None
+    batch_size: int = 128
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything."""
+        if (self.fitted is None) == (self.threshold is None):
+            raise ValueError("give one of `fitted` and `threshold`")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"`threshold` {self.threshold} is outside 0..1: it is a probability")
+        settings.check_at_least(1, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What ``predict.py`` reads: two classifiers, and two views of images without labels."""
+
+    first: str
+    degraded: Path
+    adapted: Path
+    out: Path
+    second: str | None = None
+    rule: str = "sum"
+    classes: str | None = None
+    severity: int | None = None
+    batch_size: int = 64
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything."""
+        settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES))
+        settings.check_at_least(1, batch_size=self.batch_size)
