@@ -27,6 +27,11 @@ class Show:
         if not self.quiet:
             print(f"note: {text}", file=sys.stderr, flush=True)
 
+    def step(self, text: str) -> None:
+        """Print how far the work is, on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def warn(self, text: str) -> None:
         """Print what went wrong, on stderr, also where all else is quiet."""
         print(text, file=sys.stderr, flush=True)

@@ -93,7 +93,9 @@ class Report:
         self._top1 = {name: self._accuracies(name) for name in self.names}
         self._count = count
         self._views = (
-            [self._open(path) for path in (self.facts.degraded, self.facts.adapted)] if count else []
+            [self._open(path) for path in (self.facts.degraded, self.facts.adapted)]
+            if count
+            else []
         )
         self._names = [
             {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 
 from DDA import files, ledger, ranks
 from DDA.devices import fastest_dtype
-from DDA.progress import duration
+from DDA.progress import Show, duration
 from DDA.ranks import World
 from DDA.training.loop import Recipe, State, fit, moment_of
 from DDA.training.task import Batches, Moment
@@ -104,7 +103,9 @@ class Run:
         losses: str = "losses.csv",
         on_save: Callable[[], None] = lambda: None,
         on_epoch: Callable[[bool], None] = lambda is_best: None,
+        show: Show | None = None,
     ):
+        self._tell = show or Show()
         self._world, self._folder, self._state, self._settings = (
             world,
             folder,
@@ -191,11 +192,7 @@ class Run:
         spent = moment_of(state, self._recipe, self._per_epoch).spent
         left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
-        print(
-            f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._tell.step(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}")
 
     def save(self) -> None:
         """Write the state and the logs, each file whole, by rank 0."""

@@ -1,0 +1,130 @@
+"""The settings of a prior's training, by their names on the command line; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from DDA import settings
+from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
+
+# what `ema.json` says of a prior, beside its image size
+NETWORK = (
+    "num_channels",
+    "channel_mult",
+    "num_res_blocks",
+    "attention_resolutions",
+    "class_cond",
+    "learn_sigma",
+    "resblock_updown",
+    "use_scale_shift_norm",
+    "num_heads",
+    "num_head_channels",
+    "num_heads_upsample",
+    "use_new_attention_order",
+)
+PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
+# the recipe of the loop, beside its budget
+RECIPE = ("batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
+# what identifies a run beside its images, its network and its process: all but the budget
+IDENTITY = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
+POSITIVE = ("steps", "minutes", "lr", "diffusion_steps", "save_minutes", "image_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """How a prior is trained. ``image_train.py --help`` explains the names.
+
+    Raises ValueError for values that cannot be meant.
+    """
+
+    source: Path
+    save_dir: Path
+    cell: str = "."
+    flip: bool = False
+    image_size: int | None = None
+    num_channels: int = 64
+    num_res_blocks: int = 2
+    num_heads: int = 4
+    num_head_channels: int = -1
+    num_heads_upsample: int = -1
+    channel_mult: str = "1,2,2"
+    attention_resolutions: str = "8"
+    dropout: float = 0.0
+    class_cond: bool = False
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    learn_sigma: bool = False
+    diffusion_steps: int = 1000
+    noise_schedule: str = "linear"
+    rescale_timesteps: bool = False
+    fixed_variance: str = "small"
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float = 0.0004
+    weight_decay: float = 0.0
+    warmup: int = 200
+    anneal: bool = True
+    anneal_steps: int | None = None
+    clip_norm: float = 1.0
+    ema: float = 0.9999
+    seed: int = 0
+    bf16: bool | None = None
+    save_minutes: float = 2.0
+    cache_gib: float = 8.0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening the images."""
+        settings.check_kinds(vars(self), get_type_hints(PriorSettings))
+        settings.check_one_of("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
+        settings.check_one_of("fixed_variance", self.fixed_variance, FIXED_VARIANCES)
+        if self.steps is None and self.minutes is None:
+            raise ValueError("give a budget: `steps` or `minutes`")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"`{name}` {value} must be above 0")
+        settings.check_at_least(1, batch_size=self.batch_size, accumulate=self.accumulate)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` {self.ema} is outside 0..1")
+        settings.check_writable("save_dir", self.save_dir)
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError where a batch cannot be shared by so many ranks."""
+        parts = ranks * self.accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} cannot be shared by {ranks} ranks in `accumulate` "
+                f"{self.accumulate} parts; use a multiple of {parts}"
+            )
+
+    def check_attention(self, image_size: int) -> None:
+        """Raise ValueError for an attention size that no level of the network has."""
+        levels = range(len(self.channel_mult.split(",")))
+        sizes = [image_size // 2**level for level in levels]
+        wanted = [part for part in self.attention_resolutions.split(",") if part.strip()]
+        unknown = [part for part in wanted if int(part) not in sizes]
+        if unknown:
+            raise ValueError(
+                f"`attention_resolutions` {unknown[0]} is no size of the network's levels: "
+                f"{', '.join(map(str, sizes))}"
+            )
+
+    def chosen(self, *names: str) -> dict[str, Any]:
+        """Return the values of these settings."""
+        return {name: getattr(self, name) for name in names}
+
+    def flags(self, image_size: int) -> dict[str, Any]:
+        """Return what ``ema.json`` says: the network and the process."""
+        return {**self.chosen(*NETWORK, *PROCESS, "dropout"), "image_size": image_size}
+
+    def schedule(self) -> Mapping[str, Any]:
+        """Return the schedule of the learning rate, as `training.loop.make_rate` takes it."""
+        if not self.anneal:
+            return {"type": "constant"}
+        return {"type": "linear", "steps": self.anneal_steps or 0}

@@ -1,0 +1,320 @@
+"""Train a prior: a DDPM on a folder of images or on a data set's files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from DDA import files, images, ranks, sources, tree
+from DDA.devices import pick_device
+from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.prior import process_of
+from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
+from DDA.image_adapt.prior_task import PriorBatches, PriorTask
+from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.unet import UNet, create_unet
+from DDA.progress import Show
+from DDA.training.loop import Recipe, State, make_rate, start
+from DDA.training.run import RESUME, Run, is_foreign, precision, resume
+
+
+@dataclass(frozen=True)
+class TrainedPrior:
+    """A prior after its training. path: the weights; steps: in all; loss: mean of the last 50."""
+
+    path: Path
+    steps: int
+    loss: float
+    seconds: float
+
+
+def train_prior(
+    source: str | PathLike[str],
+    save_dir: str | PathLike[str],
+    *,
+    device: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainedPrior:
+    """Train a prior on a folder of images.
+
+    A run that was stopped goes on, and with a budget in steps it ends with the same weights.
+
+    Args:
+        source: a folder of images, or a data set's files (dataset/README.md).
+        save_dir: the folder of the run, which gets ``ema.pt`` with ``ema.json`` beside it.
+        device: auto, cpu, cuda, or cuda with a number.
+        quiet: print nothing.
+        settings: settings of `PriorSettings`, such as steps, minutes and image_size.
+
+    Returns:
+        The path of the weights, which `DDA.Adapter` takes, and how far the training came.
+
+    Raises:
+        ValueError: a setting or an image cannot be used, or the folder holds another run.
+        KeyboardInterrupt: the user stopped it, after its state was saved.
+
+    Example:
+        >>> prior = train_prior(photos, out, steps=2, quiet=True, **tiny_network)
+        >>> prior.steps, prior.path.name
+        (2, 'ema.pt')
+    """
+    chosen = PriorSettings(source=files.find(source), save_dir=files.find(save_dir), **settings)
+    show = Show(quiet=quiet)
+    return ranks.alone(lambda world: train(chosen, world, show, device=device))
+
+
+def train(
+    settings: PriorSettings, world: ranks.World, show: Show, *, device: str = "auto"
+) -> TrainedPrior:
+    """Train a prior under any number of processes, each of which calls this."""
+    torch.set_num_threads(world.cpu_threads())
+    world.on_root(lambda: _check(settings, world.size))
+    place = world.together(lambda: pick_device(device, world.local_rank))
+    data = world.together(lambda: Images(settings))
+    world.together(lambda: settings.check_attention(data.size))
+    training = world.together(lambda: _Training(settings, data, world, place))
+    if world.rank == 0:
+        training.say_plan(show)
+        settings.save_dir.mkdir(parents=True, exist_ok=True)
+    return training.run(show)
+
+
+def _check(settings: PriorSettings, processes: int) -> None:
+    """Raise ValueError where the batch cannot be shared or the folder holds other things."""
+    settings.check_ranks(processes)
+    folder = settings.save_dir
+    if is_foreign(folder):
+        raise ValueError(
+            f"`save_dir` {folder} holds other files and no {RESUME}; choose another folder"
+        )
+
+
+class _Training:
+    """The network, the state and the batches of one process."""
+
+    def __init__(
+        self, settings: PriorSettings, data: Images, world: ranks.World, device: torch.device
+    ) -> None:
+        self._settings, self._data, self._world, self._device = settings, data, world, device
+        self._flags = settings.flags(data.size)
+        budget = settings.chosen("steps", "minutes", *RECIPE)
+        self._recipe = Recipe(**budget, amp=settings.bf16)
+        torch.manual_seed(settings.seed)
+        self._model = make_model(self._flags, device)
+        self._process = process_of(self._flags)
+        blank = torch.rand(8, 3, data.size, data.size, device=device)
+        example = (blank, torch.zeros(8, dtype=torch.long, device=device))
+        dtype = world.broadcast(precision(self._recipe, self._model, example))
+        optimizer = {"type": "AdamW", **settings.chosen("lr", "weight_decay")}
+        task = PriorTask(self._model, self._process)
+        self._state = start(task, self._recipe, optimizer, dtype)
+        images_of = {"images": data.count, "source": data.digest}
+        self._identity = {**self._flags, **settings.chosen(*IDENTITY), **images_of}
+        folder = settings.save_dir
+        resume(folder, self._state, self._identity, "choose another `save_dir`")
+
+    def say_plan(self, show: Show) -> None:
+        """Say what will be trained, how long, and where it goes."""
+        settings, data, state = self._settings, self._data, self._state
+        limits = settings.chosen("steps", "minutes").items()
+        budget = " or ".join(f"{value:,g} {name}" for name, value in limits if value)
+        begun = f", from step {state.step:,}" if state.step else ""
+        threads = f"{torch.get_num_threads()} threads each"
+        parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        show.say(f"images      {data.count:,} of {settings.source}, {data.size} x {data.size}")
+        show.say(f"network     {parameters:,} parameters")
+        show.say(f"training    {budget} of {settings.batch_size} images{begun}")
+        show.say(f"machine     {self._world.size} x {self._device.type}, {threads}, {state.dtype}")
+        show.say(f"to          {settings.save_dir}")
+
+    def run(self, show: Show) -> TrainedPrior:
+        """Train to the end of the budget."""
+        settings, world, state = self._settings, self._world, self._state
+        waits = self._data.is_cached and self._device.type == "cpu"
+        batches = PriorBatches(
+            self._data.load,
+            self._data.count,
+            len(self._process),
+            self._recipe,
+            flip=settings.flip,
+            rank=world.rank,
+            ranks=world.size,
+            threads=0 if waits else 2,
+        )
+        results = Results(settings.save_dir, state, self._flags)
+        run = Run(
+            world,
+            settings.save_dir,
+            state,
+            self._identity,
+            images=settings.batch_size,
+            save_minutes=settings.save_minutes,
+            losses="loss.csv",
+            on_save=results.write,
+            show=show,
+        )
+        rate = make_rate(settings.lr, settings.schedule(), self._recipe)
+        advice = "lower `lr` or raise `warmup` and start anew in another `save_dir`"
+        run.train(batches, self._recipe, rate, advice=advice)
+        if world.rank == 0:
+            run.write(results.write_samples)
+        loss = float(np.mean([row["loss"] for row in state.losses[-50:]])) if state.losses else 0.0
+        return TrainedPrior(settings.save_dir / "ema.pt", state.step, loss, state.seconds)
+
+
+# ------------------------------------------------------------------------------ data and network
+
+
+class Images:
+    """The training images, decoded once where memory allows.
+
+    Raises ValueError for images that cannot be trained on.
+    """
+
+    def __init__(self, settings: PriorSettings):
+        source, cell = settings.source, settings.cell
+        self._source = sources.open_source(source)
+        if cell != "." and source.is_dir() and not (source / cell).is_dir():
+            raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
+        self._names = self._source.list(cell)[0]
+        if not self._names:
+            where = "" if cell == "." else f" in `cell` {cell}"
+            raise ValueError(f"`source` {source} has no images{where}")
+        self._pool = ThreadPoolExecutor(8, "images")
+        self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
+        self.count = len(self._names)
+        self.size = settings.image_size or self._own_size()
+        self.digest = self._source.digest(self._names[0])
+        self.is_cached = self.count * self.size**2 * 3 <= settings.cache_gib * 2**30
+        # where they do not all fit, at least a sample of them is checked
+        self._pixels = self._decode(self._names if self.is_cached else self._sample)
+
+    def _own_size(self) -> int:
+        """Return the side of the images where all of the sample are squares of one size."""
+        sizes = {self._source.read(name).size for name in self._sample}
+        if len(sizes) > 1 or len(set(min(sizes))) > 1:
+            shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
+            raise ValueError(
+                f"the images are of several sizes or not square ({shown}): "
+                "give `image_size`, and they are resized and cropped"
+            )
+        return min(sizes)[0]
+
+    def _decode(self, names: Iterable[str]) -> np.ndarray:
+        """Return images uint8 (n,S,S,3). Raises ValueError that names those that cannot be used."""
+        outcomes = list(self._pool.map(self._read, names))
+        faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if faults:
+            raise ValueError(
+                f"{len(faults)} of {len(outcomes)} images cannot be used; "
+                f"remove them or choose another size: {'; '.join(faults[:3])}"
+            )
+        return np.stack(outcomes)
+
+    def _read(self, name: str) -> np.ndarray | str:
+        """Return an image uint8 (S,S,3), or why it cannot be used."""
+        try:
+            image = self._source.read(name)
+        except Exception as error:  # PIL and its plugins raise many types for damaged files
+            return f"{self._source.where(name)}: {error}"
+        if min(image.size) < self.size:
+            small = f"{image.width}x{image.height}, smaller than `image_size` {self.size}"
+            return f"{self._source.where(name)} is {small}"
+        return images.fit_square(image, self.size)
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """Return the images of these rows, uint8 (b,S,S,3)."""
+        return self._pixels[rows] if self.is_cached else self._decode(self._names[i] for i in rows)
+
+
+def make_model(flags: Mapping[str, Any], device: torch.device) -> UNet:
+    """Return a network with fresh weights, in the memory layout in which it is fastest."""
+    network = {name: value for name, value in flags.items() if name not in PROCESS}
+    model = create_unet(**network).to(device)
+    return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
+
+
+# ------------------------------------------------------------------------------- what is saved
+
+
+class Results:
+    """What is made of a run's state: the prior with its flags, and pictures now and then."""
+
+    def __init__(self, folder: Path, state: State, flags: Mapping[str, Any]):
+        self._folder, self._state, self._flags = folder, state, flags
+        self._sampled = self._drawn = time.monotonic()
+
+    def write(self) -> None:
+        """Write the prior; draw the curve of the loss once a minute, samples every ten."""
+        state_dict = self._state.judged.model.state_dict()
+        weights = {name: value.contiguous() for name, value in state_dict.items()}
+        files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))
+        files.write_json(self._folder / "ema.json", dict(self._flags))
+        now = time.monotonic()
+        if now - self._sampled > 600:
+            self.write_samples()
+        elif now - self._drawn > 60:
+            self._draw_losses()
+
+    def write_samples(self) -> None:
+        """Draw samples of the prior, and the curve of the loss."""
+        model = self._state.judged.model
+        is_learning, device = model.training, next(model.parameters()).device
+        sheet = draw_samples(model.eval(), self._flags, device)
+        images.write_image(self._folder / "samples.png", sheet)
+        model.train(is_learning)
+        self._sampled = time.monotonic()
+        self._draw_losses()
+
+    def _draw_losses(self) -> None:
+        self._drawn = time.monotonic()
+        try:
+            import matplotlib
+        except ImportError:
+            return  # loss.csv has the numbers
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        losses = [row["mse"] for row in self._state.losses]
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        steps = range(1, len(losses) + 1)
+        axes.plot(steps, losses, color="lightsteelblue", linewidth=0.6, label="each step")
+        width = max(1, min(100, len(losses) // 10))
+        smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
+        label = f"mean of {width} steps"
+        axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=label)
+        axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
+        axes.legend()
+        path = self._folder / "loss.png"
+        files.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+        plt.close(figure)
+
+
+def draw_samples(
+    model: UNet, flags: Mapping[str, Any], device: torch.device, count: int = 16
+) -> np.ndarray:
+    """Draw images from noise alone by 50 steps of DDIM, as a sheet uint8 (H,W,3)."""
+    size = flags["image_size"]
+    streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
+    samples = adapt(
+        model,
+        process_of(flags, "50"),
+        torch.zeros(count, 3, size, size, device=device),
+        diffusion_range=50,
+        factor=1,
+        guidance="none",
+        sampler="ddim",
+        draw_noise=streams,
+    )
+    pixels = images.to_pixels(samples.cpu().numpy())
+    rows = {f"{4 * i + 1}-{4 * i + 4}": list(pixels[4 * i : 4 * i + 4]) for i in range(count // 4)}
+    return np.asarray(images.contact_sheet(rows, [""] * 4))
