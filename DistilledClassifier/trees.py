@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from DDA import files, images, ledger, tree
-from DDA.progress import Progress
+from DDA.progress import Show
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.verify import ENTRIES, verify
@@ -31,6 +31,10 @@ Made = tuple[
 ]  # an image's target, the SHA-256 of its file, and the reason where there is none
 
 __all__ = ["Recipe", "Task", "generator", "verify", "write"]
+
+
+class LostWorker(RuntimeError):
+    """A process that made images died."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def write(
     *,
     seed: int,
     workers: int,
+    show: Show,
 ) -> dict[str, str]:
     """Write the tasks' images that are not there yet; returns the failures, target to reason.
 
@@ -57,7 +62,7 @@ def write(
     holds images that were made in another way, or that were not made here.
     """
     if ledger.read_settings(save_dir) is not None:
-        raise ValueError(f"--save_dir {save_dir} holds adapted images; choose another folder")
+        raise ValueError(f"`save_dir` {save_dir} holds adapted images; choose another folder")
     folders: dict[str, list[Task]] = {}
     for task in tasks:
         folders.setdefault(task.recipe.folder, []).append(task)
@@ -74,7 +79,7 @@ def write(
         tree.write_classes(save_dir, source.classes)
     for part in parts:
         part.begin()
-    progress = Progress(sum(len(part.todo) for part in parts))
+    progress = show.progress(sum(len(part.todo) for part in parts))
     failures: dict[str, str] = {}
     with _pool(workers, reopen, save_dir, seed) as make:
         for part in parts:
@@ -125,7 +130,7 @@ class _Part:
             others = sorted(self._save_dir.glob(f"{self._path.stem}.*.json"))
             missing = f"were not made here ({self._path.name} is missing)"
             why = f"were made in another way ({others[0].name})" if others else missing
-            raise ValueError(f"{folder} holds images that {why}; choose another --save_dir")
+            raise ValueError(f"{folder} holds images that {why}; choose another `save_dir`")
         differ = ledger.differences(self._manifest["settings"], self._settings)
         known, todo = self._manifest["source_sha256"], {task.name for task in self.todo}
         done = {task.name for task in self._tasks} - todo
@@ -136,7 +141,7 @@ class _Part:
             differ.append(f"another source ({self._source.where(changed)} has changed)")
         if differ:
             raise ValueError(
-                f"{folder} was made in another way: {'; '.join(differ)}; choose another --save_dir, or remove it"
+                f"{folder} was made in another way: {'; '.join(differ)}; choose another `save_dir`, or remove it"
             )
 
     def begin(self) -> None:
@@ -159,7 +164,7 @@ class _Part:
         """Complete the manifest; digests: target to SHA-256 of what was written now.
 
         What an earlier run says of its images stays, whatever lies there now; of images outside this run's tasks, which had
-        another --num_samples or --list, only while they lie there.
+        another num_samples or list, only while they lie there.
         """
         if not self.todo and self._manifest.get("state") != ledger.RUNNING:
             return

@@ -28,11 +28,11 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     class that most of them give it. Every image must be whole and have a class of classes.txt.
     """
     if not save_dir.is_dir():
-        raise FileNotFoundError(f"--save_dir {save_dir} is not a folder")
+        raise FileNotFoundError(f"`save_dir` {save_dir} is not a folder")
     classes = tree.read_classes(save_dir) or ()
     names, others, _ = tree.list_images(save_dir)
     if not names:
-        raise ValueError(f"--save_dir {save_dir} holds no images")
+        raise ValueError(f"`save_dir` {save_dir} holds no images")
     wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []

@@ -356,7 +356,8 @@ def test_verify_knows_classes_that_share_file_names(tmp_path, capsys):
     (tmp_path / "fog/2/cat/1.png").unlink()
     (tmp_path / "fog/2/dog/1.png").unlink()
     run("verify", "--save_dir", tmp_path, status=1)
-    assert capsys.readouterr().err == "fog/2/cat/1.png: missing\nfog/2/dog/1.png: missing\n"
+    lines = [f"make_data.py: fog/2/{name}/1.png: missing\n" for name in ("cat", "dog")]
+    assert capsys.readouterr().err == "".join(lines)
 
 
 def test_verify_finds_an_altered_file(made, capsys):
@@ -619,7 +620,7 @@ def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
     run("verify", "--save_dir", made, status=1)
     assert (
         capsys.readouterr().err
-        == "made.fog.3.json: the run that made this folder did not end; run it again\n"
+        == "make_data.py: made.fog.3.json: the run that made this folder did not end; run it again\n"
     )
     (made / "made.fog.3.json").write_text("{}")
     run("verify", "--save_dir", made, status=2)

@@ -1,0 +1,449 @@
+"""Make data: trees of official data sets, of degraded and corrupted copies; checks; contact sheets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from DDA import files, images, settings, tree
+from DDA.progress import Show
+from DDA.sources import Source, open_official
+from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
+from DistilledClassifier import trees
+from DistilledClassifier.degradations import (
+    BEHAVIORS,
+    COMBINED,
+    DEGRADATIONS,
+    SEQUENCE_NAMES,
+    by_name,
+)
+from DistilledClassifier.recipes import Recipe, generator
+from DistilledClassifier.trees import Task
+from DistilledClassifier.verify import read_manifests
+from DistilledClassifier.verify import verify as verify_tree
+
+SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
+SEVERITIES = ("1", "2", "3", "4", "5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Originals:
+    """Which images are read.
+
+    source: a folder of images, or a data set's files (dataset/README.md). split: only this part of
+    it, such as ``cifar_test``. num_samples: at most so many, spread evenly. classes: the class
+    list, where the data do not tell it. labels: those of a flat ImageNet folder. list: a file of
+    the names that are wanted. file_severity: that of a .npy of a corruption that holds one.
+    """
+
+    source: Path
+    split: str | None = None
+    num_samples: int | None = None
+    classes: str | None = None
+    labels: Path | None = None
+    list: Path | None = None
+    file_severity: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of images."""
+        settings.check_at_least(1, num_samples=self.num_samples)
+
+    @property
+    def opening(self) -> tuple:
+        """Return the arguments of `sources.open_official`."""
+        classes = None if self.classes is None else tree.class_list(self.classes)
+        return self.source, classes, self.labels, self.file_severity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where images are written: the tree, the number of processes, the seed of every stream."""
+
+    save_dir: Path
+    workers: int = os.cpu_count() or 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the number of processes."""
+        settings.check_at_least(1, workers=self.workers)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run left: how many images were wanted, and why some are not there.
+
+    failed: the path in the tree of each image that failed, with the reason.
+    """
+
+    total: int
+    failed: Mapping[str, str]
+    save_dir: Path
+
+    @property
+    def done(self) -> int:
+        """Return how many of the images are in the tree."""
+        return self.total - len(self.failed)
+
+    def __str__(self) -> str:
+        return f"{self.done:,} of {self.total:,} images are in {self.save_dir}"
+
+    def fault(self) -> str | None:
+        """Return a sentence that tells how many images failed, if any."""
+        if not self.failed:
+            return None
+        where = f"the reasons are in {self.save_dir}/made*.json"
+        counts = f"{len(self.failed)} of {self.total} images failed"
+        return f"{counts}; {where}, and the same command tries them again"
+
+
+def prepare(originals: Originals, target: Target, show: Show) -> Made:
+    """Write a data set as a tree: pixels as PNG, image files as they are (as links if possible).
+
+    Raises FileNotFoundError and ValueError for images that cannot be found or told apart.
+    """
+    source, names = _choose(originals, target.save_dir, with_copies=True)
+    tasks = []
+    for name in names:
+        folder, rest = _place(name)
+        tasks.append(Task(Recipe(folder, "copy"), name, f"{folder}/{rest}"))
+    return _write(originals, target, source, tasks, show)
+
+
+def degrade(
+    originals: Originals,
+    target: Target,
+    show: Show,
+    *,
+    type: Sequence[str],
+    level: Sequence[str] = (),
+    behavior: str = BEHAVIORS[0],
+) -> Made:
+    """Write copies with known degradations, in a folder for each; the level is drawn for each image.
+
+    type: names of degradations, or ``combined`` (one of them by chance). level: fixed levels, each
+    in a folder of its own, or the one word ``test`` for the five of the papers. Raises ValueError
+    for an unknown degradation or a level that it does not take.
+
+    >>> degrade(Originals(source=photos), Target(save_dir=out, workers=1), quiet, type=["jpeg"]).done
+    3
+    """
+    for kind in type:
+        settings.check_one_of("type", kind, (*DEGRADATIONS, COMBINED))
+    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    source, names = _choose(originals, target.save_dir)
+    tasks = []
+    for kind in type:
+        if not level:
+            tasks += _tasks(Recipe(kind, "degrade", kind, None, behavior), names, _inside_clean)
+        for folder, value in _levels(kind, level) if level else ():
+            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior), names)
+    return _write(originals, target, source, tasks, show)
+
+
+def sequence(originals: Originals, target: Target, show: Show, *, name: Sequence[str]) -> Made:
+    """Write copies with blur, then noise, then JPEG, in ``<name>/0/``.
+
+    name: of the sequences. Raises ValueError for an unknown one.
+    """
+    for kind in name:
+        settings.check_one_of("name", kind, SEQUENCE_NAMES)
+    source, chosen = _choose(originals, target.save_dir)
+    tasks: list[Task] = []
+    for kind in name:
+        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), chosen)
+    return _write(originals, target, source, tasks, show)
+
+
+def corrupt(
+    originals: Originals,
+    target: Target,
+    show: Show,
+    *,
+    corruption: Sequence[str] = ("all",),
+    severity: Sequence[str] = ("all",),
+    constants: str = "auto",
+    format: str = "png",
+) -> Made:
+    """Write the common corruptions in ``<corruption>/<severity>/``, or as the official arrays.
+
+    corruption: names, ``all`` for the 15, ``extra`` for the other 4. severity: 1 to 5, or ``all``.
+    constants: auto, cifar or imagenet. format: png, or npy for arrays beside the tree. Raises
+    ValueError for unknown names, and where arrays are asked for images of several sizes.
+    """
+    groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
+    chosen = list(dict.fromkeys(name for one in corruption for name in groups.get(one, (one,))))
+    known = CORRUPTIONS + EXTRA_CORRUPTIONS
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        names = ", ".join(known)
+        raise ValueError(f"`corruption` {unknown[0]} is unknown; use all, extra, {names}")
+    severities = SEVERITIES if "all" in severity else sorted(set(severity))
+    if not set(severities) <= set(SEVERITIES):
+        raise ValueError(f"`severity` {' '.join(severity)} must be 1..5 or all")
+    if format == "npy" and len(severities) < 5:
+        raise ValueError("`format` npy holds all five severities; leave `severity` out")
+    source, names = _choose(originals, target.save_dir)
+    if format == "npy":
+        _check_labels(originals, source, names)
+    tasks: list[Task] = []
+    for kind, level in itertools.product(chosen, severities):
+        tasks += _tasks(Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants), names)
+    made = _write(originals, target, source, tasks, show)
+    if format == "npy" and not made.failed:
+        _write_arrays(target.save_dir, chosen, severities)
+    return made
+
+
+def _check_labels(originals: Originals, source: Source, names: Sequence[str]) -> None:
+    """Raise ValueError for arrays of images whose labels nothing tells."""
+    classes = source.classes
+    if not classes or any(tree.parse(name, classes)[2] is None for name in names):
+        raise ValueError(
+            f"`format` npy needs labels, but nothing tells those of {originals.source}; "
+            "give `classes`"
+        )
+
+
+def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequence[str]) -> None:
+    """Write the official arrays beside the tree, one severity after the other.
+
+    The rows of a severity are in the order of the numbers in their names.
+    """
+    classes = tree.read_classes(save_dir) or ()
+    labels: list[int] = []
+    for kind in corruptions:
+        pixels, labels = [], []
+        for severity in severities:
+            names = tree.list_images(save_dir, f"{kind}/{severity}")[0]
+            parsed = {name: tree.parse(name, classes) for name in names}
+            for name in sorted(names, key=lambda name: (parsed[name][1], name)):
+                pixels.append(np.asarray(images.read_rgb(save_dir / name)))
+                labels.append(classes.index(parsed[name][2]))
+        if len({image.shape for image in pixels}) > 1:
+            raise ValueError(
+                f"`format` npy needs images of one size, but those of {save_dir / kind} differ"
+            )
+        files.write_array(save_dir / f"{kind}.npy", np.stack(pixels))
+    kind_of_labels = np.uint8 if len(classes) <= 256 else np.int64
+    files.write_array(save_dir / "labels.npy", np.array(labels, kind_of_labels))
+
+
+# ------------------------------------------------------------------------- what is read and made
+
+
+def _inside_clean(name: str) -> str:
+    return name.removeprefix("clean/")
+
+
+def _inside_split(name: str) -> str:
+    """Return a name without the folder of its split, as in a cell <corruption>/<severity>."""
+    first, _, rest = _inside_clean(name).partition("/")
+    return rest if rest and first in SPLITS else _inside_clean(name)
+
+
+def _tasks(
+    recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _inside_split
+) -> list[Task]:
+    """Return a task for each image. place: returns the name in the recipe's folder."""
+    return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
+
+
+def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the folder and the level of each fixed level. Raises ValueError for what is none."""
+    if kind == COMBINED:
+        raise ValueError(
+            "`level` does not go with `type` combined, which draws degradation and level"
+        )
+    if list(levels) == ["test"]:
+        tests = DEGRADATIONS[kind].test
+        return [(str(severity), level) for severity, level in enumerate(tests, start=1)]
+    try:
+        numbers = [float(level) for level in levels]
+        for number in numbers:
+            by_name(kind)(np.zeros((8, 8, 3), np.uint8), number, np.random.default_rng(0))
+    except ValueError as error:
+        raise ValueError(
+            f"`level` {' '.join(levels)}: {error}; levels are numbers, or the one word test"
+        ) from None
+    return [(f"{number:g}", number) for number in numbers]
+
+
+def _choose(
+    originals: Originals, save_dir: Path | None, *, with_copies: bool = False
+) -> tuple[Source, list[str]]:
+    """Return the source and the names of its images that are wanted.
+
+    with_copies: images that were made here from others are wanted too. Raises ValueError where no
+    image is wanted.
+    """
+    source = open_official(*originals.opening)
+    names = source.names
+    if not with_copies:
+        if any(name.startswith("clean/") for name in names):  # degraded copies may lie beside them
+            names = [name for name in names if name.startswith("clean/")]
+        names = _without_copies(originals.source, names)
+    names = _outside(originals.source, save_dir, names)
+    if originals.classes is not None:
+        without = [name for name in names if tree.parse(name, source.classes)[2] is None]
+        if without:
+            raise ValueError(
+                f"`classes` {originals.classes} has no class of {without[0]} "
+                f"(and {len(without)} such images in all)"
+            )
+    if originals.split:
+        names = [name for name in names if _inside_clean(name).split("/")[0] == originals.split]
+    if originals.list is not None:
+        names = _listed(originals, names)
+    if not names:
+        where = f" in `split` {originals.split}" if originals.split else ""
+        raise ValueError(f"`source` {originals.source} has no images{where}")
+    if originals.num_samples is not None:
+        names = tree.spread(names, originals.num_samples)
+    return source, names
+
+
+def _listed(originals: Originals, names: Sequence[str]) -> list[str]:
+    """Return the names that a list asks for. Raises ValueError where some are not there."""
+    wanted = {Path(line).stem for line in files.read_lines(originals.list, "`list`")}
+    chosen = [name for name in names if Path(name).stem in wanted]
+    if len(chosen) < len(wanted):
+        raise ValueError(
+            f"`list` {originals.list} names {len(wanted)} images, "
+            f"of which {originals.source} has {len(chosen)}"
+        )
+    return chosen
+
+
+def _without_copies(source: Path, names: list[str]) -> list[str]:
+    """Return names without those of copies that were made here: they may lie beside their sources."""
+    if not source.is_dir():
+        return names
+    made = [
+        f"{manifest['folder']}/"
+        for _, manifest in read_manifests(source)
+        if manifest["settings"].get("kind") != "copy"
+    ]
+    return [name for name in names if not name.startswith(tuple(made))]
+
+
+def _outside(source: Path, save_dir: Path | None, names: list[str]) -> list[str]:
+    """Return names without those in a target that lies in the source."""
+    root = source.resolve()
+    if save_dir is None or root not in save_dir.resolve().parents:
+        return names
+    inside = f"{save_dir.resolve().relative_to(root).as_posix()}/"
+    return [name for name in names if not name.startswith(inside)]
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Return the folder of the tree that gets a manifest of its own, and the rest of a name."""
+    if match := re.fullmatch(r"(?s)([^/]*/\d+)/(.+)", name):  # <corruption>/<severity>
+        return match[1], match[2]
+    rest = _inside_split(name)
+    return f"clean/{_inside_clean(name).removesuffix(rest)}".rstrip("/"), rest
+
+
+def _write(
+    originals: Originals, target: Target, source: Source, tasks: list[Task], show: Show
+) -> Made:
+    """Make the images and say which of them failed."""
+    show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
+    if source.classes is None:
+        missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
+        show.say(f"note        nothing tells the class names, {missing}")
+    try:
+        failures = trees.write(
+            source,
+            originals.opening,
+            tasks,
+            target.save_dir,
+            seed=target.seed,
+            workers=target.workers,
+            show=show,
+        )
+    except BrokenProcessPool:
+        raise trees.LostWorker(
+            "a worker process died (out of memory?); run the same command again to go on, "
+            "with fewer `workers`"
+        ) from None
+    for path, reason in list(failures.items())[:10]:
+        show.warn(f"failed: {path}: {reason}")
+    return Made(len(tasks), failures, target.save_dir)
+
+
+# ------------------------------------------------------------------------------- looking at data
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The number of images in each folder of a tree, and the faults, by name."""
+
+    counts: Mapping[str, int]
+    faults: Mapping[str, str]
+    has_classes: bool
+
+    def __str__(self) -> str:
+        total = f"{sum(self.counts.values()):,} images in {len(self.counts)} folders"
+        lines = [f"{cell:40} {count:8,}" for cell, count in sorted(self.counts.items())]
+        if not self.has_classes:
+            lines.insert(0, f"note        there is no {tree.CLASSES}: classes were not checked")
+        return "\n".join([*lines, f"{total}, {len(self.faults)} faults"])
+
+
+def verify(save_dir: Path, originals: Originals | None = None) -> Checked:
+    """Count and check the images of a tree: missing, extra, damaged and mislabelled ones.
+
+    originals: clean images that every cell without a manifest must have. Raises FileNotFoundError
+    and ValueError.
+    """
+    has_classes = tree.read_classes(save_dir) is not None
+    expected: list[str] = []
+    if originals is not None:
+        expected = [_inside_split(name) for name in _choose(originals, save_dir)[1]]
+        if not has_classes:
+            raise ValueError(
+                f"`source` compares images by their classes, but {save_dir} has no {tree.CLASSES}"
+            )
+    counts, faults = verify_tree(save_dir, expected)
+    return Checked(counts, faults, has_classes)
+
+
+def sheet(originals: Originals, *, type: str, out: Path, constants: str, seed: int) -> Path:
+    """Draw some images under a degradation at all its levels, as one PNG, and return its path.
+
+    type: a degradation, a sequence or a corruption. Raises ValueError for an unknown one.
+    """
+    recipes = _recipes(type, constants)
+    source, names = _choose(originals, None)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"`out` {out} must end in .png")
+    clean = [np.asarray(source.read(name)) for name in names]
+    rows = {"clean": clean}
+    for title, recipe in recipes.items():
+        pairs = zip(names, clean, strict=True)
+        rows[title] = [recipe.apply(image, generator(seed, name)) for name, image in pairs]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    images.write_image(out, np.asarray(images.contact_sheet(rows, names)))
+    return out
+
+
+def _recipes(name: str, constants: str) -> dict[str, Recipe]:
+    """Return a recipe, by its title, for each level of a degradation, sequence or corruption."""
+    if name in DEGRADATIONS:
+        levels = DEGRADATIONS[name].test
+        plain = BEHAVIORS[0]
+        return {f"{name} {v:.3g}": Recipe("", "degrade", name, v, plain) for v in levels}
+    if name in SEQUENCE_NAMES:
+        return {one: Recipe("", "sequence", one) for one in SEQUENCE_NAMES}
+    if name in CORRUPTIONS + EXTRA_CORRUPTIONS:
+        severities = range(1, 6)
+        return {f"{name} {v}": Recipe("", "corrupt", name, v, constants) for v in severities}
+    known = ", ".join((*DEGRADATIONS, *SEQUENCE_NAMES, *CORRUPTIONS, *EXTRA_CORRUPTIONS))
+    raise ValueError(f"`type` {name} is unknown; use one of {known}")
