@@ -388,7 +388,7 @@ class Configs:
         elif kind == "experiment":
             config.load(path)
         else:
-            test_ensemble.read_config(path, [])
+            config.read_config(path, [])
 
 
 TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}

@@ -10,7 +10,9 @@ from DDA import files, images, metrics, tree
 from DistilledClassifier import classifiers
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import ladder
+import ladder as command
+
+from DDA.studies import ladder
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def small(tmp_path, prior):
 
 def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_path, capsys):
     settings = ["slow: --N 4 --D 4", "quick: --speed fast --N 4 --D 4 --steps 2"]
-    assert ladder.main([*small, "--setting", *settings]) == 0
+    assert command.main([*small, "--setting", *settings]) == 0
     result = files.read_json(tmp_path / "out/ladder.json")
     source, slow, quick = result["rows"]
     assert (slow["forward"], slow["backward"], quick["forward"], quick["backward"]) == (4, 4, 2, 0)
@@ -79,7 +81,7 @@ def test_an_image_under_several_corruptions_is_drawn_as_a_whole():
     ("flags", "words"),
     [
         (["--setting", "quickest"], "--setting quickest is no rung"),
-        (["--setting", "a: --N 2", "a: --N 3"], "--setting a is there twice"),
+        (["--setting", "a: --N 2", "a: --N 3"], "--setting a is given twice"),
         (
             ["--setting", "a: --num_samples 2"],
             "--setting a: --num_samples is not for some settings alone",
@@ -90,13 +92,13 @@ def test_an_image_under_several_corruptions_is_drawn_as_a_whole():
     ],
 )
 def test_wrong_input_is_named(small, capfd, flags, words):
-    assert ladder.main([*small, *flags]) == 2
+    assert command.main([*small, *flags]) == 2
     assert words in capfd.readouterr().err
 
 
 def test_an_image_without_a_class_is_named(small, tmp_path, capfd):
     (tmp_path / "tree/fog/1/cat_00000.png").rename(tmp_path / "tree/fog/1/cow_00000.png")
-    assert ladder.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
+    assert command.main([*small, "--setting", "a: --N 1 --D 4"]) == 2
     assert "cow_00000.png has none of the 2 classes in its name" in capfd.readouterr().err
 
 
@@ -117,5 +119,5 @@ def test_labels_of_another_class_list_are_refused(small, tmp_path, capfd):
         "--timing_images",
         "0",
     ]
-    assert ladder.main(flags) == 2
+    assert command.main(flags) == 2
     assert "has the classes dog, cat, …, but" in capfd.readouterr().err

@@ -225,8 +225,8 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
     )
     (tmp_path / "parent.py").write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom DDA import commands\n"
-        f"work = lambda: commands.call([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
-        "sys.exit(commands.run(work, 'parent.py'))\n"
+        f"work = lambda *_: commands.call([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
+        "sys.exit(commands.run(commands.Parser('parent.py'), [], work))\n"
     )
     for kill, status, saved in ((signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)):
         process = subprocess.Popen([sys.executable, tmp_path / "parent.py"], start_new_session=True)

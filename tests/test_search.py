@@ -12,7 +12,9 @@ from DDA import files, images, tree
 from DistilledClassifier import classifiers
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import search
+import search as command
+
+from DDA.studies import search
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def flags(tmp_path, prior):
 
 
 def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, capsys):
-    assert search.main([*flags, "--N", "2", "4", "--D", "2", "4", "--k", "0.5"]) == 0
+    assert command.main([*flags, "--N", "2", "4", "--D", "2", "4", "--k", "0.5"]) == 0
     result = files.read_json(tmp_path / "out/search.json")
     means = [row["mean"] for row in result["rows"]]
     assert len(means) == 4 and means == sorted(means, reverse=True)
@@ -47,7 +49,7 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
 
 
 def test_samplers_are_compared_too(flags, tmp_path):
-    assert search.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
+    assert command.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
     found = {row["flags"] for row in files.read_json(tmp_path / "out/search.json")["rows"]}
     assert found == {"--sampler ddim", "--sampler ddpm"}
     assert files.read_json(tmp_path / "out/samplerddpm/settings.json")["sampler"] == "ddpm"
@@ -55,11 +57,11 @@ def test_samplers_are_compared_too(flags, tmp_path):
 
 def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     (tmp_path / "tree/jpeg").rename(tmp_path / "tree/fog")
-    assert search.main([*flags, "--N", "2"]) == 2
+    assert command.main([*flags, "--N", "2"]) == 2
     assert "holds fog: settings are chosen on known degradations only" in capsys.readouterr().err
-    assert search.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
+    assert command.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
     assert "--flags: --severity is not for some settings alone" in capsys.readouterr().err
-    assert search.main(flags) == 2
+    assert command.main(flags) == 2
     assert (
         "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler"
         in capsys.readouterr().err

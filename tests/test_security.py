@@ -92,8 +92,8 @@ def test_configs_of_values_inherit_and_read_as_those_of_python(tmp_path):
     (tmp_path / "e.py").write_text(
         "_base_ = 'base.json'\ndata = dict(samples_per_gpu=8, test=dict(layout='imagenetc'))\n"
     )
-    ours = test_ensemble.read_config(tmp_path / "e.yaml", ["data.a=2"])
-    assert ours == test_ensemble.read_config(tmp_path / "e.py", ["data.a=2"])
+    ours = config.read_config(tmp_path / "e.yaml", ["data.a=2"])
+    assert ours == config.read_config(tmp_path / "e.py", ["data.a=2"])
     assert ours["data"] == {
         "test": {"pipeline": [], "layout": "imagenetc"},
         "a": 2,
@@ -417,11 +417,11 @@ STARTER = """
     time.sleep(float(sys.argv[1]))
     sys.exit(int(sys.argv[2]))
     '''.replace("\\n    ", "\\n")]
-    def work():
+    def work(values, output):
         commands.call([*child, "1.5", sys.argv[1]])
         print("next stage", flush=True)
         return 0
-    sys.exit(commands.run(work, "starter"))
+    sys.exit(commands.run(commands.Parser("starter"), [], work))
 """
 
 
