@@ -98,3 +98,8 @@ def names_of(values: Any) -> tuple[str, ...]:
     several = [values] if isinstance(values, str | int) else list(values)
     parts = ",".join(map(str, several)).split(",")
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return the values of an entry that holds one value or several."""
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -171,9 +171,7 @@ def tree_of(study: Study) -> Path:
     return written
 
 
-def adapt_all(
-    study: Study, source: Path, chosen: Mapping[str, Sequence[str]], show: Show
-) -> None:
+def adapt_all(study: Study, source: Path, chosen: Mapping[str, Sequence[str]], show: Show) -> None:
     """Adapt a tree of copies for each setting. Raises `FailedJob`."""
     for name, flags in chosen.items():
         words = study.adapt_flags(source, name, flags)

@@ -1,0 +1,576 @@
+"""The whole method from one YAML: prepare, degrade, adapt, train, distil, evaluate, report.
+
+Every stage is one or more of the project's commands, run as processes. Finished stages are skipped
+and a stopped one goes on. A stage whose command changed is run again, and those after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DDA import commands, files, settings, sources, tree
+from DDA.model_adapt.choices import FITTED_RULES
+from DDA.progress import Show, duration
+from DDA.studies.ladder import launcher
+from DistilledClassifier import train
+from DistilledClassifier.degradations import DEGRADATIONS
+from DistilledClassifier.experiments.compose import change, stage_name
+from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = {
+    Path(script).name: script
+    for script in (
+        "DistilledClassifier/make_data.py",
+        "DistilledClassifier/train.py",
+        "DistilledClassifier/train_all_deg.py",
+        "DDA/image_adapt/scripts/image_train.py",
+        "DDA/image_adapt/scripts/image_sample.py",
+        "DDA/model_adapt/test_ensemble.py",
+        "DDA/model_adapt/report.py",
+    )
+}
+# Entries of the YAML that hold flags of a command, by their names; docs/pipeline.md explains all
+COMMANDS = ("prior", "adaptation", "evaluation", "report")
+TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
+HINTS = {
+    "out": str,
+    "training": dict,
+    "ranks": int,
+    "threads": int | None,
+    "seed": int,
+    "source": str | None,
+    **dict.fromkeys(("data", "known", "degraded", *COMMANDS), Any),
+}
+DATA_HINTS = {
+    **dict.fromkeys(("base_samples", "experiment", "backbone", "train", "test"), str),
+    "held_out": float,
+    "known_samples": int | None,
+}
+DEFAULTS = {
+    "ranks": 1,
+    "threads": None,
+    "seed": 0,
+    "source": None,
+    "evaluation": None,
+    "report": None,
+    "training": {},
+}
+DATA_DEFAULTS = {"held_out": 0.1, "known_samples": None}
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that belong together.
+
+    commands: argument lists whose first word is one of SCRIPTS. ranks: processes of each of them.
+    """
+
+    title: str
+    commands: tuple[Command, ...]
+    ranks: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the pipeline did: the status and the seconds of each stage, by its title.
+
+    A stage that was finished before has the status ``done before``.
+    """
+
+    out: Path
+    status: int
+    stages: Mapping[str, Mapping[str, Any]]
+    report: Path
+
+
+def run(
+    path: str | Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    show: Show | None = None,
+) -> Outcome:
+    """Run the whole method from a YAML.
+
+    Args:
+        path: the YAML; docs/pipeline.md lists its entries, scripts/pipelines/ has examples.
+        changes: entries by their dotted names, such as ``{"prior.minutes": 10}``, which win.
+        dry_run: check everything, print the commands and stop.
+        show: where the plan is printed.
+
+    Returns:
+        What became of each stage, and where the report is.
+
+    Raises:
+        FileNotFoundError: the YAML, or a file that it names, does not exist.
+        ValueError: an entry is wrong, a command would refuse it, or the folder holds images of
+            another YAML.
+
+    Example:
+        >>> run(digits_yaml, dry_run=True, show=quiet).status
+        0
+    """
+    show = show or Show()
+    config = read_config(Path(path), changes or {})
+    stages = plan(config)
+    check(stages)
+    out = Path(config["out"])
+    if dry_run:
+        for line in command_lines(stages):
+            show.say(line)
+        return Outcome(out, 0, {}, out / "eval" / "report.html")
+    check_inputs(config, Path(path))
+    return run_stages(stages, out, config["threads"], show)
+
+
+def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked entries of a YAML. Raises FileNotFoundError and ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
+    try:
+        return check_entries(change(files.read_yaml(path), changes))
+    except files.BadFile:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries with the defaults of those that are not given.
+
+    Raises ValueError for an entry that is unknown, missing or cannot be meant.
+    """
+    config = {**DEFAULTS, **entries}
+    settings.check_names(config, HINTS)
+    settings.check_kinds(config, HINTS)
+    sections = [name for name in ("data", *COMMANDS) if name in config]
+    config |= {name: _section(name, config[name]) for name in sections}
+    data = {**DATA_DEFAULTS, **config.get("data", {})}
+    settings.check_names(data, DATA_HINTS, "data.")
+    settings.check_names(config["training"], TRAININGS, "training.")
+    training = {
+        name: _section(f"training.{name}", value) for name, value in config["training"].items()
+    }
+    missing = [name for name in HINTS if name not in config]
+    missing += [f"data.{name}" for name in DATA_HINTS if name not in data]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    settings.check_kinds(data, DATA_HINTS, "data.")
+    for name in ("train", "test", "experiment", "backbone"):
+        tree.check_name(data[name], f"data.{name}:")  # they become folders
+    _check_known(config["known"])
+    _check_degraded(config["degraded"])
+    for name in COMMANDS:
+        flags(config[name], f"{name}.")
+    _check_numbers(config, data)
+    if not config["out"]:
+        raise ValueError("out is empty; name the folder of the results")
+    return {**config, "data": data, "training": training}
+
+
+def _check_known(known: Any) -> None:
+    """Raise ValueError unless ``known`` lists degradations."""
+    names = ("clean", *DEGRADATIONS)
+    if not isinstance(known, list) or not known or any(name not in names for name in known):
+        raise ValueError(
+            f"known is {tree.shown(known)}, but it is a list of some of {', '.join(names)}"
+        )
+
+
+def _check_degraded(degraded: Any) -> None:
+    """Raise ValueError unless ``degraded`` is a tree or a list of commands."""
+    entries = settings.as_list(degraded) or [None]
+    wanted = "base_samples" if isinstance(degraded, dict) else "command"
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get(wanted), str):
+            raise ValueError(
+                "degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}"
+            )
+        flags(entry, "degraded.")
+
+
+def _check_numbers(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise ValueError for a number that is too small."""
+    numbers = {**config, "data.known_samples": data["known_samples"]}
+    for name, least in (("ranks", 1), ("threads", 1), ("seed", 0), ("data.known_samples", 1)):
+        if numbers[name] is not None and numbers[name] < least:
+            raise ValueError(f"{name} {numbers[name]} must be at least {least}")
+
+
+def _section(name: str, value: Any) -> dict[str, Any]:
+    """Return the entries of a section, which may be empty. Raises ValueError for anything else."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r}, but it holds entries, such as {{batch_size: 16}}")
+    return value or {}
+
+
+# ----------------------------------------------------------------------------------- the stages
+
+
+def plan(config: Mapping[str, Any]) -> list[Stage]:
+    """Return the stages of a config, in order."""
+    steps = _Steps(config)
+    return [
+        *steps.clean_images(),
+        *steps.adaptation(),
+        *steps.training(),
+        *steps.evaluation(),
+    ]
+
+
+def _command(*words: str, **values: Any) -> Command:
+    """Return a command: its words, then its flags by their names."""
+    return (*words, *flags(values))
+
+
+class _Steps:
+    """The stages of a config, and the names of what they leave for each other."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._config, self._data, self._known = config, config["data"], config["known"]
+        self._out, self._ranks = Path(config["out"]), config["ranks"]
+        self._clean, self._saved = f"{self._out / 'clean'}", f"{self._out / 'saved'}"
+        self._seed = {"seed": config["seed"]}
+        prior = dict(config["prior"])
+        self._prior = f"{prior.pop('model_path', self._out / 'prior/ema.pt')}"
+        self._prior_entries = prior
+        degraded = config["degraded"]
+        self._cells = {"dataset": "imagenetc", "corruption": "all", "severity": "all"}
+        self._degraded = f"{self._out / 'degraded'}"
+        if isinstance(degraded, dict):  # a tree, or files, that are there already
+            self._degraded = degraded["base_samples"]
+            self._cells |= _without(degraded, "base_samples")
+        self._known_cells = {
+            "dataset": self._data["experiment"].lower(),
+            "train": "True",
+            "corruption": self._known,
+        }
+
+    def clean_images(self) -> Iterator[Stage]:
+        """Prepare the images; train a classifier and a prior where none is given."""
+        data = self._data
+        paths = {"base_samples": data["base_samples"], "save_dir": self._clean}
+        yield Stage("the images, as a tree", (_command("make_data.py", "prepare", **paths),))
+        if self._config["source"] is None:
+            classifier = self._train("train.py", "ind", "clean", ("clean",))
+            yield Stage("a classifier of clean images", (classifier,))
+        if "model_path" not in self._config["prior"]:
+            paths = {
+                "base_samples": self._clean,
+                "cell": f"clean/{data['train']}",
+                "save_dir": self._out / "prior",
+            }
+            prior = _command("image_train.py", **paths, **self._seed, **self._prior_entries)
+            yield Stage("a prior of clean images", (prior,), self._ranks)
+
+    def adaptation(self) -> Iterator[Stage]:
+        """Degrade the test images and the training images, and adapt both."""
+        data, degraded = self._data, self._config["degraded"]
+        if isinstance(degraded, list):
+            shared = {
+                "base_samples": self._clean,
+                "split": data["test"],
+                "save_dir": self._degraded,
+                **self._seed,
+            }
+            made = []
+            for entry in degraded:
+                own = _without(entry, "command")
+                made.append(_command("make_data.py", entry["command"], **{**shared, **own}))
+            yield Stage("held-out images, degraded", tuple(made))
+        yield self._adapt("their adapted copies", self._degraded, self._cells, "adapted")
+        shared = {"base_samples": self._clean, "split": data["train"], "save_dir": self._clean}
+        if data["known_samples"] is not None:
+            shared["num_samples"] = data["known_samples"]
+        kinds = [name for name in self._known if name != "clean"]
+        made = [
+            _command("make_data.py", "degrade", **shared, **self._seed, type=name) for name in kinds
+        ]
+        yield Stage("known degradations of training images", tuple(made))
+        title = "their adapted copies, to learn from"
+        yield self._adapt(title, self._clean, self._known_cells, "known_adapted")
+
+    def _adapt(self, title: str, source: str, cells: Mapping[str, Any], target: str) -> Stage:
+        paths = {"model_path": self._prior, "base_samples": source, "save_dir": self._out / target}
+        method = {**self._seed, **self._config["adaptation"]}
+        command = _command("image_sample.py", **{**paths, **method, **cells})
+        return Stage(title, (command,), self._ranks)
+
+    def training(self) -> Iterator[Stage]:
+        """Train teachers of each known degradation and view, and a student of each view."""
+        teachers = []
+        views = (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
+        for name, (stage, groups) in itertools.product(self._known, views):
+            if (name, stage) != ("clean", "deg"):
+                teachers.append(self._train("train.py", "ind", stage, groups, dt=name))
+        yield Stage("teachers, one for each known degradation and view", tuple(teachers))
+        students = []
+        views = (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student")))
+        for stage, groups in views:
+            known = ",".join(self._known)
+            students.append(self._train("train_all_deg.py", "deg_all", stage, groups, dt=known))
+        yield Stage("two students, for degraded and for adapted images", tuple(students))
+
+    def _train(
+        self, program: str, kind: str, stage: str, groups: tuple[str, ...], **more: str
+    ) -> Command:
+        config, data = self._config, self._data
+        entries = {
+            "data.root": self._clean,
+            "data.adapted": self._out / "known_adapted",
+            "data.train": data["train"],
+            "data.held_out": data["held_out"],
+            "train.seed": config["seed"],
+        }
+        entries |= {} if config["source"] is None else {"source": config["source"]}
+        for group in ("all", *groups):
+            entries |= _dotted(config["training"].get(group, {}))
+        path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
+        chosen = [f"{name}={_yaml(value)}" for name, value in entries.items()]
+        return _command(program, config=path, save_dir=self._saved, **more, set=chosen)
+
+    def evaluation(self) -> Iterator[Stage]:
+        """Fit what has parameters, evaluate both students on both views, and report."""
+        config, known = self._config, of_known(self._known)
+        students = [self._best(known, "deg_all", s) for s in ("degDistill", "adaptDistill")]
+        words = ("configs/ensemble/resnet18_ensemble_b64_cifar10c.py", students[0])
+        evaluate = ("test_ensemble.py", *words, "--second_model_prefix", students[1])
+        rules = settings.as_list(config["evaluation"].get("ensemble", []))
+        if set(FITTED_RULES) & set(rules):
+            views = {
+                "data_prefix1": self._clean,
+                "data_prefix2": self._out / "known_adapted",
+                "out": self._out / "fit",
+            }
+            fit = _command(*evaluate, "--fit", **views, **self._known_cells)
+            title = "weights and gate, fitted on known degradations of held-out images"
+            yield Stage(title, (fit,))
+        views = {
+            "source": config["source"] or self._best("clean", "ind", "clean"),
+            "data_prefix1": self._degraded,
+            "data_prefix2": self._out / "adapted",
+            "out": self._out / "eval",
+        }
+        compare = _command(*evaluate, **{**views, **self._cells, **config["evaluation"]})
+        yield Stage("the classifiers on both views", (compare,))
+        report = _command("report.py", f"{self._out / 'eval'}", **config["report"])
+        yield Stage("the report", (report,))
+
+    def _best(self, degradation: str, kind: str, stage: str) -> str:
+        """Return a pattern of the best weights of the runs of a stage."""
+        shared = self._config["training"].get("all", {})
+        experiment = shared.get("dataset", self._data["experiment"])
+        entries = {"dataset": experiment, "backbone": self._data["backbone"]}
+        folder = stage_folder(Path(self._saved), kind, degradation, stage_name(entries, stage))
+        return f"{folder}/*/{BEST}"
+
+
+def _without(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in entries.items() if other != name}
+
+
+def check(stages: Iterable[Stage]) -> None:
+    """Raise ValueError for anything that a command would refuse, before the first one runs."""
+    for stage in stages:
+        for command in stage.commands:
+            errors = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(errors):
+                    _parse(*command)
+            except SystemExit:
+                last = errors.getvalue().strip().splitlines()[-1]
+                raise ValueError(f"{stage.title}: {last}") from None
+            except (ValueError, OSError) as error:
+                parser = train.parser() if command[0].startswith("train") else None
+                text = commands.with_flags(f"{error}", parser.flags if parser else {})
+                raise ValueError(f"{stage.title}: {command[0]}: {text}") from None
+
+
+def _parse(name: str, *words: str) -> None:
+    """Read a command line; of a training also its config."""
+    if name in ("train.py", "train_all_deg.py"):
+        from DistilledClassifier.experiments.config import configure
+
+        values, _ = train.parser(name).read(words)
+        configure(train.settings_of(values), program=name)
+    else:
+        module = importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
+        module.parser().read(words)
+
+
+def check_inputs(config: Mapping[str, Any], path: Path) -> None:
+    """Raise FileNotFoundError for a file that the YAML names and that does not exist."""
+    degraded = config["degraded"]
+    named = {
+        "data.base_samples": config["data"]["base_samples"],
+        "source": config["source"],
+        "prior.model_path": config["prior"].get("model_path"),
+        "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None,
+    }
+    for name, value in named.items():
+        if value not in (None, sources.DIGITS) and not files.find(value).exists():
+            raise FileNotFoundError(f"{path}: {name} is {value}, which does not exist")
+
+
+def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a training by their dotted names.
+
+    A section such as train, written as one, replaces no other section.
+    """
+    dotted = {}
+    for name, value in entries.items():
+        if name in ("data", "preprocess", "augment", "train") and isinstance(value, dict):
+            dotted |= {f"{name}.{entry}": content for entry, content in value.items()}
+        else:
+            dotted[name] = value
+    return dotted
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list | None) else str(value)
+
+
+def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
+    """Return entries as flags of a command. Raises ValueError for values that no flag takes."""
+    words = []
+    for name, value in entries.items():
+        values = settings.as_list(value)
+        if not values or not all(isinstance(one, str | int | float | Path) for one in values):
+            raise ValueError(
+                f"{where}{name} is {tree.shown(value)}, "
+                "but a flag takes a value, or a list of values"
+            )
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", *map(str, values)]
+    return words
+
+
+# --------------------------------------------------------------------------------- running them
+
+
+def command_lines(stages: Iterable[Stage]) -> Iterator[str]:
+    """Yield the commands as a shell would read them, below the title of their stage."""
+    for stage in stages:
+        yield f"# {stage.title}"
+        for command in stage.commands:
+            yield shlex.join((*launcher(stage.ranks), *command))
+
+
+def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Show) -> Outcome:
+    """Run what is not finished; ``pipeline.json`` in the folder tells what is.
+
+    Raises ValueError where the folder has images that these stages do not make: they would be taken
+    for theirs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    state = _State(out)
+    state.check(stages)
+    outcome: dict[str, dict[str, Any]] = {}
+    report = out / "eval" / "report.html"
+    begun, digest = time.monotonic(), ""
+    for number, stage in enumerate(stages, start=1):
+        digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
+        where = f"{number} of {len(stages)}: {stage.title}"
+        if state.finished.get(stage.title) == digest:
+            show.say(f"== {where}: done before")
+            outcome[stage.title] = {"status": "done before", "seconds": 0.0}
+            continue
+        started = time.monotonic()
+        show.say(f"\n== {where} ({duration(started - begun)})")
+        state.forget(stages[number - 1 :])  # they are made anew, whatever becomes of this run
+        for command in stage.commands:
+            state.note(command)
+            if status := _run(command, stage.ranks, threads, show):
+                show.warn(
+                    f"stage {where} ended with status {status}; its messages above tell why. "
+                    "Mend it and run the same pipeline again: it goes on from here"
+                )
+                outcome[stage.title] = {"status": status, "seconds": time.monotonic() - started}
+                return Outcome(out, status, outcome, report)
+        state.finish(stage.title, digest)
+        outcome[stage.title] = {"status": 0, "seconds": time.monotonic() - started}
+    show.say(f"\n== finished in {duration(time.monotonic() - begun)}")
+    return Outcome(out, 0, outcome, report)
+
+
+class _State:
+    """What ``pipeline.json`` says: which stages are finished, and which images were made."""
+
+    def __init__(self, out: Path):
+        self._out, self._path = out, out / "pipeline.json"
+        content = files.read_json(self._path) if self._path.is_file() else {}
+        self.finished: dict[str, str] = content.get("finished", {})
+        self._made: list[str] = content.get("made", [])
+
+    def check(self, stages: Iterable[Stage]) -> None:
+        """Raise ValueError where the folder holds images that these stages do not make."""
+        own = [text for stage in stages for one in stage.commands for text in self._text(one)]
+        others = [command for command in self._made if command not in own]
+        if others:
+            raise ValueError(
+                f"{self._out} has images of another YAML, made by: {others[0]}; "
+                "give another out, or remove this one"
+            )
+
+    def _text(self, command: Command) -> list[str]:
+        """Return what is noted of a command that makes images, wherever the folder lies."""
+        if command[0] != "make_data.py":
+            return []
+        return [shlex.join(command).replace(str(self._out), "OUT")]
+
+    def forget(self, stages: Iterable[Stage]) -> None:
+        """Take the marks from stages that are to be run."""
+        for stage in stages:
+            self.finished.pop(stage.title, None)
+
+    def note(self, command: Command) -> None:
+        """Note a command before it runs."""
+        self._made = list(dict.fromkeys((*self._made, *self._text(command))))
+        self._write()
+
+    def finish(self, title: str, digest: str) -> None:
+        """Mark a stage as finished."""
+        self.finished[title] = digest
+        self._write()
+
+    def _write(self) -> None:
+        files.write_json(self._path, {"finished": self.finished, "made": self._made})
+
+
+def _run(command: Command, ranks: int, threads: int | None, show: Show) -> int:
+    name, *words = command
+    words = list(map(_latest, words))
+    show.say(f"$ {shlex.join((name, *words))}")
+    env = {} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))}
+    script = str(ROOT / SCRIPTS[name])
+    return commands.call([*launcher(ranks), sys.executable, script, *words], env)
+
+
+def _latest(part: str) -> str:
+    """Return the last file of a pattern: that of the newest finished run of a stage."""
+    if "*" not in part:
+        return part
+    above, _, pattern = part.partition("/*/")
+    path = latest_finished(Path(above), pattern)
+    if path is None:
+        raise FileNotFoundError(
+            f"{part}: no finished run has such a file; was the stage before removed?"
+        )
+    return str(path)
