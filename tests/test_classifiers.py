@@ -163,7 +163,8 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(
-        ValueError, match="pretrained weights of timm/resnet18 could not be fetched.*--init FILE"
+        ValueError,
+        match="pretrained weights of timm/resnet18 could not be fetched.*give it as `init`",
     ):
         build({"type": "timm", "name": "resnet18", "pretrained": True})
 

@@ -56,11 +56,11 @@ def test_each_cell_is_counted(corrupted, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--sev", "7"], "--severity 7"),
+        (["--sev", "7"], "--sev 7 is wanted"),
         (["--corruption", "frog"], "--corruption frog is not in"),
         (["--dd", "nowhere"], "--dd nowhere does not exist; make_data.py corrupt"),
         (["-r", "nowhere.th"], "nowhere.th is not a file"),
-        (["-c", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["-c", "nowhere.yaml"], "--config nowhere.yaml does not exist"),
         (["-c", "configs/ind/CIFAR10/ResNet56/clean.yaml"], "does not fit the classifier"),
     ],
 )
