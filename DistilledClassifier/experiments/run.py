@@ -146,8 +146,7 @@ def run_training(
 
     program: the command that asks for it, None in Python.
     """
-    if world.size > 1 or program is not None:
-        torch.set_num_threads(world.cpu_threads())
+    torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(settings.device, world.local_rank))
     config = world.together(lambda: configure(settings, world.size, program))
     inputs = world.together(lambda: find_inputs(config, settings.save_dir))
@@ -186,6 +185,7 @@ def _fit(
         images=config.train.batch_size * len(config.known),
         save_minutes=settings.save_minutes,
         on_epoch=lambda is_best: experiment.end_epoch(folder, is_best, show),
+        show=show,
     )
     rate = make_rate(config.optimizer["lr"], config.schedule, config.train)
     running.train(steps, config.train, rate, advice=ADVICE)
@@ -265,7 +265,7 @@ class Experiment:
         each = ", ".join(f"{name} {row[f'{name}_top1']:.1f}" for name in config.known)
         shares = f" ({each})" if len(config.known) > 1 else ""
         best = ", the best" if is_best else ""
-        show.say(f"epoch {row['epoch']:.4g}: validation top-1 {row['top1']:.2f} %{shares}{best}")
+        show.step(f"epoch {row['epoch']:.4g}: validation top-1 {row['top1']:.2f} %{shares}{best}")
         for name in (LAST, BEST) if is_best else (LAST,):
             classifiers.save(
                 folder / name,
