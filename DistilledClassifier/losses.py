@@ -1,6 +1,7 @@
 """Losses, by the field's names. A new one is a function here and its entry in the table under it.
 
-Features are (N,C), maps (N,C,H,W), logits (N,K), labels (N,) of whole numbers. Each returns a scalar.
+Features are (N,C), maps (N,C,H,W), logits (N,K), labels (N,) of whole numbers. Each loss is a
+scalar.
 """
 
 from __future__ import annotations
@@ -13,33 +14,46 @@ import torch.nn.functional as F
 
 
 class Seen(Protocol):
-    """What a network makes of a batch."""
+    """The answer of a network to a batch."""
 
     features: torch.Tensor
     logits: torch.Tensor
     maps: torch.Tensor
 
 
+def cross_entropy(student: Seen, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy with labels (N,), or with targets (N,K)."""
+    return F.cross_entropy(student.logits, labels)
+
+
 def cosine_inheritance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The mean over the batch of 1 - cos(student, teacher), each flattened (FusionDistill and DiffAUD: COS)."""
+    """Return the mean over the batch of 1 - cos(student, teacher), each flattened.
+
+    FusionDistill and DiffAUD call it COS. The teacher gets no gradient. Raises ValueError where the
+    shapes differ.
+
+    >>> cosine_inheritance(torch.eye(2), torch.eye(2)).item()
+    0.0
+    """
     if student.shape != teacher.shape:
         raise ValueError(
-            f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape"
+            f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
+            "in shape"
         )
     towards = torch.ones(len(student), device=student.device)
     return F.cosine_embedding_loss(student.flatten(1), teacher.detach().flatten(1), towards)
 
 
 class FromTeacher(NamedTuple):
-    """A loss of a student and a teacher on the same images, and the part of `Seen` of which it is."""
+    """A loss of a student and a teacher on the same images. of: the part of `Seen` it compares."""
 
     of: str
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-# of a student and the labels (N,), or targets (N,K)
+# losses of a student and the labels (N,), or targets (N,K)
 SUPERVISED: dict[str, Callable[[Seen, torch.Tensor], torch.Tensor]] = {
-    "cross_entropy": lambda student, labels: F.cross_entropy(student.logits, labels),
+    "cross_entropy": cross_entropy,
 }
 FROM_TEACHERS: dict[str, FromTeacher] = {
     "cosine_inheritance": FromTeacher("features", cosine_inheritance),
@@ -48,7 +62,10 @@ FROM_TEACHERS: dict[str, FromTeacher] = {
 
 
 def smoothed(labels: torch.Tensor, classes: int, share: float) -> torch.Tensor:
-    """Targets (N,K) of labels (N,): ``share`` is spread over all classes (Szegedy et al., arXiv:1512.00567, section 7)."""
+    """Return targets (N,K) of labels (N,), where ``share`` is spread over all classes.
+
+    This is label smoothing (Szegedy et al., arXiv:1512.00567, section 7).
+    """
     return F.one_hot(labels, classes) * (1 - share) + share / classes
 
 
@@ -60,10 +77,13 @@ def objective(
     *,
     groups: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """``loss``, the weighted sum, and each loss of ``weights``, unweighted (DiffAUD: w0 CE + w1 sum over teachers of COS).
+    """Return ``loss``, the weighted sum, and beside it each loss of ``weights``, unweighted.
 
-    teachers: what they make of each image of the batch, by the names of the parts of `Seen`. The batch is ``groups`` groups
-    of equally many images, one after the other; a loss from teachers is summed over the groups.
+    DiffAUD: w0 CE + w1 sum over teachers of COS.
+
+    labels: (N,), or targets (N,K). teachers: their answers to the images of the batch, by the names
+    of the parts of `Seen`. groups: the batch is so many groups of equally many images, one after
+    the other, and a loss from teachers is summed over them.
     """
     parts = {name: SUPERVISED[name](student, labels) for name in weights if name in SUPERVISED}
     each = len(labels) // groups

@@ -2,11 +2,13 @@
 """Train a student of all known degradations, distilled from one teacher of each (or from none).
 
   train_all_deg.py -c configs/deg_all/CIFAR10/ResNet18/degDistill.yaml
-  train_all_deg.py -c configs/deg_all/CIFAR10/ResNet18/adaptDistill.yaml --dt clean,jpeg,blur,noise
+  train_all_deg.py -c configs/deg_all/CIFAR10/ResNet18/adaptDistill.yaml \\
+      --dt clean,jpeg,blur,noise
   torchrun --nproc_per_node 8 train_all_deg.py …
 
-A batch is one group of images of each degradation; each teacher sees its own group, the student sees all. The teachers are the
-latest best of their stages (train.py) unless the config says otherwise. Flags and what is written: as train.py.
+A batch is one group of images of each degradation; each teacher sees its own group, the student
+sees all. The teachers are the latest best of their stages (train.py) unless the config says
+otherwise. Flags and results are those of train.py.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from pathlib import Path
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from DistilledClassifier.train import run
+from DistilledClassifier import train
+
+PROGRAM = "train_all_deg.py"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train the student; returns 0 when the budget is spent, 130 when it was interrupted, 1 or 2 for errors."""
-    return run(argv, "train_all_deg.py", __doc__)
+    """Train the student and return the exit status."""
+    return train.run(train.parser(PROGRAM, __doc__), argv)
 
 
 if __name__ == "__main__":

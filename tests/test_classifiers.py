@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import SHARED, needs_shared
+from PIL import Image
 
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Preprocess, build, initialise, load, save
@@ -163,7 +164,8 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(
-        ValueError, match="pretrained weights of timm/resnet18 could not be fetched.*--init FILE"
+        ValueError,
+        match="pretrained weights of timm/resnet18 could not be fetched.*give it as `init`",
     ):
         build({"type": "timm", "name": "resnet18", "pretrained": True})
 
@@ -207,6 +209,32 @@ def test_the_published_classifiers_score_what_is_published(depth, weights, accur
             classifier.scores(data["test_x"]).argmax(1) == torch.from_numpy(data["test_y"]).long()
         )
     assert right.double().mean() == pytest.approx(accuracy, abs=0.001)
+
+
+def test_images_are_scored_as_people_hold_them(tmp_path):
+    torch.manual_seed(0)
+    config = {"classifier": SMALL, "preprocess": PREPROCESS}
+    save(tmp_path / "a.pth", warmed(build(SMALL)), config, ("x", "y", "z"))
+    classifier = load(str(tmp_path / "a.pth"))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 10, 12, 3), dtype=np.uint8)
+    scores = classifier.scores(pixels)
+    assert scores.shape == (5, 3) and scores.dtype == torch.float32
+    tensor = torch.from_numpy(pixels)
+    floats = tensor.permute(0, 3, 1, 2) / 255
+    for same in (tensor, floats, floats.numpy(), list(pixels), list(map(Image.fromarray, pixels))):
+        torch.testing.assert_close(classifier.scores(same), scores)
+    torch.testing.assert_close(
+        classifier.scores(pixels, batch_size=2), scores, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(classifier.scores(pixels[1]), scores[1:2], rtol=1e-4, atol=1e-5)
+    mixed = classifier.scores([pixels[0], Image.new("L", (40, 30)), floats[2]])
+    torch.testing.assert_close(mixed[[0, 2]], scores[[0, 2]], rtol=1e-4, atol=1e-5)
+    for empty in (pixels[:0], floats[:0], []):
+        assert classifier.scores(empty).shape == (0, 3)
+    with pytest.raises(ValueError, match="move the channels to the end"):
+        classifier.scores(pixels.transpose(0, 3, 1, 2))
+    with pytest.raises(ValueError, match="`batch_size` 0 must be at least 1"):
+        classifier.scores(pixels, batch_size=0)
 
 
 def test_what_is_no_classifier_is_named(tmp_path):

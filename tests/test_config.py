@@ -154,7 +154,7 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ({"train.batch_size": -1}, "train: batch_size -1 must be at least 1"),
         ({"train.batch_size": "many"}, "train.batch_size is 'many', but it is a whole number"),
         ({"train.ema": 1.5}, "train: ema 1.5 is outside 0..1"),
-        ({"panel.sees": "nothing"}, "panel: sees: 'nothing' is unknown; use one of same, clean"),
+        ({"panel.sees": "nothing"}, "panel: `sees`: 'nothing' is unknown; use one of same, clean"),
         ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
         (
             {"optimizer.momentum": 0.9, "optimizer.type": "AdamW"},
@@ -174,17 +174,20 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ),
         (
             {"known": ["jpeg", "fog"]},
-            "known: 'fog' is unknown; use one of clean, jpeg, blur, noise, saltpepper",
+            "`known`: 'fog' is unknown; use one of clean, jpeg, blur, noise, saltpepper",
         ),
         ({"known": ["jpeg", "jpeg"]}, "must name each degradation once"),
-        ({"loss": {"cosine": 1}}, "loss: 'cosine' is unknown"),
+        ({"loss": {"cosine": 1}}, "`loss`: 'cosine' is unknown"),
         ({"loss": {"cosine_inheritance": 1}}, "go together"),
-        ({"view": "blurred"}, "view: 'blurred'"),
-        ({"data.adapted": None, "view": "adapted"}, "needs data.adapted"),
-        ({"classifier.num_classes": 7}, "num_classes 7, but data.classes cifar10 has 10 classes"),
+        ({"view": "blurred"}, "`view`: 'blurred'"),
+        ({"data.adapted": None, "view": "adapted"}, "needs `data.adapted`"),
+        (
+            {"classifier.num_classes": 7},
+            "`classifier.num_classes` 7, but `data.classes` 'cifar10' has 10 classes",
+        ),
         ({"preprocess.mean": [1, 2]}, "preprocess mean"),
-        ({"data.classes": "cifar11"}, "--classes cifar11 is neither"),
-        ({"data": 3}, "data: 3 has no entries"),
+        ({"data.classes": "cifar11"}, "cifar11 is neither a file nor one of cifar10"),
+        ({"data": 3}, "`data`: 3 has no entries"),
     ],
 )
 def test_a_wrong_entry_is_named(changes, words):
@@ -208,7 +211,7 @@ def test_a_wrong_entry_is_named(changes, words):
             "configs/ind/CIFAR10/ResNet20/dirty.yaml",
             "configs/ind has no dirty; there are CIFAR10, Imagenet, adapt, clean, deg",
         ),
-        ("nowhere.yaml", "-c nowhere.yaml does not exist"),
+        ("nowhere.yaml", "`config` nowhere.yaml does not exist"),
     ],
 )
 def test_a_config_that_is_not_there_is_named_with_those_that_are(path, words):

@@ -76,6 +76,19 @@ MAY_IMPORT = {
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,
     "DistilledClassifier/corruptions.py": {"numpy", "PIL", "scipy", "cv2", "DDA.tree"},
+    "DistilledClassifier/experiments/__init__.py": {
+        "DistilledClassifier.experiments",
+        "DistilledClassifier.experiments.run",
+    },
+    "DistilledClassifier/experiments/compose.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
+    "DistilledClassifier/experiments/settings.py": {"yaml", "DDA", "DDA.files", "DDA.settings"},
+    "DistilledClassifier/train.py": {
+        "DDA",
+        "DDA.commands",
+        "DDA.ranks",
+        "DistilledClassifier.experiments.run",
+        "DistilledClassifier.experiments.settings",
+    },
     "DistilledClassifier/recipes.py": {
         "numpy",
         "DistilledClassifier",

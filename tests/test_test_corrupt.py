@@ -1,5 +1,9 @@
 """Accuracy of one classifier on corrupted trees."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,10 @@ from helpers import SHARED, needs_shared
 from PIL import Image
 
 from DDA import files, tree
+from DDA.progress import Show
 from DistilledClassifier import classifiers
+from DistilledClassifier.experiments.corrupted import evaluate
+from DistilledClassifier.experiments.settings import Evaluation
 from DistilledClassifier.test_corrupt import main
 
 CONFIG = "configs/ind/CIFAR10/ResNet20/clean.yaml"
@@ -53,14 +60,30 @@ def test_each_cell_is_counted(corrupted, tmp_path, capsys):
     assert "| weak_seq | 50.0 | 50.0 |" in said.out and "--dl changes nothing" in said.err
 
 
+def test_from_python_the_result_is_one_frozen_object(corrupted, tmp_path, capsys):
+    settings = Evaluation(
+        config=Path(CONFIG), resume=tmp_path / "cat.th", images=tmp_path / "c", corruption=("fog",)
+    )
+    accuracy = evaluate(settings, Show(quiet=True))
+    assert accuracy.top1 == {"fog": {"1": 50, "3": 100}} and accuracy.mean == 75
+    assert "| fog | 50.0 | 100.0 | 75.0 |" in accuracy.markdown and accuracy.markdown in str(
+        accuracy
+    )
+    assert "4 images in 2 cells" in accuracy.protocol and capsys.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="`batch_size` 0 must be at least 1"):
+        replace(settings, batch_size=0)
+    assert main([*corrupted, "--corruption", "fog", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == accuracy.as_dict()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--sev", "7"], "--severity 7"),
+        (["--sev", "7"], "--sev 7 is wanted"),
         (["--corruption", "frog"], "--corruption frog is not in"),
         (["--dd", "nowhere"], "--dd nowhere does not exist; make_data.py corrupt"),
         (["-r", "nowhere.th"], "nowhere.th is not a file"),
-        (["-c", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["-c", "nowhere.yaml"], "--config nowhere.yaml does not exist"),
         (["-c", "configs/ind/CIFAR10/ResNet56/clean.yaml"], "does not fit the classifier"),
     ],
 )

@@ -247,8 +247,8 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 2
     assert "the stage deg of noise is missing" in (said := capsys.readouterr().err)
     assert (
-        f"Run first: train.py -c configs/ind/own/Tiny/deg.yaml --save_dir {tmp_path / 'saved'} --dt noise"
-        in said
+        "Run first: train.py --config configs/ind/own/Tiny/deg.yaml "
+        f"--save_dir {tmp_path / 'saved'} --dt noise" in said
     )
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "noise")) == 0
     teacher = only_run(tmp_path, "blur/ind/own_Tiny_deg") / "model_best.pth"
@@ -504,7 +504,7 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
     [
         ("deg", [], "--dt is missing"),
         ("clean", ["--dt", "jpeg"], "--dt jpeg does not go with a config of clean images"),
-        ("deg", ["--dt", "fog"], "known: 'fog' is unknown"),
+        ("deg", ["--dt", "fog"], "--dt: 'fog' is unknown"),
         ("deg", ["--dt", "jpeg"], "the stage clean of clean is missing"),
         ("degDistill", [], "is a config of train_all_deg.py"),
         ("clean", ["--bs", "500"], "clean has 90 training images, fewer than --bs 500"),
@@ -513,26 +513,30 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
         (
             "clean",
             ["--set", "data.root=nowhere"],
-            "data.root: nowhere does not exist; make_data.py prepare",
+            "`data.root` nowhere does not exist; make_data.py prepare",
         ),
         (
             "clean",
             ["--set", "data.classes=cifar10"],
-            "num_classes 3, but data.classes cifar10 has 10 classes",
+            "`classifier.num_classes` 3, but `data.classes` 'cifar10' has 10 classes",
         ),
         (
             "clean",
             ["--set", "data.classes=cifar10", "classifier.num_classes=10"],
             "has 3 classes (red, green, blue, …), but the config has 10",
         ),
-        ("adapt", ["--dt", "jpeg", "--init", ""], "data.adapted: "),
-        ("clean", ["--init", "nowhere.pth"], "init: nowhere.pth is not a file; give --init FILE"),
+        ("adapt", ["--dt", "jpeg", "--init", ""], "`data.adapted` "),
+        ("clean", ["--init", "nowhere.pth"], "--init nowhere.pth is not a file; give one"),
         (
             "clean",
             ["--set", "init=pretrained", "pretrained=ckpt/nowhere.pth"],
             "OpenMMLab's model zoo",
         ),
-        ("clean", ["--set", "init=pretrained"], "the backbone names no pretrained weights"),
+        (
+            "clean",
+            ["--set", "init=pretrained"],
+            "the backbone names no pretrained weights; give a file as --init",
+        ),
         ("clean", ["-d", "7"], "--device 7: there is no GPU"),
         ("clean", ["-r", "nowhere/model_best.pth"], "there is no resume.pt beside it"),
         ("clean", ["--lr", "1e30", "--epochs", "30"], "lower --lr, or set train.warmup=200"),
@@ -548,7 +552,9 @@ def test_wrong_input_is_named(stages, tmp_path, capsys, stage, more, words):
 def test_an_empty_adapted_tree_says_which_command_makes_it(stages, tmp_path, capsys):
     (tmp_path / "adapted" / "jpeg").mkdir(parents=True)
     assert train.main(flags(tmp_path, stages["adapt"], "--dt", "jpeg", "--set", "init=null")) == 2
-    assert "adapt the copies first: image_sample.py … --corruption jpeg" in capsys.readouterr().err
+    assert (
+        "adapt the copies first: image_sample.py with `corruption` jpeg" in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, capsys):

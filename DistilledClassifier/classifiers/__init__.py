@@ -1,22 +1,32 @@
-"""Classifiers behind one interface, of mmcls, of timm and our own; their checkpoints, and what they want to see.
+"""Classifiers behind one interface: their networks, their checkpoints, what they want to see.
 
-Preprocessing belongs to a classifier and lies in its checkpoint: `Classifier.scores` takes images as they are.
+>>> from DistilledClassifier import classifiers
+
+Networks come from mmcls, from timm or from here. Preprocessing belongs to a classifier and lies in
+its checkpoint, so `Classifier.scores` takes images as they are. The names are imported on first
+use, so that the line above waits for no other package.
 """
 
-from DistilledClassifier.classifiers.checkpoints import (
-    initialise,
-    is_ours,
-    load,
-    read,
-    save,
-    tells_itself,
-)
-from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
-from DistilledClassifier.classifiers.libraries import build, quietly
-from DistilledClassifier.classifiers.network import Network, Seen, still
-from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
-from DistilledClassifier.classifiers.preprocess import Preprocess
-from DistilledClassifier.classifiers.scoring import Classifier, score, score_views
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from DistilledClassifier.classifiers.checkpoints import (
+        initialise,
+        is_ours,
+        load,
+        read,
+        save,
+        tells_itself,
+    )
+    from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+    from DistilledClassifier.classifiers.libraries import build, quietly
+    from DistilledClassifier.classifiers.network import Network, Seen, still
+    from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
+    from DistilledClassifier.classifiers.preprocess import Preprocess
+    from DistilledClassifier.classifiers.scoring import Classifier, score, score_views
 
 __all__ = [
     "CifarResNet",
@@ -39,3 +49,26 @@ __all__ = [
     "tells_itself",
     "with_weights",
 ]
+
+_NAMES = {
+    "checkpoints": ("initialise", "is_ours", "load", "read", "save", "tells_itself"),
+    "cifar_resnet": ("CifarResNet",),
+    "libraries": ("build", "quietly"),
+    "network": ("Network", "Seen", "still"),
+    "origins": ("Pipeline", "open_classifier", "with_weights"),
+    "preprocess": ("Preprocess",),
+    "scoring": ("Classifier", "score", "score_views"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it is asked for."""
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names beside the module's own."""
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ _FETCHED = (
 def save(
     path: Path, network: Network, config: Mapping[str, Any], classes: Sequence[str], **more: Any
 ) -> None:
-    """Write a checkpoint that is enough alone: weights, classes, preprocessing, and the config that trained them."""
+    """Write a checkpoint that is enough alone.
+
+    It holds the weights, the classes, the preprocessing, the config that trained them, and what
+    else is given.
+    """
     content = {
         "state_dict": network.model.state_dict(),
         "config": dict(config),
@@ -40,25 +45,43 @@ def save(
     files.write_with(path, lambda file: torch.save(content, file))
 
 
-def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
-    """A classifier from its checkpoint: ours, or a CIFAR ResNet with the names of akamaster/pytorch_resnet_cifar10.
+def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> Classifier:
+    """Return the classifier of a checkpoint; nothing in the file is executed.
 
-    content: what `read` gave of it, if it was read already. Nothing in the file is executed. Raises FileNotFoundError where it
-    is absent, ValueError for any other file.
+    Args:
+        path: a checkpoint of this project, or one of a CIFAR ResNet with the names of
+            akamaster/pytorch_resnet_cifar10.
+        content: what `read` gave of it, if it was read already.
+
+    Returns:
+        The classifier on the CPU. Move it with ``classifier.network.to("cuda")``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or is no such checkpoint.
+
+    Example:
+        >>> from DistilledClassifier import classifiers
+        >>> classifier = classifiers.load(tiny_classifier)
+        >>> classifier.classes
+        ('red', 'green', 'blue')
+        >>> classifier.scores(np.zeros((2, 8, 8, 3), np.uint8)).shape
+        torch.Size([2, 3])
     """
+    path = files.find(path)
     content = read(path) if content is None else content
     if is_ours(content):
-        classifier = _as_data(content["config"]["classifier"], path)
-        network = _filled(path, classifier, content["state_dict"], "its own config")
+        config = _as_data(content["config"]["classifier"], path)
+        network = _filled(path, config, content["state_dict"], "its own config")
         preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        return Classifier(
-            network, preprocess, classes, content["config"], content.get("adapted"), path
-        )
+        adapted = content.get("adapted")
+        return Classifier(network, preprocess, classes, content["config"], adapted, path)
     state = weights(content)
     if not state.keys() >= _CIFAR:
         raise ValueError(
-            f"{path} tells no architecture: it is neither a checkpoint of this project nor one of a CIFAR ResNet (conv1, "
-            "layer3, linear). Weights of mmcls and timm are read with a config: train.py --init FILE"
+            f"{path} tells no architecture: it is neither a checkpoint of this project nor one of "
+            "a CIFAR ResNet (conv1, layer3, linear). Weights of mmcls and timm are read with a "
+            "config: train.py with `init`"
         )
     depth = 6 * len({name.split(".")[1] for name in state if name.startswith("layer1.")}) + 2
     config = {"type": "CifarResNet", "depth": depth, "num_classes": len(state["linear.weight"])}
@@ -67,62 +90,67 @@ def load(path: Path, content: dict[str, Any] | None = None) -> Classifier:
 
 
 def _filled(
-    path: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], said: str
+    path: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], name: str
 ) -> Network:
-    """The network of a model dict with these weights. Raises ValueError, which calls the model dict ``said``."""
+    """Return the network of a model dict with these weights.
+
+    name: what the error calls the model dict. Raises ValueError where they do not fit.
+    """
     network = build(config)
     try:
         network.model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {said}: {error}") from None
+        raise ValueError(f"{path} does not fit {name}: {error}") from None
     return still(network)
 
 
 def is_ours(content: Mapping[str, Any]) -> bool:
-    """Whether what `read` gave is a checkpoint of this project."""
+    """Tell whether `read` gave a checkpoint of this project."""
     return {"state_dict", "config", "classes", "preprocess"} <= content.keys()
 
 
 def tells_itself(content: Mapping[str, Any]) -> bool:
-    """Whether `load` knows the architecture of what `read` gave, without a config."""
+    """Tell whether `load` knows the architecture without a config. content: what `read` gave."""
     return is_ours(content) or weights(content).keys() >= _CIFAR
 
 
 def initialise(network: Network, path: Path, content: dict[str, Any] | None = None) -> list[str]:
-    """Take over the weights of a checkpoint, of any origin, by their names; returns the names that were left as they were.
+    """Fill a network with the weights of a checkpoint of any origin, by their names.
 
-    content: what `read` gave of it, if it was read already. Only the last layer may be left, where its number of classes
-    differs. Raises ValueError where anything else does not fit.
+    Only the last layer may differ, in its number of classes; it is then left as it was. content:
+    what `read` gave of the file, if it was read already. Returns the names that were left. Raises
+    ValueError where anything else does not fit.
     """
     theirs, own = weights(read(path) if content is None else content), network.model.state_dict()
-    missing = [
-        name for name in own if name not in theirs and not name.endswith("num_batches_tracked")
-    ]
+    absent = own.keys() - theirs.keys()
+    missing = [name for name in own if name in absent and not name.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(
-            f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, such as {missing[0]}"
+            f"{path} does not fit the classifier: it lacks {len(missing)} of {len(own)} weights, "
+            f"such as {missing[0]}"
         )
+    shared = {name: theirs[name] for name in own if name in theirs}
+    differ = [name for name, value in shared.items() if value.shape != own[name].shape]
     last = [name for name, module in network.model.named_modules() if module is network.last]
-    differ = [
-        name for name, value in own.items() if name in theirs and theirs[name].shape != value.shape
-    ]
     for name in differ:
         if name.rpartition(".")[0] not in last:
             shapes = f"{tuple(theirs[name].shape)} there, {tuple(own[name].shape)} here"
             raise ValueError(f"{path} does not fit the classifier: {name} is {shapes}")
-    network.model.load_state_dict(
-        own | {name: theirs[name] for name in own if name in theirs and name not in differ}
-    )
+    fitting = {name: value for name, value in shared.items() if name not in differ}
+    network.model.load_state_dict(own | fitting)
     return differ
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of tensors and plain values; nothing in it is executed. Raises FileNotFoundError and BadFile."""
+    """Return the tensors and plain values of a file; nothing in it is executed.
+
+    Raises FileNotFoundError and BadFile.
+    """
     return read_tensors(path, "classifier's checkpoint")
 
 
 def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint of any origin, without the prefix of DataParallel."""
+    """Return the state dict in a checkpoint of any origin, without the prefix of DataParallel."""
     state = content.get("state_dict", content.get("model", content))
     return {
         name.removeprefix("module."): value
@@ -132,7 +160,10 @@ def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _as_data(value: Any, path: Path) -> Any:
-    """A model dict from a checkpoint, of which nothing leads to another file or to a download. Raises BadFile."""
+    """Return a model dict from a checkpoint, without what leads to another file or a download.
+
+    Raises BadFile where it asks for one that its weights cannot replace.
+    """
     if isinstance(value, list | tuple):
         return [_as_data(item, path) for item in value]
     if not isinstance(value, Mapping):

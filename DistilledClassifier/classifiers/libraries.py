@@ -1,4 +1,7 @@
-"""Networks of our own, of timm and of mmcls behind one interface. A new kind is a builder here and its entry in `build`."""
+"""Networks of our own, of timm and of mmcls behind one interface.
+
+A new kind of network is a builder here and its entry in `build`.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,23 @@ from DistilledClassifier.classifiers.network import Network
 
 
 def build(config: Mapping[str, Any]) -> Network:
-    """The network that a model dict describes, with fresh weights.
+    """Return the network that a model dict describes, with fresh weights.
 
-    ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; ``{"type": "timm", "name": …, "num_classes": …}`` and what else
-    timm's create_model takes, ``pretrained`` too; or a model dict of mmcls (``{"type": "ImageClassifier", "backbone": …, …}``).
-    Raises ValueError for what cannot be built and for libraries that are missing.
+    Args:
+        config: ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; or ``{"type": "timm",
+            "name": …, "num_classes": …}`` and what else timm's create_model takes, ``pretrained``
+            too; or a model dict of mmcls (``{"type": "ImageClassifier", "backbone": …, …}``).
+
+    Returns:
+        The network in its three parts, in training mode, on the CPU.
+
+    Raises:
+        ValueError: the network cannot be built, or its library is missing.
+
+    Example:
+        >>> network = build({"type": "CifarResNet", "depth": 8, "num_classes": 3})
+        >>> network(torch.zeros(2, 3, 32, 32)).logits.shape
+        torch.Size([2, 3])
     """
     settings = copy.deepcopy(dict(config))
     kind = settings.pop("type", None)
@@ -43,7 +58,7 @@ def _build_cifar(settings: dict) -> Network:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Around imports of mmcv and mmcls, which tell of their next versions and of CUDA: nothing that a user can change."""
+    """Hide the warnings of mmcv and mmcls on import, of which a user can change nothing."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,23 +76,22 @@ def _build_timm(settings: dict) -> Network:
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise ValueError(f"timm cannot build {name}: {error}") from None
-        close = (
-            ", ".join(difflib.get_close_matches(str(name), timm.list_models(), 3))
-            or "see timm.list_models()"
-        )
-        raise ValueError(f"timm has no model {name}; the nearest: {close}") from None
-    except Exception as error:  # of the hub and the network, many types
+        nearest = difflib.get_close_matches(str(name), timm.list_models(), 3)
+        advice = f"the nearest: {', '.join(nearest)}" if nearest else "see timm.list_models()"
+        raise ValueError(f"timm has no model {name}; {advice}") from None
+    except Exception as error:  # the hub and the network raise many types
         if not settings.get("pretrained"):
             raise
         raise ValueError(
             f"the pretrained weights of timm/{name} could not be fetched ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); check the connection to the hub, or fetch the file elsewhere and give it with "
-            "--init FILE and pretrained=false"
+            f"{str(error).splitlines()[0]}); check the connection to the hub, or fetch the file "
+            "elsewhere, and give it as `init` with pretrained=false"
         ) from None
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
         raise ValueError(
-            f"timm/{name} has no single last layer, so no features of one; choose another model"
+            f"timm/{name} has no single last layer, so its features are unknown; choose another "
+            "model"
         )
     return Network(
         model, model.forward_features, partial(model.forward_head, pre_logits=True), last
@@ -96,9 +110,8 @@ def _build_mmcls(settings: dict) -> Network:
         model = build_classifier({"type": "ImageClassifier", **settings})
     except (KeyError, AssertionError) as error:
         raise ValueError(f"mmcls cannot build the model: {error}") from None
-    last = getattr(model.head, "fc", None) or getattr(
-        getattr(model.head, "layers", None), "head", None
-    )
+    layers = getattr(model.head, "layers", None)
+    last = getattr(model.head, "fc", None) or getattr(layers, "head", None)
     if last is None:
         raise ValueError(
             f"the mmcls head {type(model.head).__name__} has no last layer fc; use a LinearClsHead"
@@ -108,16 +121,21 @@ def _build_mmcls(settings: dict) -> Network:
 
 
 class _MmclsParts:
-    """What mmcls does before its last layer; methods, unlike closures, follow a model that is copied."""
+    """The parts of a model of mmcls before its last layer.
+
+    They are methods, because methods, unlike closures, follow a model that is copied.
+    """
 
     def __init__(self, model: nn.Module):
         self._model = model
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last stage makes of images (N,3,H,W)."""
         return self._model.extract_feat(x, stage="backbone")[-1]
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the features (N,C) of maps."""
         stages = (maps,)
-        return self._model.head.pre_logits(
-            self._model.neck(stages) if self._model.with_neck else stages
-        )
+        if self._model.with_neck:
+            stages = self._model.neck(stages)
+        return self._model.head.pre_logits(stages)

@@ -12,9 +12,10 @@ from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
 
 
 class Seen(NamedTuple):
-    """What a network makes of images: features (N,C), logits (N,K), and the maps (N,C,H,W) of its last stage.
+    """The answer of a network to N images.
 
-    Networks that pool inside their last stage have (N,C) for the maps.
+    features: (N,C). logits: (N,K). maps: (N,C,H,W), of its last stage; networks that pool inside
+    their last stage have the features (N,C) here.
     """
 
     features: torch.Tensor
@@ -22,52 +23,56 @@ class Seen(NamedTuple):
     maps: torch.Tensor
 
     def float(self) -> Seen:
-        """The same in float32."""
+        """Return the same in float32."""
         return Seen(*(tensor.float() for tensor in self))
 
 
 class Network(nn.Module):
-    """A classifier in three parts: ``maps(x)``, ``pool(maps) -> (N,C)``, ``head(features) -> (N,K)``; calling it gives `Seen`.
+    """A classifier in three parts. Calling it gives `Seen`.
 
-    model holds the parameters under the names of its own library; its state dict is what checkpoints hold.
+    model: holds the parameters under the names of its own library; checkpoints hold its state dict.
+    maps: makes the maps of its last stage of normalised images (N,3,H,W). pool: makes the features
+    (N,C) of them. head: the last layer, which makes the logits (N,K) of features.
     """
 
     def __init__(self, model: nn.Module, maps: Callable, pool: Callable, head: Callable):
         super().__init__()
         self.model = model
-        self._parts = (
-            maps,
-            pool,
-            head,
-        )  # a tuple: their modules are the model's and are not registered again
+        # a tuple, because their modules are the model's and are not registered again
+        self._parts = (maps, pool, head)
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N,3,H,W) to what the last stage makes of them: (N,C,H,W), or as its library has it."""
+        """Return what the last stage makes of normalised images (N,3,H,W).
+
+        It is (N,C,H,W), or as the library of the model has it.
+        """
         return self._parts[0](x)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N,3,H,W) to what the last layer sees, (N,C)."""
+        """Return the features (N,C) of normalised images (N,3,H,W): what the last layer sees."""
         return self._parts[1](self.maps(x))
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """(N,C) to logits (N,K)."""
+        """Return the logits (N,K) of features (N,C)."""
         return self._parts[2](features)
 
     @property
     def last(self) -> nn.Module:
-        """The last layer, whose outputs are the classes."""
+        """Return the last layer, whose outputs are the classes."""
         return self._parts[2]
 
     def forward(self, x: torch.Tensor) -> Seen:
         maps = self.maps(x)
         features = self._parts[1](maps)
-        return Seen(
-            features, self.head(features), maps if isinstance(maps, torch.Tensor) else features
-        )
+        shown = maps if isinstance(maps, torch.Tensor) else features
+        return Seen(features, self.head(features), shown)
 
 
 def still(network: Network) -> Network:
-    """In eval mode, without gradients, as fast as it gets, in the layout in which `Preprocess.normalise` leaves images."""
+    """Return a network ready to judge: in eval mode, without gradients, as fast as it gets.
+
+    Its memory layout is the one in which `Preprocess.normalise` leaves images.
+    """
     network.eval().requires_grad_(False)
     if isinstance(network.model, CifarResNet):
         network.model.fold()

@@ -1,5 +1,6 @@
-"""Classifiers of any origin, as users name them: files, weights for a model that a config
-describes, models of timm.
+"""Classifiers of any origin, as users name them.
+
+They are files, weights for a model that a config describes, or models of timm.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from DistilledClassifier.classifiers.scoring import Classifier
 
 
 class Pipeline:
-    """A pipeline of mmcls, in place of a `Preprocess`, but for its loading step: we read the
-    images.
+    """A pipeline of mmcls in the place of a `Preprocess`.
+
+    Its loading step is left out, because images are read here.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]):
@@ -31,21 +33,14 @@ class Pipeline:
         self._steps = Compose([step for step in steps if step["type"] != "LoadImageFromFile"])
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H,W,3) to float (3,H,W)."""
+        """Return float (3,H,W) of an image, uint8 RGB (H,W,3)."""
         bgr = np.ascontiguousarray(pixels[..., ::-1])
-        return self._steps(
-            {
-                "img": bgr,
-                "img_shape": bgr.shape,
-                "ori_shape": bgr.shape,
-                "filename": None,
-                "ori_filename": None,
-                "img_fields": ["img"],
-            }
-        )["img"].numpy()
+        names = {"filename": None, "ori_filename": None, "img_fields": ["img"]}
+        shapes = {"img_shape": bgr.shape, "ori_shape": bgr.shape}
+        return self._steps({"img": bgr, **shapes, **names})["img"].numpy()
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """They are already."""
+        """Return the images as they are, because `fit` has normalised them."""
         return pixels
 
 
@@ -54,11 +49,11 @@ def open_classifier(
     model: Mapping[str, Any] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> Classifier:
-    """A classifier: ``timm/<name>`` pretrained, a checkpoint that tells itself, or weights for
-    ``model``, if one is given.
+    """Return the classifier that a text names.
 
-    steps: the pipeline of mmcls behind which such weights see images. Raises FileNotFoundError and
-    ValueError.
+    text: ``timm/<name>``, a pretrained model; a checkpoint that tells its architecture; or weights
+    for ``model``, a model dict. steps: the pipeline of mmcls behind which such weights see images.
+    Raises FileNotFoundError and ValueError.
     """
     if str(text).startswith("timm/") and not Path(text).exists():
         return _pretrained(str(text).removeprefix("timm/"))
@@ -72,8 +67,9 @@ def open_classifier(
 def with_weights(
     path: Path, content: dict[str, Any], model: Mapping[str, Any], preprocess: Any
 ) -> Classifier:
-    """The classifier that a model dict describes, with the weights that `read` gave of a file.
-    Raises ValueError.
+    """Return the classifier that a model dict describes, with the weights of a file.
+
+    content: what `read` gave of the file. Raises ValueError where they do not fit.
     """
     network = build(model)
     unfilled = initialise(network, path, content)
@@ -87,7 +83,7 @@ def with_weights(
 
 
 def _pretrained(name: str) -> Classifier:
-    """A model of timm with its pretrained weights and its own preprocessing."""
+    """Return a model of timm with its pretrained weights and its own preprocessing."""
     config = {"type": "timm", "name": name}
     network = build({**config, "pretrained": True})
     wants = network.model.pretrained_cfg

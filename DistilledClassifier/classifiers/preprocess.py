@@ -1,4 +1,4 @@
-"""What a network wants to see of an image."""
+"""Preprocessing: the size and the range in which a network sees images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network wants to see: ``size`` pixels square, mean and std of RGB in [0,1].
+    """The form in which a network sees images.
 
-    An image of that size is taken as it is. Any other is scaled so that its shorter side is ``resize`` pixels (default: size),
-    and its middle is taken.
+    size: the side of its square images in pixels. An image of that size is taken as it is. Any
+    other is scaled until its shorter side is ``resize`` pixels (default: size), and its middle is
+    taken. mean, std: of RGB in [0,1]. interpolation: bilinear or bicubic. Raises ValueError.
     """
 
     size: int
@@ -26,6 +27,7 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
+        """Check the settings, and make tuples of floats of the means and deviations."""
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(
                 f"interpolation {self.interpolation!r} is neither bilinear nor bicubic"
@@ -34,35 +36,28 @@ class Preprocess:
             raise ValueError(f"resize {self.resize} must be at least size {self.size}")
         for name in ("mean", "std"):
             value = tuple(float(number) for number in getattr(self, name))
-            if (
-                len(value) != 3
-                or not all(0 <= number <= 1 for number in value)
-                or (name == "std" and 0 in value)
-            ):
+            in_range = len(value) == 3 and all(0 <= number <= 1 for number in value)
+            if not in_range or (name == "std" and 0 in value):
+                above = " above 0" if name == "std" else ""
                 raise ValueError(
-                    f"preprocess {name} {list(value)} must be three numbers in 0..1, of RGB scaled to 0..1"
+                    f"preprocess {name} {list(value)} must be three numbers in 0..1{above}, "
+                    "of RGB scaled to 0..1"
                 )
             object.__setattr__(self, name, value)
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (H,W,3) to uint8 (size,size,3)."""
+        """Return uint8 (size,size,3) of an image, uint8 (H,W,3)."""
         if pixels.shape[:2] == (self.size, self.size):
             return pixels
         image = Image.fromarray(pixels)
         scale = (self.resize or self.size) / min(image.size)
-        how = Image.Resampling[self.interpolation.upper()]
-        image = image.resize(
-            (
-                max(self.size, round(image.width * scale)),
-                max(self.size, round(image.height * scale)),
-            ),
-            how,
-        )
+        width, height = (max(self.size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N,H,W,3) to float (N,3,H,W)."""
+        """Return normalised float (N,3,H,W) of images, uint8 (N,H,W,3)."""
         mean, std = (
             torch.tensor(value, device=pixels.device)[:, None, None]
             for value in (self.mean, self.std)

@@ -1,4 +1,4 @@
-"""The one place where trained classifiers judge images: read, prepared, run in batches, checked."""
+"""The one scorer: images are read, prepared, run in batches through a classifier, and checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import ahead, files, sources, tree
+from DDA import ahead, files, inputs, settings, sources, tree
 from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
 from DistilledClassifier.classifiers.preprocess import Preprocess
@@ -20,10 +20,21 @@ from DistilledClassifier.classifiers.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network in eval mode, with all that its checkpoint tells.
+    """A trained network with all that its checkpoint tells; `classifiers.load` makes one.
 
-    preprocess: a `Preprocess`, or what has its two methods. adapted: the settings of the adapted
-    copies that it learnt from. path: its file, if it comes from one.
+    Args:
+        network: in eval mode.
+        preprocess: a `Preprocess`, or an object with its two methods.
+        classes: the names of the classes in the order of the logits, None where nobody says them.
+        config: the config that trained it.
+        adapted: the settings of the adapted copies that it learnt from.
+        path: its file, if it comes from one.
+
+    Example:
+        >>> network = classifiers.build({"type": "CifarResNet", "depth": 8, "num_classes": 3})
+        >>> classifier = Classifier(classifiers.still(network), Preprocess(8))
+        >>> classifier.scores([np.zeros((20, 30, 3), np.uint8)]).shape
+        torch.Size([1, 3])
     """
 
     network: Network
@@ -35,35 +46,49 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """What messages and tables call it."""
-        return (
-            self.path.stem
-            if self.path
-            else self.config.get("classifier", {}).get("name", "the classifier")
-        )
+        """Return the name for messages and tables."""
+        if self.path is not None:
+            return self.path.stem
+        return self.config.get("classifier", {}).get("name", "the classifier")
 
     @property
     def held_out(self) -> float | None:
-        """The share of the training images that was kept from it for validation."""
+        """Return the share of the training images that was kept from it for validation."""
         return self.config.get("data", {}).get("held_out")
 
     @property
     def device(self) -> torch.device:
+        """Return the device of its network."""
         return next(self.network.parameters()).device
 
     def batch(self, fitted: Sequence[np.ndarray]) -> torch.Tensor:
-        """Images that its preprocessing has fitted to float (N,3,H,W) on its device."""
+        """Return float (N,3,H,W), on its device, of images that its preprocessing has fitted."""
         return self.preprocess.normalise(torch.from_numpy(np.stack(fitted)).to(self.device))
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """(N,3,H,W) to (N,K)."""
+        """Return the logits (N,K) of a batch (N,3,H,W), as `batch` makes it."""
         return self.network(batch)[1].float()
 
     @torch.no_grad()
-    def scores(
-        self, pixels: Sequence[np.ndarray] | np.ndarray, batch_size: int = 128
-    ) -> torch.Tensor:
-        """Logits (N,K), on the CPU, of images uint8 (H,W,3)."""
+    def scores(self, images: Any, batch_size: int = 128) -> torch.Tensor:
+        """Return the logits of images.
+
+        Args:
+            images: uint8 (N,H,W,3) or float (N,3,H,W) in [0,1] as an array or a tensor, a PIL
+                image, or a list of images of any sizes (`DDA.inputs.read`). Floats are rounded to
+                256 levels.
+            batch_size: images at once. It changes speed and memory only.
+
+        Returns:
+            Float32 (N,K) on the CPU; (0,K) for no images.
+
+        Raises:
+            ValueError: images of another form, or a batch size below 1.
+        """
+        settings.check_at_least(1, batch_size=batch_size)
+        pixels = inputs.read(images)
+        if not pixels:  # a blank image tells the number of classes
+            return self.scores(np.zeros((1, 32, 32, 3), np.uint8))[:0]
         parts = []
         for first in range(0, len(pixels), batch_size):
             fitted = [self.preprocess.fit(image) for image in pixels[first : first + batch_size]]
@@ -71,11 +96,11 @@ class Classifier:
         return torch.cat(parts)
 
     def check_adapted(self, copies: Path) -> None:
-        """Raise ValueError where copies were adapted with other settings than those it learnt from."""
-        settings = copies / tree.SETTINGS
-        if self.adapted is None or not settings.is_file():
+        """Raise ValueError where copies were adapted otherwise than those it learnt from."""
+        path = copies / tree.SETTINGS
+        if self.adapted is None or not path.is_file():
             return
-        own, theirs = self.adapted, files.read_json(settings)
+        own, theirs = self.adapted, files.read_json(path)
         differ = [
             f"{name} {theirs.get(name)} there, {own.get(name)} in training"
             for name in {**theirs, **own}
@@ -83,8 +108,8 @@ class Classifier:
         ]
         if differ:
             raise ValueError(
-                f"{copies} was adapted with other settings than the training copies of {self.path}: {'; '.join(differ)}; "
-                "adapt both alike"
+                f"{copies} was adapted with other settings than the training copies of "
+                f"{self.path}: {'; '.join(differ)}; adapt both alike"
             )
 
 
@@ -97,23 +122,22 @@ def score(
     classes: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Logits float32 (N,K) of images of a source, by their names, of which there is at least one.
+    """Return the logits, float32 (N,K), of images of a source, of which there is at least one.
 
-    classes: those of the images (default: the classifier's). progress: goes on with these images
-    (default: one of their own). Raises ValueError as `check_scores` does, and for images that
-    cannot be read.
+    names: the names of the images in the source. classes: those of the images (default: the
+    classifier's). progress: counts these images too (default: a new count). Raises ValueError as
+    `check_scores` does, and for images that cannot be read.
     """
     progress = progress or Progress(len(names))
-    return next(
-        score_views(
-            {"": (classifier, 0)},
-            [source],
-            [[(name,) for name in names]],
-            batch_size=batch_size,
-            classes=classes or classifier.classes,
-            report=lambda count: progress.add([(count, 0)]),
-        )
-    )[""]
+    groups = score_views(
+        {"": (classifier, 0)},
+        [source],
+        [[(name,) for name in names]],
+        batch_size=batch_size,
+        classes=classes or classifier.classes,
+        report=lambda count: progress.add([(count, 0)]),
+    )
+    return next(groups)[""]
 
 
 Columns = Mapping[str, tuple[Classifier, int]]  # which classifier sees which view
@@ -132,17 +156,20 @@ def score_views(
     report: Callable[[int], object],
     judge: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """For each group of images the logits of each column, float32 (N,K), NaN where its view has none.
+    """Yield, for each group of images, the logits of each column.
 
-    Each image is read once for each view. While a GPU works the next batches are read, also those
-    of the next group; a CPU has no core to spare for that. A group without images gives no columns.
-    classes: those of the images. report: is told how many images each batch had. judge: what is
-    said instead of each column's own logits. Raises ValueError as `check_scores` does, and for
+    The logits are float32 (N,K), NaN where a view lacks the image. Each image is read once for each
+    view. While a GPU works the next batches are read, also those of the next group; a CPU has no
+    core to spare for that. A group without images gives no columns.
+
+    columns: which classifier sees which view. classes: those of the images. report: is told how
+    many images each batch had. judge: makes the logits of each column of the batches of all columns
+    (default: each column's own classifier). Raises ValueError as `check_scores` does, and for
     images that cannot be read.
     """
 
-    def own_logits(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: columns[name][0].logits(batch) for name, batch in inputs.items()}
+    def own_logits(batches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: columns[name][0].logits(batch) for name, batch in batches.items()}
 
     threads = int(any(classifier.device.type != "cpu" for classifier, _ in columns.values()))
     fitted = ahead.prepared(
@@ -151,17 +178,15 @@ def score_views(
     for _, batches in itertools.groupby(fitted, key=lambda batch: batch[0]):
         parts = []
         for _, rows, images in batches:
-            inputs = {
-                name: columns[name][0].batch(images[name]) for name in columns if images[name]
-            }
-            logits = (judge or own_logits)(inputs) if inputs else {}
+            seen = {name: columns[name][0].batch(images[name]) for name in columns if images[name]}
+            logits = (judge or own_logits)(seen) if seen else {}
             parts.append(_checked(columns, rows, logits, classes))
             report(len(rows))
         yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[Batch]:
-    """The batches of all groups; a group without images has one batch without."""
+    """Yield the batches of all groups; a group without images has one batch without."""
     for number, rows in enumerate(groups):
         for first in range(0, max(1, len(rows)), size):
             yield number, rows[first : first + size]
@@ -170,7 +195,7 @@ def _batches(groups: Iterable[Sequence[Row]], size: int) -> Iterator[Batch]:
 def _fit(
     columns: Columns, views: Sequence[sources.Source], batch: Batch
 ) -> tuple[int, Sequence[Row], dict[str, list]]:
-    """A batch with its images, read and fitted as each column wants to see them."""
+    """Return a batch with its images, read and fitted for each column."""
     number, rows = batch
     pixels = [
         [sources.read_pixels(source, row[view]) for row in rows if row[view] is not None]
@@ -189,7 +214,7 @@ def _checked(
     logits: Mapping[str, torch.Tensor],
     classes: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
-    """Logits on the CPU, checked, with a line of NaN where the view of a column has no image."""
+    """Return checked logits on the CPU, NaN where the view of a column lacks the image."""
     scores = {}
     for name, (classifier, view) in columns.items() if rows else ():
         width = next(iter(logits.values())).shape[1]
@@ -205,15 +230,14 @@ def _checked(
 def check_scores(
     name: str, scores: np.ndarray, classes: Sequence[str] | None, images: Sequence[Any]
 ) -> None:
-    """Raise ValueError where scores (N,K) of these images are of another number of classes, or not
-    finite.
+    """Raise ValueError where scores (N,K) have another number of classes, or are not finite.
 
-    name: of the classifier. Without classes any number of them is right.
+    name: of the classifier. classes: None where any number is right. images: their names.
     """
     if classes is not None and scores.shape[1] != len(classes):
         raise ValueError(
-            f"{name} gives scores of {scores.shape[1]} classes, but the images have {len(classes)}; take a "
-            "classifier of these classes, or give the class list that is its own"
+            f"{name} gives scores of {scores.shape[1]} classes, but the images have "
+            f"{len(classes)}; take a classifier of these classes, or give its own class list"
         )
     damaged = [
         image
@@ -222,6 +246,6 @@ def check_scores(
     ]
     if damaged:
         raise ValueError(
-            f"the scores of {name} are not finite numbers, first those of {damaged[0]}: weights are damaged; "
-            "get them again"
+            f"the scores of {name} are not finite numbers, first those of {damaged[0]}: "
+            "weights are damaged; get them again"
         )

@@ -12,7 +12,7 @@ from DistilledClassifier.experiments.config import Augment
 def change(
     pixels: np.ndarray, augment: Augment, preprocess: Preprocess, rng: np.random.Generator
 ) -> np.ndarray:
-    """A training image, uint8 (size,size,3), of any uint8 (H,W,3)."""
+    """Return a training image, uint8 (size,size,3), made of any uint8 (H,W,3)."""
     if augment.resized_crop:
         pixels = _resized_crop(pixels, preprocess, rng)
     pixels = preprocess.fit(pixels)
@@ -29,13 +29,15 @@ def change(
 def _resized_crop(
     pixels: np.ndarray, preprocess: Preprocess, rng: np.random.Generator
 ) -> np.ndarray:
-    """8 to 100 % of the area, sides in 3:4 to 4:3 (Inception's), the whole image where ten tries do not fit."""
+    """Return a random part of an image, scaled to uint8 (size,size,3).
+
+    The part has 8 to 100 % of the area and sides in the ratio 3:4 to 4:3, as in Inception. It is
+    the whole image where ten tries do not fit.
+    """
     height, width = pixels.shape[:2]
     for _ in range(10):
-        area, ratio = (
-            rng.uniform(0.08, 1) * height * width,
-            np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))),
-        )
+        area = rng.uniform(0.08, 1) * height * width
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))

@@ -1,4 +1,7 @@
-"""The batch of every step, a function of the seed and the number of the step: interruptions and ranks do not change it."""
+"""The batch of every step. It depends on the seed and the number of the step alone.
+
+Interruptions and the number of processes do not change it.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ from DistilledClassifier.experiments.config import Augment
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a step, or of a part of it, one group of each view after the other.
+    """The images of a step, or of a part of it: one group of each view after the other.
 
-    pixels: uint8 (B,S,S,3); labels: (B,); groups: so many, of equally many images; clean: the undegraded twins under the same
-    changes, uint8 (B,S,S,3), where a panel of teachers sees them; keys: of the images within their view.
+    pixels: uint8 (B,S,S,3). labels: (B,). groups: how many groups there are, of equally many
+    images. clean: the undegraded twins under the same changes, uint8 (B,S,S,3), where teachers see
+    them. keys: the keys of the images within their view.
     """
 
     pixels: torch.Tensor
@@ -33,16 +37,18 @@ class Batch:
     keys: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        tensors = {
-            name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)
-        }
-        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+        """Return the batch with its tensors on a device."""
+        clean = None if self.clean is None else self.clean.to(device)
+        return replace(
+            self, pixels=self.pixels.to(device), labels=self.labels.to(device), clean=clean
+        )
 
 
 class Steps:
-    """The batches of a rank: ``batch_size`` images of each view a step, over all ranks, in ``accumulate`` parts.
+    """The batches of a rank.
 
-    twins: whether each image comes with its undegraded twin.
+    A step has ``batch_size`` images of each view over all ranks, in ``accumulate`` parts. threads:
+    how many prepare the next batches. twins: whether each image comes with its undegraded twin.
     """
 
     def __init__(
@@ -57,69 +63,63 @@ class Steps:
         threads: int = 0,
         twins: bool = False,
     ):
-        self._views, self._augment, self._preprocess, self._seed = (
-            views,
-            augment,
-            preprocess,
-            recipe.seed,
-        )
+        self._views, self._augment, self._preprocess = views, augment, preprocess
+        self._seed = recipe.seed
         self._rank, self._threads, self._twins = rank, threads, twins
         self._batch, self._parts = recipe.batch_size, recipe.accumulate
         self._each = recipe.batch_size // (ranks * recipe.accumulate)
         self.per_epoch = min(len(view.examples) for view in views) // recipe.batch_size
 
     def stream(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """Yield this rank's batch of each step first..last-1, in its parts."""
         return prepared(self.__getitem__, range(first, last), threads=self._threads)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        """The parts of this rank's batch of a step."""
+        """Return the parts of this rank's batch of a step."""
         epoch, place = divmod(step, self.per_epoch)
         first = place * self._batch + self._rank * self._parts * self._each
         return [self._part(epoch, first + part * self._each) for part in range(self._parts)]
 
     def _part(self, epoch: int, first: int) -> Batch:
-        chosen = [
-            (number, view, int(row))
-            for number, view in enumerate(self._views)
-            for row in _order(self._seed, number, epoch, len(view.examples))[
-                first : first + self._each
-            ]
-        ]
-        images = [self._image(number, view, epoch, row) for number, view, row in chosen]
+        """Return a part of a batch: of each view the images from place ``first`` of the epoch."""
+        images, labels, keys = [], [], []
+        for number, view in enumerate(self._views):
+            order = _order(self._seed, number, epoch, len(view.examples))
+            for row in order[first : first + self._each].tolist():
+                images.append(self._image(number, view, epoch, row))
+                labels.append(view.examples.labels[row])
+                keys.append(view.examples.keys[row])
         pixels = torch.from_numpy(np.stack([image for image, _ in images]))
         clean = torch.from_numpy(np.stack([twin for _, twin in images])) if self._twins else None
-        labels = torch.from_numpy(np.array([view.examples.labels[row] for _, view, row in chosen]))
         return Batch(
-            pixels,
-            labels,
-            len(self._views),
-            clean,
-            tuple(view.examples.keys[row] for _, view, row in chosen),
+            pixels, torch.from_numpy(np.array(labels)), len(self._views), clean, tuple(keys)
         )
 
     def _image(
         self, number: int, view: View, epoch: int, row: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """An image under this epoch's changes, and its twin where there are twins."""
+        """Return an image under this epoch's changes, and its twin where there are twins."""
         rng = np.random.default_rng([self._seed, 3, number, epoch, row])
         degraded = view.drawn(row, rng)
-        twin = (
-            change(view.twin(row), self._augment, self._preprocess, copy.deepcopy(rng))
-            if self._twins
-            else None
-        )
+        twin = None
+        if self._twins:  # the same changes: the same draws
+            same = copy.deepcopy(rng)
+            twin = change(view.twin(row), self._augment, self._preprocess, same)
         return change(degraded, self._augment, self._preprocess, rng), twin
 
 
 @lru_cache(maxsize=16)
 def _order(seed: int, view: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of a view's images in an epoch."""
     return np.random.default_rng([seed, 1, view, epoch]).permutation(count)
 
 
-def fixed_batches(view: View, preprocess: Preprocess, batch_size: int, rank: int, ranks: int):
-    """Every ``ranks``-th image of a view, in batches: uint8 (B,S,S,3) and labels (B,)."""
+def fixed_batches(
+    view: View, preprocess: Preprocess, batch_size: int, rank: int, ranks: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield every ``ranks``-th image of a view, in batches: uint8 (B,S,S,3) and labels (B,)."""
     rows = range(rank, len(view.examples), ranks)
-    for i in range(0, len(rows), batch_size):
-        part = rows[i : i + batch_size]
+    for first in range(0, len(rows), batch_size):
+        part = rows[first : first + batch_size]
         pixels = np.stack([preprocess.fit(view.fixed(row)) for row in part])
         yield torch.from_numpy(pixels), torch.from_numpy(view.examples.labels[list(part)])

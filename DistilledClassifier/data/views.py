@@ -1,4 +1,4 @@
-"""Labelled images as a training sees them: views of a data set. Validation images never change."""
+"""Views of a data set: labelled images as a training sees them. Validation images never change."""
 
 from __future__ import annotations
 
@@ -14,51 +14,46 @@ from DistilledClassifier import trees
 from DistilledClassifier.experiments.config import Config
 
 CACHE = 4 << 30  # bytes of decoded images that are kept
+CLEAN = "clean"  # the folder of undegraded images in a tree of several degradations
+
+Choose = Callable[[list[str]], list[str]]
 
 
 class Examples:
-    """The labelled images of a folder of a source. ``keys`` are relative to the folder; ``labels`` (N,)."""
+    """The labelled images of a folder of a source.
+
+    names: their names in the source. keys: their keys, relative to the folder. labels (N,): whole
+    numbers, by the place of their class in ``classes``. choose: picks the images that are used.
+    Raises ValueError where there are none, or where the source has other classes.
+    """
 
     def __init__(
         self,
         source: Source,
         folder: str,
         classes: Sequence[str],
-        choose: Callable = lambda names: names,
+        choose: Choose | None = None,
     ):
-        try:
-            there = source.list(folder)[0]
-        except (FileNotFoundError, NotADirectoryError):
-            there = []
-        names = choose(there)
-        if not names:
-            part = f"none of the {len(there)} images is chosen" if there else "there are no images"
-            raise ValueError(
-                f"{part} in {source.path}/{folder}"
-                + ("; change data.held_out or data.at_most" if there else "")
-            )
+        names = _names(source, folder, choose)
         self._source, self.names, self.classes = source, names, tuple(classes)
         self.keys = [tree.key_of(name)[len(folder) + 1 :] for name in names]
         if source.classes and tuple(source.classes) != self.classes:
+            theirs, own = (", ".join(some[:3]) for some in (source.classes, self.classes))
             raise ValueError(
-                f"{source.path} has {len(source.classes)} classes ({', '.join(source.classes[:3])}, …), but the config has "
-                f"{len(classes)} ({', '.join(classes[:3])}, …); set data.classes to the list of this data set"
+                f"{source.path} has {len(source.classes)} classes ({theirs}, …), but the config "
+                f"has {len(classes)} ({own}, …); set `data.classes` to the list of this data set"
             )
         self.labels = tree.labels_of(names, classes, source.where)
         self._rows: dict[str, int] | None = None
-        self._pixels: np.ndarray | list | None = None
-        first = self._read(0)
-        if len(names) * first.nbytes <= CACHE:
-            with ThreadPoolExecutor(8) as pool:
-                self._pixels = list(pool.map(self._read, range(len(names))))
-            if len({image.shape for image in self._pixels}) == 1:
-                self._pixels = np.stack(self._pixels)
+        self._pixels: np.ndarray | list[np.ndarray] | None = None
+        if len(names) * self._read(0).nbytes <= CACHE:
+            self._pixels = self._read_all()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def row_of(self, key: str) -> int:
-        """The row of an image. Raises ValueError where it is not there."""
+        """Return the row of an image. Raises ValueError where there is no such image."""
         if self._rows is None:
             self._rows = {name: row for row, name in enumerate(self.keys)}
         if key not in self._rows:
@@ -68,18 +63,41 @@ class Examples:
         return self._rows[key]
 
     def read(self, row: int) -> np.ndarray:
-        """uint8 (H,W,3)."""
+        """Return an image, uint8 (H,W,3)."""
         return self._read(row) if self._pixels is None else self._pixels[row]
 
     def _read(self, row: int) -> np.ndarray:
         return sources.read_pixels(self._source, self.names[row])
 
+    def _read_all(self) -> np.ndarray | list[np.ndarray]:
+        with ThreadPoolExecutor(8) as pool:
+            pixels = list(pool.map(self._read, range(len(self))))
+        return np.stack(pixels) if len({image.shape for image in pixels}) == 1 else pixels
+
+
+def _names(source: Source, folder: str, choose: Choose | None) -> list[str]:
+    """Return the names of the images that are used. Raises ValueError where there are none."""
+    try:
+        names = source.list(folder)[0]
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    if not names:
+        raise ValueError(f"there are no images in {source.path}/{folder}")
+    chosen = names if choose is None else choose(names)
+    if not chosen:
+        raise ValueError(
+            f"none of the {len(names)} images is chosen in {source.path}/{folder}; change "
+            "`data.held_out` or `data.at_most`"
+        )
+    return chosen
+
 
 @dataclass(frozen=True)
 class View:
-    """The images of one degradation: copies that lie on disk, or ``recipe`` to make them of clean ones.
+    """The images of one degradation.
 
-    clean: the undegraded images of copies that lie on disk, where their twins are wanted.
+    examples: copies that lie on disk, or clean images of which ``recipe`` makes the copies. clean:
+    the undegraded images of copies that lie on disk, where their twins are wanted.
     """
 
     name: str
@@ -90,102 +108,125 @@ class View:
     clean: Examples | None = None
 
     def drawn(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (H,W,3), degraded at a level drawn by ``rng``."""
+        """Return an image, uint8 (H,W,3), degraded at a level that ``rng`` draws."""
         pixels = self.examples.read(row)
         return pixels if self.recipe is None else self.recipe.apply(pixels, rng)
 
     def twin(self, row: int) -> np.ndarray:
-        """uint8 (H,W,3), not degraded. Raises ValueError where there is none."""
+        """Return the undegraded image, uint8 (H,W,3). Raises ValueError where there is none."""
         if self.clean is None:
             return self.examples.read(row)
         return self.clean.read(self.clean.row_of(self.examples.keys[row]))
 
     def fixed(self, row: int) -> np.ndarray:
-        """uint8 (H,W,3), always the same: the image that ``make_data.py degrade`` writes with this seed."""
-        return self.drawn(
-            row, trees.generator(self.seed, f"{self.name}/{self.split}/{self.examples.keys[row]}")
-        )
+        """Return an image, uint8 (H,W,3), that is always the same.
+
+        It is the one that ``make_data.py degrade`` writes with this seed.
+        """
+        key = f"{self.name}/{self.split}/{self.examples.keys[row]}"
+        return self.drawn(row, trees.generator(self.seed, key))
 
 
 def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
-    """One view for each known degradation, ``split`` being train or val.
+    """Return one view for each known degradation.
 
-    twins: whether the undegraded images of copies that lie on disk are wanted. Raises ValueError naming what is missing.
+    split: train or val. twins: whether the undegraded images of copies that lie on disk are wanted.
+    Raises ValueError, which names what is missing.
     """
-    classes = tree.class_list(config.data.classes)
-    adapted = config.view == "adapted"
-    root = files.find(config.data.adapted if adapted else config.data.root)
-    try:
-        source = sources.open_source(root, None if root.is_dir() else classes)
-    except FileNotFoundError:
-        how = (
-            "image_sample.py makes it"
-            if adapted
-            else "make_data.py prepare makes it (dataset/README.md)"
-        )
-        raise ValueError(
-            f"data.{'adapted' if adapted else 'root'}: {root} does not exist; {how}"
-        ) from None
-    share = config.data.held_out
-    folder = config.data.train if share else getattr(config.data, split)
+    images = _Images(config, split)
+    return [images.view(name, twins=twins) for name in config.known]
 
-    def choose(names: list[str]) -> list[str]:
-        if share:
-            wanted = split == "val"
-            names = [
-                name
-                for name in names
-                if tree.is_held_out(tree.key_of(name).partition(f"{folder}/")[2], share) == wanted
-            ]
-        return (
-            tree.spread(names, config.data.at_most)
-            if split == "train" and config.data.at_most
-            else names
-        )
 
-    clean: Examples | None = None
-    found = []
-    for name in config.known:
-        on_disk = adapted or (
-            config.view == "degraded" and config.made == "trees" and name != "clean"
-        )
+class _Images:
+    """The images of a split of an experiment, opened once for all its views."""
+
+    def __init__(self, config: Config, split: str):
+        self._config, self._split = config, split
+        self._classes = config.data.class_names
+        self._folder = config.data.train if config.data.held_out else getattr(config.data, split)
+        self._is_adapted = config.view == "adapted"
+        self._source = self._open("adapted" if self._is_adapted else "root")
+        self._clean: Examples | None = None
+
+    def view(self, name: str, *, twins: bool) -> View:
+        """Return the view of one degradation."""
+        config = self._config
+        is_clean = name == CLEAN
+        is_degraded = config.view == "degraded" and config.made == "trees" and not is_clean
+        on_disk = self._is_adapted or is_degraded
         try:
-            if on_disk:
-                examples, recipe = Examples(source, f"{name}/{folder}", classes, choose), None
-            else:
-                clean = clean or Examples(source, f"clean/{folder}", classes, choose)
-                examples, recipe = (
-                    clean,
-                    None
-                    if name == "clean"
-                    else trees.Recipe("", "degrade", name, None, "corrected"),
-                )
+            examples = self._examples(self._source, name) if on_disk else self._clean_examples()
         except ValueError as error:
-            raise ValueError(
-                f"{error}{_hint(config, name, on_disk) if 'no images' in str(error) else ''}"
-            ) from None
-        undegraded = (
-            _undegraded(config, folder, classes, choose)
-            if twins and on_disk and name != "clean"
-            else None
-        )
-        found.append(View(name, examples, folder, config.train.seed, recipe, undegraded))
-    return found
+            hint = _hint(config, name, on_disk) if "no images" in str(error) else ""
+            raise ValueError(f"{error}{hint}") from None
+        recipe = None
+        if not (on_disk or is_clean):
+            recipe = trees.Recipe("", "degrade", name, None, "corrected")
+        undegraded = None
+        if twins and on_disk and not is_clean:
+            undegraded = self._examples(self._open("root"), CLEAN)
+        return View(name, examples, self._folder, config.train.seed, recipe, undegraded)
+
+    def _clean_examples(self) -> Examples:
+        """Return the undegraded images, which the views that are made on the fly share."""
+        if self._clean is None:
+            self._clean = self._examples(self._source, CLEAN)
+        return self._clean
+
+    def _examples(self, source: Source, name: str) -> Examples:
+        """Return the images of one folder of a tree.
+
+        Clean images may also lie in ``<split>``, without the folder ``clean`` above.
+        """
+        folder = f"{name}/{self._folder}"
+        if name == CLEAN and _is_plain(source, self._folder):
+            folder = self._folder
+        return Examples(source, folder, self._classes, self._choose)
+
+    def _choose(self, names: list[str]) -> list[str]:
+        """Return the images of the split, spread evenly where only some are wanted."""
+        data = self._config.data
+        if data.held_out:
+            is_val = self._split == "val"
+            names = [name for name in names if self._is_held_out(name) == is_val]
+        is_part = self._split == "train" and data.at_most
+        return tree.spread(names, data.at_most) if is_part else names
+
+    def _is_held_out(self, name: str) -> bool:
+        key = tree.key_of(name).partition(f"{self._folder}/")[2]
+        return tree.is_held_out(key, self._config.data.held_out)
+
+    def _open(self, entry: str) -> Source:
+        """Open the images of an entry of ``data``. Raises ValueError where there are none."""
+        root = files.find(getattr(self._config.data, entry))
+        try:
+            return sources.open_source(root, None if root.is_dir() else self._classes)
+        except FileNotFoundError:
+            how = "make_data.py prepare makes it (dataset/README.md)"
+            if entry == "adapted":
+                how = "image_sample.py makes it"
+            raise ValueError(f"`data.{entry}` {root} does not exist; {how}") from None
 
 
-def _undegraded(config: Config, folder: str, classes: Sequence[str], choose: Callable) -> Examples:
-    root = files.find(config.data.root)
-    return Examples(
-        sources.open_source(root, None if root.is_dir() else classes),
-        f"clean/{folder}",
-        classes,
-        choose,
-    )
+def _is_plain(source: Source, split: str) -> bool:
+    """Tell whether a folder holds its splits directly, as a folder of one's own does."""
+    folders = source.folders(".")
+    return CLEAN not in folders and split.partition("/")[0] in folders
 
 
 def _hint(config: Config, name: str, on_disk: bool) -> str:
+    """Return how images are made that are missing."""
     if config.view == "adapted":
-        return f"; adapt the copies first: image_sample.py … --corruption {name} --save_dir {config.data.adapted}"
+        return (
+            f"; adapt the copies first: image_sample.py with `corruption` {name} and `save_dir` "
+            f"{config.data.adapted}"
+        )
     if on_disk:
-        return f"; make them first: make_data.py degrade … --type {name} --save_dir {config.data.root} (or set made: fly)"
-    return "; make_data.py prepare writes a data set as this tree"
+        return (
+            f"; make them first: make_data.py degrade with `type` {name} and `save_dir` "
+            f"{config.data.root} (or set made: fly)"
+        )
+    return (
+        "; clean images lie in clean/<split> or in <split> of `data.root`; make_data.py prepare "
+        "writes a data set as such a tree"
+    )

@@ -1,15 +1,20 @@
 """Configs put together from their parts.
 
-``configs/<kind>/<DATASET>/<BACKBONE>/<stage>.yaml`` names an experiment. It is put together from these files under
-``configs/``, each of which holds only what is its own, later ones winning:
+``configs/<kind>/<DATASET>/<BACKBONE>/<stage>.yaml`` names an experiment. It is put together from
+these files under ``configs/``. Each holds only what is its own, and later ones win:
 
-    data/<DATASET>.yaml   backbones/<domain>/<BACKBONE>.yaml   <kind>/<stage>.yaml
-    <kind>/<DATASET>.yaml   <kind>/<DATASET>/<stage>.yaml   <kind>/<DATASET>/<BACKBONE>/<stage>.yaml
+    data/<DATASET>.yaml
+    backbones/<domain>/<BACKBONE>.yaml
+    <kind>/<stage>.yaml
+    <kind>/<DATASET>.yaml
+    <kind>/<DATASET>/<stage>.yaml
+    <kind>/<DATASET>/<BACKBONE>/<stage>.yaml
 
-of which the last three need not exist. ``timm/<name>`` is a backbone too. A name of three parts, as FusionDistill has them,
-means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is ResNet56, clean; ``configs/sl/CIFAR10/ResNet56-56.yaml`` is
-ResNet56, taught by a ResNet56, in the stage that is called like its kind. A config of one's own, anywhere, names what it
-changes: ``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
+The last three need not exist. ``timm/<name>`` is a backbone too. A name of three parts, as
+FusionDistill has them, means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is the stage
+clean of ResNet56, and ``configs/sl/CIFAR10/ResNet56-56.yaml`` is ResNet56, taught by a ResNet56, in
+the stage that is called like its kind. A config of one's own, anywhere, names what it changes:
+``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
 
 A kind of experiment is a folder with ``kind.yaml``, which names the program that runs it.
 """
@@ -29,19 +34,22 @@ SHORT = re.compile(r"(?P<backbone>[A-Za-z]+\d*)(-(?P<teacher>\d+))?(_(?P<stage>\
 
 
 class Kind(NamedTuple):
-    """program: what runs experiments of this kind; combines: whether a run learns from all known degradations."""
+    """A kind of experiment.
+
+    program: the command that runs it. combines: whether a run learns from all known degradations.
+    """
 
     program: str = ""
     combines: bool = False
 
 
 def kinds() -> list[str]:
-    """The kinds of experiments that there are."""
+    """Return the names of the kinds of experiments."""
     return sorted(path.parent.name for path in CONFIGS.glob("*/kind.yaml"))
 
 
 def kind_of(name: str) -> Kind:
-    """What a kind's folder says of it; a config of one's own may have none."""
+    """Return what a kind's folder says of it; a config of one's own may have no kind."""
     if name not in kinds():
         return Kind()
     entries = files.read_yaml(CONFIGS / name / "kind.yaml")
@@ -51,14 +59,43 @@ def kind_of(name: str) -> Kind:
 
 
 def kind_of_stage(stage: str, default: str) -> str:
-    """The kind of experiment that a stage belongs to: the folder that holds ``<stage>.yaml``."""
+    """Return the kind that a stage belongs to: the folder that holds ``<stage>.yaml``."""
     return next((kind for kind in kinds() if (CONFIGS / kind / f"{stage}.yaml").is_file()), default)
 
 
-def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The merged entries of a config and of all that it is put together from.
+def stage_name(entries: Mapping[str, Any], stage: str) -> str:
+    """Return the name of the runs of a stage of an experiment.
 
-    above: the configs that led here by their ``base``. Raises FileNotFoundError, ValueError.
+    Another ``dataset`` or ``backbone`` keeps the runs apart.
+    """
+    return f"{entries.get('dataset')}_{str(entries.get('backbone')).replace('/', '-')}_{stage}"
+
+
+def change(entries: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of entries with some of them set, by their dotted names.
+
+    Raises ValueError where a name leads through an entry that has no entries below it.
+
+    >>> change({"train": {"epochs": 3, "seed": 0}}, {"train.epochs": 20})
+    {'train': {'epochs': 20, 'seed': 0}}
+    """
+    changed = copy.deepcopy(dict(entries))
+    for name, value in changes.items():
+        *above, last = name.split(".")
+        section = changed
+        for key in above:
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"`{name}`: {key} has no entries")
+        section[last] = copy.deepcopy(value)
+    return changed
+
+
+def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the merged entries of a config and of all that it is put together from.
+
+    above: the configs that led here by their ``base``. Raises FileNotFoundError for a part that is
+    missing, ValueError for one that is wrong.
     """
     parts = _experiment(path)
     if parts is None:
@@ -73,7 +110,7 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if is_timm:
         network["classifier"]["name"] = backbone.removeprefix("timm/")
     names = (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml")
-    own = [place for name in names if (place := CONFIGS / kind / name).is_file()]
+    own = [CONFIGS / kind / name for name in names if (CONFIGS / kind / name).is_file()]
     merged = {"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}
     for part in (data, network, *map(files.read_yaml, (_part(kind, f"{stage}.yaml"), *own))):
         merged = _merge(merged, part)
@@ -81,32 +118,31 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """A config of one's own, on top of its ``base``."""
+    """Return the entries of a config of one's own, on top of its ``base``."""
     file = next((place for place in (path, CONFIGS.parent / path) if place.is_file()), None)
     if file is None:
         names = f"configs/{{{','.join(kinds())}}}/<DATASET>/<BACKBONE>/<stage>.yaml"
         raise FileNotFoundError(
-            f"-c {path} does not exist; experiments are {names} (DistilledClassifier/README.md)"
+            f"`config` {path} does not exist; experiments are {names} "
+            "(DistilledClassifier/README.md)"
         )
     own = files.read_yaml(file)
     base = own.pop("base", None)
     if base is None:
-        return {
-            "kind": "",
-            "dataset": "",
-            "backbone": "",
-            "stage": file.stem,
-            "name": file.stem,
-        } | own
+        unnamed = {"kind": "", "dataset": "", "backbone": ""}
+        return {**unnamed, "stage": file.stem, "name": file.stem, **own}
     if not isinstance(base, str):
-        raise ValueError(f"{file}: base: {tree.shown(base)} is not the name of a config")
+        raise ValueError(f"{file}: `base`: {tree.shown(base)} is not the name of a config")
     if file in above:
-        raise ValueError(f"{file}: base: the config is put together from itself")
+        raise ValueError(f"{file}: `base`: the config is put together from itself")
     return _merge(compose(Path(base), (*above, file)), own)
 
 
 def _experiment(path: Path) -> tuple[str, str, str, str] | None:
-    """Kind, data set, backbone and stage that a path names, or None for a file of one's own."""
+    """Return the kind, data set, backbone and stage that a path names.
+
+    None means a file of one's own.
+    """
     inside = path.resolve()
     if not inside.is_relative_to(CONFIGS):
         if path.is_file() or "configs" not in path.parts:
@@ -122,6 +158,7 @@ def _experiment(path: Path) -> tuple[str, str, str, str] | None:
 
 
 def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
+    """Return the path of a part. Raises FileNotFoundError, which lists the parts that exist."""
     path = CONFIGS / folder / name
     if not path.is_file():
         stems = sorted({file.stem for file in (CONFIGS / folder).glob("*.yaml")} - {"timm", "kind"})
@@ -132,7 +169,10 @@ def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` wins; mappings are merged, but one of another ``type`` replaces the whole."""
+    """Return the entries of both, where ``above`` wins.
+
+    Mappings are merged, but one of another ``type`` replaces the whole.
+    """
     merged = copy.deepcopy(dict(below))
     for name, value in above.items():
         old = merged.get(name)

@@ -14,34 +14,49 @@ from DDA import settings, tree
 from DDA.training.loop import Recipe, make_optimizer, make_rate
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.compose import compose
+from DistilledClassifier.experiments.compose import change, compose, kind_of, stage_name
+from DistilledClassifier.experiments.settings import Training
 from DistilledClassifier.losses import FROM_TEACHERS, SUPERVISED
+
+ONE = "train.py"  # the program whose runs learn from one degradation
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images are.
+    """The images of an experiment.
 
-    root: a tree, or a data set as it is downloaded; adapted: the tree of adapted copies of it; corrupted, sequences: the trees
-    for testing; train, val: the splits; classes: a built-in list or a file; at_most: so many training images, spread evenly;
-    held_out: validate on this share of the training images, drawn by their keys and not trained on, instead of val.
+    root: a tree, a folder with a folder for each split, or a data set as it is downloaded. train,
+    val: the splits. classes: a built-in list, a file with one name a line, or the names. adapted:
+    the tree of adapted copies of the root. corrupted, sequences: the trees for testing. at_most: a
+    number of training images, spread evenly. held_out: a share of the training images, drawn by
+    their keys, which are not trained on and take the place of val.
     """
 
     root: str
     train: str
     val: str
-    classes: str
+    classes: str | list
     adapted: str | None = None
     corrupted: str | None = None
     sequences: str | None = None
     at_most: int | None = None
     held_out: float | None = None
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of their labels."""
+        if isinstance(self.classes, list):
+            return tree.check_classes(self.classes, "`data.classes`")
+        return tree.class_list(self.classes)
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training images. crop: pad by so many pixels and take a random part of the old size; resized_crop: a
-    random part of 8 to 100 % of the area, scaled; flip: mirror half of the images."""
+    """Random changes of training images.
+
+    crop: pad by so many pixels and take a random part of the old size. resized_crop: take a random
+    part of 8 to 100 % of the area, and scale it. flip: mirror half of the images.
+    """
 
     crop: int = 0
     resized_crop: bool = False
@@ -50,23 +65,32 @@ class Augment:
 
 @dataclass(frozen=True)
 class Teaching:
-    """How teachers answer. sees: ``same`` images as the student, or their ``clean`` twins; how: ``grouped``, one teacher for
-    each group of images, or ``averaged``, all for all."""
+    """The way in which teachers answer.
+
+    sees: ``same``, the images that the student sees, or ``clean``, their undegraded twins. how:
+    ``grouped``, one teacher for each group of images, or ``averaged``, all teachers for all images.
+    """
 
     sees: str = "same"
     how: str = "grouped"
 
     def __post_init__(self) -> None:
+        """Check the two words."""
         settings.check_one_of("sees", self.sees, ("same", "clean"))
         settings.check_one_of("how", self.how, ("grouped", "averaged"))
 
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config. view: clean, degraded or adapted copies; made: degraded copies are made on the ``fly`` or read from
-    ``trees``; known: the degradations; init: where the weights come from (a stage such as ``clean``, a file, ``pretrained``,
-    or nothing); pretrained: the file that this means; teachers: the stage whose classifiers teach, one for each of known, or
-    nothing; panel: how they answer; source: a file that takes the place of the stage ``clean``."""
+    """A checked config.
+
+    view: clean, degraded or adapted copies. made: degraded copies are made on the ``fly``, or read
+    from ``trees``. known: the degradations. init: where the weights come from, which is a stage
+    such as ``clean``, a file, ``pretrained``, or nothing. pretrained: the file of that word.
+    teachers: the stage whose classifiers teach, one for each of known, or nothing. panel: how they
+    answer. source: a file that takes the place of the stage ``clean``. raw: the entries as they
+    were composed.
+    """
 
     name: str
     kind: str
@@ -90,35 +114,65 @@ class Config:
     source: str | None = None
     pretrained: str | None = None
     domain: str = ""
-    raw: dict[str, Any] = field(default_factory=dict)  # as it was composed, plain values
+    raw: dict[str, Any] = field(default_factory=dict)
 
 
 def load(path: Path, changes: Mapping[str, Any] | None = None) -> Config:
-    """Compose and check a config. changes: dotted names to values, such as ``{"train.epochs": 3}``, which win.
+    """Compose and check a config.
 
-    Raises FileNotFoundError for what is not there, ValueError naming the entry that is wrong and what was expected.
+    changes: values by dotted names, such as ``{"train.epochs": 3}``, which win. Raises
+    FileNotFoundError for a part that is missing, ValueError that names the wrong entry and says
+    what was expected.
     """
-    raw = compose(path)
-    change(raw, changes or {})
+    raw = change(compose(path), changes or {})
     try:
         return check(raw)
     except ValueError as error:
-        raise ValueError(f"-c {path}: {error}") from None
+        raise ValueError(f"`config` {path}: {error}") from None
 
 
-def change(entries: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Set entries by their dotted names, in place. Raises ValueError where a name leads through what has no entries."""
-    for name, value in changes.items():
-        *above, last = name.split(".")
-        section = entries
-        for key in above:
-            section = section.setdefault(key, {})
-            if not isinstance(section, dict):
-                raise ValueError(f"{name}: {key} has no entries")
-        section[last] = value
+def configure(training: Training, processes: int = 1, program: str | None = None) -> Config:
+    """Return the checked config of a training that this many processes share.
+
+    program: the command that runs it, None in Python. Raises as `load`, and ValueError where the
+    settings do not fit the config, the processes or the program.
+    """
+    config = load(training.config, training.entries)
+    _check_program(config, training, program)
+    if config.view == "clean" and config.known != ("clean",):
+        if training.known is None:
+            raise ValueError("known: a config of clean images has no degradations")
+        names = ",".join(training.known)
+        raise ValueError(f"`known` {names} does not go with a config of clean images")
+    share = processes * config.train.accumulate
+    if config.train.batch_size % share:
+        parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
+        raise ValueError(
+            f"`batch_size` {config.train.batch_size} cannot be shared by {processes} "
+            f"processes{parts}; use a multiple of {share}"
+        )
+    return config
 
 
-# ---------------------------------------------------------------------------------------------- checking
+def _check_program(config: Config, training: Training, program: str | None) -> None:
+    """Raise ValueError where another program runs such configs, or one degradation is wanted."""
+    own = kind_of(config.kind).program
+    if own and program not in (None, own):
+        raise ValueError(f"`config` {training.config} is a config of {own}")
+    runs = own or program
+    if runs not in (None, ONE):
+        return
+    if config.view != "clean" and training.known is None and "known" not in config.raw:
+        names = ", ".join(DEGRADATIONS)
+        raise ValueError(f"`known` is missing: which known degradation? One of {names}")
+    if runs == ONE and len(config.known) > 1:
+        raise ValueError(
+            f"`known`: {ONE} trains one degradation, not {len(config.known)}; use train_all_deg.py "
+            "and a config of deg_all"
+        )
+
+
+# -------------------------------------------------------------------------------- checking
 
 
 SECTIONS = {
@@ -131,54 +185,49 @@ SECTIONS = {
 
 
 def check(raw: Mapping[str, Any]) -> Config:
-    """Raises ValueError for entries that are unknown, missing or wrong."""
+    """Return the config of composed entries.
+
+    Raises ValueError for entries that are unknown, missing or wrong.
+    """
     entries = copy.deepcopy(dict(raw))
     for name, kind in SECTIONS.items():
         entries[name] = _section(name, kind, entries.get(name, {}))
     entries.setdefault("known", ["clean"])
     entries.setdefault("name", stage_name(entries, entries.get("stage", "")))
     if not isinstance(entries["known"], list | tuple):
-        raise ValueError(f"known: {tree.shown(entries['known'])} is not a list of degradations")
-    config = _section(
-        "", Config, {**entries, "raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])}
-    )
+        raise ValueError(f"`known`: {tree.shown(entries['known'])} is not a list of degradations")
+    entries |= {"raw": copy.deepcopy(dict(raw)), "known": tuple(entries["known"])}
+    config = _section("", Config, entries)
     settings.check_one_of("view", config.view, ("clean", "degraded", "adapted"))
     settings.check_one_of("made", config.made, ("fly", "trees"))
-    for name, value in (
-        ("name", config.name),
-        ("data.train", config.data.train),
-        ("data.val", config.data.val),
-    ):
-        tree.check_name(value, f"{name}:")  # they become folders
-    for kind in config.known:
-        settings.check_one_of("known", kind, ("clean", *DEGRADATIONS))
-    if not config.known or len(set(config.known)) < len(config.known):
-        raise ValueError(f"known: {list(config.known)} must name each degradation once")
+    folders = {"name": config.name, "data.train": config.data.train, "data.val": config.data.val}
+    for name, folder in folders.items():
+        tree.check_name(folder, f"`{name}`:")
+    _check_known(config)
     _check_losses(config)
     _check_training(config)
-    classes = tree.class_list(config.data.classes)
-    head = config.classifier.get("head", {})
-    told = config.classifier.get(
-        "num_classes", head.get("num_classes") if isinstance(head, dict) else None
-    )
-    if told is not None and told != len(classes):
-        raise ValueError(
-            f"classifier: num_classes {told}, but data.classes {config.data.classes} has {len(classes)} classes"
-        )
+    _check_classes(config)
     return config
+
+
+def _check_known(config: Config) -> None:
+    for name in config.known:
+        settings.check_one_of("known", name, ("clean", *DEGRADATIONS))
+    if not config.known or len(set(config.known)) < len(config.known):
+        raise ValueError(f"`known`: {list(config.known)} must name each degradation once")
 
 
 def _check_losses(config: Config) -> None:
     for loss, weight in config.loss.items():
         settings.check_one_of("loss", loss, (*SUPERVISED, *FROM_TEACHERS))
         if not settings.is_of(weight, float) or weight < 0:
-            raise ValueError(f"loss.{loss}: {weight!r} is no weight")
+            raise ValueError(f"`loss.{loss}`: {weight!r} is no weight; use a number of at least 0")
     if bool(set(config.loss) & set(FROM_TEACHERS)) != bool(config.teachers):
         raise ValueError(
-            f"loss: {', '.join(FROM_TEACHERS)} and teachers go together; one of them is missing"
+            f"`loss`: {', '.join(FROM_TEACHERS)} and `teachers` go together; one of them is missing"
         )
     if config.view == "adapted" and not config.data.adapted:
-        raise ValueError("view: adapted needs data.adapted, the tree of adapted copies")
+        raise ValueError("`view` adapted needs `data.adapted`, the tree of adapted copies")
 
 
 def _check_training(config: Config) -> None:
@@ -187,18 +236,28 @@ def _check_training(config: Config) -> None:
     share = config.data.held_out
     if share is not None and not 0 < share < 1:
         raise ValueError(
-            f"data.held_out: {share!r} is no share between 0 and 1 of the training images"
+            f"`data.held_out`: {share!r} is no share between 0 and 1 of the training images"
         )
 
 
-def stage_name(entries: Mapping[str, Any], stage: str) -> str:
-    """What the runs of a stage of an experiment are called: another ``dataset`` or ``backbone`` keeps them apart."""
-    return f"{entries.get('dataset')}_{str(entries.get('backbone')).replace('/', '-')}_{stage}"
+def _check_classes(config: Config) -> None:
+    """Raise ValueError where the classifier has another number of classes than the data."""
+    classes = config.data.class_names
+    entry, section = "classifier.num_classes", config.classifier
+    if "num_classes" not in section and isinstance(section.get("head"), dict):
+        entry, section = "classifier.head.num_classes", section["head"]
+    count = section.get("num_classes")
+    if count is not None and count != len(classes):
+        raise ValueError(
+            f"`{entry}` {count}, but `data.classes` {tree.shown(config.data.classes)} has "
+            f"{len(classes)} classes; set `{entry}` to {len(classes)}, or name other classes"
+        )
 
 
-def _section(name: str, kind: type, entries: Any):
+def _section(name: str, kind: type, entries: Any) -> Any:
+    """Return the settings object of a group of entries. Raises ValueError for wrong ones."""
     if not isinstance(entries, dict):
-        raise ValueError(f"{name}: {entries!r} has no entries")
+        raise ValueError(f"`{name}`: {entries!r} has no entries")
     prefix = f"{name}." if name else ""
     settings.check_names(entries, [item.name for item in fields(kind)], prefix)
     settings.check_kinds(entries, get_type_hints(kind), prefix)
@@ -207,6 +266,5 @@ def _section(name: str, kind: type, entries: Any):
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     except TypeError as error:
-        raise ValueError(
-            f"{name or 'config'}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}"
-        ) from None
+        words = str(error).removeprefix(f"{kind.__name__}.__init__() ")
+        raise ValueError(f"{name or 'config'}: {words}") from None

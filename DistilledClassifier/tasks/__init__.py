@@ -1,1 +1,1 @@
-"""What is trained here: tasks for the one loop."""
+"""The tasks of classification, for the one loop that trains everything."""

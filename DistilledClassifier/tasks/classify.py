@@ -1,4 +1,4 @@
-"""Classification: a teacher is a student whose panel is empty."""
+"""Classification. A teacher is trained as a student whose panel of teachers is empty."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from DistilledClassifier.tasks.panel import Panel
 
 
 class Classify(Task):
-    """A network that learns labels, and from a panel of teachers where there is one.
+    """A network that learns from labels, and from a panel of teachers where there is one.
 
-    weights: of the losses, by name; held_out: the views by which it is judged.
+    weights: the weights of the losses, by name. held_out: the views by which it is judged.
+    label_smoothing: the share of the target that is spread over all classes.
     """
 
     monitor, higher_is_better = "top1", True
@@ -41,40 +42,25 @@ class Classify(Task):
         self._panel, self._label_smoothing = panel or Panel((), frozenset()), label_smoothing
 
     def forward(self, batch: Batch, moment: Moment) -> dict[str, torch.Tensor]:
+        """Return the loss and its parts, computed in float32."""
         student = self.network(self._preprocess.normalise(batch.pixels))
         teachers = self._panel(batch) if self._panel else None
         groups = batch.groups if self._panel.how == "grouped" else 1
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            return objective(
-                student.float(),
-                self._targets(batch, student),
-                teachers,
-                self._weights,
-                groups=groups,
-            )
+            targets = self._targets(batch, student)
+            return objective(student.float(), targets, teachers, self._weights, groups=groups)
 
     def _targets(self, batch: Batch, student: Seen) -> torch.Tensor:
-        """The labels (N,), or targets (N,K) where they are smoothed."""
+        """Return the labels (N,), or targets (N,K) where they are smoothed."""
         share = self._label_smoothing
         return smoothed(batch.labels, student.logits.shape[1], share) if share else batch.labels
 
     @torch.no_grad()
     def evaluate(self, world: World) -> dict[str, float]:
-        """Top-1 and top-5 in per cent and cross-entropy: means over the views, and those of each view."""
-        device = next(self.network.parameters()).device
+        """Return top-1 and top-5 in per cent and the cross-entropy: means, and of each view."""
         measured: dict[str, float] = {}
         for view in self._held_out:
-            sums = np.zeros(4)
-            for pixels, labels in fixed_batches(
-                view, self._preprocess, 256, world.rank, world.size
-            ):
-                logits = (
-                    self.network(self._preprocess.normalise(pixels.to(device))).logits.float().cpu()
-                )
-                ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-                loss = F.cross_entropy(logits, labels, reduction="sum")
-                sums += [len(labels), float(ranked[:, 0].sum()), float(ranked.sum()), float(loss)]
-            count, first, five, loss = world.total(sums.tolist())
+            count, first, five, loss = world.total(self._count(view, world).tolist())
             measured |= {
                 f"{view.name}_top1": 100 * first / count,
                 f"{view.name}_top5": 100 * five / count,
@@ -85,3 +71,15 @@ class Classify(Task):
             for name in ("top1", "top5", "loss")
         }
         return {**means, **measured}
+
+    def _count(self, view: View, world: World) -> np.ndarray:
+        """Return sums over this process's images: their number, top-1, top-5, cross-entropy."""
+        device = next(self.network.parameters()).device
+        sums = np.zeros(4)
+        for pixels, labels in fixed_batches(view, self._preprocess, 256, world.rank, world.size):
+            seen = self.network(self._preprocess.normalise(pixels.to(device)))
+            logits = seen.logits.float().cpu()
+            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums += [len(labels), float(hits[:, 0].sum()), float(hits.sum()), float(loss)]
+        return sums
