@@ -11,7 +11,10 @@ import pytest
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import pipeline
+import pipeline as command
+
+from DDA.progress import Show
+from DDA.studies import pipeline
 
 DIGITS = ROOT / "scripts/pipelines/digits.yaml"
 
@@ -32,7 +35,7 @@ def plan(**changes):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts/pipelines").glob("*.yaml")))
 def test_every_pipeline_has_commands_that_are_accepted(path, capsys):
-    assert pipeline.main([str(path), "--dry_run"]) == 0
+    assert command.main([str(path), "--dry_run"]) == 0
     assert "# the report\nreport.py" in capsys.readouterr().out
 
 
@@ -59,13 +62,13 @@ def test_every_pipeline_has_commands_that_are_accepted(path, capsys):
 def test_what_a_later_command_would_refuse_is_said_before_the_first(
     change, words, tmp_path, capsys
 ):
-    assert pipeline.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", change]) == 2
+    assert command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", change]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_missing_is_named_with_its_entry(tmp_path, capsys):
     assert (
-        pipeline.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
+        command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
     )
     assert (
         "source is nowhere.th, which does not exist" in capsys.readouterr().err
@@ -123,7 +126,7 @@ def steps(tmp_path, monkeypatch):
         stages = [
             pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)
         ]
-        status = pipeline.run(stages, tmp_path / "out")
+        status = pipeline.run_stages(stages, tmp_path / "out", None, Show()).status
         return status, (tmp_path / "log").read_text().split()
 
     return run
@@ -160,7 +163,7 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
             ("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded")
             for level in levels
         ]
-        assert pipeline.run([pipeline.Stage("degraded", tuple(commands))], out) == 0
+        assert pipeline.run_stages([pipeline.Stage("degraded", tuple(commands))], out, None, Show()).status == 0
 
     run(tmp_path / "out", "1")
     run(tmp_path / "out", "1", "2")
@@ -261,9 +264,9 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
 )
 def test_a_wrong_yaml_is_named(tmp_path, capsys, text, words):
     (tmp_path / "x.yaml").write_text(text)
-    assert pipeline.main([str(tmp_path / "x.yaml")]) == 2
+    assert command.main([str(tmp_path / "x.yaml")]) == 2
     assert words in capsys.readouterr().err
-    assert pipeline.main([str(tmp_path / "nowhere.yaml")]) == 2
+    assert command.main([str(tmp_path / "nowhere.yaml")]) == 2
     assert "scripts/pipelines/ has examples" in capsys.readouterr().err
 
 

@@ -89,7 +89,7 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise files.BadFile(
             f"{path} asks for custom_imports, which execute code; only a .py config may"
         )
-    bases = as_list(own.pop("_base_", []))
+    bases = settings.as_list(own.pop("_base_", []))
     if not all(isinstance(base, str) for base in bases):
         raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
     merged: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
                 f"{path}: data.test.{name} is a list of steps of the form {{type: NAME, …}}"
             )
     for name, known in CHOICES.items():
-        for value in as_list(evaluation.get(name, [])):
+        for value in settings.as_list(evaluation.get(name, [])):
             if value not in known:
                 raise files.BadFile(
                     f"{path}: evaluation.{name} {tree.shown(value)} is unknown; "
@@ -155,7 +155,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])),
         "second": values["first"],
         "batch_size": entries["data"].get("samples_per_gpu", 64),
-        "rules": as_list(evaluation.get("ensemble", "sum")),
+        "rules": settings.as_list(evaluation.get("ensemble", "sum")),
         "corruption": [] if is_other else list(evaluation.get("corruption", ["all"])),
         "severity": [str(severity) for severity in evaluation.get("severity", ["all"])],
         "scores": evaluation.get("scores", "logits"),
@@ -184,11 +184,6 @@ def _topk(options: list[str]) -> int:
             raise ValueError(f"`metric_options` {option} is unknown; use topk=5")
         return int(number)
     return 5
-
-
-def as_list(value: Any) -> list:
-    """A list, of one where the value is alone."""
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _plain(value: Any) -> Any:

@@ -19,9 +19,9 @@ from PIL import Image
 
 from DDA import files, images, metrics, sources, tree
 from DDA.model_adapt import results, tables
-from DDA.model_adapt.config import as_list
 from DDA.model_adapt.paired import named
 from DDA.model_adapt.settings import Facts
+from DDA.settings import as_list
 from DDA.sources import Source
 
 # of each column, or of its rule: its colour, and what it is
