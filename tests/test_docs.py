@@ -8,13 +8,15 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_tables
 
+from DDA.studies import pages
+
 
 def test_every_table_is_its_result_files(capsys):
-    assert docs_tables.main(["--check"]) == 0, capsys.readouterr().err
+    assert docs_tables.main(["--check"]) == 0, capsys.readouterr().out
     named = [
         found["file"]
-        for path in docs_tables.documents()
-        for found in docs_tables.BLOCK.finditer(path.read_text())
+        for path in pages.documents()
+        for found in pages.BLOCK.finditer(path.read_text())
     ]
     kept = sorted(
         path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/results").glob("*.json")
@@ -23,14 +25,14 @@ def test_every_table_is_its_result_files(capsys):
 
 
 def test_a_changed_number_is_found():
-    texts = [path.read_text() for path in docs_tables.documents()]
+    texts = [path.read_text() for path in pages.documents()]
     changed = 0
     for text in texts:
-        for found in docs_tables.BLOCK.finditer(text):
+        for found in pages.BLOCK.finditer(text):
             start, end = found.span("body")
             digit = next(i for i in range(end - 1, start, -1) if text[i].isdigit())
             other = text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :]
-            assert docs_tables.filled(other) == text
+            assert pages.filled(other) == text
             changed += 1
     assert changed
 
