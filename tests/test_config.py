@@ -129,7 +129,8 @@ def test_the_published_settings_are_those_of_the_papers():
 def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text(
-        "base: configs/ind/CIFAR10/ResNet20/clean.yaml\ndata: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n"
+        "base: configs/ind/CIFAR10/ResNet20/clean.yaml\n"
+        "data: {root: photos}\noptimizer: {type: AdamW, lr: 0.01}\n"
     )
     config = load(own, {"train.epochs": 3})
     assert (config.name, config.data.root, config.train.epochs) == (
