@@ -1,4 +1,4 @@
-"""Teachers that answer row by row: which images they see, who answers for which, what must agree."""
+"""Teachers that answer row by row: the images they see, and what must agree."""
 
 import copy
 

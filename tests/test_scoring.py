@@ -1,4 +1,4 @@
-"""The one scorer: each image is read once for each view, and scores depend on nothing but classifier and image."""
+"""The one scorer: images are read once, and scores depend on classifier and image alone."""
 
 import numpy as np
 import pytest

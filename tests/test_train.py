@@ -1,4 +1,7 @@
-"""The trainers' commands with tiny networks: what they write, how they go on, how stages find each other, what they refuse."""
+"""The trainers' commands with tiny networks.
+
+What they write, how they go on, how stages find each other, and what they refuse.
+"""
 
 import errno
 import os
@@ -52,7 +55,7 @@ def tree(tmp_path):
 
 
 def write_config(tmp_path, name, kind="ind", stage="clean", **entries):
-    """A config of one's own; stages of it find each other as data set ``own``, backbone ``Tiny``."""
+    """Write a config of one's own, of the data set ``own`` and the backbone ``Tiny``."""
     import yaml
 
     content = {
@@ -80,24 +83,14 @@ def write_config(tmp_path, name, kind="ind", stage="clean", **entries):
     }
     path = tmp_path / f"{name}.yaml"
     content |= entries
-    content["train"] = {
-        "amp": False,
-        **content["train"],
-    }  # what is faster here is not what is tested
+    content["train"] = {"amp": False, **content["train"]}  # the speed here is not what is tested
     path.write_text(yaml.safe_dump(content))
     return path
 
 
 def flags(tmp_path, path, *more):
-    return [
-        "-c",
-        str(path),
-        "--save_dir",
-        str(tmp_path / "saved"),
-        "--workers",
-        "0",
-        *map(str, more),
-    ]
+    saved = tmp_path / "saved"
+    return [*map(str, ["-c", path, "--save_dir", saved, "--workers", 0, *more])]
 
 
 def only_run(tmp_path, where="clean/ind/own_Tiny_clean"):
@@ -115,34 +108,22 @@ def test_a_run_leaves_a_whole_classifier_and_its_logs_and_a_second_run_does_noth
     command = flags(tmp_path, write_config(tmp_path, "clean"), "--workers", "1")
     assert train.main(command) == 0
     folder = only_run(tmp_path)
-    assert {
-        "model_best.pth",
-        "model_last.pth",
-        "resume.pt",
-        "config.yaml",
-        "losses.csv",
-        "epochs.csv",
-        "finished",
-    } <= {path.name for path in folder.iterdir()}
+    names = "model_best.pth model_last.pth resume.pt config.yaml losses.csv epochs.csv finished"
+    assert set(names.split()) <= {path.name for path in folder.iterdir()}
     assert len(losses(folder)) == 9 and len((folder / "epochs.csv").read_text().splitlines()) == 4
     best = classifiers.load(folder / "model_best.pth")
     assert best.classes == CLASSES
     names = trees.list_images(tree, "clean/val")[0]
     scores = best.scores([np.asarray(images.read_rgb(tree / name)) for name in names])
     right = np.mean([CLASSES[i] in name for i, name in zip(scores.argmax(1), names, strict=True)])
-    told = classifiers.read(folder / "model_best.pth")["metrics"]
-    assert (
-        told["top1"] == pytest.approx(100 * right)
-        and told["clean_top1"] == told["top1"]
-        and told["top5"] == 100
-    )
+    metrics = classifiers.read(folder / "model_best.pth")["metrics"]
+    assert metrics["top1"] == pytest.approx(100 * right)
+    assert metrics["clean_top1"] == metrics["top1"] and metrics["top5"] == 100
     written = {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")}
     capsys.readouterr()
     assert train.main(command) == 0
-    assert (
-        only_run(tmp_path) == folder
-        and {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")} == written
-    )
+    assert only_run(tmp_path) == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("model*")} == written
     assert f"{folder / 'model_best.pth'}" in capsys.readouterr().out
     assert train.main([*command, "--new"]) == 0
     assert len(list(folder.parent.iterdir())) == 2
@@ -168,19 +149,13 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
     _, said = process.communicate(timeout=60)
     broken = only_run(tmp_path)
     assert process.returncode == 130 and "run the same command again to go on" in said
-    assert (
-        0 < classifiers.read(broken / "resume.pt")["step"] < 60
-        and not (broken / "finished").exists()
-    )
-    assert (
-        subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False).returncode == 0
-    )
+    assert 0 < classifiers.read(broken / "resume.pt")["step"] < 60
+    assert not (broken / "finished").exists()
+    again = subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, check=False)
+    assert again.returncode == 0
     np.testing.assert_array_equal(losses(broken), losses(whole))
     for name in ("model_best.pth", "model_last.pth"):
-        one, two = (
-            classifiers.read(broken / name)["state_dict"],
-            classifiers.read(whole / name)["state_dict"],
-        )
+        one, two = (classifiers.read(run / name)["state_dict"] for run in (broken, whole))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -188,7 +163,7 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(tree, tmp_path):
     "launcher", [["torchrun", "--nproc_per_node", "2"], ["mpiexec", "-n", "2", sys.executable]]
 )
 def test_two_ranks_follow_the_loss_of_one(tree, tmp_path, launcher):
-    """On a network without BatchNorm; the validation of 31 images over two ranks counts each once."""
+    """The network has no BatchNorm, and of 31 validation images each is counted once."""
     pytest.importorskip("timm" if launcher[0] == "torchrun" else "mpi4py")
     path = write_config(
         tmp_path,
@@ -388,22 +363,8 @@ def test_validation_images_on_the_fly_are_those_of_the_trees_and_never_change(
 ):
     fly = views(config.load(stages["deg"], {"known": ["noise", "jpeg"]}), "val")
     for kind in ("noise", "jpeg"):
-        assert (
-            make_data.main(
-                [
-                    "degrade",
-                    "--base_samples",
-                    str(tree),
-                    "--save_dir",
-                    str(tree),
-                    "--type",
-                    kind,
-                    "--workers",
-                    "1",
-                ]
-            )
-            == 0
-        )
+        places = ["--base_samples", str(tree), "--save_dir", str(tree)]
+        assert make_data.main(["degrade", *places, "--type", kind, "--workers", "1"]) == 0
     stored = views(config.load(stages["deg"], {"known": ["noise", "jpeg"], "made": "trees"}), "val")
     for one, two in zip(fly, stored, strict=True):
         assert one.examples.labels.tolist() == two.examples.labels.tolist()
@@ -480,21 +441,8 @@ def test_early_stop_and_minutes_end_a_run(tree, tmp_path):
     )
     assert train.main(flags(tmp_path, path)) == 0
     assert len((only_run(tmp_path) / "epochs.csv").read_text().splitlines()) - 1 == 3
-    assert (
-        train.main(
-            flags(
-                tmp_path,
-                path,
-                "--minutes",
-                "0.01",
-                "--set",
-                "train.epochs=null",
-                "train.early_stop=0",
-                "schedule={type: cosine}",
-            )
-        )
-        == 0
-    )
+    changes = ["train.epochs=null", "train.early_stop=0", "schedule={type: cosine}"]
+    assert train.main(flags(tmp_path, path, "--minutes", "0.01", "--set", *changes)) == 0
     run = sorted((tmp_path / "saved/clean/ind/own_Tiny_clean/train").iterdir())[-1]
     assert 0.6 <= classifiers.read(run / "resume.pt")["seconds"] < 5
 
@@ -596,17 +544,10 @@ def test_a_new_loss_reaches_the_trainer_from_its_own_file(stages, tmp_path, monk
     monkeypatch.setitem(
         loss_module.SUPERVISED, "confidence", lambda student, labels: student.logits.square().mean()
     )
-    assert (
-        train.main(
-            flags(tmp_path, stages["clean"], "--set", "loss={cross_entropy: 1, confidence: 0.1}")
-        )
-        == 0
-    )
-    assert (
-        (only_run(tmp_path) / "losses.csv")
-        .read_text()
-        .startswith("step,loss,cross_entropy,confidence\n")
-    )
+    change = "loss={cross_entropy: 1, confidence: 0.1}"
+    assert train.main(flags(tmp_path, stages["clean"], "--set", change)) == 0
+    table = (only_run(tmp_path) / "losses.csv").read_text()
+    assert table.startswith("step,loss,cross_entropy,confidence\n")
 
 
 def test_bfloat16_trains_to_about_the_same_loss(stages):
@@ -637,11 +578,8 @@ def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
         lambda path, what: (read.append(path), load(path, what))[1],
     )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
-    more = [
-        "--set",
-        "known=[clean]",
-        "teachers=clean",
-    ]  # the clean classifier is the beginning and the teacher
+    # the clean classifier is the beginning and the teacher
+    more = ["--set", "known=[clean]", "teachers=clean"]
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
     best = only_run(tmp_path) / "model_best.pth"
     assert read == [best] and digested == [best]

@@ -74,12 +74,12 @@ def evaluate(settings: Evaluation, show: Show | None = None) -> Accuracy:
     classes = classifier.classes or config.data.class_names
     source, cells = open_cells(settings, config, classes)
     top1, counts = _measure(classifier, source, cells, classes, settings.batch_size, show or Show())
-    total, mean = sum(counts.values()), np.mean([v for row in top1.values() for v in row.values()])
     protocol = (
-        f"top-1 in %, {total} images in {len(cells)} cells of {source.path}, "
+        f"top-1 in %, {sum(counts.values())} images in {len(cells)} cells of {source.path}, "
         f"classifier {settings.resume}"
     )
-    accuracy = Accuracy(protocol, top1, counts, float(mean))
+    mean = float(np.mean([value for row in top1.values() for value in row.values()]))
+    accuracy = Accuracy(protocol, top1, counts, mean)
     if settings.out is not None:
         settings.out.mkdir(parents=True, exist_ok=True)
         files.write_json(settings.out / "corrupt.json", accuracy.as_dict())

@@ -44,7 +44,9 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the config."""
-        settings.check_at_least(0, workers=self.workers, save_minutes=self.save_minutes)
+        numbers = {"workers": self.workers, "save_minutes": self.save_minutes}
+        settings.check_kinds(numbers, {"workers": int, "save_minutes": float})
+        settings.check_at_least(0, **numbers)
 
     @property
     def entries(self) -> dict[str, Any]:
@@ -90,12 +92,16 @@ class Evaluation:
 def known_of(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the degradations of a list, or of a text with commas; None for those of the config.
 
+    Raises ValueError for what is neither.
+
     >>> known_of("jpeg,blur")
     ('jpeg', 'blur')
     >>> known_of("combined_deg")
     """
     if names is None or names == COMBINED:
         return None
+    if not isinstance(names, str | list | tuple):
+        raise ValueError(f"`known` {names!r} is neither a name nor a list of names")
     return tuple(names.split(",") if isinstance(names, str) else names)
 
 
