@@ -1,8 +1,10 @@
-"""The common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261) at any image size.
+"""The common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich,
+arXiv:1903.12261) at any image size.
 
-`corrupt` takes uint8 (H,W,3) or (H,W). Each corruption is one function of values in [0,1], float (H,W,C) with C 1 or 3, its
-constants and a generator; `CONSTANTS` holds the published constants of severities 1..5. Lengths among them are in pixels and do
-not grow with the image. As published, results are truncated to 8 bits.
+`corrupt` takes uint8 (H,W,3) or (H,W). Each corruption is one function of values in [0,1], float
+(H,W,C) with C 1 or 3, its constants and a generator; `CONSTANTS` holds the published constants of
+severities 1..5. Lengths among them are in pixels and do not grow with the image. As published,
+results are truncated to 8 bits.
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ def corrupt(
 ) -> np.ndarray:
     """A corrupted copy, uint8, of ``image``, uint8 (H,W,3) or (H,W), 8 pixels or more a side.
 
-    severity: 1..5. constants: "cifar", "imagenet", or "auto", which is CIFAR's where the shorter side has at most 64 pixels.
-    rng: what random corruptions draw from; DRAW_NOTHING lists those that need none. Raises ValueError for anything else.
+    severity: 1..5. constants: "cifar", "imagenet", or "auto", which is CIFAR's where the shorter
+    side has at most 64 pixels. rng: what random corruptions draw from; DRAW_NOTHING lists those
+    that need none. Raises ValueError for anything else.
     """
     if name not in _FUNCTIONS:
         raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(_FUNCTIONS)}")
@@ -70,7 +73,8 @@ def corrupt(
     values = CONSTANTS[constants][name][severity - 1]
     x = (image if image.ndim == 3 else image[..., None]) / 255.0
     out = np.clip(_FUNCTIONS[name](x, values, rng, constants), 0, 1) * 255
-    # a hair is added, since a value that is a whole number in exact arithmetic must not lose 1 by rounding
+    # a hair is added, since a value that is a whole number in exact arithmetic must not lose 1 by
+    # rounding
     out = (out + 1e-6).astype(np.uint8)
     if image.ndim == 2:
         return out[..., 0] if out.shape[2] == 1 else np.asarray(Image.fromarray(out).convert("L"))
@@ -123,7 +127,9 @@ def _defocus_blur(x, c, _, __):
 
 
 def _glass_blur(x, c, rng, _):
-    """Pixels change places with near ones, or rather are copied from them, as the published code does."""
+    """Pixels change places with near ones, or rather are copied from them, as the published code
+    does.
+    """
     sigma, reach, rounds = c[0], int(c[1]), int(c[2])
     height, width, _ = x.shape
     x = (_smooth(x, sigma) * 255 + 1e-6).astype(np.uint8)
@@ -140,7 +146,9 @@ def _glass_blur(x, c, rng, _):
 
 
 def rng_integers(rng, low: int, high: int, shape) -> np.ndarray:
-    """Of a Generator, or of numpy's older RandomState, with which the published images were drawn."""
+    """Of a Generator, or of numpy's older RandomState, with which the published images were
+    drawn.
+    """
     return (
         rng.integers(low, high, shape)
         if hasattr(rng, "integers")
@@ -153,7 +161,10 @@ def _motion_blur(x, c, rng, _):
 
 
 def _move(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """ImageMagick's motion blur: the weighted mean of 2 radius + 1 pixels in one direction; borders repeat."""
+    """ImageMagick's motion blur:
+
+    the weighted mean of 2 radius + 1 pixels in one direction; borders repeat.
+    """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -222,7 +233,10 @@ def _frost(x, c, rng, constants):
 
 @lru_cache(maxsize=64)
 def _frost_photo(number: int, scale: float, height: int, width: int) -> np.ndarray:
-    """float (H,W,3) in [0,1], RGB, larger than (height, width): a photograph of the imagecorruptions package."""
+    """float (H,W,3) in [0,1], RGB, larger than (height, width):
+
+    a photograph of the imagecorruptions package.
+    """
     package = importlib.util.find_spec("imagecorruptions")
     if package is None:
         raise ValueError(
@@ -246,7 +260,9 @@ def _fog(x, c, rng, _):
 
 
 def _plasma(size: int, decay: float, rng) -> np.ndarray:
-    """A diamond-square fractal (size,size) in [0,1]; size is a power of two, and the map wraps around."""
+    """A diamond-square fractal (size,size) in [0,1]; size is a power of two, and the map wraps
+    around.
+    """
     heights = np.zeros((size, size))
     step, wobble = size, 100.0
 
@@ -386,7 +402,9 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _table(text: str) -> dict[str, tuple]:
-    """Constants of each corruption from lines ``name severity 1 | … | severity 5``; several numbers of one are a tuple."""
+    """Constants of each corruption from lines ``name severity 1 | … | severity 5``; several
+    numbers of one are a tuple.
+    """
     constants = {}
     for line in re.sub(r"\|\s+", "| ", text.strip()).splitlines():
         name, rest = line.split(maxsplit=1)
@@ -395,16 +413,19 @@ def _table(text: str) -> dict[str, tuple]:
             for row in rest.split("|")
         ]
         constants[name] = tuple(row[0] if len(row) == 1 else tuple(row) for row in rows)
-    # zoom factors from 1 up to an end in steps; whether the end is among them is decided by rounding, as published
+    # zoom factors from 1 up to an end in steps; whether the end is among them is decided by
+    # rounding, as published
     return constants | {
         "zoom_blur": tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])
     }
 
 
-# Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of values; defocus: radius, sigma of
-# its edge; glass: sigma, reach, rounds; motion: radius, sigma; zoom: end, step; snow: mean, deviation, zoom, threshold, radius,
-# sigma, weight of the image; frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma, shift of
-# three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud; saturate: factor, summand
+# Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of
+# values; defocus: radius, sigma of its edge; glass: sigma, reach, rounds; motion: radius, sigma;
+# zoom: end, step; snow: mean, deviation, zoom, threshold, radius, sigma, weight of the image;
+# frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma, shift of
+# three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud;
+# saturate: factor, summand
 CONSTANTS: dict[str, dict[str, tuple]] = {
     "cifar": _table("""
         gaussian_noise     0.04 | 0.06 | 0.08 | 0.09 | 0.1

@@ -1,8 +1,10 @@
-"""The known degradations, from which teachers learn: JPEG, Gaussian blur, white Gaussian noise, salt and pepper, and sequences.
+"""The known degradations, from which teachers learn: JPEG, Gaussian blur, white Gaussian noise,
+salt and pepper, and sequences.
 
-Every function takes uint8 (H,W,3) or (H,W), a level and a numpy Generator, and returns a new uint8 image of the same shape.
-Level None is the clean image. ``behavior="published"`` has the quirks of the reference code: values are truncated instead of
-rounded (about half a grey level darker, blur a whole one), and salt is 1 of 255, which is black.
+Every function takes uint8 (H,W,3) or (H,W), a level and a numpy Generator, and returns a new
+uint8 image of the same shape. Level None is the clean image. ``behavior="published"`` has the
+quirks of the reference code: values are truncated instead of rounded (about half a grey level
+darker, blur a whole one), and salt is 1 of 255, which is black.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def jpeg(
     rng: np.random.Generator | None,
     behavior: str = "corrected",
 ) -> np.ndarray:
-    """Written as JPEG (4:2:0) with quality ``level``, 1..100, and read again; 101 is the clean image."""
+    """Written as JPEG (4:2:0) with quality ``level``, 1..100, and read again; 101 is the clean
+    image.
+    """
     level = _check("jpeg", image, level, 1, 101, behavior)
     if level is None or level == 101:
         return image.copy()
@@ -46,7 +50,9 @@ def blur(
     rng: np.random.Generator | None,
     behavior: str = "corrected",
 ) -> np.ndarray:
-    """Gaussian blur of standard deviation ``level`` in pixels, 0 or more; borders repeat, the kernel ends at 3 deviations."""
+    """Gaussian blur of standard deviation ``level`` in pixels, 0 or more; borders repeat, the
+    kernel ends at 3 deviations.
+    """
     level = _check("blur", image, level, 0, math.inf, behavior)
     if not level:
         return image.copy()
@@ -62,7 +68,9 @@ def blur(
 def noise(
     image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected"
 ) -> np.ndarray:
-    """White Gaussian noise of standard deviation ``level`` in grey levels, 0 or more; channels are independent."""
+    """White Gaussian noise of standard deviation ``level`` in grey levels, 0 or more; channels
+    are independent.
+    """
     level = _check("noise", image, level, 0, math.inf, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()
@@ -78,7 +86,8 @@ def noise(
 def saltpepper(
     image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected"
 ) -> np.ndarray:
-    """``level`` per cent of the values, 0..100, become 0 or 255 with equal chance; channels are independent.
+    """``level`` per cent of the values, 0..100, become 0 or 255 with equal chance; channels are
+    independent.
 
     As published, two masks of half the level each are drawn, salt over pepper, and salt is 1.
     """
@@ -101,7 +110,10 @@ def saltpepper(
 def salt_over_pepper(
     image: np.ndarray, level: float, rng: np.random.Generator, *, salt: int
 ) -> np.ndarray:
-    """The published draws with any value for salt: pepper with chance level/2 per cent, then salt with the same chance."""
+    """The published draws with any value for salt:
+
+    pepper with chance level/2 per cent, then salt with the same chance.
+    """
     out = image.copy()
     out[rng.binomial(1, level / 200, image.shape) == 1] = 0
     out[rng.binomial(1, level / 200, image.shape) == 1] = salt
@@ -111,8 +123,8 @@ def salt_over_pepper(
 class Degradation(NamedTuple):
     """A known degradation: its function, and the papers' levels.
 
-    training: the first and the last level that a training sees, whole numbers, and the unit that they count. test: severities
-    1..5.
+    training: the first and the last level that a training sees, whole numbers, and the unit that
+    they count. test: severities 1..5.
     """
 
     function: Callable[..., np.ndarray]
@@ -167,10 +179,12 @@ SEQUENCE_NAMES = (*SEQUENCES, *(f"{name}_published" for name in SEQUENCES))
 
 
 def sequence(image: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Blur, then noise, then JPEG: ``weak_seq``, ``medium_seq``, ``strong_seq`` as documented (blur 2, 4, 8 % of the size).
+    """Blur, then noise, then JPEG: ``weak_seq``, ``medium_seq``, ``strong_seq`` as documented
+    (blur 2, 4, 8 % of the size).
 
-    With ``_published`` at its end a name stands for what the published code ran: a blur ten times weaker, of a whole number of
-    tenths of a pixel, and truncated values. Raises ValueError for an unknown name.
+    With ``_published`` at its end a name stands for what the published code ran: a blur ten times
+    weaker, of a whole number of tenths of a pixel, and truncated values. Raises ValueError for an
+    unknown name.
     """
     if name not in SEQUENCE_NAMES:
         raise ValueError(f"sequence {name!r} is unknown; use one of {', '.join(SEQUENCE_NAMES)}")

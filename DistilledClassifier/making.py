@@ -1,4 +1,7 @@
-"""Make data: trees of official data sets, of degraded and corrupted copies; checks; contact sheets."""
+"""Make data:
+
+trees of official data sets, of degraded and corrupted copies; checks; contact sheets.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +128,8 @@ def degrade(
     level: Sequence[str] = (),
     behavior: str = BEHAVIORS[0],
 ) -> Made:
-    """Write copies with known degradations, in a folder for each; the level is drawn for each image.
+    """Write copies with known degradations, in a folder for each; the level is drawn for each
+    image.
 
     type: names of degradations, or ``combined`` (one of them by chance). level: fixed levels, each
     in a folder of its own, or the one word ``test`` for the five of the papers. Raises ValueError
@@ -322,7 +326,10 @@ def _listed(originals: Originals, names: Sequence[str]) -> list[str]:
 
 
 def _without_copies(source: Path, names: list[str]) -> list[str]:
-    """Return names without those of copies that were made here: they may lie beside their sources."""
+    """Return names without those of copies that were made here:
+
+    they may lie beside their sources.
+    """
     if not source.is_dir():
         return names
     made = [

@@ -1,4 +1,7 @@
-"""Recipes: what is done to each image of a tree of made images, drawn from the image's own random stream."""
+"""Recipes:
+
+what is done to each image of a tree of made images, drawn from the image's own random stream.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from DistilledClassifier import degradations
 class Recipe:
     """What is done to each image of one folder of the tree.
 
-    kind: "copy", "degrade", "sequence" or "corrupt"; name: of the degradation ("combined": one of the known ones by chance),
-    sequence or corruption; level: as the functions take it, None to draw it for each image; how: behaviour of a degradation or
-    constants of a corruption.
+    kind: "copy", "degrade", "sequence" or "corrupt"; name: of the degradation ("combined": one of
+    the known ones by chance), sequence or corruption; level: as the functions take it, None to
+    draw it for each image; how: behaviour of a degradation or constants of a corruption.
     """
 
     folder: str

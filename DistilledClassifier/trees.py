@@ -1,7 +1,8 @@
 """Trees of made images: write them with several processes, and go on where a run stopped.
 
-Each folder that a run fills (``jpeg``, ``gaussian_noise/5``) has a manifest ``made.<folder>.json`` at the tree's root: how it
-was made, from what, and for every image the level that was drawn for it and the SHA-256 of its file.
+Each folder that a run fills (``jpeg``, ``gaussian_noise/5``) has a manifest
+``made.<folder>.json`` at the tree's root: how it was made, from what, and for every image the
+level that was drawn for it and the SHA-256 of its file.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def write(
 ) -> dict[str, str]:
     """Write the tasks' images that are not there yet; returns the failures, target to reason.
 
-    reopen: arguments of `sources.open_official`, with which every process opens the source. Raises ValueError where a folder
-    holds images that were made in another way, or that were not made here.
+    reopen: arguments of `sources.open_official`, with which every process opens the source.
+    Raises ValueError where a folder holds images that were made in another way, or that were not
+    made here.
     """
     if ledger.read_settings(save_dir) is not None:
         raise ValueError(f"`save_dir` {save_dir} holds adapted images; choose another folder")
@@ -95,7 +97,8 @@ def write(
 
 
 class _Part:
-    """A folder that a run fills: its tasks, those that are to do, and its manifest as it stands, {} before there is one.
+    """A folder that a run fills: its tasks, those that are to do, and its manifest as it stands,
+    {} before there is one.
 
     saved: key to path of the images that are there.
     """
@@ -163,8 +166,8 @@ class _Part:
     def end(self, digests: Mapping[str, str], failures: Mapping[str, str]) -> None:
         """Complete the manifest; digests: target to SHA-256 of what was written now.
 
-        What an earlier run says of its images stays, whatever lies there now; of images outside this run's tasks, which had
-        another num_samples or list, only while they lie there.
+        What an earlier run says of its images stays, whatever lies there now; of images outside
+        this run's tasks, which had another num_samples or list, only while they lie there.
         """
         if not self.todo and self._manifest.get("state") != ledger.RUNNING:
             return
@@ -195,7 +198,9 @@ class _Part:
 def _pool(
     workers: int, reopen: tuple, save_dir: Path, seed: int
 ) -> Iterator[Callable[[Sequence[Task]], Iterable[Made]]]:
-    """`map` of `_make`, in order, by processes where there are several; each opens the source for itself."""
+    """`map` of `_make`, in order, by processes where there are several; each opens the source for
+    itself.
+    """
     if workers == 1:
         _open(reopen, save_dir, seed)
         yield partial(map, _make)

@@ -1,4 +1,6 @@
-"""Check a tree of images against its manifests, against clean images, or its cells against each other."""
+"""Check a tree of images against its manifests, against clean images, or its cells against each
+other.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,10 @@ def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
     """Check a tree: how many images each cell has, and what is wrong with which file.
 
-    Where a folder has a manifest, its files must be those of the manifest, byte for byte. The other cells must hold the images
-    ``expected`` (names in a cell, <class>/<image> or <class>_<index>), by default those of all of them together, each under the
-    class that most of them give it. Every image must be whole and have a class of classes.txt.
+    Where a folder has a manifest, its files must be those of the manifest, byte for byte. The
+    other cells must hold the images ``expected`` (names in a cell, <class>/<image> or
+    <class>_<index>), by default those of all of them together, each under the class that most of
+    them give it. Every image must be whole and have a class of classes.txt.
     """
     if not save_dir.is_dir():
         raise FileNotFoundError(f"`save_dir` {save_dir} is not a folder")
@@ -63,7 +66,9 @@ def _below(names: Iterable[str], folders: Sequence[str]) -> set[str]:
 
 
 def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]) -> str | None:
-    """What is wrong with one file; None where it is a whole image with a class, and that which was made."""
+    """What is wrong with one file; None where it is a whole image with a class, and that which
+    was made.
+    """
     try:
         images.read_rgb(save_dir / name)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
@@ -76,7 +81,10 @@ def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]
 
 
 def _wanted(present: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
-    """The names that cells without a manifest should have: of the expected images, else of what most cells have."""
+    """The names that cells without a manifest should have:
+
+    of the expected images, else of what most cells have.
+    """
     cells: dict[str, set[str]] = {}
     for name in present:
         cell = tree.parse(name, classes)[0]
@@ -98,7 +106,9 @@ def _wanted(present: set[str], expected: Iterable[str], classes: Sequence[str]) 
 
 
 def _compare(present: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
-    """Name what is missing and what is extra; one of each with the same cell and own name is one mislabelled image."""
+    """Name what is missing and what is extra; one of each with the same cell and own name is one
+    mislabelled image.
+    """
     missing: dict[tuple, list[str]] = {}
     for name in sorted(wanted - present):
         missing.setdefault(tree.parse(name, classes)[:2], []).append(name)

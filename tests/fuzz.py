@@ -372,7 +372,6 @@ class Configs:
         import pipeline
 
         from DDA import files
-        from DDA.model_adapt import test_ensemble
         from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"

@@ -87,7 +87,8 @@ def test_the_published_networks_are_recognised_with_and_without_their_flags(
     )
     given = {name: flags[name] for name in UNET_FLAGS}
     assert checkpoints.resolve(tmp_path / "x.pt", state, given) == settings
-    # trained with 4000 steps and rescaled times: a process of 4000 needs the rescaling, one of 1000 does not notice it
+    # trained with 4000 steps and rescaled times: a process of 4000 needs the rescaling, one of
+    # 1000 does not notice it
     assert checkpoints.resolve(tmp_path / "x.pt", state, {"diffusion_steps": 4000})[
         "rescale_timesteps"
     ]

@@ -1,4 +1,7 @@
-"""Guidance without a gradient and few steps, checked where the right answer is known: on Gaussian data."""
+"""Guidance without a gradient and few steps, checked where the right answer is known:
+
+on Gaussian data.
+"""
 
 from itertools import pairwise
 
@@ -17,7 +20,10 @@ MEAN, DEVIATION = 0.3, 0.4
 
 
 class Gaussian:
-    """The perfect network for pixels that are independent N(MEAN, DEVIATION^2): it returns the expected noise."""
+    """The perfect network for pixels that are independent N(MEAN, DEVIATION^2):
+
+    it returns the expected noise.
+    """
 
     def __init__(self, diffusion):
         self.signal = dict(zip(diffusion.timestep_map, diffusion.alphas_cumprod, strict=True))

@@ -591,7 +591,10 @@ def test_wrong_input_under_mpiexec_is_said_once(prior, tree, tmp_path):
 
 
 def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior, tree, tmp_path):
-    """A limit on the size of files stands for a full disk: the kernel refuses the write in the same way."""
+    """A limit on the size of files stands for a full disk:
+
+    the kernel refuses the write in the same way.
+    """
 
     def small():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))

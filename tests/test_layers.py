@@ -139,7 +139,11 @@ def test_a_module_imports_only_what_it_may(source):
         if name not in allowed and (top(name) not in allowed or top(name) == "DDA")
     }
     assert not bad, f"{source} imports {', '.join(sorted(bad))}"
-    if allowed & {"torch"} and source not in ("DDA/ranks.py", "DDA/training/run.py", "DDA/image_adapt/job.py"):
+    if allowed & {"torch"} and source not in (
+        "DDA/ranks.py",
+        "DDA/training/run.py",
+        "DDA/image_adapt/job.py",
+    ):
         assert not imports(source) & set(NO_FILES), f"{source} deals with files, processes or flags"
 
 

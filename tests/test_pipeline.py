@@ -67,9 +67,7 @@ def test_what_a_later_command_would_refuse_is_said_before_the_first(
 
 
 def test_a_file_that_is_missing_is_named_with_its_entry(tmp_path, capsys):
-    assert (
-        command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
-    )
+    assert command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
     assert (
         "source is nowhere.th, which does not exist" in capsys.readouterr().err
         and not (tmp_path / "out").exists()
@@ -112,7 +110,9 @@ def test_what_learns_and_what_is_tested_is_adapted_alike():
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    """Three stages of a script that notes its argument, and fails where the file ``fail`` names it."""
+    """Three stages of a script that notes its argument, and fails where the file ``fail`` names
+    it.
+    """
     script = tmp_path / "note.py"
     script.write_text(
         "import sys, pathlib\nhere = pathlib.Path(__file__).parent\nword = sys.argv[1]\n"
@@ -163,7 +163,12 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
             ("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded")
             for level in levels
         ]
-        assert pipeline.run_stages([pipeline.Stage("degraded", tuple(commands))], out, None, Show()).status == 0
+        assert (
+            pipeline.run_stages(
+                [pipeline.Stage("degraded", tuple(commands))], out, None, Show()
+            ).status
+            == 0
+        )
 
     run(tmp_path / "out", "1")
     run(tmp_path / "out", "1", "2")

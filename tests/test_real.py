@@ -1,4 +1,5 @@
-"""Whole jobs on real degraded photographs with a real prior and a published classifier: an hour and more on two cores.
+"""Whole jobs on real degraded photographs with a real prior and a published classifier: an hour
+and more on two cores.
 
     DIFFAUD_SLOW_DIR=/somewhere scripts/test.sh -m slow -s tests/test_real.py
 
@@ -100,7 +101,9 @@ def psnr(one, other):
 
 
 def right(folder, pixels):
-    """Correct predictions of the published ResNet-56 on the adapted view and by the self-ensemble, as float (250,)."""
+    """Correct predictions of the published ResNet-56 on the adapted view and by the
+    self-ensemble, as float (250,).
+    """
     classifier = classifiers.load(RESNET56)
     degraded, labels = sources(folder)
     one, two = classifier.scores(degraded), classifier.scores(pixels)
@@ -158,7 +161,10 @@ def test_bfloat16_is_close_to_float32(folder):
 
 
 def test_ten_kills_of_a_rank_lose_nothing(folder):
-    """kill -9 of one rank at random moments, then a final run: the tree of the uninterrupted job."""
+    """kill -9 of one rank at random moments, then a final run:
+
+    the tree of the uninterrupted job.
+    """
     rng = random.Random(0)
     kills = 0
     while kills < 10:
@@ -198,7 +204,9 @@ def all_whole(root):
 
 
 def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
-    """Accuracy of the published ResNet-56 on ours (mean of 5 seeds) against the real part, paired by image."""
+    """Accuracy of the published ResNet-56 on ours (mean of 5 seeds) against the real part, paired
+    by image.
+    """
     with np.load(OPEN) as data:
         real = {name: data[name] for name in CORRUPTIONS}
         clean, labels = data["clean"], torch.from_numpy(data["labels"]).long()

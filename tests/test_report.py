@@ -23,7 +23,9 @@ CELLS = ("fog/1", "fog/3", "sno<w/1", "sno<w/3")
 
 @pytest.fixture
 def out(tmp_path):
-    """Results of random scores over a tiny tree, with a source classifier; one class has a name that HTML must escape."""
+    """Results of random scores over a tiny tree, with a source classifier; one class has a name
+    that HTML must escape.
+    """
     rng = np.random.default_rng(0)
     classes = ["cat", "<b>&dog", *tree.class_list("cifar10")[2:]]
     for cell in CELLS:

@@ -38,7 +38,10 @@ CELLS = ("fog/1", "fog/3", "snow/1")
 
 
 def make_trees(root: Path, order: int = 1, cells=CELLS) -> None:
-    """Seven images a cell; the adapted copies are another view of the same keys. order: of writing."""
+    """Seven images a cell; the adapted copies are another view of the same keys.
+
+    order: of writing.
+    """
     for view, seed in (("degraded", 0), ("adapted", 1)):
         rng = np.random.default_rng(seed)
         for cell in cells:

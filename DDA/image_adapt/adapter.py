@@ -351,10 +351,11 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a job left: how many copies were wanted, how many are there, what failed and why.
+    """The result of a job: how many copies were wanted, how many exist, what failed and why.
 
-    total, done: images. failed: the path of each image that failed, with the reason. missing: paths
-    of images without a copy. seconds: of the work. gallery_error: why there is no gallery.
+    total, done: numbers of images. failed: the path of each image that failed, with the reason.
+    missing: paths of images without a copy. seconds: of the work. gallery_error: why there is no
+    gallery.
     """
 
     total: int

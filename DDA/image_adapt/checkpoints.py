@@ -1,8 +1,9 @@
 """Read a DDPM checkpoint safely, recognise its architecture, and compare both with the flags.
 
-A prior is a flat state dict in guided-diffusion form (``.pt``), with ``<name>.json`` beside it where this project wrote it. The
-tensors tell most of the architecture; what they do not tell comes from the flags, else the ``.json``, else the table of the two
-published networks, else it is an error that names the missing flag.
+A prior is a flat state dict in guided-diffusion form (``.pt``), with ``<name>.json`` beside it
+where this project wrote it. The tensors tell most of the architecture. The rest comes from the
+flags, else from the ``.json``, else from the table of the two published networks; otherwise an
+error names the missing flag.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from DDA.files import read_json
 from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
 
-# the two published priors: what makes them recognisable, and what their tensors do not tell. Times run over 0..1000 in both,
-# so a process of another length needs rescaled times.
+# the two published priors: what makes them recognisable, and what their tensors do not tell.
+# Times run over 0..1000 in both, so a process of another length needs rescaled times.
 ALIKE = dict(
     num_heads=4,
     num_heads_upsample=-1,
@@ -93,9 +94,10 @@ NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, memory-mapped where the file allows it; nothing in the file is executed.
+    """Read the tensors of a checkpoint, memory-mapped where the file allows it.
 
-    Raises FileNotFoundError, or ValueError in words for a file that is cut off, would execute code or is no state dict.
+    Nothing in the file is executed. Raises FileNotFoundError, and ValueError in words for a file
+    that is cut off, would execute code or is no state dict.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`model_path` {path} does not exist")
@@ -129,7 +131,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """What the tensors tell: the flags of RECOGNISED, with ``attention_levels`` (0 = full size) for attention_resolutions."""
+    """Return what the tensors tell: the settings of RECOGNISED.
+
+    ``attention_levels`` (0 is the full size) stands in the place of attention_resolutions. Raises
+    ValueError for tensors of another network.
+    """
     shape = {name: tuple(value.shape) for name, value in state.items()}
     needed = (
         "time_embed.0.weight",
@@ -144,7 +150,8 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
         )
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
-    # an output stage that ends in an upsampling closes a level: a convolution, or a second residual block
+    # an output stage that ends in an upsampling closes a level: a convolution, or a second
+    # residual block
     upsample = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.0)\.weight")
     ups = sorted({int(match[1]) for name in shape if (match := upsample.fullmatch(name))})
     per_level = ups[0] + 1 if ups else blocks
@@ -180,10 +187,11 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
 def resolve(
     path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All architecture and process settings of a checkpoint: the flags of RECOGNISED and UNTOLD.
+    """Return all architecture and process settings of a checkpoint: those of RECOGNISED and
+    UNTOLD.
 
-    flags: what the user gave; a missing name or None was not given. Raises ValueError naming every flag that contradicts the
-    file, or every flag that is needed and told nowhere.
+    flags: what the user gave; a missing name or None was not given. Raises ValueError that names
+    every setting that contradicts the file, or every setting that is needed and given nowhere.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     told = recognise(state, path)
@@ -200,7 +208,10 @@ def resolve(
 def _refuse_contradictions(
     path: Path, word: str, given: Mapping[str, Any], told: Mapping[str, Any], size: int = 0
 ) -> None:
-    """Raise ValueError naming every flag that contradicts what a file tells. size: of the images, where it tells sizes."""
+    """Raise ValueError that names every setting that contradicts a file.
+
+    size: of the images, where the settings are sizes.
+    """
     wrong = [
         f"`{name}` {given[name]}, but the {word} says {'none' if value == '' else value}"
         for name, value in told.items()
@@ -265,7 +276,10 @@ def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[
 
 
 def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """The settings of UNTOLD that change this network's result; the middle block always has attention."""
+    """Return the settings of UNTOLD that change this network's result.
+
+    The middle block always has attention.
+    """
     needed = ["image_size", "diffusion_steps", "noise_schedule"]
     if settings.get("num_head_channels", -1) == -1:
         needed.append("num_heads")
@@ -279,14 +293,21 @@ def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
-    """The network with its weights, in eval mode and without parameter gradients. Raises ValueError for what does not fit."""
+    """Return the network with its weights, in eval mode and without parameter gradients.
+
+    Raises ValueError for weights that do not fit.
+    """
     model = check(path, state, settings)
     model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
-    """The network without weights (on torch's meta device), after comparing all names and shapes; costs next to nothing."""
+    """Return the network without weights, on torch's meta device, after comparing names and
+    shapes.
+
+    It costs next to nothing. Raises ValueError for the first tensor that differs.
+    """
     unet_flags = {name: settings[name] for name in NETWORK}
     if settings["class_cond"]:
         unet_flags["num_classes"] = state["label_emb.weight"].shape[0]

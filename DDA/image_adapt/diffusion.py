@@ -1,11 +1,13 @@
-"""The diffusion process: schedules, respacing, forward noising, and what a network's output means.
+"""The diffusion process: schedules, respacing, forward noising, and the reading of a network's
+output.
 
-One convention for an *index* everywhere: ``index`` in 0..T-1 counts the steps of the (respaced) process, and
-``alphas_cumprod[index]`` is the signal left after ``index + 1`` noising steps. ``timestep_map[index]`` is the timestep of the
-original process that the network was trained on. Tables are float64 numpy; images are torch tensors in [-1, 1].
+One convention holds for an *index* everywhere. ``index`` in 0..T-1 counts the steps of the
+(respaced) process, and ``alphas_cumprod[index]`` is the signal that remains after ``index + 1``
+noising steps. ``timestep_map[index]`` is the timestep of the original process that the network
+was trained on. Tables are float64 numpy arrays; images are torch tensors in [-1, 1].
 
-Ho et al., "Denoising Diffusion Probabilistic Models" (arXiv:2006.11239); Nichol & Dhariwal, "Improved DDPM"
-(arXiv:2102.09672).
+Ho et al., "Denoising Diffusion Probabilistic Models" (arXiv:2006.11239); Nichol & Dhariwal,
+"Improved DDPM" (arXiv:2102.09672).
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
 
 
 def named_betas(noise_schedule: str, steps: int) -> np.ndarray:
-    """beta_t, shape (steps,), float64. ``linear``: 1e-4..2e-2, scaled by 1000/steps; ``cosine``: improved DDPM, eq. 17."""
+    """Return beta_t of a named schedule, float64 of shape (steps,).
+
+    ``linear`` goes from 1e-4 to 2e-2, scaled by 1000/steps. ``cosine`` is that of improved DDPM,
+    equation 17. Raises ValueError for another name.
+    """
     if noise_schedule == "linear":
         return np.linspace(1e-4, 2e-2, steps, dtype=np.float64) * (1000 / steps)
     if noise_schedule == "cosine":
@@ -38,11 +44,12 @@ def named_betas(noise_schedule: str, steps: int) -> np.ndarray:
 
 
 def respaced_timesteps(steps: int, respacing: str) -> list[int]:
-    """The original timesteps that a respaced process keeps, ascending.
+    """Return the original timesteps that a respaced process keeps, in ascending order.
 
-    ``""`` keeps all; ``"100"`` spreads 100 over the whole range, both ends included; ``"10,20,30"`` cuts the range into
-    sections of equal length (the first ones take the remainder) and keeps that many in each; ``"ddim25"`` uses the integer
-    stride that gives exactly 25. Raises ValueError for counts that do not fit.
+    ``""`` keeps all of them. ``"100"`` spreads 100 over the whole range and includes both ends.
+    ``"10,20,30"`` cuts the range into sections of equal length (the first ones take the
+    remainder) and keeps so many in each. ``"ddim25"`` uses the integer stride that gives exactly
+    25. Raises ValueError for counts that do not fit.
     """
     respacing = str(respacing).strip()
     if not respacing:
@@ -83,7 +90,9 @@ def _count(text: str, respacing: str) -> int:
 
 
 class Prediction(NamedTuple):
-    """What the network says about x_t: the clean image (B,3,H,W) and the log of the reverse step's variance."""
+    """The network's reading of x_t: the clean image (B,3,H,W) and the log variance of the reverse
+    step.
+    """
 
     x0: torch.Tensor
     log_variance: torch.Tensor | float
@@ -92,10 +101,12 @@ class Prediction(NamedTuple):
 class Diffusion:
     """A respaced Gaussian diffusion: float64 tables, and the reading of a network's output.
 
-    steps: length of the original process. timestep_respacing: see `respaced_timesteps`. learn_sigma: the network returns 6
-    channels, the second half interpolating the log variance (improved DDPM, eq. 15). fixed_variance, without learn_sigma:
-    "large" is beta_t (and posterior_variance[1] at index 0), "small" is the posterior variance. rescale_timesteps: the network
-    was trained on times scaled to 0..1000. predict_xstart: the network predicts x_0 instead of the noise.
+    steps: length of the original process. timestep_respacing: see `respaced_timesteps`.
+    learn_sigma: the network returns 6 channels, of which the second half interpolates the log
+    variance (improved DDPM, equation 15). fixed_variance, without learn_sigma: "large" is beta_t
+    (and posterior_variance[1] at index 0), "small" is the posterior variance. rescale_timesteps:
+    the network was trained on times scaled to 0..1000. predict_xstart: the network predicts x_0
+    instead of the noise.
 
     Raises ValueError for an unknown schedule, variance or respacing.
     """
@@ -138,7 +149,8 @@ class Diffusion:
         left_prev = 1 - self.alphas_cumprod_prev
         # q(x_{t-1} | x_t, x_0): DDPM, eq. 6 and 7
         self.posterior_variance = betas * left_prev / left
-        # the variance at index 0 is 0: its log takes the value of index 1 (of beta, in a process of one step)
+        # the variance at index 0 is 0: its log takes the value of index 1 (of beta, in a process
+        # of one step)
         second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
         self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
         large = np.append(second, betas[1:])
@@ -152,9 +164,11 @@ class Diffusion:
         return len(self.betas)
 
     def first(self, count: int, steps: int | None = None) -> Diffusion:
-        """The process of ``steps`` of the indices 0..count-1, both ends among them, evenly spread; all of them by default.
+        """Return the process of ``steps`` of the indices 0..count-1, evenly spread, both ends
+        included.
 
-        Its last index has the same signal as index count-1 here. Raises ValueError where steps is not in 1..count.
+        Without steps all indices stay. The last index of the result has the same signal as index
+        count-1 here. Raises ValueError where steps is not in 1..count.
         """
         steps = count if steps is None else steps
         if not 1 <= steps <= count <= len(self):
@@ -170,12 +184,15 @@ class Diffusion:
         return part
 
     def q_sample(self, x0: torch.Tensor, index: int, noise: torch.Tensor) -> torch.Tensor:
-        """x_t ~ q(x_t | x_0) after ``index + 1`` noising steps (DDPM, eq. 4). x0, noise: (B,3,H,W)."""
+        """Return x_t ~ q(x_t | x_0) after ``index + 1`` noising steps (DDPM, equation 4).
+
+        x0, noise: (B,3,H,W).
+        """
         signal = float(self.alphas_cumprod[index])
         return math.sqrt(signal) * x0 + math.sqrt(1 - signal) * noise
 
     def predict(self, model, x_t: torch.Tensor, index: int, *, clip: bool = True) -> Prediction:
-        """Run the network once on x_t (B,3,H,W); ``clip`` clamps the clean image to [-1, 1]."""
+        """Run the network once on x_t (B,3,H,W). clip: clamp the clean image to [-1, 1]."""
         output = model(x_t, self._model_times(index, x_t))
         output, log_variance = self._split(output, x_t.shape[1], index)
         if self.predict_xstart:
@@ -186,7 +203,7 @@ class Diffusion:
         return Prediction(x0.clamp(-1, 1) if clip else x0, log_variance)
 
     def posterior_mean(self, x0: torch.Tensor, x_t: torch.Tensor, index: int) -> torch.Tensor:
-        """The mean of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7)."""
+        """Return the mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
         return (
             float(self.posterior_mean_coef1[index]) * x0
             + float(self.posterior_mean_coef2[index]) * x_t
@@ -215,14 +232,14 @@ class Diffusion:
         return output, fraction * high + (1 - fraction) * low
 
 
-# Step rules: x_{index-1} from x_index. ``last`` is the prediction of the step before, None at the first; at index 0 each rule
-# returns the clean image, without noise.
+# Step rules: x_{index-1} from x_index. ``last`` is the prediction of the step before, None at the
+# first; at index 0 each rule returns the clean image, without noise.
 
 
 def ddpm_step(
     diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
 ) -> torch.Tensor:
-    """One ancestral step (DDPM, algorithm 2)."""
+    """Take one ancestral step (DDPM, algorithm 2)."""
     mean = diffusion.posterior_mean(prediction.x0, x_t, index)
     if index == 0:
         return mean
@@ -240,7 +257,10 @@ def ddim_step(
     *,
     eta: float = 0.0,
 ) -> torch.Tensor:
-    """One step of DDIM (arXiv:2010.02502, eq. 12 and 16); eta 0 is deterministic, 1 as noisy as DDPM with small variances."""
+    """Take one step of DDIM (arXiv:2010.02502, equations 12 and 16).
+
+    eta: 0 is deterministic, 1 is as noisy as DDPM with small variances.
+    """
     signal, after = (
         float(diffusion.alphas_cumprod[index]),
         float(diffusion.alphas_cumprod_prev[index]),
@@ -256,7 +276,10 @@ def ddim_step(
 def dpmpp2m_step(
     diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
 ) -> torch.Tensor:
-    """One step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); the first and the last are of order 1."""
+    """Take one step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2).
+
+    The first and the last step are of order 1.
+    """
     if index == 0:
         return prediction.x0
     alpha, sigma = np.sqrt(diffusion.alphas_cumprod), np.sqrt(1 - diffusion.alphas_cumprod)

@@ -1,7 +1,8 @@
-"""Guidance: what pulls the reverse process towards the reference image.
+"""Guidance: the pull of the reverse process towards the reference image.
 
-A guidance is called with the network as ``predict(x) -> Prediction``, x_t (B,3,H,W) and the signal alpha_bar_t left in it; it
-returns the prediction to step with and a correction (B,3,H,W), or 0, that is added to the step's result.
+A guidance is called with the network as ``predict(x) -> Prediction``, x_t (B,3,H,W) and the
+signal alpha_bar_t that remains in it. It returns the prediction to step with, and a correction
+(B,3,H,W) or 0 that is added to the result of the step.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ Guidance = Callable[[Predict, torch.Tensor, float], tuple[Prediction, torch.Tens
 def gradient(
     reference: torch.Tensor, *, factor: int, scale: float, norm_over: str = "image"
 ) -> Guidance:
-    """DDA's guidance: minus ``scale`` times the gradient of || LP_D(reference) - LP_D(x0_hat) ||_2 with respect to x_t.
+    """Make the guidance of DDA (algorithm 1), which needs the gradient through the network.
 
-    The gradient goes through the clamp and the whole network (DDA, algorithm 1). norm_over: "image" takes each image's own
-    norm, so that neighbours do not matter; "batch" takes one norm over the whole batch, as the published code does, which
-    weakens the guidance of a batch of B about sqrt(B) times.
+    The correction is minus ``scale`` times the gradient of || LP_D(reference) - LP_D(x0_hat) ||_2
+    with respect to x_t, through the clamp and the whole network. norm_over: "image" takes each
+    image's own norm, so neighbours do not matter. "batch" takes one norm over the whole batch, as
+    the published code does; this weakens the guidance in a batch of B about sqrt(B) times.
     """
     if norm_over not in ("image", "batch"):
         raise ValueError(f'norm_over {norm_over!r} is unknown; use "image" or "batch"')
@@ -55,12 +57,14 @@ def projection(
     filter: str = "block",
     s_y: float | None = None,
 ) -> Guidance:
-    """Guidance without a gradient: x0' = x0_hat + k_t P(reference - x0_hat) for a low-pass projection P.
+    """Make a guidance without a gradient: x0' = x0_hat + k_t P(reference - x0_hat).
 
-    This is the update of DDNM (arXiv:2212.00490, eq. 13, k_t = 1), the proximal step of DiffPIR (arXiv:2305.08995) and pi-GDM
-    without its Jacobian. filter: one of PROJECTIONS. k in 0..1 is k_t; with s_y, the standard deviation of the noise in the
-    reference's low frequencies (images in [-1,1]), k_t = k r_t^2 / (r_t^2 + s_y^2) with r_t^2 = 1 - alpha_bar_t: strong early,
-    weak late. Images do not touch each other.
+    P is a low-pass projection. This is the update of DDNM (arXiv:2212.00490, equation 13, k_t =
+    1), the proximal step of DiffPIR (arXiv:2305.08995), and pi-GDM without its Jacobian. filter:
+    one of PROJECTIONS. k: k_t, in 0..1. s_y: the standard deviation of the noise in the
+    reference's low frequencies (images in [-1,1]); with it k_t = k r_t^2 / (r_t^2 + s_y^2) with
+    r_t^2 = 1 - alpha_bar_t, which is strong early and weak late. Images do not influence each
+    other.
     """
     if filter not in PROJECTIONS:
         raise ValueError(f"projection {filter!r} is unknown; use one of {', '.join(PROJECTIONS)}")
@@ -75,5 +79,5 @@ def projection(
 
 
 def no_guidance(predict: Predict, x_t: torch.Tensor, signal: float) -> tuple[Prediction, float]:
-    """The prior alone."""
+    """Follow the prior alone."""
     return predict(x_t), 0.0

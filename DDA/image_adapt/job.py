@@ -1,7 +1,8 @@
 """The adaptation job: plan, shard, resume, batch, adapt, write, count.
 
-Rank 0 plans; every rank takes its share of the images that are missing and writes each of them once. What is on disk is the
-only state: a file under its final name is done. The job knows nothing of diffusion: it is given ``adapt_batch``.
+Rank 0 plans. Every rank takes its share of the missing images and writes each of them once. The
+files on disk are the only state: a file under its final name is done. The job knows nothing of
+diffusion: it is given ``adapt_batch``.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, the same on every rank.
+    """The work of a job, the same on every rank.
 
     planned: paths relative to ``source`` of the images of each cell. groups: those of the images
     that are to be adapted. With fixed_batches (published behaviour) a group is one batch whose
-    members never change; otherwise there is one group, and batches are filled from it. neighbours:
-    paths that stand in groups for their batch's sake and are not written: done before, or beyond
-    ``num_samples``. done: key to path in ``save_dir`` of the planned images that are there and stay;
-    replaced: of those that are there and are made ``anew``. in_cells: so many images lie in the
-    cells of ``save_dir``. unfinished: temporaries in it. elsewhere: so many of the wanted keys are
-    outside the cells.
+    members never change; otherwise there is one group, and batches are filled from it.
+    neighbours: paths that stand in groups for their batch's sake and are not written, because
+    they are done or beyond ``num_samples``. done: key to path in ``save_dir`` of the planned
+    images that exist and stay. replaced: the same for those that exist and are made ``anew``.
+    in_cells: the number of images in the cells of ``save_dir``. unfinished: temporaries in it.
+    elsewhere: the number of wanted keys outside the cells.
     """
 
     source: Source
@@ -67,37 +68,44 @@ class Plan:
 
     @property
     def total(self) -> int:
+        """Return the number of planned images."""
         return sum(map(len, self.planned))
 
     @property
     def todo(self) -> int:
+        """Return the number of images that are to be made."""
         return self.total - len(self.done)
 
     def work(self) -> Iterator[str]:
-        """The paths that are to be adapted and written."""
+        """Return the paths that are to be adapted and written."""
         return (path for group in self.groups for path in group if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
-        """The groups of one rank: every size-th group, or every size-th image of the only group."""
+        """Return the groups of one rank: every size-th group, or every size-th image of the only
+        group.
+        """
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
 
     def target(self, path: str) -> Path:
-        """Where the adapted copy of an image goes. Raises ValueError for a path that leads out of the save folder."""
+        """Return where the adapted copy of an image goes.
+
+        Raises ValueError for a path that leads out of the save folder.
+        """
         tree.check_name(path, self.source.path)
         return self.save_dir / (path if self.same_format else tree.key_of(path) + ".png")
 
     def copy(self, path: str) -> Path:
-        """Where the adapted copy of an image is."""
+        """Return where the adapted copy of an image is."""
         earlier = self.done.get(tree.key_of(path))
         return self.target(path) if earlier is None else self.save_dir / earlier
 
     def cell_of(self, path: str) -> str:
-        """The cell of an image's path or key."""
+        """Return the cell of an image's path or key."""
         depth = 0 if self.cells == ["."] else self.cells[0].count("/") + 1
         return "/".join(path.split("/")[:depth]) or "."
 
     def manifest(self, cell: str) -> Path:
-        """A cell's manifest, beside the settings."""
+        """Return the path of a cell's manifest, beside the settings."""
         return ledger.manifest_path(self.save_dir, "manifest", cell)
 
 
@@ -112,11 +120,13 @@ def make_plan(
     same_format: bool = False,
     anew: bool = False,
 ) -> Plan:
-    """List the images of the cells, the first ``num_samples`` by key, and take off those that are done.
+    """List the images of the cells, the first ``num_samples`` by key, and take off those that are
+    done.
 
-    keys: only these images. fixed_batch: batches of that size whose members never change (published behaviour: neighbours
-    matter). anew: also those that are done. Raises ValueError for an empty plan, for keys that are not in the source, and where
-    the copies would lie among their sources.
+    keys: only these images. fixed_batch: batches of that size whose members never change
+    (published behaviour, where neighbours matter). anew: also make those that are done. Raises
+    ValueError for an empty plan, for keys that are not in the source, and where the copies would
+    lie among their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
@@ -179,7 +189,10 @@ def plan_of(
     anew: bool = False,
     **rest: Any,
 ) -> Plan:
-    """The plan for the listed paths of each cell; ``saved``, key to path, may hold other images too; ``rest`` is passed on."""
+    """Return the plan for the listed paths of each cell.
+
+    saved: key to path; it may hold other images too. rest: fields of `Plan` that are passed on.
+    """
     wanted = (
         listed
         if keys is None
@@ -228,9 +241,10 @@ def plan_of(
 
 
 def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError where the save folder holds images of other settings or of other makers, naming each that differs.
+    """Raise ValueError where the save folder holds images of other settings or of other makers.
 
-    Where images are made anew their settings may differ, but then none may be left that have the others.
+    The message names each setting that differs. Where images are made anew their settings may
+    differ, but then no image may remain that has the old ones.
     """
     if plan.save_dir.exists() and not plan.save_dir.is_dir():
         raise ValueError(f"`save_dir` {plan.save_dir} is a file, not a folder")
@@ -266,7 +280,7 @@ def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
 
 
 def _outside(plan: Plan) -> list[str]:
-    """The images in the save folder that lie in none of the plan's cells."""
+    """Return the images in the save folder that lie in none of the plan's cells."""
     if plan.cells == ["."] or not plan.save_dir.is_dir():
         return []
     return [
@@ -277,7 +291,9 @@ def _outside(plan: Plan) -> list[str]:
 
 
 def check_source(plan: Plan) -> None:
-    """Raise ValueError where the images that are done were made from other pixels than those that lie in the source now."""
+    """Raise ValueError where finished copies were made from other pixels than the source holds
+    now.
+    """
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
         name = ledger.changed(
@@ -294,7 +310,8 @@ def check_source(plan: Plan) -> None:
 def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Make the save folder ready: from here on something is written.
 
-    Raises OSError where it cannot be written, and ValueError where a job of other settings was faster.
+    Raises OSError where it cannot be written, and ValueError where a job of other settings was
+    faster.
     """
     try:
         for path in plan.replaced.values():
@@ -315,7 +332,9 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of each cell with work to do, so that an interrupted job's source is known."""
+    """Write the manifest of each cell with work to do, so that an interrupted job's source is
+    known.
+    """
     work: dict[str, list[str]] = {}
     for name in plan.work():
         work.setdefault(plan.cell_of(name), []).append(name)
@@ -334,10 +353,11 @@ def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
 
 
 def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, Any]) -> list[str]:
-    """Complete the manifests of the cells that had work to do; returns the paths that are lost.
+    """Complete the manifests of the cells that had work to do, and return the paths that are
+    lost.
 
-    Lost is an image that was to be adapted, is not there and is no known failure. Failures of earlier runs that were not tried
-    again are kept.
+    An image is lost if it was to be adapted, does not exist and is no known failure. Failures of
+    earlier runs that were not tried again are kept.
     """
     work = list(plan.work())
     worked = {plan.cell_of(name) for name in work}
@@ -365,9 +385,9 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
 
 
 def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np.ndarray:
-    """Degraded and adapted images side by side, uint8 (H,W,3), spread evenly over the plan.
+    """Draw degraded and adapted images side by side, uint8 (H,W,3), spread evenly over the plan.
 
-    missing: paths without an adapted copy. Raises ValueError where there is none at all.
+    missing: paths without an adapted copy. Raises ValueError where no copy exists.
     """
     names = [path for path in itertools.chain(*plan.planned) if path not in missing]
     if not names:
@@ -393,10 +413,11 @@ def run(
     threads: int,
     show: Show,
 ) -> dict[str, str]:
-    """Adapt this rank's share and wait for the others; returns the failures of all ranks, path to reason.
+    """Adapt this rank's share, wait for the others, and return the failures of all ranks.
 
-    adapt_batch(keys, uint8 (B,S,S,3)) -> float (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises
-    OSError where an adapted image cannot be written: the job cannot go on then.
+    The result maps a path to the reason. adapt_batch(keys, uint8 (B,S,S,3)) returns float
+    (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises OSError where an
+    adapted image cannot be written: the job cannot go on then.
     """
     counts = _Counts(world, plan, show)
     decode = partial(_decode, plan.source, image_size)
@@ -423,7 +444,9 @@ def run(
 
 
 class _Counts:
-    """What a rank has written and what failed, told to rank 0, which shows the progress of all."""
+    """The written and failed images of a rank, reported to rank 0, which shows the progress of
+    all.
+    """
 
     def __init__(self, world: World, plan: Plan, show: Show):
         self._world, self._plan, self._tell = world, plan, show
@@ -450,7 +473,7 @@ class _Counts:
             self._progress.add([report for report in reports if report is not None])
 
     def all_failures(self) -> dict[str, str]:
-        """Those of all ranks, when all have ended."""
+        """Return the failures of all ranks, when all have ended."""
         self._world.report(None)
         while self._progress and self._ended < self._world.size:
             self._show()
@@ -470,7 +493,10 @@ def _batches(
     batch_size: int,
     threads: int,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Full batches of decoded images within each group, read ahead by two batches; what cannot be read is reported."""
+    """Yield full batches of decoded images within each group, read ahead by two batches.
+
+    Images that cannot be read are reported through ``fail``.
+    """
     with closing(
         prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)
     ) as decoded:
@@ -489,7 +515,7 @@ def _batches(
 
 
 def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
-    """uint8 (S,S,3), or the reason why there is none."""
+    """Return an image uint8 (S,S,3), or the reason why it cannot be read."""
     try:
         tree.check_name(name, source.path)  # a copy has the same name
         return images.fit_square(source.read(name), image_size)
@@ -503,7 +529,9 @@ def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
 
 
 class _Writer:
-    """Writes images in threads, with a bounded backlog; the first error comes out of the next call."""
+    """Write images in threads, with a bounded backlog; the first error is raised by the next
+    call.
+    """
 
     def __init__(self, threads: int, *, limit: int):
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
@@ -518,7 +546,7 @@ class _Writer:
             self._pending.popleft().result()
 
     def __exit__(self, *_: object) -> None:
-        """Finish what was begun, and end with its first error."""
+        """Finish the writes that were begun, and raise their first error."""
         try:
             while self._pending:
                 self._pending.popleft().result()
@@ -575,7 +603,7 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     cells = f"{len(plan.cells)} cell(s) of {plan.source.path}: {some(plan.cells)}"
     lines = [f"images      {plan.total:,} in {cells}"]
     if num_samples is not None:
-        most = f"at most so many, the first by key"
+        most = "at most so many, the first by key"
         lines.append(f"            `num_samples` {num_samples:,} keeps {most}")
     if plan.elsewhere:
         where = "are of images outside these cells and are left alone"

@@ -1,8 +1,9 @@
-"""Linear low-pass operators, each written as one small matrix a side: ``M_H x M_W^T``.
+"""Linear low-pass operators, each written as one small matrix for each side: ``M_H x M_W^T``.
 
-``published``, the operator of DDA (after ILVR), resizes down by D and up again with a cubic kernel; it is not idempotent. The
-others are projections: applying one twice changes nothing, so that data consistency has a closed form. ``cubic`` projects on
-what the published operator's first half keeps.
+``published``, the operator of DDA (after ILVR), resizes down by D and up again with a cubic
+kernel. It is not idempotent. The others are projections: applying one twice changes nothing, so
+data consistency has a closed form. ``cubic`` projects on the space that the first half of the
+published operator keeps.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 
 
 def low_pass(x: torch.Tensor, factor: int, kind: str = "published") -> torch.Tensor:
-    """Low frequencies of x (B,C,H,W), same shape, computed in x's dtype.
+    """Return the low frequencies of x (B,C,H,W), of the same shape, computed in x's dtype.
 
-    factor: how far the image is shrunk, D in the paper; a whole number that divides H and W. kind: one of FILTERS. Raises
-    ValueError otherwise.
+    factor: how far the image is shrunk, D in the paper; a whole number that divides H and W.
+    kind: one of FILTERS. Raises ValueError otherwise.
     """
     rows = _matrix(kind, x.shape[-2], factor, x.device, x.dtype)
     columns = _matrix(kind, x.shape[-1], factor, x.device, x.dtype)
@@ -42,7 +43,8 @@ def _matrix(
     return torch.from_numpy(FILTERS[kind](size, size // factor)).to(device=device, dtype=dtype)
 
 
-# each makes the float64 matrix (size, size) of the operator that keeps about ``kept`` of ``size`` values a row
+# each makes the float64 matrix (size, size) of the operator that keeps about ``kept`` of ``size``
+# values a row
 
 
 def _published(size: int, kept: int) -> np.ndarray:
@@ -50,26 +52,30 @@ def _published(size: int, kept: int) -> np.ndarray:
 
 
 def _block(size: int, kept: int) -> np.ndarray:
-    """The mean of each block of size/kept pixels."""
+    """Return the operator that takes the mean of each block of size/kept pixels."""
     return np.kron(np.eye(kept), np.full((size // kept, size // kept), kept / size))
 
 
 def _dct(size: int, kept: int) -> np.ndarray:
-    """The lowest ``kept`` cosines (DCT-II): no wrap-around at the borders."""
+    """Return the operator that keeps the lowest cosines (DCT-II); it does not wrap at the
+    borders.
+    """
     k, i = np.arange(kept)[:, None], np.arange(size)
     basis = np.cos(np.pi * k * (2 * i + 1) / (2 * size)) * np.sqrt(np.where(k == 0, 1, 2) / size)
     return basis.T @ basis
 
 
 def _fft(size: int, kept: int) -> np.ndarray:
-    """The Fourier frequencies below kept/2, negative ones included."""
+    """Return the operator that keeps the Fourier frequencies below kept/2, negative ones
+    included.
+    """
     frequencies = np.arange(1, (kept + 1) // 2)[:, None, None]
     distance = np.arange(size)[:, None] - np.arange(size)
     return (1 + 2 * np.cos(2 * np.pi * frequencies * distance / size).sum(0)) / size
 
 
 def _cubic(size: int, kept: int) -> np.ndarray:
-    """The row space of the published shrinking: what it can tell apart (A^+ A for A the cubic resize)."""
+    """Return the projection on the row space of the published shrinking (A^+ A for the resize A)."""
     down = resize_matrix(size, kept)
     return np.linalg.pinv(down) @ down
 
@@ -85,10 +91,12 @@ PROJECTIONS = tuple(kind for kind in FILTERS if kind != "published")
 
 
 def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """The 1-D cubic resize (Keys' kernel, a = -0.5) as a float64 matrix (size_out, size_in), antialiased when it shrinks.
+    """Return the 1-D cubic resize as a float64 matrix (size_out, size_in).
 
-    The kernel spans 4 pixels, stretched when the image shrinks. Weights are normalised over all taps, those outside the image
-    included, and these read zero: rows near the border sum to less than 1 and pull the border towards grey.
+    The kernel is that of Keys with a = -0.5. It spans 4 pixels, and more when the image shrinks,
+    which is the antialiasing. Weights are normalised over all taps, those outside the image
+    included, and these read zero: rows near the border sum to less than 1 and pull the border
+    towards grey.
     """
     ratio = size_out / size_in
     shrink = min(ratio, 1.0)
@@ -106,7 +114,7 @@ def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def _keys(u: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -0.5."""
+    """Evaluate Keys' kernel with a = -0.5."""
     u = np.abs(u)
     near = 1.5 * u**3 - 2.5 * u**2 + 1
     far = -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2

@@ -1,4 +1,4 @@
-"""One stream of Gaussian noise per image, the same on every device, in every batch and on every rank."""
+"""One stream of Gaussian noise for each image, the same on every device, in every batch and rank."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 
 
 class NoiseStreams:
-    """The noise of a batch: ``streams(k)`` is the k-th draw of every image, float32 (B, *shape) on the CPU.
+    """The noise of a batch: ``streams(k)`` is the k-th draw of every image, float32 (B, *shape).
 
-    An image's draws depend on the seed, its key and k alone: a counter-based generator (Philox) is keyed with the SHA-256 of
-    ``"{seed}\\n{key}"`` and its counter starts at k, so draws may be asked for in any order, more than once or never.
+    An image's draws depend on the seed, its key and k alone. A counter-based generator (Philox)
+    is keyed with the SHA-256 of ``"{seed}\\n{key}"`` and its counter starts at k, so draws may be
+    asked for in any order, more than once or never. They are made on the CPU.
     """
 
     def __init__(self, keys: Sequence[str], *, seed: int, shape: tuple[int, ...]):

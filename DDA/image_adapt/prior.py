@@ -1,4 +1,6 @@
-"""A trained DDPM as the adaptation uses it: its weights, what they and the flags tell, the process and the network."""
+"""A trained DDPM as the adaptation uses it: its weights, its settings, the process and the
+network.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ Weights = Mapping[str, torch.Tensor]
 class Prior:
     """A checkpoint that was read and recognised.
 
-    settings: all that `checkpoints.resolve` tells of it. The file is digested once, when the SHA-256 is asked for.
+    settings: all that `checkpoints.resolve` tells of it.
     """
 
     def __init__(self, path: Path, weights: Weights, settings: Mapping[str, Any]):
@@ -32,10 +34,14 @@ class Prior:
 
     @cached_property
     def sha256(self) -> str:
+        """Return the SHA-256 of the file, which is digested once."""
         return files.sha256(self.path)
 
     def network(self, device: torch.device, dtype: str = "float32") -> UNet:
-        """The network on a device, its body in ``dtype``. Raises ValueError where it does not fit into the memory."""
+        """Return the network on a device, its body in ``dtype``.
+
+        Raises ValueError where it does not fit into the memory.
+        """
         torch.backends.cudnn.allow_tf32 = (
             False  # float32 means float32; bfloat16 and float16 are there for speed
         )
@@ -54,10 +60,11 @@ class Prior:
 
 
 def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
-    """The prior in a file. flags: what the user says of it; a missing name or None says nothing.
+    """Read the prior in a file.
 
-    Raises FileNotFoundError, and ValueError for a file that is damaged, contradicts the flags, tells too little, or holds a
-    network that wants to know the class of an image.
+    flags: what the user says of it; a missing name or None says nothing. Raises
+    FileNotFoundError, and ValueError for a file that is damaged, contradicts the flags, tells too
+    little, or holds a network that needs to know the class of an image.
     """
     weights = checkpoints.read_state_dict(path)
     settings = checkpoints.resolve(path, weights, flags or {})
@@ -73,7 +80,10 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
 def process_of(
     settings: Mapping[str, Any], respacing: str = "", predict_xstart: bool = False
 ) -> Diffusion:
-    """The diffusion process of a prior's settings, respaced. predict_xstart: the network predicts x_0, not the noise."""
+    """Return the diffusion process of a prior's settings, respaced.
+
+    predict_xstart: the network predicts x_0, not the noise.
+    """
     return Diffusion(
         steps=settings["diffusion_steps"],
         timestep_respacing=respacing,
@@ -88,9 +98,11 @@ def process_of(
 def batch_adapter(
     network: UNet, process: Diffusion, device: torch.device, *, seed: int, **method: Any
 ) -> Callable[[Sequence[str], np.ndarray], np.ndarray]:
-    """A function that adapts a batch: keys and uint8 (B,S,S,3) to float32 (B,3,S,S) in [-1,1], not clamped.
+    """Return a function that adapts a batch: keys and uint8 (B,S,S,3) to float32 (B,3,S,S) in
+    [-1,1].
 
-    method: keyword settings of `sampler.adapt`. The function raises ValueError for a batch that does not fit into the memory.
+    method: keyword settings of `sampler.adapt`. The result is not clamped. The function raises
+    ValueError for a batch that does not fit into the memory.
     """
 
     def adapt_batch(keys: Sequence[str], pixels: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ POSITIVE = ("steps", "minutes", "lr", "diffusion_steps", "save_minutes", "image_
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """How a prior is trained. ``image_train.py --help`` explains the names.
+    """How a prior is trained. The command line explains the names (image_train.py with help).
 
     Raises ValueError for values that cannot be meant.
     """

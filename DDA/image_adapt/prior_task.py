@@ -24,10 +24,12 @@ def training_losses(
     index: torch.Tensor,
     noise: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned variances, ``loss`` to minimise.
+    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned
+    variances, ``loss`` to minimise.
 
-    x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of improved DDPM (eq. 16):
-    ``vb`` in bits a dimension trains the variances alone and is weighted with steps/1000, as their code does.
+    x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of
+    improved DDPM (eq. 16): ``vb`` in bits a dimension trains the variances alone and is weighted
+    with steps/1000, as their code does.
     """
     at = _tables(diffusion, index)
     x_t = at["alphas_cumprod"].sqrt() * x0 + (1 - at["alphas_cumprod"]).sqrt() * noise
@@ -59,7 +61,9 @@ def _tables(diffusion: Diffusion, index: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
-    """The term of the variational bound at each image's time, in bits a dimension (improved DDPM, eq. 4 to 7), (B,)."""
+    """The term of the variational bound at each image's time, in bits a dimension (improved DDPM,
+    eq. 4 to 7), (B,).
+    """
     fraction = (fraction + 1) / 2
     true_log_variance = at["posterior_log_variance_clipped"]
     log_variance = fraction * at["betas"].log() + (1 - fraction) * true_log_variance
@@ -82,7 +86,9 @@ def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
 def _log_likelihood_of_levels(
     x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor
 ) -> torch.Tensor:
-    """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels take the tails (DDPM, eq. 13)."""
+    """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels
+    take the tails (DDPM, eq. 13).
+    """
     gap, scale = x - mean, (-log_deviation).exp()
     upper = torch.special.ndtr((gap + 1 / 255) * scale).masked_fill(x > 0.999, 1)
     lower = torch.special.ndtr((gap - 1 / 255) * scale).masked_fill(x < -0.999, 0)
@@ -90,7 +96,9 @@ def _log_likelihood_of_levels(
 
 
 class PriorTask(Task):
-    """A U-Net that learns to predict the noise in images (DDPM), with the hybrid loss where it learns variances."""
+    """A U-Net that learns to predict the noise in images (DDPM), with the hybrid loss where it
+    learns variances.
+    """
 
     def __init__(self, model: nn.Module, diffusion: Diffusion):
         super().__init__()
@@ -108,8 +116,9 @@ class PriorTask(Task):
 class PriorBatch:
     """A part of a step's batch: its images from ``first`` on, of ``total`` in the whole batch.
 
-    pixels: uint8 (b,S,S,3); index: (b,) of the process; flips: (b,) images to be mirrored. The noise is that of the whole
-    batch, of which this is a part: the same for any number of ranks and parts.
+    pixels: uint8 (b,S,S,3); index: (b,) of the process; flips: (b,) images to be mirrored. The
+    noise is that of the whole batch, of which this is a part: the same for any number of ranks
+    and parts.
     """
 
     pixels: torch.Tensor
@@ -137,9 +146,11 @@ class PriorBatch:
 
 
 class PriorBatches:
-    """The batch of every step: rows, times, flips and noise are drawn for the whole batch, and each rank takes its part.
+    """The batch of every step: rows, times, flips and noise are drawn for the whole batch, and
+    each rank takes its part.
 
-    load(rows) gives images uint8 (b,S,S,3), of ``count`` in all; times: steps of the process; threads: that load ahead.
+    load(rows) gives images uint8 (b,S,S,3), of ``count`` in all; times: steps of the process;
+    threads: that load ahead.
     """
 
     def __init__(
@@ -192,7 +203,10 @@ class PriorBatches:
         return parts
 
     def _rows(self, step: int) -> np.ndarray:
-        """The rows of a step's whole batch. Each epoch is a permutation; a batch may span two of them."""
+        """The rows of a step's whole batch.
+
+        Each epoch is a permutation; a batch may span two of them.
+        """
         size = self._recipe.batch_size
         places = np.arange(step * size, (step + 1) * size)
         rows = np.empty(size, dtype=np.int64)

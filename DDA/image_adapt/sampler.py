@@ -1,4 +1,7 @@
-"""The adaptation itself: noise a degraded image part of the way, then walk back under guidance (DDA, algorithm 1)."""
+"""The adaptation: noise a degraded image part of the way, then walk back under guidance.
+
+It is algorithm 1 of DDA (arXiv:2207.03442).
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,19 @@ def adapt(
     clip_denoised: bool = True,
     draw_noise: Callable[[int], torch.Tensor],
 ) -> torch.Tensor:
-    """Adapted copies (B,3,H,W) of ``reference`` (B,3,H,W) in [-1,1]; not clamped.
+    """Return adapted copies (B,3,H,W) of ``reference`` (B,3,H,W) in [-1,1], not clamped.
 
-    model(x (B,3,H,W), t (B,)): a DDPM's network. diffusion_range: N, where the reverse process starts, in indices of the
-    respaced process. steps: network calls from index N-1 to 0, all N by default. factor: D of the low-pass filter. guidance:
-    "gradient" with its weight ``scale``; "projection" with ``filter``, k and s_y (see guidance.projection); "none". sampler:
-    "ddpm", "ddim" with eta, "dpmpp2m". draw_noise(k): the k-th standard normal tensor of reference's shape; k = 0 for the
-    forward noising, 1.. for the reverse steps in order.
+    model(x (B,3,H,W), t (B,)): the network of a DDPM. diffusion_range: N, where the reverse
+    process starts, in indices of the respaced process. steps: network calls from index N-1 to 0
+    (default: all N). factor: D of the low-pass filter. guidance: "gradient" with its weight
+    ``scale``; "projection" with ``filter``, k and s_y (see `guidance.projection`); "none".
+    sampler: "ddpm", "ddim" with eta, "dpmpp2m". draw_noise(k): the k-th standard normal tensor of
+    reference's shape; k = 0 is for the forward noising, 1 and on for the reverse steps in order.
 
-    behavior "corrected" noises to index N-1, where the reverse process starts, and guides each image by its own norm;
-    "published" noises to index N, one step more than the first reverse step assumes, and shares one norm over the batch.
-    Raises ValueError for N, D or steps out of range and for an unknown guidance, filter, sampler or behaviour.
+    behavior: "corrected" noises to index N-1, where the reverse process starts, and guides each
+    image by its own norm. "published" noises to index N, one step more than the first reverse
+    step assumes, and shares one norm over the batch. Raises ValueError for N, D or steps out of
+    range and for an unknown guidance, filter, sampler or behaviour.
     """
     check_range(diffusion, diffusion_range, behavior)
     published = behavior == "published"
@@ -82,7 +87,10 @@ def adapt(
 
 
 def check_range(diffusion: Diffusion, diffusion_range: int, behavior: str) -> None:
-    """Raise ValueError unless N fits the respaced process: 1..T, or 1..T-1 under published behaviour."""
+    """Raise ValueError unless N fits the respaced process.
+
+    It must be in 1..T, or in 1..T-1 under published behaviour.
+    """
     if behavior not in BEHAVIORS:
         raise ValueError(f"behavior {behavior!r} is unknown; use one of {', '.join(BEHAVIORS)}")
     last = len(diffusion) - (behavior == "published")

@@ -48,10 +48,10 @@ READ_BY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How an image is adapted: the settings that decide its copy, beside the prior and its pixels.
+    """The settings that decide an adapted copy, beside the prior and the image.
 
-    The names are those of the command line, and ``image_sample.py --help`` explains them. `method`
-    completes them from a rung. Raises ValueError for a value that cannot be meant.
+    The names are those of the command line, and the help of image_sample.py explains them.
+    `method` completes them from a rung. Raises ValueError for a value that cannot be meant.
     """
 
     N: int
@@ -92,8 +92,9 @@ class Method:
             )
 
     def check(self, length: int, image_size: int) -> None:
-        """Raise ValueError where a setting does not fit a process of ``length`` steps or an
-        image.
+        """Raise ValueError where a setting does not fit the process or the image.
+
+        length: steps of the respaced process.
         """
         last = length - (self.behavior == "published")
         divisors = [value for value in range(1, image_size + 1) if image_size % value == 0]

@@ -1,7 +1,9 @@
-"""The ADM U-Net with the parameter names of the public guided-diffusion and improved-diffusion checkpoints.
+"""The ADM U-Net, with the parameter names of the public checkpoints.
 
-Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis" (arXiv:2105.05233), appendix; Nichol & Dhariwal, "Improved
-DDPM" (arXiv:2102.09672). The module tree follows from the names in those files; what is computed follows the papers.
+These are the checkpoints of guided-diffusion and improved-diffusion. Dhariwal & Nichol,
+"Diffusion Models Beat GANs on Image Synthesis" (arXiv:2105.05233), appendix; Nichol & Dhariwal,
+"Improved DDPM" (arXiv:2102.09672). The module tree follows from the names in those files; the
+computation follows the papers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ DEFAULT_CHANNEL_MULT = {
 
 
 def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
-    """Sinusoidal embedding (B, width) of times t (B,): cosines first; an odd width ends with a zero."""
+    """Return the sinusoidal embedding (B, width) of times t (B,).
+
+    Cosines come first; an odd width ends with a zero.
+    """
     half = width // 2
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
@@ -38,7 +43,9 @@ def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class Norm(nn.GroupNorm):
-    """32-group normalisation; statistics in float32, result in the input's dtype."""
+    """A normalisation in 32 groups, with statistics in float32 and the result in the input's
+    dtype.
+    """
 
     def __init__(self, channels: int):
         super().__init__(32, channels)
@@ -52,8 +59,9 @@ class Norm(nn.GroupNorm):
 class _SameEverywhere:
     """A convolution that gives the same result in low precision on every device.
 
-    CPUs without the instructions for a low precision take minutes where float32 takes seconds; there the same rounded numbers
-    are multiplied and summed in float32, as the hardware that has the instructions does, and the result is rounded.
+    CPUs without the instructions for a low precision take minutes where float32 takes seconds;
+    there the same rounded numbers are multiplied and summed in float32, as the hardware that has
+    the instructions does, and the result is rounded.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,18 +71,23 @@ class _SameEverywhere:
 
 
 class Conv1d(_SameEverywhere, nn.Conv1d):
+    """A convolution over sequences."""
+
     pass
 
 
 class Conv2d(_SameEverywhere, nn.Conv2d):
+    """A convolution over images."""
+
     pass
 
 
 @lru_cache
 def cpu_computes(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions that convolve in ``dtype``.
+    """Tell whether this CPU has instructions that convolve in ``dtype``.
 
-    oneDNN accepts bfloat16 on any CPU with AVX-512, but without the instructions it is several times slower than float32.
+    oneDNN accepts bfloat16 on any CPU with AVX-512, but without the instructions it is several
+    times slower than float32.
     """
     if dtype == torch.float32:
         return True
@@ -123,7 +136,10 @@ def _halve(x: torch.Tensor) -> torch.Tensor:
 
 
 class ResBlock(nn.Module):
-    """Residual block conditioned on the time embedding; ``resize`` ("up", "down" or None) changes the image size inside."""
+    """A residual block that is conditioned on the time embedding.
+
+    resize: "up", "down" or None, how the image size changes inside.
+    """
 
     def __init__(
         self,
@@ -170,7 +186,11 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels. In qkv's channels, ``new_order`` has q, k, v outside and heads inside; else reversed."""
+    """Self-attention over all pixels.
+
+    new_order: the channels of qkv have q, k, v outside and the heads inside; otherwise the
+    reverse.
+    """
 
     def __init__(self, channels: int, *, heads: int, new_order: bool):
         super().__init__()
@@ -204,7 +224,7 @@ class Stage(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """U-Net over (B,3,H,W) images in [-1,1] and (B,) times; see `create_unet` for the flags."""
+    """A U-Net over images (B,3,H,W) in [-1,1] and times (B,); see `create_unet` for the flags."""
 
     def __init__(
         self,
@@ -288,7 +308,11 @@ class UNet(nn.Module):
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x (B,3,H,W) float, t (B,) original timesteps, y (B,) class ids if class-conditional; returns (B,3 or 6,H,W)."""
+        """Return the network's output (B,3 or 6,H,W).
+
+        x: (B,3,H,W) float. t: (B,) original timesteps. y: (B,) class ids of a class-conditional
+        network.
+        """
         if (y is None) != (self.num_classes is None):
             raise ValueError("y goes with a class-conditional network, and only with one")
         embedding = self.time_embed(timestep_embedding(t, self.channels))
@@ -305,7 +329,10 @@ class UNet(nn.Module):
         return self.out(h.to(x.dtype))
 
     def convert(self, dtype: torch.dtype) -> UNet:
-        """Run the body in ``dtype``; embeddings, norm parameters and the last layer stay float32. Returns self."""
+        """Run the body in ``dtype``; embeddings, norm parameters and the last layer stay float32.
+
+        Returns self.
+        """
         for part in (self.input_blocks, self.middle_block, self.output_blocks):
             for module in part.modules():
                 if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -315,7 +342,9 @@ class UNet(nn.Module):
 
 
 def _zeroed(module: nn.Module) -> nn.Module:
-    """A residual branch starts as zero."""
+    """Set the parameters of the last layer of a residual branch to zero, so the branch starts as
+    zero.
+    """
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -340,11 +369,12 @@ def create_unet(
     use_fp16: bool = False,
     num_classes: int = NUM_CLASSES,
 ) -> UNet:
-    """The U-Net that the flags of the public training code describe.
+    """Build the U-Net that the flags of the public training code describe.
 
-    channel_mult: width of each level in units of num_channels, "1,2,2"; empty means the default of the image size.
-    attention_resolutions: the image sizes, "16,8", that have attention. num_heads_upsample -1: as num_heads. num_head_channels
-    other than -1 decides the number of heads. use_fp16: run the body in float16. Raises ValueError for flags that do not fit.
+    channel_mult: width of each level in units of num_channels, "1,2,2"; empty means the default
+    of the image size. attention_resolutions: the image sizes, "16,8", that have attention.
+    num_heads_upsample -1: as num_heads. num_head_channels other than -1 decides the number of
+    heads. use_fp16: run the body in float16. Raises ValueError for flags that do not fit.
     """
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
@@ -386,7 +416,10 @@ def create_unet(
 
 
 def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> tuple[float, ...]:
-    """``"1,2,2"`` or a sequence as a tuple; empty: the default of the image size. Raises ValueError."""
+    """Return ``"1,2,2"`` or a sequence as a tuple; an empty one is the default of the image size.
+
+    Raises ValueError for anything else.
+    """
     if not channel_mult:
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
@@ -404,7 +437,7 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
 
 
 def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> tuple[int, ...]:
-    """Image sizes ``"16,8"`` as downsampling factors of the image. Raises ValueError."""
+    """Return image sizes ``"16,8"`` as downsampling factors of the image. Raises ValueError."""
     try:
         return tuple(
             image_size // int(part)

@@ -107,7 +107,9 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the mean of both views against the first setting; a curve for each value of the others."""
+    """Draw the mean of both views against the first setting; a curve for each value of the
+    others.
+    """
     curves: dict[str, list[tuple[float | str, float]]] = {}
     axis = ""
     for row in result["rows"]:
