@@ -1,6 +1,8 @@
 """The training command, with a tiny network, and its priors in the adaptation job."""
 
+import doctest
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from helpers import ROOT
 from PIL import Image
 
 from DDA import files
+from DDA.image_adapt import checkpoints, prior_settings, prior_training
 from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 
@@ -40,6 +43,18 @@ TINY = [
     "0.9",
     "--no-bf16",
 ]
+SMALL = dict(
+    image_size=16,
+    num_channels=32,
+    channel_mult="1,1",
+    num_res_blocks=1,
+    num_heads=2,
+    batch_size=4,
+    warmup=2,
+    lr=1e-3,
+    ema=0.9,
+    bf16=False,
+)  # TINY, from Python
 ENV = {
     name: value
     for name, value in os.environ.items()
@@ -245,3 +260,76 @@ def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
     assert (
         told["noise_schedule"] == "cosine" and told["image_size"] == 16 and told["num_heads"] == 2
     )
+
+
+# --------------------------------------------------------------------------------- from Python
+
+
+def test_python_and_the_command_train_the_same_prior(photos, tmp_path, capsys):
+    prior = prior_training.train_prior(photos, tmp_path / "python", steps=4, quiet=True, **SMALL)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    assert main(flags(photos, tmp_path / "command", "--steps", 4)) == 0
+    ours, theirs = tensors(prior.path), tensors(tmp_path / "command/ema.pt")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert prior.steps == 4 and prior.seconds > 0
+    assert prior.loss == pytest.approx(losses(tmp_path / "python").mean(), rel=1e-4)
+
+
+def test_a_run_from_python_goes_on_with_the_command(photos, tmp_path):
+    out = tmp_path / "out"
+    prior_training.train_prior(photos, out, steps=2, quiet=True, **SMALL)
+    assert main(flags(photos, out, "--steps", 3)) == 0
+    assert len(losses(out)) == 3
+
+
+def test_the_example_of_train_prior_runs(photos, tmp_path):
+    names = {"photos": photos, "out": tmp_path / "out", "tiny_network": SMALL}
+    names["train_prior"] = prior_training.train_prior
+    [example] = doctest.DocTestFinder().find(prior_training.train_prior, "train_prior", globs=names)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 1, "learning_rate": 1}, "learning_rate is unknown"),
+        ({}, "give a budget: `steps` or `minutes`"),
+        ({"steps": 1, "warmup": -1}, "`warmup` -1 must be at least 0"),
+        ({"steps": 1, "noise_schedule": "square"}, "`noise_schedule`: 'square' is unknown"),
+        ({"steps": 1, "seed": "one"}, "seed is 'one', but it is a whole number"),
+    ],
+)
+def test_settings_from_python_are_named_as_settings(photos, tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        prior_training.train_prior(photos, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_result_is_one_json_object_and_quiet_shows_nothing_else(photos, tmp_path, capsys):
+    assert main(flags(photos, tmp_path / "out", "--steps", 2, "--json", "--quiet")) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert captured.err == "" and result.keys() == {"path", "steps", "loss", "seconds"}
+    assert result["steps"] == 2 and Path(result["path"]) == tmp_path / "out/ema.pt"
+
+
+def test_progress_is_shown_unless_it_is_quiet(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("DDA.training.run.SHOW_EVERY", 0.0)
+    monkeypatch.setattr("DDA.training.loop.LOOK_EVERY", 1)
+    prior_training.train_prior(photos, tmp_path / "shown", steps=3, **SMALL)
+    captured = capsys.readouterr()
+    assert "step 2, loss" in captured.err and "images/s" in captured.err
+    assert captured.out.startswith("images      10 of ")
+    prior_training.train_prior(photos, tmp_path / "quiet", steps=3, quiet=True, **SMALL)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_the_settings_of_a_prior_are_those_that_a_checkpoint_needs(photos, tmp_path):
+    assert prior_settings.NETWORK == checkpoints.NETWORK
+    assert prior_settings.PROCESS == checkpoints.DIFFUSION
+    assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
+    names = (*checkpoints.RECOGNISED, *checkpoints.UNTOLD, "dropout")
+    assert tuple(files.read_json(tmp_path / "out/ema.json")) == names

@@ -1,4 +1,4 @@
-"""The settings of a prior's training, by their names on the command line; no torch."""
+"""The settings of a prior's training. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from DDA import settings
 from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
 
-# what `ema.json` says of a prior, beside its image size
+# The settings of the network and of the process, in the order of `ema.json`.
 NETWORK = (
     "num_channels",
     "channel_mult",
@@ -20,31 +20,34 @@ NETWORK = (
     "learn_sigma",
     "resblock_updown",
     "use_scale_shift_norm",
+    "image_size",
     "num_heads",
     "num_head_channels",
     "num_heads_upsample",
     "use_new_attention_order",
 )
 PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
-# the recipe of the loop, beside its budget
+# The settings that `training.loop.Recipe` takes beside the budget.
 RECIPE = ("batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
-# what identifies a run beside its images, its network and its process: all but the budget
+# A run is identified by these, its images, its network and its process, but not by its budget.
 IDENTITY = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
 POSITIVE = ("steps", "minutes", "lr", "diffusion_steps", "save_minutes", "image_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """How a prior is trained. The command line explains the names (image_train.py with help).
+    """Settings of a prior's training: the images, the network, the process and the recipe.
 
-    Raises ValueError for values that cannot be meant.
+    The budget is ``steps``, ``minutes`` or the first of both to end. Raises ValueError for values
+    that cannot be used.
     """
 
-    source: Path
+    source: Path  # a folder of images, or a data set's files
     save_dir: Path
-    cell: str = "."
-    flip: bool = False
-    image_size: int | None = None
+    cell: str = "."  # only this folder of the source
+    flip: bool = False  # mirror half of the images
+    # the network, as in guided-diffusion
+    image_size: int | None = None  # None: that of the images
     num_channels: int = 64
     num_res_blocks: int = 2
     num_heads: int = 4
@@ -58,25 +61,28 @@ class PriorSettings:
     resblock_updown: bool = False
     use_new_attention_order: bool = False
     learn_sigma: bool = False
+    # the process
     diffusion_steps: int = 1000
     noise_schedule: str = "linear"
     rescale_timesteps: bool = False
-    fixed_variance: str = "small"
+    fixed_variance: str = "small"  # of samples, without learn_sigma
+    # the training
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int = 64
-    accumulate: int = 1
+    batch_size: int = 64  # images of a step, over all ranks
+    accumulate: int = 1  # parts of a rank's batch
     lr: float = 0.0004
     weight_decay: float = 0.0
-    warmup: int = 200
-    anneal: bool = True
-    anneal_steps: int | None = None
-    clip_norm: float = 1.0
-    ema: float = 0.9999
+    warmup: int = 200  # steps of rising learning rate
+    anneal: bool = True  # lower the learning rate linearly to 0
+    anneal_steps: int | None = None  # over so many steps; None: over the budget
+    clip_norm: float = 1.0  # of the gradient; 0: no limit
+    ema: float = 0.9999  # decay of the averaged weights
     seed: int = 0
-    bf16: bool | None = None
-    save_minutes: float = 2.0
-    cache_gib: float = 8.0
+    # the machine
+    bf16: bool | None = None  # None: what is measured to be faster
+    save_minutes: float = 2.0  # between saved states
+    cache_gib: float = 8.0  # memory for decoded images
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening the images."""
@@ -89,7 +95,8 @@ class PriorSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` {value} must be above 0")
-        settings.check_at_least(1, batch_size=self.batch_size, accumulate=self.accumulate)
+        settings.check_at_least(1, **self.chosen("batch_size", "accumulate"))
+        settings.check_at_least(0, **self.chosen("warmup", "clip_norm", "seed", "weight_decay"))
         if not 0 <= self.ema < 1:
             raise ValueError(f"`ema` {self.ema} is outside 0..1")
         settings.check_writable("save_dir", self.save_dir)
@@ -116,11 +123,11 @@ class PriorSettings:
             )
 
     def chosen(self, *names: str) -> dict[str, Any]:
-        """Return the values of these settings."""
+        """Return the values of these settings, by their names."""
         return {name: getattr(self, name) for name in names}
 
     def flags(self, image_size: int) -> dict[str, Any]:
-        """Return what ``ema.json`` says: the network and the process."""
+        """Return the content of ``ema.json``: the settings of the network and of the process."""
         return {**self.chosen(*NETWORK, *PROCESS, "dropout"), "image_size": image_size}
 
     def schedule(self) -> Mapping[str, Any]:

@@ -24,12 +24,14 @@ def training_losses(
     index: torch.Tensor,
     noise: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The losses of a batch, each (B,): ``mse`` of the noise (DDPM, eq. 14), ``vb`` of learned
-    variances, ``loss`` to minimise.
+    """Return the losses of a batch, each (B,).
 
-    x0, noise: (B,3,H,W); index: (B,) of the process. With learn_sigma this is the hybrid loss of
-    improved DDPM (eq. 16): ``vb`` in bits a dimension trains the variances alone and is weighted
-    with steps/1000, as their code does.
+    ``loss`` is minimised. ``mse`` is the mean square error of the noise (DDPM, eq. 14). With
+    learn_sigma there is also ``vb``, the variational bound in bits a dimension, and ``loss`` is the
+    hybrid loss of improved DDPM (eq. 16). ``vb`` trains the variances alone. It is weighted with
+    steps/1000, as in the authors' code.
+
+    x0, noise: (B,3,H,W); x0 in [-1,1]. index: (B,), the time of each image in the process.
     """
     at = _tables(diffusion, index)
     x_t = at["alphas_cumprod"].sqrt() * x0 + (1 - at["alphas_cumprod"]).sqrt() * noise
@@ -45,7 +47,7 @@ def training_losses(
 
 
 def _tables(diffusion: Diffusion, index: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The process's tables at each image's time, each (B,1,1,1)."""
+    """Return the tables of the process at the time of each image, each (B,1,1,1)."""
     names = (
         "betas",
         "alphas_cumprod",
@@ -53,16 +55,27 @@ def _tables(diffusion: Diffusion, index: torch.Tensor) -> dict[str, torch.Tensor
         "posterior_mean_coef1",
         "posterior_mean_coef2",
     )
-    tables = {
-        name: torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=index.device)
-        for name in names
-    }
-    return {name: table[index][:, None, None, None] for name, table in tables.items()}
+    values = {}
+    for name in names:
+        table = torch.as_tensor(getattr(diffusion, name), dtype=torch.float32, device=index.device)
+        values[name] = table[index][:, None, None, None]
+    return values
 
 
-def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
-    """The term of the variational bound at each image's time, in bits a dimension (improved DDPM,
-    eq. 4 to 7), (B,).
+def _bound(
+    diffusion: Diffusion,
+    at: dict[str, torch.Tensor],
+    x0: torch.Tensor,
+    x_t: torch.Tensor,
+    index: torch.Tensor,
+    output: torch.Tensor,
+    fraction: torch.Tensor,
+) -> torch.Tensor:
+    """Return the term of the variational bound at the time of each image, (B,).
+
+    The unit is bits a dimension (improved DDPM, eq. 4 to 7 and 15). at: the tables of `_tables`.
+    output: the noise, or x0, that the network predicts. fraction: its prediction of the variance,
+    -1 for the lower bound and 1 for the upper one.
     """
     fraction = (fraction + 1) / 2
     true_log_variance = at["posterior_log_variance_clipped"]
@@ -86,8 +99,9 @@ def _bound(diffusion, at, x0, x_t, index, output, fraction) -> torch.Tensor:
 def _log_likelihood_of_levels(
     x: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor
 ) -> torch.Tensor:
-    """log P of the grey level x, one of 256 in [-1,1], under a Gaussian; the outermost levels
-    take the tails (DDPM, eq. 13).
+    """Return the log-probability of grey levels under a Gaussian (DDPM, eq. 13).
+
+    x: one of 256 levels in [-1,1]. The lowest and the highest level include the tails.
     """
     gap, scale = x - mean, (-log_deviation).exp()
     upper = torch.special.ndtr((gap + 1 / 255) * scale).masked_fill(x > 0.999, 1)
@@ -96,9 +110,7 @@ def _log_likelihood_of_levels(
 
 
 class PriorTask(Task):
-    """A U-Net that learns to predict the noise in images (DDPM), with the hybrid loss where it
-    learns variances.
-    """
+    """A U-Net that learns to predict the noise in images, by the losses of `training_losses`."""
 
     def __init__(self, model: nn.Module, diffusion: Diffusion):
         super().__init__()
@@ -106,39 +118,39 @@ class PriorTask(Task):
         self._diffusion = diffusion
 
     def forward(self, batch: PriorBatch, moment: Moment) -> dict[str, torch.Tensor]:
-        losses = training_losses(
-            self.model, self._diffusion, batch.x0(), batch.index, batch.noise()
-        )
+        """Return the mean losses of a part of a batch."""
+        x0, noise = batch.x0(), batch.noise()
+        losses = training_losses(self.model, self._diffusion, x0, batch.index, noise)
         return {name: loss.mean() for name, loss in losses.items()}
 
 
 @dataclass(frozen=True)
 class PriorBatch:
-    """A part of a step's batch: its images from ``first`` on, of ``total`` in the whole batch.
+    """A part of the batch of a step.
 
-    pixels: uint8 (b,S,S,3); index: (b,) of the process; flips: (b,) images to be mirrored. The
-    noise is that of the whole batch, of which this is a part: the same for any number of ranks
-    and parts.
+    The noise is drawn for the whole batch, and the part takes its share. So the noise of an image
+    is the same for any number of ranks and parts.
     """
 
-    pixels: torch.Tensor
-    index: torch.Tensor
-    flips: torch.Tensor
+    pixels: torch.Tensor  # uint8 (b,S,S,3)
+    index: torch.Tensor  # (b,), the time of each image in the process
+    flips: torch.Tensor  # (b,), whether to mirror each image
     noise_seed: int
-    first: int
-    total: int
+    first: int  # place of the part's first image in the whole batch
+    total: int  # images in the whole batch
 
     def to(self, device: torch.device) -> PriorBatch:
+        """Return the part with its tensors on a device."""
         moved = {name: getattr(self, name).to(device) for name in ("pixels", "index", "flips")}
         return replace(self, **moved)
 
     def x0(self) -> torch.Tensor:
-        """The images, (b,3,S,S) in [-1,1]."""
+        """Return the images, mirrored where they are to be, (b,3,S,S) in [-1,1]."""
         x0 = self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         return torch.where(self.flips[:, None, None, None], x0.flip(3), x0)
 
     def noise(self) -> torch.Tensor:
-        """Standard normal (b,3,S,S)."""
+        """Return standard normal noise, (b,3,S,S)."""
         device, side = self.pixels.device, self.pixels.shape[1]
         generator = torch.Generator(device).manual_seed(self.noise_seed)
         noise = torch.randn((self.total, 3, side, side), generator=generator, device=device)
@@ -146,11 +158,11 @@ class PriorBatch:
 
 
 class PriorBatches:
-    """The batch of every step: rows, times, flips and noise are drawn for the whole batch, and
-    each rank takes its part.
+    """The batches of a prior's training.
 
-    load(rows) gives images uint8 (b,S,S,3), of ``count`` in all; times: steps of the process;
-    threads: that load ahead.
+    Rows, times, flips and noise are drawn for the whole batch of a step, and each rank takes its
+    part. load: returns the images of some rows, uint8 (b,S,S,3). count: the number of images.
+    times: the number of steps of the process. threads: threads that load images ahead.
     """
 
     def __init__(
@@ -165,47 +177,35 @@ class PriorBatches:
         ranks: int = 1,
         threads: int = 0,
     ):
-        self._load, self._count, self._times, self._recipe, self._flip = (
-            load,
-            count,
-            times,
-            recipe,
-            flip,
-        )
-        self._rank, self._threads = rank, threads
+        self._load, self._count, self._times = load, count, times
+        self._recipe, self._flip, self._rank, self._threads = recipe, flip, rank, threads
         self._each = recipe.batch_size // ranks // recipe.accumulate
         self.per_epoch = max(1, count // recipe.batch_size)
 
     def stream(self, first: int, last: int) -> Iterator[list[PriorBatch]]:
+        """Return an iterator over this rank's batches of the steps first..last-1."""
         return prepared(self._parts, range(first, last), threads=self._threads)
 
     def _parts(self, step: int) -> list[PriorBatch]:
+        """Return this rank's parts of the batch of a step."""
         recipe = self._recipe
         rng = np.random.default_rng([recipe.seed, 2, step])
-        index = rng.integers(0, self._times, recipe.batch_size)
-        flips = (rng.random(recipe.batch_size) < 0.5) & self._flip
+        index = torch.from_numpy(rng.integers(0, self._times, recipe.batch_size))
+        flips = torch.from_numpy((rng.random(recipe.batch_size) < 0.5) & self._flip)
         rows, seed = self._rows(step), seed_of(recipe.seed, step)
         parts = []
         for part in range(recipe.accumulate):
             first = (self._rank * recipe.accumulate + part) * self._each
             own = slice(first, first + self._each)
             pixels = torch.from_numpy(self._load(rows[own]))
-            parts.append(
-                PriorBatch(
-                    pixels,
-                    torch.from_numpy(index[own]),
-                    torch.from_numpy(flips[own]),
-                    seed,
-                    first,
-                    recipe.batch_size,
-                )
-            )
+            place = {"noise_seed": seed, "first": first, "total": recipe.batch_size}
+            parts.append(PriorBatch(pixels, index[own], flips[own], **place))
         return parts
 
     def _rows(self, step: int) -> np.ndarray:
-        """The rows of a step's whole batch.
+        """Return the rows of the whole batch of a step.
 
-        Each epoch is a permutation; a batch may span two of them.
+        Each epoch is a permutation of all rows. A batch may span two epochs.
         """
         size = self._recipe.batch_size
         places = np.arange(step * size, (step + 1) * size)
@@ -219,4 +219,5 @@ class PriorBatches:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the permutation of the rows in an epoch."""
     return np.random.default_rng([seed, 1, epoch]).permutation(count)

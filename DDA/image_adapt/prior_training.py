@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,18 @@ from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.unet import UNet, create_unet
 from DDA.progress import Show
+from DDA.settings import check_names
 from DDA.training.loop import Recipe, State, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
 
 
 @dataclass(frozen=True)
 class TrainedPrior:
-    """A prior after its training. path: the weights; steps: in all; loss: mean of the last 50."""
+    """A prior after its training.
+
+    path: the file of the weights. steps: the steps of all runs in the folder. loss: the mean of the
+    last 50 steps. seconds: the time of training.
+    """
 
     path: Path
     steps: int
@@ -53,13 +58,16 @@ def train_prior(
         save_dir: the folder of the run, which gets ``ema.pt`` with ``ema.json`` beside it.
         device: auto, cpu, cuda, or cuda with a number.
         quiet: print nothing.
-        settings: settings of `PriorSettings`, such as steps, minutes and image_size.
+        settings: settings of `PriorSettings`, among them a budget: steps (above 0), minutes (above
+            0) or both. image_size is that of the images, where it is not given.
 
     Returns:
         The path of the weights, which `DDA.Adapter` takes, and how far the training came.
 
     Raises:
-        ValueError: a setting or an image cannot be used, or the folder holds another run.
+        ValueError: a setting is unknown, a setting or an image cannot be used, or the folder holds
+            another run.
+        OSError: the folder cannot be written.
         KeyboardInterrupt: the user stopped it, after its state was saved.
 
     Example:
@@ -67,6 +75,7 @@ def train_prior(
         >>> prior.steps, prior.path.name
         (2, 'ema.pt')
     """
+    check_names(settings, [item.name for item in fields(PriorSettings)])
     chosen = PriorSettings(source=files.find(source), save_dir=files.find(save_dir), **settings)
     show = Show(quiet=quiet)
     return ranks.alone(lambda world: train(chosen, world, show, device=device))
@@ -75,7 +84,11 @@ def train_prior(
 def train(
     settings: PriorSettings, world: ranks.World, show: Show, *, device: str = "auto"
 ) -> TrainedPrior:
-    """Train a prior under any number of processes, each of which calls this."""
+    """Train a prior under one process or several. Each process calls this.
+
+    Returns what `train_prior` returns, on every rank. Raises `ranks.SharedError` on all ranks for
+    input that cannot be used.
+    """
     torch.set_num_threads(world.cpu_threads())
     world.on_root(lambda: _check(settings, world.size))
     place = world.together(lambda: pick_device(device, world.local_rank))
@@ -99,7 +112,7 @@ def _check(settings: PriorSettings, processes: int) -> None:
 
 
 class _Training:
-    """The network, the state and the batches of one process."""
+    """The network, the state and the results of a run, in one process."""
 
     def __init__(
         self, settings: PriorSettings, data: Images, world: ranks.World, device: torch.device
@@ -247,14 +260,14 @@ def make_model(flags: Mapping[str, Any], device: torch.device) -> UNet:
 
 
 class Results:
-    """What is made of a run's state: the prior with its flags, and pictures now and then."""
+    """The files that are made of a run's state: the prior, its flags, and pictures."""
 
     def __init__(self, folder: Path, state: State, flags: Mapping[str, Any]):
         self._folder, self._state, self._flags = folder, state, flags
         self._sampled = self._drawn = time.monotonic()
 
     def write(self) -> None:
-        """Write the prior; draw the curve of the loss once a minute, samples every ten."""
+        """Write the prior. Draw the loss at most once a minute, samples every ten minutes."""
         state_dict = self._state.judged.model.state_dict()
         weights = {name: value.contiguous() for name, value in state_dict.items()}
         files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))

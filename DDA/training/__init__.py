@@ -1,1 +1,1 @@
-"""Training: what is trained is a `Task`, one loop trains it, a run folder keeps it."""
+"""Training: a `Task` is trained by one loop, and a run folder keeps it."""

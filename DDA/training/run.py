@@ -1,7 +1,8 @@
-"""A run: the folder in which a training lives, what it says, how it stops and goes on.
+"""The folder of a training: its saved state, its logs and its results.
 
-The folder holds ``resume.pt``, from which the same command goes on; a line for each step and for each validation in CSV files,
-and TensorBoard's events where it is installed; ``machine.json``, on what it ran; and the results of its kind.
+``resume.pt`` holds the state from which the same command goes on. ``machine.json`` says on what the
+training ran. CSV files have a line for each step and for each validation, and TensorBoard's events
+have the same numbers where TensorBoard is installed. The results depend on what is trained.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from DDA.training.loop import Recipe, State, fit, moment_of
 from DDA.training.task import Batches, Moment
 
 RESUME, MACHINE = "resume.pt", "machine.json"
+SHOW_EVERY = 15.0  # seconds between lines of progress
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, Any]:
-    """A file of tensors and plain values, by their names, on the CPU; nothing in it is executed.
+    """Read a file of tensors and plain values, by their names, on the CPU.
 
-    Raises FileNotFoundError, and BadFile for any other file. expected: what it should be, for the message.
+    Nothing in the file is executed. Raises FileNotFoundError, and BadFile for a file that holds
+    anything else. expected: what the file should be, for the message.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected a {expected}")
@@ -42,9 +45,9 @@ def read_tensors(path: Path, expected: str) -> dict[str, Any]:
 
 
 def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
-    """What a new run computes in: what its recipe says, else what is measured to be faster. A saved state has its own.
+    """Return the precision of a new run: that of its recipe, else what is measured to be faster.
 
-    example: what the network takes, of some images.
+    A run that goes on keeps the precision of its saved state. example: an input of the network.
     """
     if recipe.amp is None:
         return fastest_dtype(network, example)
@@ -52,10 +55,10 @@ def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor
 
 
 def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str) -> None:
-    """Go on from the state in a folder, where there is one.
+    """Load the saved state of a folder where there is one.
 
-    settings: what identifies the run. advice: what to do where those of the state differ. Raises BadFile where it is damaged,
-    ValueError where it is another run's.
+    Raises BadFile for a damaged state, and ValueError for the state of another run. settings: what
+    identifies the run. advice: what the user can do where the settings of the state differ.
     """
     path = folder / RESUME
     if not path.is_file():
@@ -75,7 +78,10 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a folder holds something that is not a run, nor what a run leaves that was killed before it saved its state."""
+    """Tell whether a folder holds files that are no run's.
+
+    A run that was killed before it saved its state leaves files behind, which are not foreign.
+    """
     if not folder.is_dir() or (folder / RESUME).is_file():
         return False
     return any(
@@ -85,10 +91,13 @@ def is_foreign(folder: Path) -> bool:
 
 
 class Run:
-    """Keeps a training in its folder while it runs.
+    """A training that saves itself to its folder while it runs.
 
-    settings: what identifies it; images: of a step, over all ranks. on_save: writes what is made of the state now and then;
-    on_epoch: writes what is made of it after a validation, and gets whether it is the best so far. Both are called on rank 0.
+    settings: what identifies the run. images: the number of images in a step, over all ranks.
+    save_minutes: the time between saved states. losses: the name of the file of the losses.
+    on_save: writes the results when the state is saved. on_epoch: writes the results after a
+    validation, and is given whether the state is the best so far. Both are called on rank 0.
+    show: where the progress is shown (default: on stderr).
     """
 
     def __init__(
@@ -105,30 +114,25 @@ class Run:
         on_epoch: Callable[[bool], None] = lambda is_best: None,
         show: Show | None = None,
     ):
-        self._tell = show or Show()
-        self._world, self._folder, self._state, self._settings = (
-            world,
-            folder,
-            state,
-            dict(settings),
-        )
-        self._images, self._save_seconds, self._losses = images, 60 * save_minutes, losses
+        self._world, self._folder, self._state = world, folder, state
+        self._settings, self._images, self._losses = dict(settings), images, losses
+        self._save_seconds = 60 * save_minutes
         self._on_save, self._on_epoch = on_save, on_epoch
+        self._show = show or Show()
 
     def train(
         self, batches: Batches, recipe: Recipe, rate: Callable[[Moment], float], *, advice: str
     ) -> None:
-        """Train to the end of the budget; a stop by the user is a KeyboardInterrupt, after the state was saved.
+        """Train to the end of the budget and save the state.
 
-        advice: what to do where the loss is no number, which is a `SharedError`.
+        Raises KeyboardInterrupt where the user stopped the training, after the state was saved, and
+        `SharedError` for a loss that is not finite. advice: what the user can do about such a loss.
         """
         self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
         self._recipe, self._per_epoch = recipe, batches.per_epoch
         self._saved = self._shown = time.monotonic()
-        self._first, self._written = (
-            (self._state.step, self._state.seconds),
-            len(self._state.losses),
-        )
+        self._first_step, self._first_seconds = self._state.step, self._state.seconds
+        self._written = len(self._state.losses)
         self._events = _events(self._folder, self._state.step) if self._world.rank == 0 else None
         device = next(self._state.task.parameters()).device
         self._note_machine(device)
@@ -144,15 +148,14 @@ class Run:
                     after_epoch=self._after_epoch,
                 )
             except FloatingPointError as error:
-                raise ranks.SharedError(
-                    f"{error}: {advice}; the same command goes on from the last saved step"
-                ) from None
+                go_on = "the same command goes on from the last saved step"
+                raise ranks.SharedError(f"{error}: {advice}; {go_on}") from None
         self.save()
         if not finished:
             raise KeyboardInterrupt
 
     def _note_machine(self, device: torch.device) -> None:
-        """Record on what the run runs: facts, of which none identifies it."""
+        """Record on what the run runs. These facts do not identify the run."""
         if self._world.rank == 0:
             path = self._folder / MACHINE
             before = files.read_json(path).get("parts", []) if path.is_file() else []
@@ -167,16 +170,18 @@ class Run:
             self.write(lambda: files.write_json(path, {"parts": [*before, here]}))
 
     def _after_look(self) -> bool:
+        """Show the progress and save the state when due; tell whether the user asked to stop."""
         now = time.monotonic()
         asked, due = self._world.total([bool(self._stop), now - self._saved > self._save_seconds])
-        if self._world.rank == 0 and now - self._shown > 15:
+        if self._world.rank == 0 and now - self._shown > SHOW_EVERY:
             self._shown = now
-            self._show()
+            self._show_progress()
         if due and not asked:
             self.save()
         return asked > 0
 
     def _after_epoch(self, is_best: bool) -> None:
+        """Write the results and the events of a validation."""
         if self._world.rank == 0:
             self.write(lambda: self._on_epoch(is_best))
             if self._events is not None:
@@ -184,31 +189,30 @@ class Run:
                 for name, value in row.items():
                     self._events.add_scalar(f"validation/{name}", value, self._state.step)
 
-    def _show(self) -> None:
-        state, (first, before) = self._state, self._first
-        if state.step == first:
+    def _show_progress(self) -> None:
+        """Show the step, the loss, the speed since the start, and the time that is left."""
+        state = self._state
+        steps, seconds = state.step - self._first_step, state.seconds - self._first_seconds
+        if not steps:
             return
-        rate = (state.step - first) * self._images / max(state.seconds - before, 1e-9)
+        rate = steps * self._images / max(seconds, 1e-9)
         spent = moment_of(state, self._recipe, self._per_epoch).spent
         left = f", {duration(state.seconds / spent * (1 - spent))} left" if spent else ""
         loss = np.mean([row["loss"] for row in state.losses[-50:]])
-        self._tell.step(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}")
+        self._show.step(f"step {state.step:,}, loss {loss:.4f}, {rate:.3g} images/s{left}")
 
     def save(self) -> None:
-        """Write the state and the logs, each file whole, by rank 0."""
+        """Write the state, the logs and the results on rank 0, each file whole."""
         self._saved = time.monotonic()
         if self._world.rank != 0:
             return
         state, folder = self._state, self._folder
         content = {**state.as_dict(), "settings": self._settings}
-        self.write(
-            lambda: files.write_with(folder / RESUME, lambda file: torch.save(content, file))
-        )
+        self.write(lambda: _write_state(folder / RESUME, content))
         self.write(lambda: files.write_bytes(folder / self._losses, as_csv(state.losses)))
         if state.epochs:
-            self.write(
-                lambda: files.write_bytes(folder / "epochs.csv", as_csv(state.epochs, "epoch"))
-            )
+            rows = as_csv(state.epochs, "epoch")
+            self.write(lambda: files.write_bytes(folder / "epochs.csv", rows))
         self.write(self._on_save)
         if self._events is not None:
             for step in range(self._written, len(state.losses)):
@@ -218,17 +222,21 @@ class Run:
             self._events.flush()
 
     def write(self, work: Callable[[], None]) -> None:
-        """Do some writing; an OSError says where and what to do."""
+        """Call a function that writes. Raises OSError that names the folder and says what to do."""
         try:
             work()
         except OSError as error:
-            raise OSError(
-                f"cannot write to {self._folder}: {error.strerror or error}; make room"
-            ) from error
+            reason = error.strerror or error
+            raise OSError(f"cannot write to {self._folder}: {reason}; make room") from error
+
+
+def _write_state(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a saved state."""
+    files.write_with(path, lambda file: torch.save(content, file))
 
 
 def _events(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, where it is installed; the CSV files have the same numbers."""
+    """Return a writer of TensorBoard's events, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -237,13 +245,15 @@ def _events(folder: Path, step: int) -> Any:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], first: str = "step") -> bytes:
-    """One line a row; numbers rows from 1 where they do not tell ``first``."""
+    """Return rows of numbers as CSV, one line a row. No rows give no bytes.
+
+    first: the name of the first column. Rows without it are numbered from 1.
+    """
     if not rows:
         return b""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [first, *(name for name in rows[0] if name != first)], lineterminator="\n"
-    )
+    columns = [first, *(name for name in rows[0] if name != first)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for number, row in enumerate(rows, start=1):
         writer.writerow({first: number, **{name: f"{value:.6g}" for name, value in row.items()}})

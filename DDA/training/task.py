@@ -1,4 +1,4 @@
-"""What is trained and how it is judged: all that the loop knows of an experiment."""
+"""The interface between the loop and an experiment: a `Task` and its `Batches`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,50 @@ from DDA.ranks import World
 
 
 class Moment(NamedTuple):
-    """Where a training is: steps done, and the share of its budget that is spent, 0..1.
+    """The progress of a training.
 
-    Both come from the saved state, so that whatever follows them goes on after an interruption.
+    Both values come from the saved state, so a ramp that follows them survives an interruption.
     """
 
-    step: int
-    spent: float
+    step: int  # steps that are done
+    spent: float  # share of the budget that is spent, 0..1
 
 
 class Task(nn.Module):
-    """A method: registered modules learn and are saved; frozen teachers hang on plain tuples.
+    """A method of training: networks, their loss, and a measure of success.
 
-    monitor: the number of `evaluate` by which the best state is known.
+    Registered modules learn and are saved. Frozen teachers are kept in plain tuples, which torch
+    does not register. monitor: the name of the number of `evaluate` that tells the best state.
     """
 
     monitor = "top1"
     higher_is_better = True
 
     def forward(self, batch: Any, moment: Moment) -> dict[str, torch.Tensor]:
-        """Scalars: ``loss``, which is minimised, and its named parts, unweighted.
+        """Return scalars: ``loss``, which is minimised, and its named parts, unweighted.
 
-        One forward holds all passes through what learns, so that gradients of several processes can be averaged. It runs in
-        the run's precision; a loss that needs float32 leaves it.
+        One call holds all passes through the modules that learn, so that the gradients of several
+        processes can be averaged. It runs in the precision of the run; a loss that needs float32
+        converts its inputs.
         """
         raise NotImplementedError
 
     def evaluate(self, world: World) -> dict[str, float]:
-        """Numbers of held-out data, with `monitor` among them, each image counted once over all ranks; nothing by default."""
+        """Return numbers measured on held-out data, with `monitor` among them.
+
+        Each image counts once over all ranks. A task without held-out data returns nothing.
+        """
         return {}
 
 
 class Batches(Protocol):
-    """The batches of a run: each a function of the seed and the number of its step."""
+    """The batches of a run. Each follows from the seed and the number of its step."""
 
-    per_epoch: int
+    per_epoch: int  # steps of an epoch
 
     def stream(self, first: int, last: int) -> Iterator[list[Any]]:
-        """This rank's batch of each step first..last-1, in parts whose gradients add up; a part has ``to(device)``."""
+        """Return an iterator over this rank's batches of the steps first..last-1.
+
+        A batch is a list of parts whose gradients are added up. A part has a method ``to(device)``.
+        """
         ...
