@@ -23,7 +23,7 @@ SAMPLES = 8  # so many source images of a cell are remembered
 Digest = Callable[[str], str]
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------- settings
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
@@ -50,7 +50,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     return differences(files.read_json(folder / SETTINGS), settings)
 
 
-# ---------------------------------------------------------------------------------------------- manifests
+# ------------------------------------------------------------------------------------ manifests
 
 
 def manifest_path(folder: Path, stem: str, cell: str) -> Path:

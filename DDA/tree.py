@@ -49,7 +49,7 @@ CLASS_LISTS = (
     "digits",
 )  # built in, in the order of their labels
 
-# ---------------------------------------------------------------------------------------------- names
+# ----------------------------------------------------------------------------------------- names
 
 
 def check_name(name: str, where: str | Path) -> str:
@@ -90,7 +90,7 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-# ---------------------------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------------- what is there
 
 
 def key_of(path: str) -> str:
@@ -224,7 +224,7 @@ def read_keys(path: Path) -> frozenset[str]:
     return frozenset(check_name(line, f"--keys {path}") for line in lines if line)
 
 
-# ---------------------------------------------------------------------------------------------- classes and labels
+# --------------------------------------------------------------------------- classes and labels
 
 
 def read_classes(root: Path) -> tuple[str, ...] | None:

@@ -239,7 +239,7 @@ def _write_arrays(save_dir: Path, corruptions: Sequence[str], severities: Sequen
     files.write_array(save_dir / "labels.npy", np.array(labels, kind_of_labels))
 
 
-# ------------------------------------------------------------------------- what is read and made
+# ------------------------------------------------------------------------ what is read and made
 
 
 def _inside_clean(name: str) -> str:
@@ -385,7 +385,7 @@ def _write(
     return Made(len(tasks), failures, target.save_dir)
 
 
-# ------------------------------------------------------------------------------- looking at data
+# ------------------------------------------------------------------------------ looking at data
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class _Part:
         ledger.write_manifest(self._path, self._manifest | {"images": made}, failed)
 
 
-# ---------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------ processes
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ MEMORY = 6 << 30  # bytes of address space
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(10)
 
-# ---------------------------------------------------------------------------------------------- mutations
+# ------------------------------------------------------------------------------------- mutations
 
 
 def mutated(data: bytes, rng: random.Random, tokens: tuple[bytes, ...]) -> bytes:
@@ -80,7 +80,7 @@ def encoded(write: Callable[[Any], None]) -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------- targets
+# -------------------------------------------------------------------------------------- targets
 
 
 def look(source: Any) -> None:
@@ -392,7 +392,7 @@ class Configs:
 
 TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}
 
-# ---------------------------------------------------------------------------------------------- cases
+# ----------------------------------------------------------------------------------------- cases
 
 
 def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str | None:

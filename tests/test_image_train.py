@@ -262,7 +262,7 @@ def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
     )
 
 
-# --------------------------------------------------------------------------------- from Python
+# ---------------------------------------------------------------------------------- from Python
 
 
 def test_python_and_the_command_train_the_same_prior(photos, tmp_path, capsys):

@@ -25,7 +25,7 @@ from DistilledClassifier.experiments import config
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
 CIFAR10 = trees.class_list("cifar10")
 
-# ---------------------------------------------------------------------------------------------- 1. no code
+# ------------------------------------------------------------------------------------ 1. no code
 
 
 PIPELINE = "data: {test: {pipeline: [{type: LoadImageFromFile}], layout: cifar10c}}\n"
@@ -126,7 +126,7 @@ def test_a_checkpoint_leads_to_no_other_file_and_to_no_hub(tmp_path, model):
         classifiers.load(tmp_path / "x.pth")
 
 
-# ---------------------------------------------------------------------------------------------- 2. no path outside
+# --------------------------------------------------------------------------- 2. no path outside
 
 OUTSIDE = [
     "../esc/x",
@@ -302,7 +302,7 @@ def test_folders_that_an_experiment_names_lead_nowhere(entry):
         )
 
 
-# ---------------------------------------------------------------------------------------------- 3. memory
+# ------------------------------------------------------------------------------------ 3. memory
 
 
 def test_arrays_in_pickles_are_read_as_numpy_wrote_them():
@@ -404,7 +404,7 @@ def test_declared_sizes_are_compared_with_the_file_first(tmp_path, shape):
         assert time.monotonic() - begun < 1
 
 
-# ---------------------------------------------------------------------------------------------- 4. a stop is remembered
+# ---------------------------------------------------------------------- 4. a stop is remembered
 
 STARTER = """
     import sys
@@ -442,7 +442,7 @@ def test_a_stop_is_remembered_whatever_the_child_says(tmp_path, number, status, 
     assert ("told" in output) == (number == 15)  # a terminal tells the child of Ctrl-C itself
 
 
-# ---------------------------------------------------------------------------------------------- 5. labels
+# ------------------------------------------------------------------------------------ 5. labels
 
 
 def corruption(folder, labels, rows=20, name="fog"):

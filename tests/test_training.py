@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         run(replace(RECIPE, clip_norm=0, warmup=0), lr=1e30)
 
 
-# ------------------------------------------------------------------------ the loop, with any task
+# ---------------------------------------------------------------------- the loop, with any task
 
 
 class Numbers:

@@ -89,6 +89,15 @@ REFERENCE_DEFAULTS = {
     "rescale_timesteps": False,
     "fixed_variance": "large",
 }
+# the settings of this project where nothing says otherwise and the result does not depend on them
+DEFAULTS = {
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "num_heads_upsample": -1,
+    "use_new_attention_order": False,
+    "rescale_timesteps": False,
+    "fixed_variance": "large",
+}
 DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_variance")
 NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
@@ -103,31 +112,33 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"`model_path` {path} does not exist")
     try:
         # files from before torch 1.6 are no zip archives and cannot be mapped
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        is_zip = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch reports damaged files through many types
-        fault = f"({path.stat().st_size:,} bytes) is cut off or no torch checkpoint; get it again"
-        if isinstance(error, pickle.UnpicklingError) and re.search(
-            "[Ww]eights only|Unsupported", str(error)
-        ):
-            fault = (
-                "holds more than tensors and loading it would execute code; it was not loaded. "
-                "Save the plain state dict: torch.save(model.state_dict(), path)"
-            )
-        raise ValueError(f"`model_path` {path} {fault}") from None
-    if not isinstance(state, Mapping) or not all(
+        raise ValueError(f"`model_path` {path} {_fault(path, error)}") from None
+    tensors = isinstance(state, Mapping) and all(
         isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        inner = (
-            f" Its parts are {', '.join(map(str, list(state)[:6]))}."
-            if isinstance(state, Mapping)
-            else ""
-        )
+    )
+    if not tensors:
+        parts = ", ".join(map(str, list(state)[:6])) if isinstance(state, Mapping) else ""
+        inner = f" Its parts are {parts}." if parts else ""
         raise ValueError(
-            f"`model_path` {path} is not a flat state dict of tensors, as guided-diffusion saves it.{inner}"
+            f"`model_path` {path} is not a flat state dict of tensors, "
+            f"as guided-diffusion saves it.{inner}"
         )
     return dict(state)
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Return in words why torch could not read a file."""
+    unpickling = isinstance(error, pickle.UnpicklingError)
+    if unpickling and re.search("[Ww]eights only|Unsupported", str(error)):
+        return (
+            "holds more than tensors and loading it would execute code; it was not loaded. "
+            "Save the plain state dict: torch.save(model.state_dict(), path)"
+        )
+    size = f"({path.stat().st_size:,} bytes)"
+    return f"{size} is cut off or no torch checkpoint; get it again"
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
@@ -146,7 +157,8 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
         known = ", ".join(list(shape)[:3]) or "no tensors"
         raise ValueError(
-            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images (it holds {known}, …)"
+            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images "
+            f"(it holds {known}, …)"
         )
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
@@ -161,7 +173,8 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     names = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
     if blocks != levels * per_level or per_level < 2 or not all(name in shape for name in names):
         raise ValueError(
-            f"`model_path` {path} has a U-Net whose levels differ in their number of blocks; none of ours fits"
+            f"`model_path` {path} has a U-Net whose levels differ in their number of blocks; "
+            "none of ours fits"
         )
     widths = [shape[name][0] for name in names]
     scale_shift = (
@@ -187,26 +200,26 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
 def resolve(
     path: Path, state: Mapping[str, torch.Tensor], flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all architecture and process settings of a checkpoint: those of RECOGNISED and
-    UNTOLD.
+    """Return all architecture and process settings of a checkpoint: those of RECOGNISED and UNTOLD.
 
     flags: what the user gave; a missing name or None was not given. Raises ValueError that names
     every setting that contradicts the file, or every setting that is needed and given nowhere.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    told = recognise(state, path)
-    settings = _untold(path, told, given)
+    recognised = recognise(state, path)
+    settings = _untold(path, recognised, given)
     size = settings["image_size"]
-    levels = told.pop("attention_levels")
-    settings.update(told)
-    settings["channel_mult"] = ",".join(f"{mult:g}" for mult in told["channel_mult"])
+    levels = recognised.pop("attention_levels")
+    settings.update(recognised)
+    settings["channel_mult"] = ",".join(f"{mult:g}" for mult in recognised["channel_mult"])
     settings["attention_resolutions"] = ",".join(str(size // 2**level) for level in levels)
-    _refuse_contradictions(path, "file", given, {name: settings[name] for name in RECOGNISED}, size)
+    file = {name: settings[name] for name in RECOGNISED}
+    _refuse_contradictions(path, "file", given, file, size)
     return settings
 
 
 def _refuse_contradictions(
-    path: Path, word: str, given: Mapping[str, Any], told: Mapping[str, Any], size: int = 0
+    path: Path, word: str, given: Mapping[str, Any], file: Mapping[str, Any], size: int = 0
 ) -> None:
     """Raise ValueError that names every setting that contradicts a file.
 
@@ -214,7 +227,7 @@ def _refuse_contradictions(
     """
     wrong = [
         f"`{name}` {given[name]}, but the {word} says {'none' if value == '' else value}"
-        for name, value in told.items()
+        for name, value in file.items()
         if name in given and not _agree(name, given[name], value, size)
     ]
     if wrong:
@@ -224,39 +237,23 @@ def _refuse_contradictions(
         )
 
 
-def _agree(name: str, given: Any, told: Any, size: int) -> bool:
+def _agree(name: str, given: Any, value: Any, size: int) -> bool:
     if name == "channel_mult":
-        return not given or parse_channel_mult(given, size) == parse_channel_mult(told, size)
+        return not given or parse_channel_mult(given, size) == parse_channel_mult(value, size)
     if name == "attention_resolutions":
-        return set(parse_attention_resolutions(given, size)) == set(
-            parse_attention_resolutions(told, size)
-        )
-    return given == told
+        one, two = (parse_attention_resolutions(text, size) for text in (given, value))
+        return set(one) == set(two)
+    return given == value
 
 
-def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    there = path.with_suffix(".json")
-    beside = (
-        {name: value for name, value in read_json(there).items() if name in UNTOLD}
-        if there.is_file()
-        else {}
-    )
-    for name, value in beside.items():
-        if type(value) is not UNTOLD[name]:
-            raise ValueError(f"{there} says {name} {value!r}; it must be {UNTOLD[name].__name__}")
-    _refuse_contradictions(there, ".json", given, beside)
-    table = next(
-        (
-            extra
-            for features, extra in PUBLISHED
-            if all(told[name] == features[name] for name in features)
-        ),
-        {},
-    )
-    settings = {
-        name: source[name] for source in (table, beside, given) for name in UNTOLD if name in source
-    }
-    missing = [name for name in _needed(told, settings) if name not in settings]
+def _untold(path: Path, recognised: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the tensors do not tell: given, in the .json, or of the table."""
+    beside = _beside(path.with_suffix(".json"))
+    _refuse_contradictions(path.with_suffix(".json"), ".json", given, beside)
+    settings: dict[str, Any] = {}
+    for source in (_published(recognised), beside, given):
+        settings |= {name: source[name] for name in UNTOLD if name in source}
+    missing = [name for name in _needed(recognised, settings) if name not in settings]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
         values = " ".join(f"`{name}` {value}" for name, value in REFERENCE_DEFAULTS.items())
@@ -264,18 +261,28 @@ def _untold(path: Path, told: dict[str, Any], given: Mapping[str, Any]) -> dict[
             f"{path} does not tell {names}; give what it was trained with "
             f"(guided-diffusion's defaults: {values})"
         )
-    defaults = dict(
-        num_heads=4,
-        num_head_channels=-1,
-        num_heads_upsample=-1,
-        use_new_attention_order=False,
-        rescale_timesteps=False,
-        fixed_variance="large",
-    )
-    return {**defaults, **settings}
+    return {**DEFAULTS, **settings}
 
 
-def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _beside(path: Path) -> dict[str, Any]:
+    """Return the settings in the .json beside a checkpoint. Raises ValueError for other types."""
+    content = read_json(path) if path.is_file() else {}
+    settings = {name: value for name, value in content.items() if name in UNTOLD}
+    for name, value in settings.items():
+        if type(value) is not UNTOLD[name]:
+            raise ValueError(f"{path} says {name} {value!r}; it must be {UNTOLD[name].__name__}")
+    return settings
+
+
+def _published(recognised: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the table says of a published network; of any other network nothing."""
+    for features, settings in PUBLISHED:
+        if features.items() <= recognised.items():
+            return settings
+    return {}
+
+
+def _needed(recognised: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Return the settings of UNTOLD that change this network's result.
 
     The middle block always has attention.
@@ -287,7 +294,7 @@ def _needed(told: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         needed.append("use_new_attention_order")
     if settings.get("diffusion_steps", 1000) != 1000:
         needed.append("rescale_timesteps")
-    if not told["learn_sigma"]:
+    if not recognised["learn_sigma"]:
         needed.append("fixed_variance")
     return needed
 
@@ -314,14 +321,14 @@ def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
     with torch.device("meta"):
         model = create_unet(**unet_flags)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    odd = sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-    )
-    if odd:
-        name = odd[0]
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    names = sorted(wanted.keys() | shapes.keys())
+    differ = [name for name in names if wanted.get(name) != shapes.get(name)]
+    if differ:
+        name, none = differ[0], "no such tensor"
+        first = f"wanted {wanted.get(name, none)}, found {shapes.get(name, none)}"
         raise ValueError(
-            f"{path} does not fit the network that it describes: {len(odd)} tensors differ, the first is {name} "
-            f"(wanted {wanted.get(name, 'no such tensor')}, found {found.get(name, 'no such tensor')})"
+            f"{path} does not fit the network that it describes: {len(differ)} tensors differ, "
+            f"the first is {name} ({first})"
         )
     return model

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,8 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
         raise ValueError(
-            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives {count} timesteps"
+            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps "
+            f"gives {count} timesteps"
         )
     counts = [_count(part, respacing) for part in respacing.split(",")]
     length, remainder = divmod(steps, len(counts))
@@ -70,10 +72,12 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
         size = length + (section < remainder)
         if count > size:
             raise ValueError(
-                f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has {size}"
+                f"timestep_respacing {respacing!r} wants {count} timesteps of a section "
+                f"that has {size}"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        position = 0.0  # accumulated, not multiplied: the published lists depend on the rounding of the running sum
+        # accumulated, not multiplied: the published lists depend on the rounding of the sum
+        position = 0.0
         for _ in range(count):
             kept.append(first + round(position))
             position += stride
@@ -87,6 +91,9 @@ def _count(text: str, respacing: str) -> int:
             f'timestep_respacing {respacing!r} is not a form like "100", "10,20,30" or "ddim25"'
         )
     return int(text)
+
+
+Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Prediction(NamedTuple):
@@ -126,7 +133,8 @@ class Diffusion:
             raise ValueError(f"a diffusion needs at least 2 steps, not {steps}")
         if fixed_variance not in FIXED_VARIANCES:
             raise ValueError(
-                f"fixed_variance {fixed_variance!r} is unknown; use one of {', '.join(FIXED_VARIANCES)}"
+                f"fixed_variance {fixed_variance!r} is unknown; "
+                f"use one of {', '.join(FIXED_VARIANCES)}"
             )
         self.original_steps = steps
         self.learn_sigma = learn_sigma
@@ -191,7 +199,9 @@ class Diffusion:
         signal = float(self.alphas_cumprod[index])
         return math.sqrt(signal) * x0 + math.sqrt(1 - signal) * noise
 
-    def predict(self, model, x_t: torch.Tensor, index: int, *, clip: bool = True) -> Prediction:
+    def predict(
+        self, model: Model, x_t: torch.Tensor, index: int, *, clip: bool = True
+    ) -> Prediction:
         """Run the network once on x_t (B,3,H,W). clip: clamp the clean image to [-1, 1]."""
         output = model(x_t, self._model_times(index, x_t))
         output, log_variance = self._split(output, x_t.shape[1], index)
@@ -221,7 +231,8 @@ class Diffusion:
         wanted = 2 * channels if self.learn_sigma else channels
         if output.shape[1] != wanted:
             raise ValueError(
-                f"the network returns {output.shape[1]} channels, but learn_sigma {self.learn_sigma} expects {wanted}"
+                f"the network returns {output.shape[1]} channels, "
+                f"but learn_sigma {self.learn_sigma} expects {wanted}"
             )
         if not self.learn_sigma:
             return output, float(self._fixed_log_variance[index])
@@ -237,7 +248,12 @@ class Diffusion:
 
 
 def ddpm_step(
-    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
+    diffusion: Diffusion,
+    x_t: torch.Tensor,
+    prediction: Prediction,
+    index: int,
+    noise: torch.Tensor | None,
+    last: Prediction | None = None,
 ) -> torch.Tensor:
     """Take one ancestral step (DDPM, algorithm 2)."""
     mean = diffusion.posterior_mean(prediction.x0, x_t, index)
@@ -252,8 +268,8 @@ def ddim_step(
     x_t: torch.Tensor,
     prediction: Prediction,
     index: int,
-    noise,
-    last=None,
+    noise: torch.Tensor | None,
+    last: Prediction | None = None,
     *,
     eta: float = 0.0,
 ) -> torch.Tensor:
@@ -261,10 +277,8 @@ def ddim_step(
 
     eta: 0 is deterministic, 1 is as noisy as DDPM with small variances.
     """
-    signal, after = (
-        float(diffusion.alphas_cumprod[index]),
-        float(diffusion.alphas_cumprod_prev[index]),
-    )
+    signal = float(diffusion.alphas_cumprod[index])
+    after = float(diffusion.alphas_cumprod_prev[index])
     if index == 0:
         return prediction.x0
     sigma = eta * math.sqrt((1 - after) / (1 - signal) * (1 - signal / after))
@@ -274,7 +288,12 @@ def ddim_step(
 
 
 def dpmpp2m_step(
-    diffusion: Diffusion, x_t: torch.Tensor, prediction: Prediction, index: int, noise, last=None
+    diffusion: Diffusion,
+    x_t: torch.Tensor,
+    prediction: Prediction,
+    index: int,
+    noise: torch.Tensor | None,
+    last: Prediction | None = None,
 ) -> torch.Tensor:
     """Take one step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2).
 
@@ -286,9 +305,8 @@ def dpmpp2m_step(
     lam = np.log(alpha / sigma)
     h = lam[index - 1] - lam[index]
     x0 = prediction.x0
-    if (
-        last is not None and index > 1
-    ):  # the jump in log-SNR to index 0 is too long to extrapolate over
+    # the jump in log-SNR to index 0 is too long to extrapolate over
+    if last is not None and index > 1:
         r = (lam[index] - lam[index + 1]) / h
         x0 = x0 + (x0 - last.x0) / float(2 * r)
     return (

@@ -78,7 +78,7 @@ class Plan:
 
     def work(self) -> Iterator[str]:
         """Return the paths that are to be adapted and written."""
-        return (path for group in self.groups for path in group if path not in self.neighbours)
+        return (path for path in itertools.chain(*self.groups) if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
         """Return the groups of one rank: every size-th group, or every size-th image of the only
@@ -133,10 +133,11 @@ def make_plan(
     for cell in cells:
         if os.path.realpath(source.path / cell) == os.path.realpath(save_dir / cell):
             raise ValueError(
-                f"the copies of {source.path / cell} would lie in {save_dir / cell}, which is the same folder"
+                f"the copies of {source.path / cell} would lie in {save_dir / cell}, "
+                "which is the same folder"
             )
-        found, others = source.list(cell, leave_out=save_dir)
-        listed.append(found)
+        paths, others = source.list(cell, leave_out=save_dir)
+        listed.append(paths)
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
@@ -193,20 +194,15 @@ def plan_of(
 
     saved: key to path; it may hold other images too. rest: fields of `Plan` that are passed on.
     """
-    wanted = (
-        listed
-        if keys is None
-        else [[path for path in paths if tree.key_of(path) in keys] for paths in listed]
-    )
+    wanted = list(listed)
+    if keys is not None:
+        wanted = [[path for path in paths if tree.key_of(path) in keys] for paths in listed]
     planned = list(wanted)
-    if (
-        num_samples is not None
-    ):  # cells are sorted, and so are the paths in them: these are the first by key
+    if num_samples is not None:
+        # cells are sorted, and so are the paths in them: these are the first by key
         before = itertools.accumulate(map(len, wanted), initial=0)
-        planned = [
-            paths[: max(0, num_samples - count)]
-            for paths, count in zip(wanted, before, strict=False)
-        ]
+        rooms = [max(0, num_samples - count) for count in before]
+        planned = [paths[:room] for paths, room in zip(wanted, rooms, strict=False)]
     copies, todo = {}, []
     for path in itertools.chain(*planned):
         key = tree.key_of(path)
@@ -216,12 +212,8 @@ def plan_of(
             todo.append(path)
     groups, neighbours = [todo], frozenset()
     if fixed_batch is not None:
-        batches = (
-            paths[i : i + fixed_batch]
-            for paths in listed
-            for i in range(0, len(paths), fixed_batch)
-        )
         written = frozenset(todo)
+        batches = itertools.chain(*(_cut(paths, fixed_batch) for paths in listed))
         groups = [batch for batch in batches if not written.isdisjoint(batch)]
         neighbours = frozenset(itertools.chain(*groups)) - written
     return Plan(
@@ -237,7 +229,12 @@ def plan_of(
     )
 
 
-# ---------------------------------------------------------------------------------------------- the save folder
+def _cut(paths: list[str], size: int) -> list[list[str]]:
+    """Return the paths in parts of one size; the last part may be shorter."""
+    return [paths[first : first + size] for first in range(0, len(paths), size)]
+
+
+# ------------------------------------------------------------------------------ the save folder
 
 
 def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
@@ -251,16 +248,15 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     theirs = ledger.read_settings(plan.save_dir)
     if theirs is None and (plan.in_cells or _outside(plan)):
         raise ValueError(
-            f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made by this program; "
-            "choose another folder"
+            f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: "
+            "they were not made by this program; choose another folder"
         )
     differ = [] if theirs is None else ledger.differences(theirs, settings)
     if not differ:
         return
     if not plan.anew:
-        raise _conflict(
-            plan, differ, "Choose another `save_dir`, or make them anew with `overwrite`"
-        )
+        advice = "Choose another `save_dir`, or make them anew with `overwrite`"
+        raise _conflict(plan, differ, advice)
     in_cells = tree.saved_images(plan.save_dir, plan.cells)
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
@@ -296,14 +292,13 @@ def check_source(plan: Plan) -> None:
     """
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
-        name = ledger.changed(
-            plan.source.digest,
-            {name: known[name] for name in known if tree.key_of(name) in plan.done},
-        )
+        done = {name: known[name] for name in known if tree.key_of(name) in plan.done}
+        name = ledger.changed(plan.source.digest, done)
         if name is not None:
             raise ValueError(
-                f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} was made from; choose "
-                "another `save_dir` for another source, or make the copies anew with `overwrite`"
+                f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} "
+                "was made from; choose another `save_dir` for another source, "
+                "or make the copies anew with `overwrite`"
             )
 
 
@@ -400,7 +395,7 @@ def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np
     return np.asarray(images.contact_sheet(rows, [tree.key_of(name) for name in names]))
 
 
-# ---------------------------------------------------------------------------------------------- the work of one rank
+# ------------------------------------------------------------------------- the work of one rank
 
 
 def run(
@@ -560,7 +555,8 @@ def _write(path: Path, image: np.ndarray) -> None:
         images.write_image(path, images.to_pixels(image))
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another `save_dir`"
+            f"cannot write {path}: {error.strerror or error}; "
+            "make room or choose another `save_dir`"
         ) from error
 
 
@@ -595,7 +591,7 @@ def facts(ranks: int, device: Any, batch_size: int) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------- what people are told
+# ------------------------------------------------------------------------- what people are told
 
 
 def describe(plan: Plan, num_samples: int | None) -> list[str]:

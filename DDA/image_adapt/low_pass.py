@@ -66,16 +66,14 @@ def _dct(size: int, kept: int) -> np.ndarray:
 
 
 def _fft(size: int, kept: int) -> np.ndarray:
-    """Return the operator that keeps the Fourier frequencies below kept/2, negative ones
-    included.
-    """
+    """Return the operator that keeps the Fourier frequencies below kept/2, also negative ones."""
     frequencies = np.arange(1, (kept + 1) // 2)[:, None, None]
     distance = np.arange(size)[:, None] - np.arange(size)
     return (1 + 2 * np.cos(2 * np.pi * frequencies * distance / size).sum(0)) / size
 
 
 def _cubic(size: int, kept: int) -> np.ndarray:
-    """Return the projection on the row space of the published shrinking (A^+ A for the resize A)."""
+    """Return the projection on the row space of the published shrinking A: A^+ A."""
     down = resize_matrix(size, kept)
     return np.linalg.pinv(down) @ down
 

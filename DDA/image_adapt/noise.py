@@ -1,4 +1,4 @@
-"""One stream of Gaussian noise for each image, the same on every device, in every batch and rank."""
+"""One stream of Gaussian noise for each image: the same on every device, in every batch."""
 
 from __future__ import annotations
 

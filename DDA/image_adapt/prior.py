@@ -42,15 +42,11 @@ class Prior:
 
         Raises ValueError where it does not fit into the memory.
         """
-        torch.backends.cudnn.allow_tf32 = (
-            False  # float32 means float32; bfloat16 and float16 are there for speed
-        )
+        # float32 means float32; bfloat16 and float16 are there for speed
+        torch.backends.cudnn.allow_tf32 = False
         try:
-            network = (
-                checkpoints.build(self.path, self._weights, self.settings)
-                .to(device)
-                .convert(DTYPES[dtype])
-            )
+            network = checkpoints.build(self.path, self._weights, self.settings)
+            network = network.to(device).convert(DTYPES[dtype])
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"the network of `model_path` {self.path} does not fit into the memory of {device}"
@@ -71,8 +67,8 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     checkpoints.check(path, weights, settings)
     if settings["class_cond"]:
         raise ValueError(
-            f"`model_path` {path} is class-conditional and cannot adapt images whose class is unknown; "
-            "use an unconditional prior"
+            f"`model_path` {path} is class-conditional and cannot adapt images "
+            "whose class is unknown; use an unconditional prior"
         )
     return Prior(path, weights, settings)
 

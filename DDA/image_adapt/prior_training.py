@@ -184,7 +184,7 @@ class _Training:
         return TrainedPrior(settings.save_dir / "ema.pt", state.step, loss, state.seconds)
 
 
-# ------------------------------------------------------------------------------ data and network
+# ----------------------------------------------------------------------------- data and network
 
 
 class Images:
@@ -256,7 +256,7 @@ def make_model(flags: Mapping[str, Any], device: torch.device) -> UNet:
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
-# ------------------------------------------------------------------------------- what is saved
+# -------------------------------------------------------------------------------- what is saved
 
 
 class Results:

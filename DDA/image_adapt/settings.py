@@ -181,7 +181,7 @@ def identity(
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the job reads and writes.
+    """The images that the job reads, and where it writes.
 
     source: a tree or a data set's files. layout: that of the tree. corruption, severity: folders
     of it, or ``all``. train: the split, for layouts that have one. num_samples: at most so many

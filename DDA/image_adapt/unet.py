@@ -93,15 +93,10 @@ def cpu_computes(dtype: torch.dtype) -> bool:
         return True
     if dtype == torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    told = [
-        getattr(torch.cpu, probe, None)
-        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    ]
-    has_instructions = (
-        platform.machine() not in ("x86_64", "AMD64")
-        or None in told
-        or any(probe() for probe in told)
-    )
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    probes = [getattr(torch.cpu, name, None) for name in names]
+    has_instructions = not is_x86 or None in probes or any(probe() for probe in probes)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and has_instructions
 
 
@@ -149,7 +144,7 @@ class ResBlock(nn.Module):
         *,
         dropout: float,
         scale_shift: bool,
-        resize=None,
+        resize: str | None = None,
     ):
         super().__init__()
         self.scale_shift = scale_shift
@@ -254,20 +249,22 @@ class UNet(nn.Module):
             self.label_emb = nn.Embedding(num_classes, embedding)
         self.num_classes = num_classes
 
-        def block(width_in, width_out, resize=None):
-            return ResBlock(
-                width_in,
-                width_out,
-                embedding,
-                dropout=dropout,
-                scale_shift=scale_shift,
-                resize=resize,
-            )
+        def block(width_in: int, width_out: int, resize: str | None = None) -> ResBlock:
+            settings = {"dropout": dropout, "scale_shift": scale_shift, "resize": resize}
+            return ResBlock(width_in, width_out, embedding, **settings)
 
-        def attention(width, heads):
+        def attention(width: int, heads: int) -> AttentionBlock:
             heads = heads if num_head_channels == -1 else width // num_head_channels
             return AttentionBlock(width, heads=heads, new_order=new_attention_order)
 
+        def resized(width: int, way: str) -> nn.Module:
+            if resblock_updown:
+                return block(width, width, way)
+            return Downsample(width) if way == "down" else Upsample(width)
+
+        wanted = {
+            level for level in range(len(channel_mult)) if 2**level in attention_downsamplings
+        }
         width = int(channel_mult[0] * channels)
         self.input_blocks = nn.ModuleList([Stage(Conv2d(3, width, 3, padding=1))])
         widths = [width]  # of the skip connections
@@ -276,34 +273,28 @@ class UNet(nn.Module):
             for _ in range(num_res_blocks):
                 layers = [block(width, int(mult * channels))]
                 width = int(mult * channels)
-                if 2**level in attention_downsamplings:
-                    layers.append(attention(width, num_heads))
+                layers += [attention(width, num_heads)] if level in wanted else []
                 self.input_blocks.append(Stage(*layers))
                 widths.append(width)
             if level < last:
-                self.input_blocks.append(
-                    Stage(block(width, width, "down") if resblock_updown else Downsample(width))
-                )
+                self.input_blocks.append(Stage(resized(width, "down")))
                 widths.append(width)
 
-        self.middle_block = Stage(
-            block(width, width), attention(width, num_heads), block(width, width)
-        )
+        middle = (block(width, width), attention(width, num_heads), block(width, width))
+        self.middle_block = Stage(*middle)
 
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
             for i in range(num_res_blocks + 1):
                 layers = [block(width + widths.pop(), int(mult * channels))]
                 width = int(mult * channels)
-                if 2**level in attention_downsamplings:
-                    layers.append(attention(width, num_heads_upsample))
+                layers += [attention(width, num_heads_upsample)] if level in wanted else []
                 if level and i == num_res_blocks:
-                    layers.append(block(width, width, "up") if resblock_updown else Upsample(width))
+                    layers.append(resized(width, "up"))
                 self.output_blocks.append(Stage(*layers))
 
-        self.out = nn.Sequential(
-            Norm(width), nn.SiLU(), _zeroed(Conv2d(width, out_channels, 3, padding=1))
-        )
+        end = _zeroed(Conv2d(width, out_channels, 3, padding=1))
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), end)
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
@@ -379,13 +370,15 @@ def create_unet(
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
         raise ValueError(
-            f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult {channel_mult!r})"
+            f"image_size {image_size} cannot be halved {len(mult) - 1} times "
+            f"(channel_mult {channel_mult!r})"
         )
     downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
     for level, width in enumerate(int(m * num_channels) for m in mult):
         if width % 32:
             raise ValueError(
-                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 norm groups"
+                f"num_channels {num_channels} times {mult[level]:g} "
+                "is no multiple of the 32 norm groups"
             )
         parts = (
             dict(num_heads=num_heads)
@@ -424,7 +417,8 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
             raise ValueError(
-                f"channel_mult must be given: image_size {image_size} has no default (only {sizes} have)"
+                f"channel_mult must be given: image_size {image_size} has no default "
+                f"(only {sizes} have)"
             )
         return DEFAULT_CHANNEL_MULT[image_size]
     parts = channel_mult.split(",") if isinstance(channel_mult, str) else channel_mult
@@ -446,5 +440,6 @@ def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> 
         )
     except (ValueError, ZeroDivisionError):
         raise ValueError(
-            f'attention_resolutions {attention_resolutions!r} is not a list of image sizes like "16,8"'
+            f"attention_resolutions {attention_resolutions!r} is not a list of image sizes "
+            'like "16,8"'
         ) from None

@@ -304,7 +304,7 @@ class Ensemble(nn.Module):
             raise ValueError("; ".join(report.faults()))
 
 
-# ------------------------------------------------------------------------------------------- trees
+# ---------------------------------------------------------------------------------------- trees
 
 
 def evaluate(
@@ -426,7 +426,7 @@ class Evaluation:
         shares = {self._first.held_out, self._second.held_out} - {None}
         return min(shares, default=None)
 
-    # -------------------------------------------------------------------------------------- scores
+    # ------------------------------------------------------------------------------------ scores
 
     def missing(self) -> dict[str, str]:
         """Return the cells without scores of these weights and images: name to digest."""
@@ -500,7 +500,7 @@ class Evaluation:
         blended = fuse_images(batches["first"], batches["combined"], weights)
         return {**logits, "combined": self._first.logits(blended)}
 
-    # ------------------------------------------------------------------------- what comes of them
+    # ------------------------------------------------------------------------ what comes of them
 
     def fit(self) -> str:
         """Fit what has parameters on the cells' scores, store it, and return it as text."""

@@ -151,7 +151,7 @@ class Report:
     def what(self, name: str) -> str:
         return KNOWN.get(self.facts.rules.get(name, name), KNOWN["other"])[1]
 
-    # ------------------------------------------------------------------------------------------ tables
+    # ------------------------------------------------------------------------------------ tables
 
     def table(self) -> str:
         """CSV: a line for each cell and column."""
@@ -199,7 +199,7 @@ class Report:
             ["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid"
         )
 
-    # ------------------------------------------------------------------------------------------ pictures
+    # ---------------------------------------------------------------------------------- pictures
 
     def _chart(self) -> str:
         """Accuracy against severity, the mean over corruptions, as SVG."""
@@ -337,7 +337,7 @@ class Report:
             rows.append(_row(title, [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]))
         return _table(["", "broken %", "mended %"], rows)
 
-    # ------------------------------------------------------------------------------------------ the page
+    # ---------------------------------------------------------------------------------- the page
 
     def page(self, title: str) -> str:
         """The whole report as one HTML page."""

@@ -74,7 +74,7 @@ def corrupted(cells: Iterable[str]) -> list[str]:
     return [cell for cell in cells if cell.partition("/")[0] != "clean"] or cells
 
 
-# ---------------------------------------------------------------------------------------------- numbers
+# -------------------------------------------------------------------------------------- numbers
 
 
 def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
@@ -193,7 +193,7 @@ def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------------- words and tables
+# ----------------------------------------------------------------------------- words and tables
 
 
 def protocol(facts: Facts, cells: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[st
     return source
 
 
-# ---------------------------------------------------------------------------------------------- pickles
+# -------------------------------------------------------------------------------------- pickles
 
 
 def unpickle(data: bytes, where: str) -> dict[str, Any]:

@@ -352,7 +352,7 @@ class _Timed:
         return time.perf_counter() - begun
 
 
-# ------------------------------------------------------------------------- what people look at
+# -------------------------------------------------------------------------- what people look at
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -300,7 +300,7 @@ class Experiment:
         show.say(f"to          {folder}")
 
 
-# -------------------------------------------------------------------------------- folders of runs
+# ------------------------------------------------------------------------------ folders of runs
 
 
 def identity(raw: Mapping[str, Any]) -> dict[str, Any]:
