@@ -20,21 +20,25 @@ TOLERANCE = 1e-4  # beyond [0,1]: what float arithmetic leaves
 
 
 def read(batch: Any) -> list[np.ndarray]:
-    """The pixels of images, each uint8 (H,W,3).
+    """Return the pixels of images, each uint8 (H,W,3).
 
     Args:
         batch: uint8 (N,H,W,3) or float (N,3,H,W) in [0,1], as a numpy array or a torch tensor; a
             PIL image; a list of PIL images, uint8 (H,W,3) and float (3,H,W), of any sizes. An array
             of three dimensions is one image. Floats are rounded to 256 levels.
 
+    Returns:
+        The pixels of each image.
+
     Raises:
         ValueError: another shape or type, floats outside [0,1] or not finite, a PIL image that is
             animated or of a mode whose range nobody knows.
 
-    >>> [pixels.shape for pixels in read(np.zeros((2, 8, 6, 3), np.uint8))]
-    [(8, 6, 3), (8, 6, 3)]
-    >>> read(np.full((1, 3, 4, 4), 0.5, np.float32))[0][0, 0].tolist()
-    [128, 128, 128]
+    Example:
+        >>> [pixels.shape for pixels in read(np.zeros((2, 8, 6, 3), np.uint8))]
+        [(8, 6, 3), (8, 6, 3)]
+        >>> read(np.full((1, 3, 4, 4), 0.5, np.float32))[0][0, 0].tolist()
+        [128, 128, 128]
     """
     if isinstance(batch, list | tuple):
         return [_read_one(image, f"image {place}") for place, image in enumerate(batch)]

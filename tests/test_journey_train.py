@@ -1,6 +1,7 @@
 """Training from Python: it reads like the documentation of it."""
 
 import doctest
+import importlib
 import json
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from DistilledClassifier import classifiers, experiments, losses, train
-from DistilledClassifier.experiments import compose, settings
+from DistilledClassifier import classifiers, experiments, train
+from DistilledClassifier.experiments import compose
 
 COLOURS = ("red", "green", "blue")
 
@@ -163,20 +164,14 @@ def test_the_examples_of_the_documentation_run(mine, tmp_path):
         "tiny_classifier": run.best,
         "saved": tmp_path / "saved",
     }
-    documented = (
-        experiments.train,
-        classifiers.load,
-        classifiers.build,
-        classifiers.Classifier,
-        classifiers.score,
-        losses.cosine_inheritance,
-        compose.change,
-        settings.known_of,
-        settings.assignments,
-    )
+    modules = ["losses"]
+    for folder in ("classifiers", "experiments"):
+        modules += [
+            f"{folder}.{path.stem}" for path in (ROOT / "DistilledClassifier" / folder).glob("*.py")
+        ]
     runner = doctest.DocTestRunner()
-    for entry in documented:
-        module = sys.modules[entry.__module__]
-        for example in doctest.DocTestFinder().find(entry, globs={**vars(module), **names}):
+    for name in modules:
+        module = importlib.import_module(f"DistilledClassifier.{name}")
+        for example in doctest.DocTestFinder().find(module, extraglobs=names):
             runner.run(example)
     assert runner.summarize().attempted > 12 and not runner.summarize().failed

@@ -65,6 +65,15 @@ MAY_IMPORT = {
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
+    "DDA/image_adapt/prior_settings.py": {"DDA", "DDA.settings", "DDA.image_adapt.choices"},
+    "DDA/model_adapt/choices.py": set(),
+    "DDA/model_adapt/settings.py": {
+        "DDA",
+        "DDA.settings",
+        "DDA.sources.cells",
+        "DDA.model_adapt.choices",
+        "DistilledClassifier.degradations",
+    },
     "DDA/image_adapt/settings.py": {
         "DDA",
         "DDA.settings",
@@ -157,6 +166,8 @@ def test_sides_do_not_import_each_other(source):
         )
     if source.startswith("DistilledClassifier"):
         assert not any(name.startswith(("DDA.image_adapt", "DDA.model_adapt")) for name in names)
+    if not source.startswith("DDA/studies"):  # they stand above everything else
+        assert not any(name.startswith(("DDA.studies", "scripts")) for name in names)
     if source != "DDA/ranks.py":
         assert not any(top(name) == "mpi4py" for name in names)
 
@@ -170,6 +181,7 @@ class Refuse:
             raise ImportError(name + " is not to be imported")
 sys.meta_path.insert(0, Refuse())
 import DDA.image_adapt.scripts.image_sample
+import DDA.image_adapt.adapter
 assert "mpi4py" not in sys.modules
 """
     result = subprocess.run(

@@ -108,12 +108,12 @@ class Ensemble(nn.Module):
         opened = open_classifiers([first, first if second is None else second])
         self.classifiers: tuple[Classifier, Classifier] = (opened[0], opened[1])
         self.classes = common_classes(opened, classes)
-        self._params = self._parameters(fitted)
+        self._params = self._rule_parameters(fitted)
         self.networks = nn.ModuleList(classifier.network for classifier in opened)
         self.to(pick_device(device))
         self.eval()
 
-    def _parameters(self, given: Any) -> Mapping[str, Any]:
+    def _rule_parameters(self, given: Any) -> Mapping[str, Any]:
         """Return the parameters of the rule, where it has some."""
         if self.rule not in FITTED_RULES:
             return {}

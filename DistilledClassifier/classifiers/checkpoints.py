@@ -170,7 +170,7 @@ def _as_data(value: Any, path: Path) -> Any:
         return value
     kept = {}
     for name, item in value.items():
-        if name in ("pretrained", "init_cfg"):  # the weights are in the checkpoint
+        if name in ("pretrained", "init_cfg", "weights"):  # the weights are in the checkpoint
             continue
         if name in _FETCHED or (name in ("name", "model_name") and ":" in str(item)):
             asked = tree.shown(f"{name} {item}")

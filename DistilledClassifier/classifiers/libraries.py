@@ -27,7 +27,9 @@ def build(config: Mapping[str, Any]) -> Network:
     Args:
         config: ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; or ``{"type": "timm",
             "name": …, "num_classes": …}`` and what else timm's create_model takes, ``pretrained``
-            too; or a model dict of mmcls (``{"type": "ImageClassifier", "backbone": …, …}``).
+            too; or ``{"type": "torchvision", "name": …, "num_classes": …}`` and what else
+            torchvision's get_model takes, ``weights`` too; or a model dict of mmcls (``{"type":
+            "ImageClassifier", "backbone": …, …}``).
 
     Returns:
         The network in its three parts, in training mode, on the CPU.
@@ -42,7 +44,12 @@ def build(config: Mapping[str, Any]) -> Network:
     """
     settings = copy.deepcopy(dict(config))
     kind = settings.pop("type", None)
-    builders = {"CifarResNet": _build_cifar, "timm": _build_timm, "ImageClassifier": _build_mmcls}
+    builders = {
+        "CifarResNet": _build_cifar,
+        "timm": _build_timm,
+        "torchvision": _build_torchvision,
+        "ImageClassifier": _build_mmcls,
+    }
     if kind not in builders:
         raise ValueError(f"classifier type {kind!r} is unknown; use one of {', '.join(builders)}")
     try:
@@ -96,6 +103,53 @@ def _build_timm(settings: dict) -> Network:
     return Network(
         model, model.forward_features, partial(model.forward_head, pre_logits=True), last
     )
+
+
+def _build_torchvision(settings: dict) -> Network:
+    try:
+        from torchvision import models
+    except ImportError:
+        raise ValueError("classifiers of torchvision need it: pip install torchvision") from None
+    name = str(settings.pop("name", None))
+    if name not in models.list_models():
+        nearest = difflib.get_close_matches(name, models.list_models(), 3)
+        advice = (
+            f"the nearest: {', '.join(nearest)}" if nearest else "see torchvision's list_models"
+        )
+        raise ValueError(f"torchvision has no model {name}; {advice}")
+    try:
+        model = models.get_model(name, **settings)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"torchvision cannot build {name}: {error}") from None
+    linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or getattr(model, "aux_logits", False):
+        raise ValueError(
+            f"torchvision/{name} has no single last layer, so its features are unknown; choose "
+            "another model"
+        )
+    features = _LastInput(model, linear[-1])
+    return Network(model, features.of, nn.Identity(), model.get_submodule(linear[-1]))
+
+
+class _LastInput:
+    """The input of a model's last layer; a method, unlike a closure, follows a copied model."""
+
+    def __init__(self, model: nn.Module, last: str):
+        self._model, self._last = model, last
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the features (N,C) of normalised images (N,3,H,W)."""
+        features = []
+
+        def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            features.append(inputs[0])
+
+        handle = self._model.get_submodule(self._last).register_forward_pre_hook(keep)
+        try:
+            self._model(x)
+        finally:
+            handle.remove()
+        return features[0]
 
 
 def _build_mmcls(settings: dict) -> Network:

@@ -84,6 +84,12 @@ class Classifier:
 
         Raises:
             ValueError: images of another form, or a batch size below 1.
+
+        Example:
+            >>> network = classifiers.build({"type": "CifarResNet", "depth": 8, "num_classes": 3})
+            >>> classifier = Classifier(network.eval(), Preprocess(32))
+            >>> classifier.scores(np.zeros((2, 8, 8, 3), np.uint8)).shape
+            torch.Size([2, 3])
         """
         settings.check_at_least(1, batch_size=batch_size)
         pixels = inputs.read(images)
