@@ -218,6 +218,34 @@ class Stage(nn.Sequential):
         return x
 
 
+class _Parts:
+    """Make the layers of a U-Net, which share their settings."""
+
+    def __init__(
+        self,
+        embedding: int,
+        blocks: dict[str, float],
+        head_channels: int,
+        new_order: bool,
+        updown: bool,
+    ):
+        self._embedding, self._blocks = embedding, blocks
+        self._head_channels, self._new_order, self._updown = head_channels, new_order, updown
+
+    def block(self, width_in: int, width_out: int, resize: str | None = None) -> ResBlock:
+        return ResBlock(width_in, width_out, self._embedding, resize=resize, **self._blocks)
+
+    def attention(self, width: int, heads: int) -> AttentionBlock:
+        if self._head_channels != -1:
+            heads = width // self._head_channels
+        return AttentionBlock(width, heads=heads, new_order=self._new_order)
+
+    def resized(self, width: int, way: str) -> nn.Module:
+        if self._updown:
+            return self.block(width, width, way)
+        return Downsample(width) if way == "down" else Upsample(width)
+
+
 class UNet(nn.Module):
     """A U-Net over images (B,3,H,W) in [-1,1] and times (B,); see `create_unet` for the flags."""
 
@@ -249,19 +277,9 @@ class UNet(nn.Module):
             self.label_emb = nn.Embedding(num_classes, embedding)
         self.num_classes = num_classes
 
-        def block(width_in: int, width_out: int, resize: str | None = None) -> ResBlock:
-            settings = {"dropout": dropout, "scale_shift": scale_shift, "resize": resize}
-            return ResBlock(width_in, width_out, embedding, **settings)
-
-        def attention(width: int, heads: int) -> AttentionBlock:
-            heads = heads if num_head_channels == -1 else width // num_head_channels
-            return AttentionBlock(width, heads=heads, new_order=new_attention_order)
-
-        def resized(width: int, way: str) -> nn.Module:
-            if resblock_updown:
-                return block(width, width, way)
-            return Downsample(width) if way == "down" else Upsample(width)
-
+        blocks = {"dropout": dropout, "scale_shift": scale_shift}
+        parts = _Parts(embedding, blocks, num_head_channels, new_attention_order, resblock_updown)
+        block, attention, resized = parts.block, parts.attention, parts.resized
         wanted = {
             level for level in range(len(channel_mult)) if 2**level in attention_downsamplings
         }
