@@ -60,7 +60,8 @@ def corrupt(
         or min(image.shape[:2]) < 8
     ):
         raise ValueError(
-            f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} {image.shape}"
+            f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} "
+            f"{image.shape}"
         )
     if not isinstance(severity, (int, np.integer)) or severity not in range(1, 6):
         raise ValueError(f"severity {severity!r} is outside 1..5, the whole numbers")
@@ -240,7 +241,8 @@ def _frost_photo(number: int, scale: float, height: int, width: int) -> np.ndarr
     package = importlib.util.find_spec("imagecorruptions")
     if package is None:
         raise ValueError(
-            "frost needs the photographs of the package imagecorruptions; install it: pip install imagecorruptions"
+            "frost needs the photographs of the package imagecorruptions; install it: pip "
+            "install imagecorruptions"
         )
     name = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")[number]
     photo = cv2.imread(str(Path(package.origin).parent / "frost" / name))

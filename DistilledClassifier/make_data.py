@@ -61,7 +61,8 @@ COMMANDS = {
         (FROM, OF, NPY, TO, """
 --name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: the three as documented)
 """)),
-    "corrupt": ("Write the common corruptions, in <corruption>/<severity>/ or as the official arrays.",
+    "corrupt": ("Write the common corruptions, in <corruption>/<severity>/ or as the official "
+    "arrays.",
         (FROM, OF, TO, """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
 --severity 1..5+ = [all]  (default: all)

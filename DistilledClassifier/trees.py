@@ -144,7 +144,8 @@ class _Part:
             differ.append(f"another source ({self._source.where(changed)} has changed)")
         if differ:
             raise ValueError(
-                f"{folder} was made in another way: {'; '.join(differ)}; choose another `save_dir`, or remove it"
+                f"{folder} was made in another way: {'; '.join(differ)}; choose another "
+                "`save_dir`, or remove it"
             )
 
     def begin(self) -> None:

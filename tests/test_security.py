@@ -1,4 +1,5 @@
-"""What data files may not do: execute code, write elsewhere, crash the interpreter, give wrong labels in silence."""
+"""What data files may not do: execute code, write elsewhere, crash the interpreter, give wrong "
+"labels in silence."""
 
 import json
 import os
