@@ -11,6 +11,7 @@ import argparse
 import difflib
 import inspect
 import json
+import math
 import os
 import re
 import signal
@@ -65,10 +66,24 @@ class Output(Show):
         ranks.say(self.program, with_flags(text, self.flags))
 
     def result(self, text: str, values: Mapping[str, Any]) -> None:
-        """Print the result: ``text``, or ``values`` (plain or paths) as one JSON object."""
+        """Print the result: ``text``, or ``values`` as one JSON object."""
         if self.as_json:
-            text = json.dumps(values, default=str)
-        print(text if self.as_json else with_flags(text, self.flags), flush=True)
+            print(json.dumps(_plain(values), allow_nan=False), flush=True)
+        else:
+            print(with_flags(text, self.flags), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: paths as text, numbers of numpy as numbers, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # an array or a number of numpy
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:

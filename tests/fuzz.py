@@ -268,6 +268,7 @@ class Names:
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA import files, tree
         from DDA.sources import open_official
+        from DDA.progress import Show
         from DistilledClassifier import trees
 
         name = data.decode("utf-8", rng.choice(("surrogateescape", "replace")))
@@ -297,7 +298,9 @@ class Names:
         tasks = [
             trees.Task(trees.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names
         ]
-        failures = trees.write(source, (path,), tasks, out, seed=0, workers=1)
+        failures = trees.write(
+            source, (path,), tasks, out, seed=0, workers=1, show=Show(quiet=True)
+        )
         assert (
             kind == 2 or not failures or any(len(one) > 200 or "\udcff" in one for one in failures)
         ), failures
@@ -370,9 +373,9 @@ class Configs:
         self.seeds = [*pipelines, experiment, experiment, evaluation, evaluation]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
-        import pipeline
-
         from DDA import files
+        from DDA.model_adapt.config import read_config
+        from DDA.studies import pipeline
         from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"
@@ -388,7 +391,7 @@ class Configs:
         elif kind == "experiment":
             config.load(path)
         else:
-            config.read_config(path, [])
+            read_config(path, [])
 
 
 TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}
