@@ -13,11 +13,12 @@ T, U = TypeVar("T"), TypeVar("U")
 def prepared(
     function: Callable[[T], U], items: Iterable[T], *, threads: int, most: int | None = None
 ) -> Iterator[U]:
-    """``function`` of each item, in order, computed in ``threads`` while the caller works on those before.
+    """Yield ``function`` of each item, in order, computed in threads while the caller works.
 
-    threads: 0 computes each when it is asked for. most: so many results wait at the same time (default: two a thread). It is
-    threads that prepare, not processes: a process that forks while libraries run threads of their own may hang, and the
-    libraries that decode and degrade images let other threads run. An exception of ``function`` comes out in its item's place.
+    threads: 0 computes each when it is asked for. most: so many results wait at the same time
+    (default: two for each thread). Threads prepare, not processes: a process that forks while
+    libraries run threads of their own may hang, and the libraries that decode and degrade images
+    let other threads run. An exception of ``function`` is raised in its item's place.
     """
     if not threads:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""What commands share: their command lines, what they print, how they end, how one runs another.
+"""The common part of all commands: their command lines, what they print, how they end.
 
 A command translates: it reads its arguments, makes settings of them, calls one function of the
 library and prints the result. Messages of the library name settings in backquotes, such as
@@ -11,6 +11,7 @@ import argparse
 import difflib
 import inspect
 import json
+import math
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ OUTPUT = """
 
 @dataclass(frozen=True)
 class Output(Show):
-    """Where a command prints: its plan and its result on stdout, notes and progress on stderr.
+    """The streams of a command: its plan and its result on stdout, notes and progress on stderr.
 
     program: the name for messages. as_json: stdout gets the result alone, as one JSON object.
     flags: the flag of each setting.
@@ -65,14 +66,28 @@ class Output(Show):
         ranks.say(self.program, with_flags(text, self.flags))
 
     def result(self, text: str, values: Mapping[str, Any]) -> None:
-        """Print the result: ``text``, or ``values`` (plain or paths) as one JSON object."""
+        """Print the result: ``text``, or ``values`` as one JSON object."""
         if self.as_json:
-            text = json.dumps(values, default=str)
-        print(text if self.as_json else with_flags(text, self.flags), flush=True)
+            print(json.dumps(_plain(values), allow_nan=False), flush=True)
+        else:
+            print(with_flags(text, self.flags), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: paths as text, numbers of numpy as numbers, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # an array or a number of numpy
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:
-    """A message with the flag in the place of each setting in backquotes that has one."""
+    """Return a message with the flag in the place of each setting in backquotes that has one."""
     return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), text)
 
 
@@ -129,7 +144,10 @@ def _print_any_name() -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to stop while another command ran for it; ``status`` is what the process then ends with."""
+    """A signal asked this process to stop while another command ran for it.
+
+    ``status`` is what the process then ends with.
+    """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -190,20 +208,25 @@ _FLAG = re.compile(
 
 
 def parser(program: str, about: str | None, flags: str, **choices: Iterable[str]) -> Parser:
-    """The parser of a command. about: what it does, as its help begins; flags, choices: as in `add_flags`."""
+    """Return the parser of a command.
+
+    about: what it does, as its help begins. flags, choices: as in `add_flags`.
+    """
     made = Parser(program, description=about)
     add_flags(made, flags + OUTPUT, **choices)
     return made
 
 
 def add_flags(parser: Any, text: str, **choices: Iterable[str]) -> None:
-    """Add the flags that ``text`` lists as a help does, one a line; lines that begin with blanks go on with the one above.
+    """Add the flags that ``text`` lists as a help does, one on each line.
 
-    A line is ``NAMES KIND = DEFAULT  HELP``, with two blanks before the help. KIND is what the help shows for the value: INT,
-    FLOAT and BOOL are numbers and True or False, FILE, DIR, PATH and their like are paths, others text; ``int:1..5`` names
-    the type beside it, ``{a,b}`` the choices, ``{NAME}`` or NAME those of ``choices``; ``yes|no`` makes ``--flag`` and
-    ``--no-flag``; ``+`` takes several values, ``!`` must be given. Without KIND a flag is a switch. ``--flag->name`` is
-    stored under another name. A line ``[title] description`` begins a group.
+    Lines that begin with blanks continue the line above. A line is ``NAMES KIND = DEFAULT
+    HELP``, with two blanks before the help. KIND is what the help shows for the value: INT, FLOAT
+    and BOOL are numbers and True or False; FILE, DIR, PATH and the like are paths; others are
+    text. ``int:1..5`` names the type beside it, ``{a,b}`` the choices, ``{NAME}`` or NAME those
+    of ``choices``. ``yes|no`` makes ``--flag`` and ``--no-flag``; ``+`` takes several values;
+    ``!`` must be given. Without KIND a flag is a switch. ``--flag->name`` is stored under another
+    name. A line ``[title] description`` begins a group.
     """
     group = parser
     for line in re.sub(r"\n[ ]+", " ", inspect.cleandoc(text)).splitlines():
@@ -216,7 +239,7 @@ def add_flags(parser: Any, text: str, **choices: Iterable[str]) -> None:
 
 
 def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], dict[str, Any]]:
-    """The names and the settings of one flag, as argparse takes them."""
+    """Return the names and the settings of one flag, as argparse takes them."""
     part = _FLAG.fullmatch(line)
     names, kind, default = part["names"].split(", "), part["kind"], part["default"]
     shown = part["help"] or ""
@@ -255,7 +278,7 @@ def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], d
 
 
 def boolean(text: str) -> bool:
-    """The type of a flag that takes True or False."""
+    """Return the value of a flag that takes True or False."""
     if text.lower() in ("true", "1", "yes", "y", "t"):
         return True
     if text.lower() in ("false", "0", "no", "n", "f"):
@@ -278,9 +301,10 @@ _TYPES = {
 def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     """Run another command to its end and return its exit status (128 + N after signal N).
 
-    env: variables on top of this process's. A signal that asks this process to stop (SIGINT, which a terminal sends to both;
-    SIGTERM, which is passed on) waits for the command to save its state. Then `Stopped` is raised, whatever the command's
-    status is: a command that ends in order says 0.
+    env: variables on top of this process's. A signal that asks this process to stop (SIGINT,
+    which a terminal sends to both; SIGTERM, which is passed on) waits for the command to save its
+    state. Then `Stopped` is raised, whatever the command's status is, because a command that ends
+    in order says 0.
     """
     asked: list[int] = []
     process: subprocess.Popen | None = None
@@ -307,6 +331,6 @@ def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
     return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"

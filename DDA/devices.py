@@ -1,4 +1,4 @@
-"""The device that computes, and the precision in which it computes fastest: both are found, not assumed."""
+"""The device that computes, and the precision in which it computes fastest. Both are measured."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ MARGIN = 1.25  # times faster than float32 that another precision has to be: it 
 
 
 def pick_device(text: str, local_rank: int = 0) -> torch.device:
-    """The device of this process, made the current one.
+    """Return the device of this process, and make it the current one.
 
-    text: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` (the GPU of this process's place on its machine),
-    ``cuda:1``, or the numbers of GPUs that the processes share out, such as ``0,1``. Raises ValueError for one that is
-    not there.
+    text: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` (the GPU of this process's place
+    on its machine), ``cuda:1``, or the numbers of GPUs that the processes share out, such as
+    ``0,1``. Raises ValueError for a device that does not exist.
     """
     named = re.fullmatch(r"auto|cpu|cuda|(?:cuda:)?(?P<numbers>\d+(?:,\d+)*)", text)
     if named is None:
         raise ValueError(
-            f"`device` {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, such as 0,1"
+            f"`device` {text} is unknown; use auto, cpu, cuda, cuda:NUMBER or numbers of GPUs, "
+            "such as 0,1"
         )
     gpus = torch.cuda.device_count()
     if text == "cpu" or (text == "auto" and not gpus):
@@ -45,10 +46,11 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
 
 
 def fastest_dtype(network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
-    """bfloat16 where this network trains faster in it, else float32: some passes of a copy, forward and backward, in turns.
+    """Return bfloat16 where this network trains faster in it, else float32.
 
-    example: what the network takes, of some images, on its device. It is the network itself that is measured: what one
-    convolution gains, many small layers lose again.
+    Some passes of a copy, forward and backward, are timed in turns. example: the network's input
+    for some images, on its device. The network itself is measured, because many small layers lose
+    what one convolution gains.
     """
     device, twin = example[0].device, copy.deepcopy(network).train()
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
@@ -83,10 +85,11 @@ def _pass_seconds(network: nn.Module, example: Sequence[torch.Tensor], dtype: to
 
 @lru_cache
 def relative_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """How many times faster than in float32 a convolution and a product run on this device, forward and backward.
+    """Return how many times faster than in float32 this device computes, forward and backward.
 
-    Measured in some 50 ms, once in a process. Flags do not tell: some CPUs list bfloat16 instructions and multiply at half of
-    the rate of float32, and a GPU may emulate them. 0 where the device cannot compute in ``dtype`` at all.
+    A convolution and a product are timed for some 50 ms, once in a process. Flags do not tell:
+    some CPUs list bfloat16 instructions and multiply at half of the rate of float32, and a GPU
+    may emulate them. The result is 0 where the device cannot compute in ``dtype`` at all.
     """
     if dtype == torch.float32:
         return 1.0
@@ -123,7 +126,7 @@ class _Work:
         self._x = x.to(device, memory_format=torch.channels_last)
 
     def run(self, dtype: torch.dtype) -> float:
-        """Seconds of one pass forward and backward."""
+        """Return the seconds of one pass forward and backward."""
         begun = time.perf_counter()
         with (
             torch.enable_grad(),

@@ -1,4 +1,6 @@
-"""Files on disk: looked up as users name them, read with faults in words, written whole or not at all, digested, JSON."""
+"""Files on disk: found as users name them, read with faults in words, written whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ TEMPORARY = ".partial"  # the last suffix of a file that is being written
 
 
 def find(path: str | Path) -> Path:
-    """``path`` as given; where it starts with ``ckpt``, ``dataset`` or ``saved``, also from other folders of a checkout.
+    """Return ``path`` as given, or its place in the checkout where the published commands mean
+    that.
 
-    The published commands are run from DDA/ and from DistilledClassifier/, name ``ckpt/…`` (in DDA/), ``dataset/…`` and
-    ``saved/…`` (at the root), and must also work from the root.
+    The published commands are run from DDA/ and from DistilledClassifier/. They name ``ckpt/…``
+    (in DDA/), ``dataset/…`` and ``saved/…`` (at the root), and must also work from the root.
     """
     path = Path(path).expanduser()
     root = Path(__file__).resolve().parents[1]
@@ -40,10 +43,10 @@ class BadFile(ValueError):
 
 @contextlib.contextmanager
 def parsing(path: str | Path, expected: str) -> Iterator[None]:
-    """Turn whatever a parser raises inside the block into a `BadFile` that says so of ``path``.
+    """Turn whatever a parser raises inside the block into a `BadFile` that names ``path``.
 
-    Parsers of binary formats raise dozens of types on damaged bytes, MemoryError and RecursionError
-    among them. Their texts speak of the parser, not of the file, and are left out.
+    Parsers of binary formats raise dozens of types on damaged bytes, MemoryError and
+    RecursionError among them. Their texts speak of the parser, not of the file, and are left out.
     """
     try:
         yield
@@ -55,24 +58,26 @@ def parsing(path: str | Path, expected: str) -> Iterator[None]:
         raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
 
 
-def read_lines(path: Path, flag: str) -> list[str]:
-    """The lines of a text file that are not empty, without white space at their ends.
+def read_lines(path: Path, name: str) -> list[str]:
+    """Return the lines of a text file that are not empty, without white space at their ends.
 
-    Raises FileNotFoundError, and ValueError where there are none or the file is no text.
+    name: what a message calls the file. Raises FileNotFoundError, and ValueError where there are
+    no lines or the file is no text.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{flag} {path} is not a file")
+        raise FileNotFoundError(f"{name} {path} is not a file")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise BadFile(f"{flag} {path} is no text file") from None
+        raise BadFile(f"{name} {path} is no text file") from None
     if not any(lines):
-        raise BadFile(f"{flag} {path} is empty")
+        raise BadFile(f"{name} {path} is empty")
     return [line for line in lines if line]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The entries of a YAML file: text, numbers, True, False, null, and lists and mappings of these.
+    """Return the entries of a YAML file: text, numbers, True, False, null, and lists and mappings
+    of these.
 
     Nothing in the file is executed: tags that ask for more are refused. Raises BadFile in words.
     """
@@ -87,7 +92,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         except yaml.constructor.ConstructorError as error:
             line, problem = error.problem_mark.line + 1, _one_line(error.problem)
             raise BadFile(
-                f"{path}, line {line}, asks for more than plain values ({problem}); nothing was executed"
+                f"{path}, line {line}, asks for more than plain values ({problem}); nothing was "
+                "executed"
             ) from None
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
@@ -110,10 +116,11 @@ def _one_line(text: str) -> str:
 
 
 def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
-    """Raise BadFile unless ``content`` is a mapping of plain values whose names are text, of a size that can be meant.
+    """Return ``content`` if it is a mapping of plain values whose names are text; raise BadFile
+    otherwise.
 
-    Aliases of YAML let some lines stand for billions of values, or for themselves: each is counted as
-    often as it is named.
+    Aliases of YAML let some lines stand for billions of values, or for themselves: each is
+    counted as often as it is named.
     """
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -125,30 +132,32 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
         if count > most:
             raise BadFile(f"{path} holds more than {most:,} values; a config has fewer")
         if isinstance(value, dict):
-            odd = next((name for name in value if not isinstance(name, str)), None)
-            if odd is not None:
+            other = next((name for name in value if not isinstance(name, str)), None)
+            if other is not None:
                 raise BadFile(
-                    f"{path} has the entry {_one_line(repr(odd))}, but names of entries are text; put it in quotes"
+                    f"{path} has the entry {_one_line(repr(other))}, but names of entries are "
+                    "text; put it in quotes"
                 )
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
         elif not (value is None or isinstance(value, str | bool | int | float)):
             raise BadFile(
-                f"{path} has a value of the type {type(value).__name__}; put {_one_line(str(value))} in quotes"
+                f"{path} has a value of the type {type(value).__name__}; put "
+                f"{_one_line(str(value))} in quotes"
             )
     return content
 
 
 def read_config_json(path: Path) -> dict[str, Any]:
-    """`read_yaml` of a JSON file."""
+    """Return the entries of a JSON file, as `read_yaml` does."""
     with parsing(path, "JSON file"):
         content = json.loads(_config_text(path))
     return _entries(path, content)
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -157,9 +166,10 @@ def sha256(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
-    """Write a file at once; ``exclusive``: FileExistsError where it is there already, whoever wrote it.
+    """Write a file at once.
 
-    sync: wait until it is on the disk, which is slow for many files.
+    exclusive: raise FileExistsError where the file exists already, whoever wrote it. sync: wait
+    until it is on the disk, which is slow for many files.
     """
     unfinished = temporary(path)
     try:
@@ -181,24 +191,24 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """`write_bytes` of what ``write`` puts into a file, such as ``lambda file: np.save(file, array)``."""
+    """Write a file at once that ``write`` fills, such as ``lambda file: np.save(file, array)``."""
     buffer = io.BytesIO()
     write(buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """`write_bytes` of an .npy file."""
+    """Write an .npy file at once."""
     write_with(path, lambda file: np.save(file, array))
 
 
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
-    """`write_bytes` of indented JSON."""
+    """Write indented JSON at once."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), exclusive=exclusive)
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises ValueError naming the file where it is damaged."""
+    """Return a JSON object. Raises BadFile that names the file where it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -211,10 +221,13 @@ def read_json(path: Path) -> dict:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` for a file that is being written: it tells whose it is and ends in TEMPORARY."""
+    """Return a name beside ``path`` for a file that is being written.
+
+    The name tells which process writes it and ends in TEMPORARY.
+    """
     return path.with_name(f"{host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{TEMPORARY}")
 
 
 def host() -> str:
-    """This machine's name, as temporaries carry it."""
+    """Return this machine's name, as temporaries carry it."""
     return platform.node()[:64]

@@ -1,4 +1,4 @@
-"""Pixels: image files read as RGB, fitted to a square, turned into the model's range and back, written, shown in a sheet."""
+"""Pixels: image files read as RGB, fitted to a square, turned into the model's range and back."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB: grey and palette are expanded, alpha is dropped, 16 bits are scaled by 1/257.
+    """Return an image as RGB: grey and palette are expanded, alpha is dropped, 16 bits become 8.
 
-    Raises ValueError for animated images, and for pixels of an unknown range.
+    16 bits are scaled by 1/257. Raises ValueError for animated images, and for pixels of an
+    unknown range.
     """
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"animated: it has {image.n_frames} frames")
@@ -40,9 +41,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_square(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 (size,size,3): halved with a box filter while possible, bicubic to the shorter side, centre crop.
+    """Return the middle square of an image, resized: uint8 (size,size,3).
 
-    So guided-diffusion read the images that the public priors were trained on.
+    It is halved with a box filter while possible, then resized (bicubic) to the shorter side,
+    then cropped. So guided-diffusion read the images that the public priors were trained on.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -56,17 +58,23 @@ def fit_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def to_model(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (...,H,W,3) to float32 (...,3,H,W) in [-1, 1]."""
+    """Turn uint8 (...,H,W,3) into float32 (...,3,H,W) in [-1, 1]."""
     return np.ascontiguousarray(np.moveaxis(pixels, -1, -3), dtype=np.float32) / 127.5 - 1
 
 
 def to_pixels(values: np.ndarray) -> np.ndarray:
-    """float (...,3,H,W) in [-1, 1] to uint8 (...,H,W,3), clamped and rounded; the inverse of `to_model`."""
+    """Turn float (...,3,H,W) in [-1, 1] into uint8 (...,H,W,3), clamped and rounded.
+
+    It is the inverse of `to_model`.
+    """
     return np.moveaxis(np.round((values + 1) * 127.5).clip(0, 255).astype(np.uint8), -3, -1)
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 (H,W,3) under ``path``, whose suffix names the format; a final name never holds half a file."""
+    """Write uint8 (H,W,3) under ``path``, whose suffix names the format.
+
+    A final name never holds half a file.
+    """
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format=Image.registered_extensions()[path.suffix.lower()])
     files.write_bytes(path, encoded.getvalue(), sync=False)
@@ -79,10 +87,11 @@ def contact_sheet(
     side: int = 128,
     frames: dict[str, Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Images in a grid, enlarged without blur: one row per view, named at its left; one column per image, named at its foot.
+    """Draw images in a grid, enlarged without blur: a row for each view, a column for each image.
 
-    rows: title to uint8 (H,W,3) images, one for each caption. side: pixels of the longer side of an image in the sheet. frames:
-    title to the colours of frames around its images.
+    rows: title to uint8 (H,W,3) images, one for each caption. captions: they stand at the foot.
+    side: pixels of the longer side of an image in the sheet. frames: title to the colours of
+    frames around its images.
     """
     font = ImageFont.load_default(12)
     gap, foot = 6, 16

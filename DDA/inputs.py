@@ -1,7 +1,7 @@
 """Images as people hold them in Python: arrays, tensors, PIL images, lists of these.
 
-`read` gives their uint8 pixels, `like` gives new pixels the form of the images they were made of.
-Tensors are recognised by what they can do, so that torch is not imported here.
+`read` gives their uint8 pixels; `like` gives new pixels the form of the images they were made of.
+Tensors are recognised by what they can do, so torch is not imported here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read(batch: Any) -> list[np.ndarray]:
 
 
 def _read_one(image: Any, name: str) -> np.ndarray:
-    """The pixels of one image. name: what an error calls it."""
+    """Return the pixels of one image. name: what an error calls it."""
     if isinstance(image, Image.Image):
         try:
             return np.asarray(images.to_rgb(image))
@@ -64,7 +64,7 @@ def _read_one(image: Any, name: str) -> np.ndarray:
 
 
 def _to_pixels(array: np.ndarray, name: str) -> np.ndarray:
-    """uint8 (N,H,W,3) of an array with four dimensions."""
+    """Return uint8 (N,H,W,3) of an array with four dimensions."""
     if 0 in array.shape[1:]:
         raise ValueError(f"{name}: an image of shape {array.shape[1:]} has no pixels")
     if array.dtype == np.uint8:
@@ -90,10 +90,10 @@ def _to_pixels(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def like(batch: Any, pixels: np.ndarray | Sequence[np.ndarray]) -> Any:
-    """New pixels, uint8 (N,H,W,3), in the form of ``batch``, as `read` took it.
+    """Return new pixels, uint8 (N,H,W,3), in the form of ``batch``, as `read` took it.
 
-    A tensor comes out on the device of ``batch`` and of its type; a list holds an image for each of
-    its images, in the form of that image.
+    A tensor comes out on the device of ``batch`` and of its type. A list holds an image for each
+    of its images, in the form of that image.
 
     >>> like(np.zeros((1, 3, 8, 8), np.float32), np.full((1, 4, 4, 3), 255, np.uint8)).shape
     (1, 3, 4, 4)
@@ -112,7 +112,7 @@ def _like_one(image: Any, pixels: np.ndarray) -> Any:
 
 
 def _like_array(batch: Any, pixels: np.ndarray) -> Any:
-    """Pixels (...,H,W,3) as an array or a tensor of the type of ``batch``."""
+    """Return pixels (...,H,W,3) as an array or a tensor of the type of ``batch``."""
     if _as_array(batch).dtype != np.uint8:
         pixels = np.moveaxis(pixels.astype(np.float32) / 255, -1, -3)
     if hasattr(batch, "new_tensor"):
@@ -121,7 +121,7 @@ def _like_array(batch: Any, pixels: np.ndarray) -> Any:
 
 
 def keys(pixels: Sequence[np.ndarray], given: Sequence[str] | None = None) -> list[str]:
-    """The keys of images: those that are ``given``, else the SHA-256 of each image's uint8 pixels.
+    """Return the keys of images: those given, else the SHA-256 of each image's uint8 pixels.
 
     Raises ValueError where another number of keys is given, or one that is no text.
     """
@@ -136,7 +136,7 @@ def keys(pixels: Sequence[np.ndarray], given: Sequence[str] | None = None) -> li
 
 
 def _as_array(batch: Any) -> np.ndarray:
-    """A numpy array of an array or a tensor. Raises ValueError for anything else."""
+    """Return a numpy array of an array or a tensor. Raises ValueError for anything else."""
     if hasattr(batch, "detach"):  # a tensor of torch, perhaps of a type that numpy lacks
         batch = batch.detach().cpu()
         return (batch.float() if batch.is_floating_point() else batch).numpy()

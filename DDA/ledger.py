@@ -1,8 +1,10 @@
-"""What a folder of made images says of itself: settings that all of them share, and a manifest for each of its cells.
+"""What a folder of made images says of itself: common settings, and a manifest for each of its
+cells.
 
-The settings identify the images: nobody adds images that were made with others. A manifest says whether its cell is
-``running``, ``complete`` or has ``failures``, which images failed and why, and the SHA-256 of some source images, by which a
-run notices that the source has changed. Everything is JSON, written at once, so that jobs of several cells share a folder.
+The settings identify the images: nobody adds images that were made with others. A manifest says
+whether its cell is ``running``, ``complete`` or has ``failures``, which images failed and why,
+and the SHA-256 of some source images, by which a run notices that the source has changed.
+Everything is JSON, written at once, so jobs of several cells can share a folder.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ Digest = Callable[[str], str]
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of a folder; None where nobody has written them."""
+    """Return the settings of a folder; None where nobody has written them."""
     path = folder / SETTINGS
     return files.read_json(path) if path.is_file() else None
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What differs between the settings of images that are there and those of a run, in words."""
+    """Return in words what differs between the settings of existing images and those of a run."""
     return [
         f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
         for name in {**ours, **theirs}
@@ -42,7 +44,10 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Write the settings of a folder that has none; returns how those that lie there then differ, another job's perhaps."""
+    """Write the settings of a folder that has none, and return how the folder's settings differ.
+
+    Another job may have written its own in the meantime.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / SETTINGS).is_file():
         with contextlib.suppress(FileExistsError):
@@ -54,14 +59,19 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def manifest_path(folder: Path, stem: str, cell: str) -> Path:
-    """``<stem>.<cell>.json``, where ``/`` is written as a dot; ``<stem>.json`` for the whole folder."""
+    """Return ``<stem>.<cell>.json``, where ``/`` is written as a dot; ``<stem>.json`` for a whole
+    folder.
+    """
     return folder / (
         f"{stem}.json" if cell in ("", ".") else f"{stem}.{cell.replace('/', '.')}.json"
     )
 
 
 def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
-    """A manifest, {} where there is none. Raises BadFile where it is damaged or lacks one of ``entries``."""
+    """Return a manifest, or {} where there is none.
+
+    Raises BadFile where it is damaged or lacks one of ``entries``.
+    """
     if not path.is_file():
         return {}
     manifest = files.read_json(path)
@@ -79,9 +89,10 @@ def write_manifest(
 
 
 def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Name and SHA-256 of some source images, for a manifest: of ``names``, which are made now, some that are spread evenly.
+    """Return the name and the SHA-256 of some source images, for a manifest.
 
-    What the manifest of an earlier run knows of other images is kept. Images that cannot be read are left out.
+    These are some of ``names``, which are made now, evenly spread. Those of other images that the
+    manifest of an earlier run knows are kept. Images that cannot be read are left out.
     """
     anew = set(names)
     known = {
@@ -94,7 +105,11 @@ def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]
 
 
 def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:
-    """The first of the known images, name and SHA-256, that is another one in the source now; None where there is none."""
+    """Return the first of the known images that is another one in the source now; None if none
+    is.
+
+    known: name and SHA-256.
+    """
     return next(
         (name for name, digest in known.items() if _digest(digest_of, name) not in (digest, None)),
         None,
@@ -102,7 +117,9 @@ def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:
 
 
 def _digest(digest_of: Digest, name: str) -> str | None:
-    """None where the image cannot be read, which is a failure of that image alone."""
+    """Return a digest, or None where the image cannot be read: that is a failure of this image
+    alone.
+    """
     try:
         return digest_of(name)
     except (OSError, KeyError):

@@ -1,7 +1,8 @@
-"""What is measured of predictions: arrays in, plain numbers out. Rates are fractions 0..1.
+"""Measures of predictions: arrays in, plain numbers out. Rates are fractions in 0..1.
 
-Corruption errors: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"
-(arXiv:1903.12261), section 3. Calibration: Guo et al. (arXiv:1706.04599). Negative flips: Yan et al. (arXiv:2011.09161).
+Corruption errors: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations" (arXiv:1903.12261), section 3. Calibration: Guo et al.
+(arXiv:1706.04599). Negative flips: Yan et al. (arXiv:2011.09161).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-# AlexNet's top-1 errors on ImageNet-C, per cent, mean over severities, and its clean error: the baseline of the published mCE
+# AlexNet's top-1 errors on ImageNet-C, per cent, mean over severities, and its clean error: the
+# baseline of the published mCE
 ALEXNET = {
     "gaussian_noise": 88.6,
     "shot_noise": 89.4,
@@ -32,14 +34,20 @@ ALEXNET_CLEAN = 43.5
 
 
 def hits(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-    """Whether the label is among the k largest scores: (N,K), (N,) to bool (N,). Of equal scores the lower class is first."""
+    """Tell for each image whether its label is among the k largest scores: bool (N,).
+
+    scores: (N,K). labels: (N,). Of equal scores the one of the lower class comes first.
+    """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
     return ahead.sum(1) < k
 
 
 def per_class(predicted: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Precision, recall and f1 of each class, NaN where there is nothing to divide by, and support: arrays (K,)."""
+    """Return precision, recall, f1 and support of each class, arrays (K,).
+
+    A value is NaN where there is nothing to divide by.
+    """
     support, called = np.bincount(labels, minlength=count), np.bincount(predicted, minlength=count)
     right = np.bincount(labels[predicted == labels], minlength=count)
     with np.errstate(invalid="ignore"):
@@ -48,15 +56,19 @@ def per_class(predicted: np.ndarray, labels: np.ndarray, count: int) -> dict[str
 
 
 def check_mce(cells: Iterable[str]) -> None:
-    """Raise ValueError unless the cells are all that a mean corruption error is of: 15 corruptions at severities 1 to 5."""
+    """Raise ValueError unless the cells are those of a mean corruption error.
+
+    These are 15 corruptions at severities 1 to 5.
+    """
     given = {cell for cell in cells if cell.partition("/")[0] != "clean"}
     whole = {f"{name}/{severity}" for name in ALEXNET for severity in range(1, 6)}
     missing, unknown = sorted(whole - given), sorted(given - whole)
     if missing or unknown:
         why = f"{missing[0]} is not among the cells" if missing else f"{unknown[0]} is none of them"
+        wanted = f"`severity` all `corruption` {' '.join(ALEXNET)}"
         raise ValueError(
-            f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, but {why}; give "
-            f"--severity all --corruption {' '.join(ALEXNET)}, or leave mCE out"
+            f"mCE is of the {len(ALEXNET)} corruptions of ImageNet-C at severities 1 to 5, "
+            f"but {why}; give {wanted}, or leave mCE out"
         )
 
 
@@ -66,10 +78,12 @@ def corruption_errors(
     clean: float | None = None,
     baseline_clean: float | None = None,
 ) -> dict[str, dict[str, float]]:
-    """CE of each corruption in per cent of the baseline's, and relative CE where the clean errors are given.
+    """Return CE of each corruption in per cent of the baseline's, and relative CE with clean
+    errors.
 
-    top1: corruption to severity to accuracy, 0..1; baseline: corruption to error, mean over severities, 0..1; clean,
-    baseline_clean: errors on clean images. Raises ValueError where the baseline lacks a corruption.
+    top1: corruption to severity to accuracy, 0..1. baseline: corruption to error, mean over
+    severities, 0..1. clean, baseline_clean: errors on clean images. Raises ValueError where the
+    baseline lacks a corruption.
     """
     missing = sorted(set(top1) - set(baseline))
     if missing:
@@ -85,7 +99,10 @@ def corruption_errors(
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """ECE: the mean gap between confidence and accuracy over bins of equal width, weighted by their counts."""
+    """Return the ECE: the mean gap between confidence and accuracy over bins of equal width.
+
+    The bins are weighted by their counts.
+    """
     confidence, right = probabilities.max(1), hits(probabilities, labels)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(place, confidence, bins) - np.bincount(place, right, bins)
@@ -93,13 +110,17 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """In nats an image; probabilities below 1e-12 count as that."""
+    """Return the mean negative log likelihood in nats; probabilities below 1e-12 count as that."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
     return float(-np.log(np.clip(own, 1e-12, None)).mean())
 
 
 def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """Of two columns' hits, bool (N,): the share that ``after`` breaks (NFR) and mends (PFR); of its errors, of its hits."""
+    """Return the shares of images that ``after`` breaks (NFR) and mends (PFR).
+
+    before, after: hits of two columns, bool (N,). NFI is the share of the broken images among the
+    errors of ``after``, PFI that of the mended images among its hits.
+    """
     negative, positive = before & ~after, ~before & after
     with np.errstate(invalid="ignore"):  # NaN where there is nothing to divide by
         shares = {
@@ -119,9 +140,10 @@ def interval(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of values (N,), weighted by weights (N,).
+    """Return the 95 % bootstrap interval of the mean of values (N,), weighted by weights (N,).
 
-    groups: (N,) names of the image that each value belongs to: one image under several corruptions is drawn as a whole.
+    groups: (N,) names of the image that each value belongs to. An image under several corruptions
+    is drawn as a whole.
     """
     groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     weights = np.ones(len(values)) if weights is None else weights

@@ -1,4 +1,4 @@
-"""How far long work is, and how long it will take."""
+"""What long work shows: its plan, how far it is, and how long it will take."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Show:
-    """Where long work tells people what it does: its plan, its notes, how far it is.
+    """The place where long work tells people about itself: its plan, its notes, its progress.
 
-    quiet: show nothing at all.
+    quiet: show nothing but what went wrong.
     """
 
     quiet: bool = False
@@ -42,7 +42,7 @@ class Show:
 
 
 class Progress:
-    """What is done of the work of all ranks, images a second and the time left, on stderr.
+    """The number of finished images, the images a second and the time left, on stderr.
 
     A terminal gets one line that moves, a file gets a line now and then.
     """
@@ -59,7 +59,7 @@ class Progress:
         self._started = self._shown = time.monotonic()
 
     def add(self, reports: Sequence[tuple[int, int]]) -> None:
-        """Count the images and failures of each report, and say so when it is time."""
+        """Count the images and failures of each report, and print them when it is time."""
         if not reports:
             return
         self.done += sum(written + failed for written, failed in reports)
@@ -97,7 +97,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """``9 s``, ``4 min 10 s``, ``3 h 05 min``, ``2 d 4 h``."""
+    """Return seconds as text: ``9 s``, ``4 min 10 s``, ``3 h 05 min``, ``2 d 4 h``."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -1,4 +1,4 @@
-"""Who am I among the processes of this job: under mpiexec, torchrun, srun, or alone.
+"""The place of this process among those of its job: under mpiexec, torchrun, srun, or alone.
 
 mpi4py is imported here and nowhere else, and only where an MPI launcher started the process.
 """
@@ -41,13 +41,15 @@ def _speaker(program: str) -> Callable[[str], None]:
 
 
 class SharedError(Exception):
-    """An error of the user's that every rank knows of: nothing is running, the job ends in order."""
+    """An error of the user's that every rank knows: nothing is running, and the job ends in
+    order.
+    """
 
 
 class World:
     """A process alone: rank 0 of 1. The subclasses are the same for several processes.
 
-    rank, size: of all processes of the job; local_rank: of those on this machine.
+    rank, size: of all processes of the job. local_rank: of those on this machine.
     """
 
     rank = 0
@@ -55,11 +57,11 @@ class World:
     local_rank = 0
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank."""
         return value
 
     def gather(self, value: Any) -> list:
-        """All values in rank order, on every rank."""
+        """Return all values in rank order, on every rank."""
         return [value]
 
     def report(self, value: Any) -> None:
@@ -67,12 +69,15 @@ class World:
         self._reports.append(value)
 
     def reports(self) -> list:
-        """On rank 0: what has been reported, by any rank, since the last call."""
+        """Return on rank 0 what any rank has reported since the last call."""
         news, self._reports = self._reports, []
         return news
 
     def abort(self) -> None:
-        """End every process of the job now, with a non-zero status. Does not return where there are several."""
+        """End every process of the job now, with a non-zero status.
+
+        It does not return where there are several processes.
+        """
 
     def close(self) -> None:
         """Say that this process will ask for nothing more."""
@@ -119,7 +124,10 @@ class World:
         return outcome
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """The sums of numbers over all ranks, on every rank: fast between `process_group` and its end."""
+        """Return the sums of numbers over all ranks, on every rank.
+
+        It is fast between `process_group` and its end.
+        """
         if self.size == 1:
             return list(values)
         import torch.distributed
@@ -132,12 +140,15 @@ class World:
         return tensor.tolist()
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """The means of numbers over all ranks, on every rank."""
+        """Return the means of numbers over all ranks, on every rank."""
         return [value / self.size for value in self.total(values)]
 
     @contextlib.contextmanager
     def process_group(self, device_type: str) -> Iterator[None]:
-        """Torch's process group of all ranks, while the block runs: nccl between GPUs, else gloo; none for one process."""
+        """Open torch's process group of all ranks while the block runs.
+
+        It uses nccl between GPUs, else gloo. One process needs none.
+        """
         if self.size == 1:
             yield
             return
@@ -162,9 +173,10 @@ class World:
             torch.distributed.destroy_process_group()
 
     def cpu_threads(self) -> int:
-        """This process's share of the CPU cores: those it may use, divided among the processes that share them.
+        """Return this process's share of the CPU cores that it may use.
 
-        OMP_NUM_THREADS has the last word (but torchrun sets it to 1 where the user did not).
+        They are divided among the processes that share them. OMP_NUM_THREADS has the last word
+        (but torchrun sets it to 1 where the user did not).
         """
         wanted = _number("OMP_NUM_THREADS")
         if wanted and not (wanted == 1 and "TORCHELASTIC_RUN_ID" in os.environ):
@@ -250,9 +262,10 @@ class _Wait:
         self._since = time.strftime("%H:%M:%S")
 
     def pause(self, sentence: Callable[[], str]) -> float:
-        """Sleep for a moment; returns the seconds waited so far.
+        """Sleep for a moment and return the seconds waited so far.
 
-        sentence: what follows "rank 1 has waited 30 s for"; it is asked for when it is printed.
+        sentence: returns what follows "rank 1 has waited 30 s for"; it is called when it is
+        printed.
         """
         time.sleep(0.05)
         waited = time.monotonic() - self._began
@@ -287,10 +300,11 @@ class _TorchDistributed(World):
         self._told = 0
 
     def _connect(self) -> Any:
-        """The store. Raises RuntimeError where it cannot be served or does not answer in time.
+        """Return the store. Raises RuntimeError where it cannot be served or does not answer in
+        time.
 
-        torch waits for it without a word, deaf to Ctrl-C, and forever where a program that knows no
-        such store has the port: so a thread does it.
+        torch waits for it without a word, deaf to Ctrl-C, and forever where a program that knows
+        no such store has the port: so a thread does it.
         """
         import torch.distributed  # noqa: F401 - here, where its seconds are no wait for others
 
@@ -341,8 +355,8 @@ class _TorchDistributed(World):
             self._ask("set", "host", job)
         if self._ask("add", everyone[self.rank], 1) > 1:
             raise RuntimeError(
-                f"rank {self.rank} of {job} is there already, at {place}: this command was started "
-                "twice for it. Start it once for each rank"
+                f"rank {self.rank} of {job} is there already, at {place}: this command was "
+                "started twice for it. Start it once for each rank"
             )
 
         def agreed() -> bool:
@@ -355,7 +369,7 @@ class _TorchDistributed(World):
         self._store = PrefixStore(f"diffaud/{job}/{self._ask('get', token).decode()}", store)
 
     def _refuse_strangers(self) -> None:
-        """Raises RuntimeError where rank 0 of another job serves this store."""
+        """Raise RuntimeError where rank 0 of another job serves this store."""
         meeting = self._meeting
         if meeting.served or not self._ask("check", ["host"]):
             return
@@ -366,7 +380,9 @@ class _TorchDistributed(World):
             )
 
     def _await(self, ready: Callable[[], bool], missing: Callable[[], str]) -> None:
-        """Wait until it is ready; RuntimeError after START_LIMIT. missing: what is waited for."""
+        """Wait until it is ready; RuntimeError after START_LIMIT. missing: returns what is waited
+        for.
+        """
         wait = _Wait(self._program, self.rank)
         advice = f"({self._meeting.job}). {self._meeting.if_missing}"
         while not ready():
@@ -423,20 +439,20 @@ class _TorchDistributed(World):
         os._exit(1)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """A call of the store. Raises ConnectionError where its server has ended."""
+        """Call the store. Raises ConnectionError where its server has ended."""
         try:
             return getattr(self._store, method)(*arguments)
         except RuntimeError as error:
             raise ConnectionError(
-                f"the connection to {self._server} at {self._meeting.place} is lost: it has ended "
-                f"or was killed; see what it said last ({_first_line(error)})"
+                f"the connection to {self._server} at {self._meeting.place} is lost: it has "
+                f"ended or was killed; see what it said last ({_first_line(error)})"
             ) from None
 
     def _missing(self, keys: dict[int, str]) -> list[int]:
         return [rank for rank, key in keys.items() if not self._ask("check", [key])]
 
     def _collect(self, keys: dict[int, str]) -> list:
-        """The values that the ranks put under these keys, once all of them are there."""
+        """Return the values that the ranks put under these keys, once all of them are there."""
         wait = _Wait(self._program, self.rank)
         # no time-out: another rank may compute for hours
         while not self._ask("check", list(keys.values())):
@@ -446,10 +462,10 @@ class _TorchDistributed(World):
 
 
 def start(program: str) -> World:
-    """The world that this process's launcher made; ``program`` is its name for messages.
+    """Return the world that this process's launcher made. program: its name for messages.
 
-    Raises RuntimeError or OSError where launcher and MPI library do not fit, or where the ranks do
-    not find together.
+    Raises RuntimeError or OSError where launcher and MPI library do not fit, or where the ranks
+    do not find each other.
     """
     size = _number("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     if not size and "PMIX_RANK" in os.environ:
@@ -489,8 +505,8 @@ def _start_srun(size: int, program: str) -> World:
     remedy = "Unset MASTER_PORT" if wanted else "Run it again"
     if wanted and not (wanted.isdigit() and 0 < int(wanted) < 65536):
         raise RuntimeError(
-            f"MASTER_PORT is {wanted!r}, not a number of 1 to 65535; set it to a free port for the "
-            "messages between the ranks, or unset it"
+            f"MASTER_PORT is {wanted!r}, not a number of 1 to 65535; set it to a free port for "
+            "the messages between the ranks, or unset it"
         )
     meeting = _Meeting(
         job=f"Slurm job {job}, step {step}, restart {restart}, {size} ranks",
@@ -499,8 +515,8 @@ def _start_srun(size: int, program: str) -> World:
         served=False,
         if_taken=f"{remedy}, or set MASTER_PORT to a free port",
         if_missing="srun starts every rank, but inside `srun --pty bash` nobody does: use "
-        f"`srun --overlap --ntasks {size} COMMAND` there, or for one rank alone "
-        "`env -u SLURM_STEP_NUM_TASKS COMMAND`",
+        f"`srun --overlap --ntasks {size} COMMAND` there, or for one rank alone `env -u "
+        "SLURM_STEP_NUM_TASKS COMMAND`",
     )
     return _TorchDistributed(
         _number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), meeting, program
@@ -521,14 +537,15 @@ def _start_mpi(size: int) -> World:
         world = _Mpi()
     except ImportError as error:
         raise RuntimeError(
-            f"mpiexec started {size} processes, but mpi4py cannot be imported ({error}); "
-            "install it with: pip install mpi4py mpich"
+            f"mpiexec started {size} processes, but mpi4py cannot be imported ({error}); install "
+            "it with: pip install mpi4py mpich"
         ) from None
     if world.size != size:
         raise RuntimeError(
-            f"mpiexec started {size} processes, but mpi4py's MPI library says {world.size}: they are two different MPIs. "
-            "Use the mpiexec that belongs to mpi4py (with the mpich wheel: the one in the virtual environment's bin folder) "
-            "or build mpi4py against this MPI: pip install --no-binary mpi4py --force-reinstall mpi4py"
+            f"mpiexec started {size} processes, but mpi4py's MPI library says {world.size}: they "
+            "are two different MPIs. Use the mpiexec that belongs to mpi4py (with the mpich "
+            "wheel: the one in the virtual environment's bin folder) or build mpi4py against "
+            "this MPI: pip install --no-binary mpi4py --force-reinstall mpi4py"
         )
     return world
 
@@ -588,9 +605,9 @@ def run(
 def keep_memory() -> None:
     """Let glibc reuse freed memory instead of giving it back.
 
-    It hands blocks above 128 KiB, and the top of the heap, back to the kernel, which fills each page with zeros when the next
-    layer wants it again: a fifth of the time of small networks on a CPU. Blocks above 32 MiB still go back. Other C libraries
-    are left alone.
+    It hands blocks above 128 KiB, and the top of the heap, back to the kernel, which fills each
+    page with zeros when the next layer wants it again: a fifth of the time of small networks on a
+    CPU. Blocks above 32 MiB still go back. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -600,8 +617,11 @@ def keep_memory() -> None:
 
 
 class Stop:
-    """True once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop, so that work in hand can be finished; the second time
-    it is a KeyboardInterrupt. Only the main thread may make one."""
+    """A flag that is true once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop.
+
+    So work in hand can be finished. The second request is a KeyboardInterrupt. Only the main
+    thread may make one.
+    """
 
     def __init__(self) -> None:
         self._asked = False
@@ -618,18 +638,20 @@ class Stop:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let a scheduler's SIGTERM stop the process as Ctrl-C does. Only the main thread may ask for it."""
+    """Let a scheduler's SIGTERM stop the process as Ctrl-C does. Only the main thread may ask for
+    it.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _number(*names: str) -> int:
-    """The first of these variables of the environment that is a whole number, else 0."""
+    """Return the first of these variables of the environment that is a whole number, else 0."""
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
 def _names(ranks: Iterable[int]) -> str:
-    """rank 1; ranks 1, 2; the first eight of many, and how many more."""
+    """Return ranks as text: rank 1; ranks 1, 2; the first eight of many, and how many more."""
     ranks = list(ranks)
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{more}"

@@ -1,4 +1,4 @@
-"""Entries that people write, in YAML or as keyword arguments, compared with the type hints of what takes them."""
+"""Settings that people write, in YAML or as arguments, compared with what takes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = {
 
 
 def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "") -> None:
-    """Raise ValueError for a name that is not known, with the one that was meant or all that there are."""
+    """Raise ValueError for an unknown name, with the one that was meant or all that exist."""
     known = list(known)
     for name in names:
         if name not in known:
@@ -59,7 +59,10 @@ def check_writable(name: str, folder: Path) -> None:
 
 
 def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise ValueError for an entry whose value does not fit the type hint of its name. Names without a hint pass."""
+    """Raise ValueError for an entry whose value does not fit the type hint of its name.
+
+    Names without a hint pass.
+    """
     for name, value in entries.items():
         if name in hints and not is_of(value, hints[name]):
             raise ValueError(
@@ -68,7 +71,10 @@ def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: st
 
 
 def is_of(value: Any, hint: Any) -> bool:
-    """Whether a value fits a type hint: unions, and text, numbers that are finite, lists and mappings of anything."""
+    """Tell whether a value fits a type hint.
+
+    Hints are unions, text, numbers that are finite, and lists and mappings of anything.
+    """
     if get_origin(hint) in (Union, UnionType):
         return any(is_of(value, one) for one in get_args(hint))
     kind = get_origin(hint) or hint
@@ -84,7 +90,7 @@ def is_of(value: Any, hint: Any) -> bool:
 
 
 def words_of(hint: Any) -> str:
-    """A type hint as a message says it, such as ``a number or null``."""
+    """Return a type hint as a message says it, such as ``a number or null``."""
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return " or ".join(WORDS[get_origin(one) or one] for one in hints)
 

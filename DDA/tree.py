@@ -1,7 +1,8 @@
 """The image tree on disk: names, keys, listing, class names, labels.
 
-A *tree* is a folder of images; a *key* is an image's POSIX path relative to the tree's root without the image suffix. A *cell*
-is a sub-folder that is adapted and evaluated as one, such as ``gaussian_noise/5``.
+A *tree* is a folder of images. A *key* is an image's POSIX path relative to the tree's root
+without the image suffix. A *cell* is a sub-folder that is adapted and evaluated as one, such as
+``gaussian_noise/5``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from DDA.files import TEMPORARY
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
-# the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the four that are kept apart
+# the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
+# four that are kept apart
 CORRUPTIONS = (
     "gaussian_noise",
     "shot_noise",
@@ -53,22 +55,27 @@ CLASS_LISTS = (
 
 
 def check_name(name: str, where: str | Path) -> str:
-    """Return ``name`` if it can be a POSIX path below a folder and nowhere else; raise BadFile otherwise.
+    """Return ``name`` if it is a POSIX path below a folder; raise BadFile otherwise.
 
-    Names in data files become paths: they must be relative, and no part of them may be empty, hidden
-    (``..`` begins with a dot too), or hold a backslash or NUL. where: the file that says the name.
+    Names in data files become paths: they must be relative, and no part of them may be empty,
+    hidden (``..`` begins with a dot too), or hold a backslash or NUL. where: the file that says
+    the name.
     """
     parts = name.split("/")
     if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
         raise files.BadFile(
             f"{where} holds the name {shown(name)}, which is no path below a folder: names are "
-            "relative, without backslash or NUL, and no part of them is empty or begins with a dot"
+            "relative, without backslash or NUL, and no part of them is empty or begins with a "
+            "dot"
         )
     return name
 
 
 def check_classes(names: Iterable[object], where: str | Path) -> tuple[str, ...]:
-    """Class names, of which each can be the name of a folder. Raises BadFile for any other, and for one that occurs twice."""
+    """Return class names if each can be the name of a folder.
+
+    Raises BadFile for any other name, and for one that occurs twice.
+    """
     classes = tuple(name.strip() if isinstance(name, str) else name for name in names)
     for name in classes:
         if not isinstance(name, str):
@@ -85,7 +92,9 @@ def check_classes(names: Iterable[object], where: str | Path) -> tuple[str, ...]
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value from a data file as a message shows it: on one line, without control characters, not too long."""
+    """Return a value from a data file as a message shows it: on one short line, without control
+    characters.
+    """
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -94,17 +103,19 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def key_of(path: str) -> str:
-    """The key of an image's path relative to its tree."""
+    """Return the key of an image's path relative to its tree."""
     return path[: path.rindex(".")]
 
 
 def list_images(
     root: Path, cell: str = ".", *, leave_out: Path | None = None
 ) -> tuple[list[str], list[str], list[str]]:
-    """Relative POSIX paths below ``root``/``cell``: the images sorted by key, what is none of them, and temporaries.
+    """Return relative POSIX paths below ``root``/``cell``: images sorted by key, others,
+    temporaries.
 
-    Hidden files, JSON and ``classes.txt`` are left out. Not entered are the folder ``leave_out`` and, named among the others,
-    folders of adapted images. Raises ValueError where two files have one key.
+    Hidden files, JSON and ``classes.txt`` are left out. The folder ``leave_out`` is not entered.
+    Folders of adapted images are not entered either, and stand among the others. Raises
+    ValueError where two files have one key.
     """
     images: list[str] = []
     others: list[str] = []
@@ -132,17 +143,18 @@ def list_images(
 def walk(
     folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()
 ) -> Iterator[str]:
-    """Relative POSIX paths of all files below ``folder``, hidden ones left out; links are followed, never in a circle.
+    """Yield relative POSIX paths of all files below ``folder``, without hidden ones.
 
-    A sub-folder of adapted images is not entered but returned, with a slash at its end. leave_out: a folder, by whatever name,
-    that is not entered. skip: relative paths of folders that are not entered.
+    Links are followed, but never in a circle. A sub-folder of adapted images is not entered: its
+    own path is yielded, with a slash at its end. leave_out: a folder, by whatever name, that is
+    not entered. skip: relative paths of folders that are not entered.
     """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        with os.scandir(os.path.join(folder, prefix)) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(os.path.join(folder, prefix)) as scanned:
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
         if prefix and any(entry.name == SETTINGS for entry in entries):
             yield prefix
             continue
@@ -162,20 +174,20 @@ def walk(
 
 
 class Saved(NamedTuple):
-    """What lies in some cells of a tree that is being filled."""
+    """The content of some cells of a tree that is being filled."""
 
     images: dict[str, dict[str, str]]  # of each cell, key to relative path
     unfinished: list[str]  # relative paths of temporaries
 
     def merged(self) -> dict[str, str]:
-        """Key and relative path of the images of all cells."""
+        """Return the key and the relative path of the images of all cells."""
         return {key: path for images in self.images.values() for key, path in images.items()}
 
 
 def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Saved:
     """List the given cells of a tree, each of its folders once; a missing folder holds nothing.
 
-    at_root: list the temporaries at the root too, in whatever cells.
+    at_root: also list the temporaries at the root.
     """
     saved = Saved({}, [])
     for cell in cells:
@@ -191,12 +203,14 @@ def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Sa
 
 
 def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
-    """Key and relative path of each image in the given cells of a tree; a missing folder has none."""
+    """Return the key and the relative path of each image in the given cells; a missing folder has
+    none.
+    """
     return list_saved(root, cells).merged()
 
 
 def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
-    """Remove those of the listed temporaries whose writers are dead; returns how many files."""
+    """Remove those of the listed temporaries whose writers are dead, and return their number."""
     dead = [root / path for path in unfinished if not _is_being_written(root / path)]
     for path in dead:
         path.unlink(missing_ok=True)
@@ -204,7 +218,10 @@ def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Whether a temporary may belong to a living process: of this machine, or of another one within the last day."""
+    """Tell whether a temporary may belong to a living process.
+
+    That is a process of this machine, or of another one within the last day.
+    """
     match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
     if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
         return False
@@ -217,18 +234,21 @@ def _is_being_written(path: Path) -> bool:
 
 
 def read_keys(path: Path) -> frozenset[str]:
-    """The keys that gate.py wrote, one a line; there may be none. Raises FileNotFoundError, BadFile."""
+    """Return the keys that gate.py wrote, one on each line; there may be none.
+
+    Raises FileNotFoundError and BadFile.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"--keys {path} is not a file; gate.py writes one")
+        raise FileNotFoundError(f"`keys` {path} is not a file; gate.py writes one")
     lines = path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-    return frozenset(check_name(line, f"--keys {path}") for line in lines if line)
+    return frozenset(check_name(line, f"`keys` {path}") for line in lines if line)
 
 
 # --------------------------------------------------------------------------- classes and labels
 
 
 def read_classes(root: Path) -> tuple[str, ...] | None:
-    """The class names in ``root``/classes.txt, one a line, in order; None where there is no such file."""
+    """Return the class names in ``root``/classes.txt in order; None where there is no such file."""
     path = root / CLASSES
     if not path.is_file():
         return None
@@ -241,21 +261,25 @@ def write_classes(root: Path, classes: Iterable[str]) -> None:
 
 
 def class_list(name: str | Path) -> tuple[str, ...]:
-    """The class names of a built-in list, or of a file with one a line. Raises FileNotFoundError for neither."""
+    """Return the class names of a built-in list, or of a file with one name on each line.
+
+    Raises FileNotFoundError for anything else.
+    """
     path = (
         Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
     )
     if not path.is_file():
         raise FileNotFoundError(
-            f"--classes {name} is neither a file nor one of {', '.join(CLASS_LISTS)}"
+            f"`classes` {name} is neither a file nor one of {', '.join(CLASS_LISTS)}"
         )
-    return check_classes(files.read_lines(path, "--classes"), path)
+    return check_classes(files.read_lines(path, "`classes`"), path)
 
 
 def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
-    """The cell (two folders), the image's own name and its class, from <cell>/<class>/<image> or <cell>/<class>_<index>.
+    """Return the cell (two folders), the image's own name and its class.
 
-    Raises ValueError where both tell a class and not the same: classes called 1, 2, 3 are mistaken for severities.
+    The name is <cell>/<class>/<image> or <cell>/<class>_<index>. Raises ValueError where folder
+    and file tell different classes: classes called 1, 2, 3 are mistaken for severities.
     """
     *folders, file = name.split("/")
     stem = key_of(file)
@@ -274,15 +298,18 @@ def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:
-    """So many of the names, evenly spread; all where there are fewer."""
+    """Return so many of the names, evenly spread; all of them where there are fewer."""
     return [
         names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
     ]
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Whether a training image is kept for validation: drawn by its key within its cell, such as ``cat_00012``, so that it is
-    kept in every view and degradation, and in any part of the images."""
+    """Tell whether a training image is kept for validation.
+
+    It is drawn by its key within its cell, such as ``cat_00012``, so it is kept in every view and
+    degradation, and in any part of the images.
+    """
     number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
     return int.from_bytes(number, "big") < share * 2**64
 
@@ -290,9 +317,10 @@ def is_held_out(key: str, share: float) -> bool:
 def labels_of(
     names: Iterable[str], classes: Sequence[str], where: Callable[[str], object]
 ) -> np.ndarray:
-    """Labels (N,), indices of ``classes``, of images by their names.
+    """Return labels (N,), indices of ``classes``, of images by their names.
 
-    where: the place of a name, for the message, such as a source's `where`. Raises ValueError for a name without a class.
+    where: returns the place of a name for the message, such as a source's `where`. Raises
+    ValueError for a name without a class.
     """
     index = {label: i for i, label in enumerate(classes)}
     labels = []

@@ -37,8 +37,8 @@ def cosine_inheritance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
     """
     if student.shape != teacher.shape:
         raise ValueError(
-            f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
-            "in shape"
+            f"features of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} "
+            "differ in shape"
         )
     towards = torch.ones(len(student), device=student.device)
     return F.cosine_embedding_loss(student.flatten(1), teacher.detach().flatten(1), towards)

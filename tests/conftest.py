@@ -26,7 +26,8 @@ def prior(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """ImageNet-C in small: two corruptions, severities 3 and 5, two classes of three images; odd names and sizes."""
+    """ImageNet-C in small: two corruptions, severities 3 and 5, two classes of three images; "
+    "odd names and sizes."""
     rng = np.random.default_rng(0)
     for corruption in ("fog", "snow"):
         for severity in ("3", "5"):

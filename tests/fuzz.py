@@ -46,7 +46,8 @@ LABELS = np.arange(10)
 
 
 def mutated(data: bytes, rng: random.Random, tokens: tuple[bytes, ...]) -> bytes:
-    """``data`` with one to eight changes: bits, bytes, extreme integers, slices removed, doubled or moved, tokens put in."""
+    """``data`` with one to eight changes: bits, bytes, extreme integers, slices removed, "
+    "doubled or moved, tokens put in."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         at = rng.randrange(len(out) + 1)
@@ -267,6 +268,7 @@ class Names:
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA import files, tree
         from DDA.sources import open_official
+        from DDA.progress import Show
         from DistilledClassifier import trees
 
         name = data.decode("utf-8", rng.choice(("surrogateescape", "replace")))
@@ -296,7 +298,9 @@ class Names:
         tasks = [
             trees.Task(trees.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names
         ]
-        failures = trees.write(source, (path,), tasks, out, seed=0, workers=1)
+        failures = trees.write(
+            source, (path,), tasks, out, seed=0, workers=1, show=Show(quiet=True)
+        )
         assert (
             kind == 2 or not failures or any(len(one) > 200 or "\udcff" in one for one in failures)
         ), failures
@@ -369,9 +373,9 @@ class Configs:
         self.seeds = [*pipelines, experiment, experiment, evaluation, evaluation]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
-        import pipeline
-
         from DDA import files
+        from DDA.model_adapt.config import read_config
+        from DDA.studies import pipeline
         from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"
@@ -387,7 +391,7 @@ class Configs:
         elif kind == "experiment":
             config.load(path)
         else:
-            config.read_config(path, [])
+            read_config(path, [])
 
 
 TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}
@@ -396,7 +400,8 @@ TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": 
 
 
 def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str | None:
-    """What is wrong with a case, or None. folder: empty; only what lies below its sub-folder ``in`` may change."""
+    """What is wrong with a case, or None. folder: empty; only what lies below its sub-folder "
+    "``in`` may change."""
     rng = random.Random(f"{seed} {name} {case}")
     data = mutated(rng.choice(target.seeds), rng, target.tokens)
     inside = folder / "in"
@@ -423,7 +428,8 @@ def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str 
 def run(
     names: list[str], seed: int, seconds: float, first: int = 0, most: int | None = None
 ) -> int:
-    """Cases of each target in turn until the time is over; prints the counts; returns how many faults there were."""
+    """Cases of each target in turn until the time is over; prints the counts; returns how many "
+    "faults there were."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     counts = dict.fromkeys(names, 0)
     targets = {name: TARGETS[name]() for name in names}
@@ -497,7 +503,8 @@ def main() -> int:
     if status < 0:
         case = next(Path(here).glob("*/case")).read_text()
         print(
-            f"FAULT the process died of signal {-status} at: --seed {args.seed} --target {' --case '.join(case.split())}"
+            f"FAULT the process died of signal {-status} at: --seed {args.seed} --target "
+            f"{' --case '.join(case.split())}"
         )
     shutil.rmtree(here)
     return abs(status)

@@ -1,4 +1,5 @@
-"""What several test files share: parity vectors, deterministic weights, tiny networks and checkpoints."""
+"""What several test files share: parity vectors, deterministic weights, tiny networks and "
+"checkpoints."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def parity(name: str) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def fill_weights(model: torch.nn.Module, rule: str) -> torch.nn.Module:
-    """Weights as the vectors were made with: from each tensor's name; ``hot`` adds 1 to the gains of the norms."""
+    """Weights as the vectors were made with: from each tensor's name; ``hot`` adds 1 to the "
+    "gains of the norms."""
     state = {}
     for name, tensor in model.state_dict().items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -116,7 +118,8 @@ def processes_of(text: str) -> list[int]:
 
 
 def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
-    """Four labelled images a cell and a classifier with random weights; flags that name them, the prior and an out folder."""
+    """Four labelled images a cell and a classifier with random weights; flags that name them, "
+    "the prior and an out folder."""
     from DistilledClassifier import classifiers
 
     rng = np.random.default_rng(0)

@@ -69,7 +69,8 @@ def is_parser(name: str) -> bool:
 
 
 def measure(root: Path) -> dict[str, object]:
-    """Files, tokens, the median, 90th percentile and largest length of functions, and the longest ones."""
+    """Files, tokens, the median, 90th percentile and largest length of functions, and the "
+    "longest ones."""
     paths = sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
     found = {

@@ -1,7 +1,12 @@
 """Command lines written as their help reads."""
 
+import json
+import os
+import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from DDA import commands
@@ -35,7 +40,7 @@ def parser():
 
 
 def test_a_line_is_a_flag_with_its_type_and_default(parser):
-    args = vars(parser.parse_args(["a.yaml", "--out", "here"]))
+    args, _ = parser.read(["a.yaml", "--out", "here"])
     assert args == {
         "config": Path("a.yaml"),
         "out": Path("here"),
@@ -115,3 +120,99 @@ def test_the_help_says_what_the_text_says(parser):
     ):
         assert part in text
     assert "[]" not in text
+
+
+# ---------------------------------------------------------------------------------- what is printed
+
+
+def run(parser, argv, work, capsys):
+    status = commands.run(parser, argv, work)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+REQUIRED = ["a.yaml", "--out", "x"]
+
+
+def test_settings_in_backquotes_become_flags(parser, capsys):
+    def work(values, output):
+        output.say("the plan names `count`, `severity` and `nothing`")
+        raise ValueError("`layout` tree does not go with `names`; see `config`")
+
+    status, out, err = run(parser, REQUIRED, work, capsys)
+    assert status == 2 and out == "the plan names --count, --sev and `nothing`\n"
+    assert err == "x.py: error: --layout tree does not go with --names; see YAML\n"
+
+
+def test_settings_of_subcommands_become_flags(capsys):
+    parser = commands.Parser("y.py")
+    subcommands = parser.add_subparsers(dest="command")
+    for name, flags in (("make", "--base_samples->source FILE"), ("see", "--out FILE!")):
+        commands.add_flags(subcommands.add_parser(name), flags + commands.OUTPUT)
+
+    def work(values, output):
+        raise FileNotFoundError("`source` x does not exist, nor does `out`")
+
+    status, _, err = run(parser, ["make", "--base_samples", "x"], work, capsys)
+    assert status == 2 and err == "y.py: error: --base_samples x does not exist, nor does --out\n"
+
+
+def talk(values, output):
+    output.say("plan")
+    output.note("a note")
+    output.step("step 1")
+    output.progress(2).add([(1, 0)])
+    output.warn("`count` went wrong")
+    numbers = {"nan": float("nan"), "one": np.float32(1), "many": (np.int64(2), {"a": np.inf})}
+    output.result("the result", {"path": Path("a/b"), **numbers})
+    return 1
+
+
+def test_a_command_prints_its_plan_and_result_on_stdout_and_the_rest_on_stderr(parser, capsys):
+    status, out, err = run(parser, REQUIRED, talk, capsys)
+    assert status == 1 and out == "plan\nthe result\n"
+    assert "x.py: note: a note\nstep 1\nfirst 1 in " in err and err.endswith("--count went wrong\n")
+
+
+def test_quiet_leaves_the_result_and_what_went_wrong(parser, capsys):
+    status, out, err = run(parser, [*REQUIRED, "--quiet"], talk, capsys)
+    assert (status, out, err) == (1, "the result\n", "x.py: --count went wrong\n")
+
+
+def test_json_is_one_object_on_stdout_and_all_else_is_on_stderr(parser, capsys):
+    status, out, err = run(parser, [*REQUIRED, "--json"], talk, capsys)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    assert status == 1 and out.count("\n") == 1
+    result = json.loads(out, parse_constant=refuse)
+    assert result == {"path": "a/b", "nan": None, "one": 1.0, "many": [2, {"a": None}]}
+    assert "plan\n" in err and "x.py: note: a note" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_one_line(parser, capsys, number):
+    def work(values, output):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status, out, err = run(parser, REQUIRED, work, capsys)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    assert (status, out) == (130, "")
+    assert err == "x.py: interrupted; run the same command again to go on\n"
+
+
+def test_a_command_of_several_ranks_translates_too(parser, capsys):
+    def work(world, values, output):
+        return world.on_root(fail)
+
+    def fail():
+        raise ValueError("`rate` 2 is outside 0..1")
+
+    assert commands.run_ranks(parser, REQUIRED, work) == 2
+    assert capsys.readouterr().err == "x.py: error: --rate 2 is outside 0..1\n"

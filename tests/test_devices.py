@@ -40,7 +40,7 @@ def test_each_process_gets_the_device_of_its_place(gpus, text, place, device):
 )
 def test_what_is_no_device_is_refused_in_words(gpus, text):
     with pytest.raises(
-        ValueError, match="--device .*(torch sees 2 GPUs here|is unknown; use auto)"
+        ValueError, match="`device` .*(torch sees 2 GPUs here|is unknown; use auto)"
     ):
         devices.pick_device(text)
 

@@ -27,6 +27,8 @@ OPENERS = {
     *("Of", "What", "Where", "Which", "How", "By", "They", "Them", "That", "Those", "As", "So"),
     *("Whether", "To", "In", "On", "If", "For", "From", "With", "It", "There", "Because"),
 }
+# flags of other people's programs
+OTHERS = re.compile(r"torchrun .*--master-port|srun --[^`]*|pip install --.*")
 NO_NOUNS = {"found", "there", "told", "odd", "said"}
 
 
@@ -120,14 +122,14 @@ def test_variables_are_nouns(file):
 
 @pytest.mark.parametrize("file", LIBRARY)
 def test_the_library_names_settings_and_no_flags(file):
-    if file == "DDA/commands.py":
-        return  # it makes flags of settings
+    if file == "DDA/commands.py" or file.startswith("DDA/studies/"):
+        return  # the first makes flags of settings, the others write whole command lines
     faults = [
         f"line {node.lineno}: {node.value.strip()[:60]}"
         for node in ast.walk(TREES[file])
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
-        and re.search(r"(?<![\w-])--[a-zA-Z]", node.value)
+        and re.search(r"(?<![\w-])--[a-zA-Z]", OTHERS.sub("", node.value))
     ]
     assert not faults, faults
 

@@ -620,10 +620,14 @@ def test_the_script_runs_from_a_checkout_that_is_not_installed(folder):
 
 
 PUBLISHED_FLAGS = (
-    "--image_size 256 --attention_resolutions 32,16,8 --class_cond False --learn_sigma True --num_channels 256 "
-    "--num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True "
-    "--diffusion_steps 1000 --noise_schedule linear --batch_size 4 --num_samples 10000 --timestep_respacing 100",
-    "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3 --diffusion_steps 1000 "
+    "--image_size 256 --attention_resolutions 32,16,8 --class_cond False --learn_sigma True "
+    "--num_channels 256 "
+    "--num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_fp16 True "
+    "--use_scale_shift_norm True "
+    "--diffusion_steps 1000 --noise_schedule linear --batch_size 4 --num_samples 10000 "
+    "--timestep_respacing 100",
+    "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3 "
+    "--diffusion_steps 1000 "
     "--noise_schedule cosine --batch_size 256 --num_samples 10000 --timestep_respacing 100",
 )
 

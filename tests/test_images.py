@@ -83,11 +83,11 @@ def test_splits_and_sequences_have_their_own_folders(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "corruptions", "severities", "words"),
     [
-        ("imagenetc", [], [], "--corruption is missing; found: fog, snow"),
-        ("imagenetc", ["rain"], [], "--corruption rain .*found: fog, snow"),
-        ("imagenetc", ["fog"], ["4"], "--severity 4 .*found: 3, 5"),
-        ("imagenet", ["fog"], [], "--train True wants the split train.*found: 3, 5"),
-        ("tree", ["fog"], [], "--dataset tree is unknown"),
+        ("imagenetc", [], [], "`corruption` is missing; found: fog, snow"),
+        ("imagenetc", ["rain"], [], "`corruption` rain .*found: fog, snow"),
+        ("imagenetc", ["fog"], ["4"], "`severity` 4 .*found: 3, 5"),
+        ("imagenet", ["fog"], [], "`train` True wants the split train.*found: 3, 5"),
+        ("tree", ["fog"], [], "`layout` tree is unknown"),
     ],
 )
 def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(

@@ -382,8 +382,10 @@ def test_a_folder_of_the_last_release_goes_on_where_it_stopped(tree, tmp_path):
     digest = hashlib.sha256((tree / "fog/3/cat/a b.png").read_bytes()).hexdigest()
     (out / "settings.json").write_text('{\n  "N": 5,\n  "s_y": null,\n  "eta": 0.0\n}\n')
     (out / "manifest.fog.3.json").write_text(
-        '{"cell": "fog/3", "state": "running", "planned": 6, "failures": {"fog/3/cat/1.JPEG": "it is empty (0 bytes)"}, '
-        f'"source": "/x", "source_sha256": {{"fog/3/cat/a b.png": "{digest}"}}, "versions": {{}}, "ranks": 2}}'
+        '{"cell": "fog/3", "state": "running", "planned": 6, "failures": {"fog/3/cat/1.JPEG": '
+        '"it is empty (0 bytes)"}, '
+        f'"source": "/x", "source_sha256": {{"fog/3/cat/a b.png": "{digest}"}}, "versions": '
+        f'{{}}, "ranks": 2}}'
     )
     plan = whole_job(tree, out, ["fog/3"], {"N": 5, "s_y": None, "eta": 0.0})
     assert (len(plan.done), plan.todo) == (1, 5)

@@ -228,8 +228,10 @@ def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
 
 def test_an_interruption_waits_for_the_command_to_save(tmp_path):
     (tmp_path / "child.py").write_text(
-        "import pathlib, sys, time\nhere = pathlib.Path(sys.argv[0]).parent\n(here / 'begun').touch()\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(1.5); (here / 'saved').touch(); sys.exit(130)\n"
+        "import pathlib, sys, time\nhere = pathlib.Path(sys.argv[0]).parent\n(here / "
+        "'begun').touch()\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(1.5); (here / "
+        "'saved').touch(); sys.exit(130)\n"
     )
     (tmp_path / "parent.py").write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom DDA import commands\n"

@@ -119,7 +119,8 @@ def test_rank_count_and_batch_size_change_nothing(folder, ranks, batch_size):
     actual = adapted(folder, f"r{ranks}b{batch_size}", ranks=ranks, batch_size=batch_size)
     gap = np.abs(actual.astype(int) - expected)
     print(
-        f"\n{ranks} ranks, batch {batch_size}: {100 * (gap <= 1).mean():.4f} % within 1 grey level, largest gap {gap.max()}"
+        f"\n{ranks} ranks, batch {batch_size}: {100 * (gap <= 1).mean():.4f} % within 1 grey "
+        f"level, largest gap {gap.max()}"
     )
     assert agreement(actual, expected) >= 0.999
 
@@ -217,7 +218,8 @@ def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
 
     outside = []
     print(
-        "\n| corruption | real % | ours - real, mean of severities | standard error | by severity |\n|---|---|---|---|---|"
+        "\n| corruption | real % | ours - real, mean of severities | standard error | by "
+        "severity |\n|---|---|---|---|---|"
     )
     for name in CORRUPTIONS:
         theirs = np.stack([right(pixels) for pixels in real[name]])

@@ -177,7 +177,8 @@ def test_a_browser_shows_the_page_at_the_width_of_a_phone_and_of_a_desk(out, tmp
     assert main([str(out), "--images", "2"]) == 0
     page = html.escape((out / "report.html").read_text(), quote=True)
     (tmp_path / "frame.html").write_text(
-        f'<iframe id=f style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe><script>f.onload=()=>{{'
+        f'<iframe id=f style="width:{width}px;height:800px;border:0" '
+        f'srcdoc="{page}"></iframe><script>f.onload=()=>{{'
         "const d=f.contentDocument,bad=[...d.images].filter(i=>!i.naturalWidth).length;"
         "const points=d.querySelectorAll('svg circle').length;"
         "document.body.dataset.found=[d.documentElement.scrollWidth,bad,d.images.length,points]"

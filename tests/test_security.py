@@ -1,4 +1,5 @@
-"""What data files may not do: execute code, write elsewhere, crash the interpreter, give wrong labels in silence."""
+"""What data files may not do: execute code, write elsewhere, crash the interpreter, give wrong "
+"labels in silence."""
 
 import json
 import os
@@ -18,6 +19,7 @@ from DDA import files, sources
 from DDA import tree as trees
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import test_ensemble
+from DDA.model_adapt.config import read_config
 from DDA.sources import arrays, cifar
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.experiments import config
@@ -92,8 +94,8 @@ def test_configs_of_values_inherit_and_read_as_those_of_python(tmp_path):
     (tmp_path / "e.py").write_text(
         "_base_ = 'base.json'\ndata = dict(samples_per_gpu=8, test=dict(layout='imagenetc'))\n"
     )
-    ours = config.read_config(tmp_path / "e.yaml", ["data.a=2"])
-    assert ours == config.read_config(tmp_path / "e.py", ["data.a=2"])
+    ours = read_config(tmp_path / "e.yaml", ["data.a=2"])
+    assert ours == read_config(tmp_path / "e.py", ["data.a=2"])
     assert ours["data"] == {
         "test": {"pipeline": [], "layout": "imagenetc"},
         "a": 2,
@@ -295,7 +297,7 @@ def test_a_file_whose_name_cannot_be_a_copy_is_a_failure_of_its_own(tmp_path, pr
 
 @pytest.mark.parametrize("entry", ["name", "data.train", "data.val"])
 def test_folders_that_an_experiment_names_lead_nowhere(entry):
-    with pytest.raises(ValueError, match=f"{entry}: holds the name '../../esc'"):
+    with pytest.raises(ValueError, match=f"`{entry}`: holds the name '../../esc'"):
         config.load(
             ROOT / "DistilledClassifier/configs/ind/CIFAR10/ResNet20/clean.yaml",
             {entry: "../../esc"},
@@ -459,7 +461,7 @@ def test_a_file_of_one_severity_is_not_taken_for_five(tmp_path):
     path = corruption(tmp_path / "c", LABELS)
     for source in (path, path.parent):
         with pytest.raises(
-            files.BadFile, match=r"seems to hold one severity. Tell which, --severity 5"
+            files.BadFile, match=r"seems to hold one severity. Tell which, `severity` 5"
         ):
             sources.open_source(source)
         opened = sources.open_source(source, severity=3)

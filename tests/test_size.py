@@ -1,4 +1,5 @@
-"""The product's functions stay short; tests/measure.py says which are the longest, and counts the code."""
+"""The product's functions stay short; tests/measure.py says which are the longest, and counts "
+"the code."""
 
 from helpers import ROOT
 from measure import measure

@@ -318,7 +318,8 @@ WNIDS = tree.class_list("imagenet")
 @pytest.mark.parametrize(
     "text",
     [
-        f"ImageId,PredictionString\nILSVRC2012_val_00000001,{WNIDS[4]} 1 2 3 4 \nILSVRC2012_val_00000002,{WNIDS[2]} 5 6 7 8\n",
+        f"ImageId,PredictionString\nILSVRC2012_val_00000001,{WNIDS[4]} 1 2 3 4 "
+        f"\nILSVRC2012_val_00000002,{WNIDS[2]} 5 6 7 8\n",
         "ILSVRC2012_val_00000001.JPEG 4\nILSVRC2012_val_00000002.JPEG 2\n",
         f"{WNIDS[4]}\n{WNIDS[2]}\n",
         "kit",

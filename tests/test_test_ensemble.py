@@ -657,7 +657,8 @@ def test_flags_that_are_not_given_leave_the_config_alone(here, tmp_path):
     own = tmp_path / "own.py"
     base = ROOT / "DDA/model_adapt" / CONFIG
     own.write_text(
-        f"_base_ = ['{base}']\nevaluation = dict(ensemble='confidence', corruption=['snow'], scores='probabilities')\n"
+        f"_base_ = ['{base}']\nevaluation = dict(ensemble='confidence', corruption=['snow'], "
+        "scores='probabilities')\n"
     )
     flags = [own, *command(here, tmp_path / "out")[1:]]
     assert main([*map(str, flags)]) == 0
@@ -829,8 +830,8 @@ def test_classifiers_of_other_classes_and_cells_without_copies_are_named(here, t
     torch.save(classifiers.CifarResNet(8, 7).state_dict(), tmp_path / "seven.pth")
     assert main(command(here, tmp_path, "--second_model_prefix", tmp_path / "seven.pth")) == 1
     assert (
-        "seven gives scores of 7 classes, but the images have 10; take a classifier of these classes"
-        in capsys.readouterr().err
+        "seven gives scores of 7 classes, but the images have 10; take a classifier of these "
+        "classes" in capsys.readouterr().err
     )
     make_trees(tmp_path)
     shutil.rmtree(tmp_path / "adapted/fog/3")

@@ -378,8 +378,8 @@ class Report:
     def faults(self) -> list[str]:
         """Return a sentence for each kind of thing that is not there."""
         advice = (
-            f"the reasons are in {self.save_dir}/manifest*.json, "
-            "and the same command tries them again"
+            f"the reasons are in {self.save_dir}/manifest*.json, and the same command tries them "
+            "again"
         )
         groups = ((sorted(self.failed), "failed"), (self.missing, "are missing"))
         sentences = [

@@ -123,8 +123,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         parts = ", ".join(map(str, list(state)[:6])) if isinstance(state, Mapping) else ""
         inner = f" Its parts are {parts}." if parts else ""
         raise ValueError(
-            f"`model_path` {path} is not a flat state dict of tensors, "
-            f"as guided-diffusion saves it.{inner}"
+            f"`model_path` {path} is not a flat state dict of tensors, as guided-diffusion saves "
+            f"it.{inner}"
         )
     return dict(state)
 
@@ -134,8 +134,8 @@ def _fault(path: Path, error: Exception) -> str:
     unpickling = isinstance(error, pickle.UnpicklingError)
     if unpickling and re.search("[Ww]eights only|Unsupported", str(error)):
         return (
-            "holds more than tensors and loading it would execute code; it was not loaded. "
-            "Save the plain state dict: torch.save(model.state_dict(), path)"
+            "holds more than tensors and loading it would execute code; it was not loaded. Save "
+            "the plain state dict: torch.save(model.state_dict(), path)"
         )
     size = f"({path.stat().st_size:,} bytes)"
     return f"{size} is cut off or no torch checkpoint; get it again"
@@ -157,8 +157,8 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
         known = ", ".join(list(shape)[:3]) or "no tensors"
         raise ValueError(
-            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images "
-            f"(it holds {known}, …)"
+            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images (it holds "
+            f"{known}, …)"
         )
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
@@ -232,8 +232,8 @@ def _refuse_contradictions(
     ]
     if wrong:
         raise ValueError(
-            f"these settings contradict {path}: {'; '.join(wrong)}. "
-            f"Leave them out: the {word} tells them"
+            f"these settings contradict {path}: {'; '.join(wrong)}. Leave them out: the {word} "
+            "tells them"
         )
 
 
@@ -258,8 +258,8 @@ def _untold(path: Path, recognised: dict[str, Any], given: Mapping[str, Any]) ->
         names = ", ".join(f"`{name}`" for name in missing)
         values = " ".join(f"`{name}` {value}" for name, value in REFERENCE_DEFAULTS.items())
         raise ValueError(
-            f"{path} does not tell {names}; give what it was trained with "
-            f"(guided-diffusion's defaults: {values})"
+            f"{path} does not tell {names}; give what it was trained with (guided-diffusion's "
+            f"defaults: {values})"
         )
     return {**DEFAULTS, **settings}
 

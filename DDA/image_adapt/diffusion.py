@@ -61,8 +61,8 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
         raise ValueError(
-            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps "
-            f"gives {count} timesteps"
+            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives "
+            f"{count} timesteps"
         )
     counts = [_count(part, respacing) for part in respacing.split(",")]
     length, remainder = divmod(steps, len(counts))
@@ -72,8 +72,8 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
         size = length + (section < remainder)
         if count > size:
             raise ValueError(
-                f"timestep_respacing {respacing!r} wants {count} timesteps of a section "
-                f"that has {size}"
+                f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has "
+                f"{size}"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         # accumulated, not multiplied: the published lists depend on the rounding of the sum
@@ -133,8 +133,8 @@ class Diffusion:
             raise ValueError(f"a diffusion needs at least 2 steps, not {steps}")
         if fixed_variance not in FIXED_VARIANCES:
             raise ValueError(
-                f"fixed_variance {fixed_variance!r} is unknown; "
-                f"use one of {', '.join(FIXED_VARIANCES)}"
+                f"fixed_variance {fixed_variance!r} is unknown; use one of "
+                f"{', '.join(FIXED_VARIANCES)}"
             )
         self.original_steps = steps
         self.learn_sigma = learn_sigma
@@ -231,8 +231,8 @@ class Diffusion:
         wanted = 2 * channels if self.learn_sigma else channels
         if output.shape[1] != wanted:
             raise ValueError(
-                f"the network returns {output.shape[1]} channels, "
-                f"but learn_sigma {self.learn_sigma} expects {wanted}"
+                f"the network returns {output.shape[1]} channels, but learn_sigma "
+                f"{self.learn_sigma} expects {wanted}"
             )
         if not self.learn_sigma:
             return output, float(self._fixed_log_variance[index])

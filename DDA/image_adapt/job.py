@@ -133,8 +133,8 @@ def make_plan(
     for cell in cells:
         if os.path.realpath(source.path / cell) == os.path.realpath(save_dir / cell):
             raise ValueError(
-                f"the copies of {source.path / cell} would lie in {save_dir / cell}, "
-                "which is the same folder"
+                f"the copies of {source.path / cell} would lie in {save_dir / cell}, which is "
+                "the same folder"
             )
         paths, others = source.list(cell, leave_out=save_dir)
         listed.append(paths)
@@ -170,8 +170,8 @@ def _check_keys(
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
         raise ValueError(
-            f"`keys` names {len(unknown)} images that {source.path} does not have, "
-            f"such as {unknown[0]}"
+            f"`keys` names {len(unknown)} images that {source.path} does not have, such as "
+            f"{unknown[0]}"
         )
     if keys and others == keys:
         raise ValueError(
@@ -248,8 +248,8 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     theirs = ledger.read_settings(plan.save_dir)
     if theirs is None and (plan.in_cells or _outside(plan)):
         raise ValueError(
-            f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: "
-            "they were not made by this program; choose another folder"
+            f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made "
+            "by this program; choose another folder"
         )
     differ = [] if theirs is None else ledger.differences(theirs, settings)
     if not differ:
@@ -263,8 +263,8 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
         raise _conflict(
             plan,
             differ,
-            "`overwrite` must make all of them anew, but this plan leaves "
-            f"{len(others)}, such as {min(others)}",
+            f"`overwrite` must make all of them anew, but this plan leaves {len(others)}, such "
+            f"as {min(others)}",
         )
 
 
@@ -297,8 +297,8 @@ def check_source(plan: Plan) -> None:
         if name is not None:
             raise ValueError(
                 f"{plan.source.where(name)} is not the image that its copy in {plan.save_dir} "
-                "was made from; choose another `save_dir` for another source, "
-                "or make the copies anew with `overwrite`"
+                "was made from; choose another `save_dir` for another source, or make the copies "
+                "anew with `overwrite`"
             )
 
 
@@ -555,8 +555,8 @@ def _write(path: Path, image: np.ndarray) -> None:
         images.write_image(path, images.to_pixels(image))
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "make room or choose another `save_dir`"
+            f"cannot write {path}: {error.strerror or error}; make room or choose another "
+            "`save_dir`"
         ) from error
 
 

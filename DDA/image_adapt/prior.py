@@ -67,8 +67,8 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     checkpoints.check(path, weights, settings)
     if settings["class_cond"]:
         raise ValueError(
-            f"`model_path` {path} is class-conditional and cannot adapt images "
-            "whose class is unknown; use an unconditional prior"
+            f"`model_path` {path} is class-conditional and cannot adapt images whose class is "
+            "unknown; use an unconditional prior"
         )
     return Prior(path, weights, settings)
 

@@ -106,8 +106,8 @@ class PriorSettings:
         parts = ranks * self.accumulate
         if self.batch_size % parts:
             raise ValueError(
-                f"`batch_size` {self.batch_size} cannot be shared by {ranks} ranks in `accumulate` "
-                f"{self.accumulate} parts; use a multiple of {parts}"
+                f"`batch_size` {self.batch_size} cannot be shared by {ranks} ranks in "
+                f"`accumulate` {self.accumulate} parts; use a multiple of {parts}"
             )
 
     def check_attention(self, image_size: int) -> None:

@@ -217,8 +217,8 @@ class Images:
         if len(sizes) > 1 or len(set(min(sizes))) > 1:
             shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
             raise ValueError(
-                f"the images are of several sizes or not square ({shown}): "
-                "give `image_size`, and they are resized and cropped"
+                f"the images are of several sizes or not square ({shown}): give `image_size`, "
+                "and they are resized and cropped"
             )
         return min(sizes)[0]
 
@@ -228,8 +228,8 @@ class Images:
         faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if faults:
             raise ValueError(
-                f"{len(faults)} of {len(outcomes)} images cannot be used; "
-                f"remove them or choose another size: {'; '.join(faults[:3])}"
+                f"{len(faults)} of {len(outcomes)} images cannot be used; remove them or choose "
+                f"another size: {'; '.join(faults[:3])}"
             )
         return np.stack(outcomes)
 

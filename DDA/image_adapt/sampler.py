@@ -96,6 +96,6 @@ def check_range(diffusion: Diffusion, diffusion_range: int, behavior: str) -> No
     last = len(diffusion) - (behavior == "published")
     if not 1 <= diffusion_range <= last:
         raise ValueError(
-            f"N {diffusion_range} is outside 1..{last}, "
-            f"the steps of the respaced process ({behavior})"
+            f"N {diffusion_range} is outside 1..{last}, the steps of the respaced process "
+            f"({behavior})"
         )

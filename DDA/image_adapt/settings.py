@@ -101,13 +101,13 @@ class Method:
         fault = None
         if self.D not in divisors:
             fault = (
-                f"`D` {self.D} does not divide the image size {image_size}; "
-                f"use one of {', '.join(map(str, divisors))}"
+                f"`D` {self.D} does not divide the image size {image_size}; use one of "
+                f"{', '.join(map(str, divisors))}"
             )
         elif not 1 <= self.N <= last:
             fault = (
-                f"`N` {self.N} is outside 1..{last}, "
-                f"the steps of the respaced process ({self.behavior})"
+                f"`N` {self.N} is outside 1..{last}, the steps of the respaced process "
+                f"({self.behavior})"
             )
         if fault is not None:
             swapped = 0 < 5 * self.N <= self.D <= length and image_size % self.N == 0
@@ -149,8 +149,8 @@ def method(speed: str | None = None, **given: Any) -> Method:
     respacing = given.get("timestep_respacing", "100")
     if speed and respacing != "100" and "N" not in given:
         raise ValueError(
-            f"`speed` {speed} counts in steps of `timestep_respacing` 100; "
-            f"with {respacing} give `N` too"
+            f"`speed` {speed} counts in steps of `timestep_respacing` 100; with {respacing} give "
+            "`N` too"
         )
     rung = SPEEDS[speed or "exact"]
     values = {name: rung.get(key, default) for name, (key, default) in PRESET.items()} | given

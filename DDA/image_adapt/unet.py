@@ -388,15 +388,15 @@ def create_unet(
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
         raise ValueError(
-            f"image_size {image_size} cannot be halved {len(mult) - 1} times "
-            f"(channel_mult {channel_mult!r})"
+            f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult "
+            f"{channel_mult!r})"
         )
     downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
     for level, width in enumerate(int(m * num_channels) for m in mult):
         if width % 32:
             raise ValueError(
-                f"num_channels {num_channels} times {mult[level]:g} "
-                "is no multiple of the 32 norm groups"
+                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 "
+                "norm groups"
             )
         parts = (
             dict(num_heads=num_heads)
@@ -435,8 +435,8 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
             raise ValueError(
-                f"channel_mult must be given: image_size {image_size} has no default "
-                f"(only {sizes} have)"
+                f"channel_mult must be given: image_size {image_size} has no default (only "
+                f"{sizes} have)"
             )
         return DEFAULT_CHANNEL_MULT[image_size]
     parts = channel_mult.split(",") if isinstance(channel_mult, str) else channel_mult

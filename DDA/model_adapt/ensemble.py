@@ -177,12 +177,14 @@ def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.
 def fuse_images(
     degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the blend (N,C,H,W) of two images under weights (N,2); the first classifier sees it."""
+    """Return the blend (N,C,H,W) of two images under weights (N,2); the first classifier sees "
+    "it."""
     return degraded * weights[:, 0, None, None, None] + adapted * weights[:, 1, None, None, None]
 
 
 def _check(first: torch.Tensor, second: torch.Tensor) -> None:
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(
-            f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and {tuple(second.shape)}"
+            f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and "
+            f"{tuple(second.shape)}"
         )

@@ -213,8 +213,8 @@ class Ensemble(nn.Module):
             return [copies[i] for i in wanted]
         if self.adapter is None:
             raise ValueError(
-                f"the rule {self.rule} needs adapted copies: give the ensemble an `adapter`, "
-                "or the copies as `adapted`"
+                f"the rule {self.rule} needs adapted copies: give the ensemble an `adapter`, or "
+                "the copies as `adapted`"
             )
         return list(self.adapter.pixels([pixels[i] for i in wanted], [keys[i] for i in wanted]))
 
@@ -601,8 +601,8 @@ def common_classes(opened: Sequence[Classifier], named: str | None) -> tuple[str
     for classifier in opened:
         if classes and classifier.classes and tuple(classifier.classes) != tuple(classes):
             raise ValueError(
-                f"{classifier.name} has other classes than {first.name}: "
-                "train both on one class list"
+                f"{classifier.name} has other classes than {first.name}: train both on one class "
+                "list"
             )
     return classes and tuple(classes)
 

@@ -40,8 +40,8 @@ def path_of(first: Classifier, second: Classifier) -> Path:
     """
     if first.path is None or second.path is None:
         raise ValueError(
-            f"{', '.join(FITTED_RULES)} are fitted for two files of weights, and stored beside the "
-            "second: give files as `first` and `second`, not timm/…"
+            f"{', '.join(FITTED_RULES)} are fitted for two files of weights, and stored beside "
+            "the second: give files as `first` and `second`, not timm/…"
         )
     return second.path.with_suffix(".fitted.json")
 

@@ -125,7 +125,7 @@ class Report:
     def _open(self, path: str) -> Source:
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"{path}, whose images were evaluated, is gone; --images 0 leaves the galleries out"
+                f"{path}, whose images were evaluated, is gone; `images` 0 leaves the galleries out"
             )
         classes = None if Path(path).is_dir() else self.facts.classes
         return sources.open_source(Path(path), classes, self.facts.severity)
@@ -245,14 +245,15 @@ class Report:
             for view in (0, 1)
             if shown.key in self._names[view]
         )
-        said = "".join(
-            f"<li class={'right' if shown.is_right(name) else 'wrong'}>{escape(self.title(name))}: "
+        answers = "".join(
+            "<li "
+            f"class={'right' if shown.is_right(name) else 'wrong'}>{escape(self.title(name))}: "
             f"{escape(self.facts.classes[shown.predicted[name]])}</li>"
             for name in ("first", "second", "combined")
             if name in self.names
         )
         label = escape(self.facts.classes[shown.label])
-        caption = f"<figcaption><b>{label}</b><ul>{said}</ul></figcaption>"
+        caption = f"<figcaption><b>{label}</b><ul>{answers}</ul></figcaption>"
         return f"<figure title='{escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
 
     def _pixels(self, view: int, key: str) -> np.ndarray:
@@ -318,7 +319,8 @@ class Report:
             ]
             parts.append(
                 self._gallery(
-                    f"{title}: {len(group):,} of {count:,} images, {100 * len(group) / count:.1f} %",
+                    f"{title}: {len(group):,} of {count:,} images, "
+                    f"{100 * len(group) / count:.1f} %",
                     f"{what} the adapted copy was heard",
                     tree.spread(group, 2 * self._count),
                 )
@@ -354,7 +356,8 @@ class Report:
             else "",
             "Images": self._galleries() if self._count else "",
             "Every column, top-1 %": "".join(
-                f"<details><summary>{escape(self.title(name))}: {self.what(name)}</summary>{self._grid(name)}</details>"
+                f"<details><summary>{escape(self.title(name))}: "
+                f"{self.what(name)}</summary>{self._grid(name)}</details>"
                 for name in self.names
             ),
             "Settings": self._settings(),
@@ -367,7 +370,8 @@ class Report:
         )
         title = escape(title)
         return (
-            f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
+            "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport "
+            "content='width=device-width, "
             f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
             f"{escape(self.summary['protocol'])}.</p>{body}</body></html>\n"
         )
@@ -442,7 +446,8 @@ def _plot(
     parts = []
     for tick in np.arange(low, high + step / 2, step):
         parts.append(
-            f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+            f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
+            'stroke="#ddd"/>'
             f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>'
         )
     for at, label in marks:
@@ -464,7 +469,8 @@ def _plot(
         for title, colour, _ in curves
     )
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}">{"".join(parts)}'
+        f'<svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(text, quote=True)}">{"".join(parts)}'
         f"</svg><p class=legend>{spans} · {escape(text)}</p>"
     )
 

@@ -62,8 +62,8 @@ def join(
         refuse(
             set(keys) - set(names[1]),
             f"of {cell} have no copy in {second.path}",
-            "adapt them too; where only the images that a gate asks for were adapted, "
-            "give `rules` gate alone",
+            "adapt them too; where only the images that a gate asks for were adapted, give "
+            "`rules` gate alone",
         )
     refuse(
         set(names[1]) - set(names[0]),

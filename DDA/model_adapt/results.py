@@ -104,7 +104,8 @@ def _partial(stored: Mapping[str, np.ndarray], facts: Facts) -> dict[str, np.nda
     if missing:
         raise ValueError(
             f"{len(missing)} images have no adapted copy, but the gate asks for one: "
-            f"{', '.join(missing[:3])}; gate.py lists them, image_sample.py with `keys` adapts them"
+            f"{', '.join(missing[:3])}; gate.py lists them, image_sample.py with `keys` adapts "
+            "them"
         )
     scores = {name: stored[name] for name in ("source", "first") if name in stored}
     return scores | {"combined": gated}

@@ -14,7 +14,7 @@ from DDA.sources.cells import LAYOUTS, SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is evaluated. The names are those of ``test_ensemble.py --help``.
+    """The views and the classifiers of an evaluation; the help of test_ensemble.py explains the names.
 
     first, second, source: the classifiers of degraded images, of adapted copies and of clean
     images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
@@ -69,8 +69,8 @@ class Settings:
             )
         if "mCE" in self.metrics and self.baseline is None:
             raise ValueError(
-                "mCE is relative to a classifier's errors: name it, "
-                "`baseline` alexnet for ImageNet-C"
+                "mCE is relative to a classifier's errors: name it, `baseline` alexnet for "
+                "ImageNet-C"
             )
 
     def _check_fit(self) -> None:

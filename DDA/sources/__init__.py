@@ -1,9 +1,11 @@
-"""Sources of images: a folder, or a data set in the files in which it is published, seen as a tree of named images.
+"""Sources of images: a folder, or a data set in its published files, seen as a tree of named
+images.
 
-Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative paths that its images
-have in a tree, sorted by key; ``read(name)``, the image as RGB; ``pixels(name)``, the same as uint8 (H,W,3);
-``encoded(name)``, the bytes of its file, or None where there are only pixels; ``digest(name)``, a SHA-256 of what is read;
-``where(name)``, for messages. Nothing that a file says is executed, and no name that it says leads out of the tree.
+Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative
+paths that its images have in a tree, sorted by key; ``read(name)``, the image as RGB;
+``pixels(name)``, the same as uint8 (H,W,3); ``encoded(name)``, the bytes of its file, or None
+where there are only pixels; ``digest(name)``, a SHA-256 of what is read; ``where(name)``, for
+messages. Nothing that a file says is executed, and no name that it says leads out of the tree.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from DDA.sources.folder import Folder
 from DDA.sources.imagenet import imagenet, tiny_imagenet
 
 FORMATS = (
-    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder with labels.npy and one "
-    "<corruption>.npy each (CIFAR-10-C), or one such file; an .npy or .npz of images; the word digits"
+    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder "
+    "with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such file; an .npy or "
+    ".npz of images; the word digits"
 )
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
@@ -32,16 +35,17 @@ Source = Folder | Arrays
 def open_source(
     path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None
 ) -> Source:
-    """Recognise what lies at ``path``: one of FORMATS.
+    """Open whatever lies at ``path``: one of FORMATS.
 
-    classes: names for labels that come without. severity: that of the images in a file of a corruption that holds one.
-    Raises FileNotFoundError where there is nothing, ValueError for what is damaged, unknown or wants to execute code.
+    classes: names for labels that come without. severity: that of the images in a file of a
+    corruption that holds one. Raises FileNotFoundError where nothing is there, and ValueError for
+    a file that is damaged, unknown or asks to execute code.
     """
     path = Path(path)
     if str(path) == DIGITS and not path.exists():
         return digits(classes)
     if not path.exists():
-        raise FileNotFoundError(f"--base_samples {path} does not exist; expected {FORMATS}")
+        raise FileNotFoundError(f"`source` {path} does not exist; expected {FORMATS}")
     if path.is_dir():
         return (
             cifar_folder(path, classes)
@@ -54,7 +58,7 @@ def open_source(
         return npy(path, classes, severity)
     if path.name.endswith(ARCHIVES):
         return archive(path, classes)
-    raise ValueError(f"--base_samples {path} is no source of images; expected {FORMATS}")
+    raise ValueError(f"`source` {path} is no source of images; expected {FORMATS}")
 
 
 def open_official(
@@ -63,9 +67,10 @@ def open_official(
     labels: Path | None = None,
     severity: int | None = None,
 ) -> Source:
-    """`open_source`, and ImageNet and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours.
+    """Open a source, also ImageNet and Tiny-ImageNet as they are unpacked.
 
-    A folder with classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
+    These get the names that they have in a tree of ours. A folder with classes.txt is such a tree
+    already. labels: the official list of a flat ImageNet val folder.
     """
     path = Path(path)
     if path.is_dir() and tree.read_classes(path) is None:
@@ -76,7 +81,7 @@ def open_official(
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:
-    """An image, uint8 (H,W,3). Raises BadFile that names it where it is damaged."""
+    """Return an image, uint8 (H,W,3). Raises BadFile that names it where it is damaged."""
     try:
         return source.pixels(name)
     except Exception as error:  # PIL and its plugins raise many types for damaged files

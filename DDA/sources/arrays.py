@@ -23,7 +23,7 @@ SEVERITIES = 5  # of the official files
 class Arrays:
     """Images in arrays, in parts that are folders of the tree.
 
-    severity: what `open_source` was told of files that hold one.
+    severity: that of files that hold one, as `open_source` was told.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Arrays:
         )  # another process reads the same files
 
     def add(self, folder: str, part: Rows | Jpegs, count: int, labels: Any = None) -> None:
-        """A part of ``count`` images under ``folder``, named <class>_<row> where labels are given, else <row>.
+        """Add a part of ``count`` images under ``folder``.
 
-        labels: class indices (N,), or whatever `as_labels` takes. Raises BadFile for names that lead elsewhere and for
+        They are named <class>_<row> where labels are given, else <row>. labels: class indices
+        (N,), or whatever `as_labels` takes. Raises BadFile for names that lead elsewhere and for
         labels that are none.
         """
         if folder != ".":
@@ -61,11 +62,13 @@ class Arrays:
                 )
             if self.classes is None:
                 raise ValueError(
-                    f"{self.path}: {folder} has labels, but nothing tells the class names; give --classes"
+                    f"{self.path}: {folder} has labels, but nothing tells the class names; give "
+                    "`classes`"
                 )
             if count and labels.max() >= len(self.classes):
                 raise files.BadFile(
-                    f"{self.path}: {folder} has the label {labels.max()}, but there are {len(self.classes)} classes"
+                    f"{self.path}: {folder} has the label {labels.max()}, but there are "
+                    f"{len(self.classes)} classes"
                 )
         if count:
             self._folders.add(folder)
@@ -76,6 +79,7 @@ class Arrays:
 
     @property
     def names(self) -> list[str]:
+        """Return the names of all images, sorted by key."""
         if len(self._sorted) < len(self._places):
             self._sorted = sorted(self._places, key=tree.key_of)
         return self._sorted
@@ -83,6 +87,7 @@ class Arrays:
     def list(
         self, cell: str = ".", *, leave_out: Path | None = None
     ) -> tuple[list[str], list[str]]:
+        """Return the names of the images below a folder of the tree; there are no other files."""
         if cell == ".":
             return self.names, []
         first, end = (
@@ -91,6 +96,7 @@ class Arrays:
         return self.names[first:end], []
 
     def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder."""
         prefix = "" if folder == "." else f"{folder}/"
         return sorted(
             {
@@ -101,24 +107,30 @@ class Arrays:
         )
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
+        """Tell that a folder is no tree of adapted images."""
         return False
 
     def where(self, name: str) -> str:
+        """Return the place of an image, for messages."""
         return f"{self.path}: {name}"
 
     def read(self, name: str) -> Image.Image:
+        """Return an image as RGB."""
         part, row = self._places[name]
         return part.read(row)
 
     def pixels(self, name: str) -> np.ndarray:
+        """Return an image as uint8 (H,W,3)."""
         part, row = self._places[name]
         return part.pixels(row)
 
     def encoded(self, name: str) -> bytes | None:
+        """Return the bytes of an image's file, or None where there are only pixels."""
         part, row = self._places[name]
         return part.encoded(row)
 
     def digest(self, name: str) -> str:
+        """Return the SHA-256 of an image's file or pixels."""
         return hashlib.sha256(self.encoded(name) or self.read(name).tobytes()).hexdigest()
 
 
@@ -132,15 +144,18 @@ class Rows:
         self._pixels: np.ndarray | None = None
 
     def read(self, row: int) -> Image.Image:
+        """Return an image as RGB."""
         return Image.fromarray(self.pixels(row))
 
     def pixels(self, row: int) -> np.ndarray:
+        """Return an image as uint8 (H,W,3)."""
         if self._pixels is None:
             self._pixels = self._load()
         pixels = np.ascontiguousarray(self._pixels[row])
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
     def encoded(self, row: int) -> None:
+        """Return None: there are only pixels."""
         return None
 
 
@@ -153,13 +168,16 @@ class Jpegs:
         self._data, self._offsets = data, offsets
 
     def read(self, row: int) -> Image.Image:
+        """Return an image as RGB."""
         with Image.open(io.BytesIO(self.encoded(row)), formats=["JPEG"]) as image:
             return image.convert("RGB")
 
     def pixels(self, row: int) -> np.ndarray:
+        """Return an image as uint8 (H,W,3)."""
         return np.asarray(self.read(row))
 
     def encoded(self, row: int) -> bytes:
+        """Return the bytes of an image's file."""
         return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
 
 
@@ -167,10 +185,10 @@ class Jpegs:
 
 
 def as_labels(values: Any, where: str) -> np.ndarray:
-    """Class indices int64 (N,) of an array (N,) or (N,1), or of a flat list of numbers.
+    """Return class indices int64 (N,) of an array (N,) or (N,1), or of a flat list of numbers.
 
-    Whole numbers in floating point are taken for what they are. Raises BadFile, in words, for labels that are one-hot, text,
-    negative, fractional or too large for an index.
+    Whole numbers in floating point are taken as what they are. Raises BadFile for labels that are
+    one-hot, text, negative, fractional or too large for an index.
     """
     expected = "expected one class index for each image, 0, 1, 2, …"
     if isinstance(values, list):
@@ -190,24 +208,29 @@ def as_labels(values: Any, where: str) -> np.ndarray:
     if values.ndim != 1:
         one_hot = "one-hot rows or scores" if values.ndim == 2 else "an array"
         raise files.BadFile(
-            f"{where} has labels of the shape {values.shape}, {one_hot}; {expected}: labels.argmax(1)"
+            f"{where} has labels of the shape {values.shape}, {one_hot}; {expected}: "
+            "labels.argmax(1)"
         )
     if values.dtype.kind not in "iuf":
         raise files.BadFile(f"{where} has labels that are no numbers ({values.dtype}); {expected}")
-    odd = values[~((values >= 0) & (values < 2**31) & (values == np.floor(values)))]
-    if len(odd):
-        raise files.BadFile(f"{where} has the label {odd[0]}; {expected}")
+    invalid = values[~((values >= 0) & (values < 2**31) & (values == np.floor(values)))]
+    if len(invalid):
+        raise files.BadFile(f"{where} has the label {invalid[0]}; {expected}")
     return values.astype(np.int64)
 
 
 def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """The class names of labels that come without: CIFAR-10's where there are 10, CIFAR-100's where there are 100."""
+    """Return the class names of labels that come without.
+
+    They are CIFAR-10's where there are 10, CIFAR-100's where there are 100.
+    """
     largest = int(labels.max(initial=-1))
     known = {9: "cifar10", 99: "cifar100"}
     if largest in known:
         return tree.class_list(known[largest])
     raise ValueError(
-        f"{where} has labels up to {largest} but no class names; give --classes FILE, one name a line"
+        f"{where} has labels up to {largest} but no class names; give `classes`, a file with one "
+        "name a line"
     )
 
 
@@ -215,16 +238,17 @@ def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
 
 
 class Header(NamedTuple):
-    """What an array's header declares."""
+    """The shape and the type that an array's header declares."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def _header(file: Any, where: str, size: int) -> Header:
-    """The header of an .npy file that is open; ``size`` bytes are there in all, header and numbers.
+    """Return the header of an open .npy file.
 
-    Raises BadFile where it declares more numbers than there are bytes, or Python objects, whose loading executes code.
+    size: bytes that exist in all, header and numbers. Raises BadFile where the header declares
+    more numbers than there are bytes, or Python objects, whose loading executes code.
     """
     with files.parsing(where, "npy file of numbers"):
         version = np.lib.format.read_magic(file)
@@ -236,22 +260,22 @@ def _header(file: Any, where: str, size: int) -> Header:
         shape, _, dtype = read(file)
         if dtype.hasobject:
             raise files.BadFile(
-                f"{where} is no npy file of numbers: it holds Python objects, whose loading could execute "
-                "code; save an array of numbers"
+                f"{where} is no npy file of numbers: it holds Python objects, whose loading "
+                "could execute code; save an array of numbers"
             )
         if min(shape, default=0) < 0:
             raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
         declared = math.prod(shape) * dtype.itemsize
         if declared > size:
             raise files.BadFile(
-                f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it is cut off or "
-                "damaged, get it again"
+                f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it "
+                "is cut off or damaged, get it again"
             )
     return Header(shape, dtype)
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    """Mapped, not read: CIFAR-10-C has 15 files of 150 MB."""
+    """Map an .npy file instead of reading it: CIFAR-10-C has 15 files of 150 MB."""
     with files.parsing(path, "npy file of numbers"):
         with open(path, "rb") as file:
             _header(file, f"{path}", path.stat().st_size)
@@ -259,7 +283,8 @@ def _load_npy(path: Path) -> np.ndarray:
 
 
 def _check_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
-    """How many images uint8 (N,H,W,3) or (N,H,W) there are. Raises BadFile for any other array."""
+    """Return the number of images uint8 (N,H,W,3) or (N,H,W). Raises BadFile for any other "
+    "array."""
     if (
         dtype != np.uint8
         or not (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3))
@@ -277,7 +302,10 @@ def _check_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
 def official_arrays(
     path: Path, classes: Sequence[str] | None, severity: int | None
 ) -> Arrays | None:
-    """CIFAR-10-C, CIFAR-100-C: labels.npy and <corruption>.npy of equally many rows for each severity 1..5."""
+    """Open CIFAR-10-C or CIFAR-100-C; return None for any other folder.
+
+    It holds labels.npy, and <corruption>.npy of equally many rows for each severity 1..5.
+    """
     corruptions = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
     if not corruptions:
         return None
@@ -289,7 +317,7 @@ def official_arrays(
 
 
 def npy(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
-    """One file of images, or of one corruption where labels.npy lies beside it."""
+    """Open one file of images, or of one corruption where labels.npy lies beside it."""
     labels = path.with_name("labels.npy")
     if path.stem in CIFAR_C and labels.is_file():
         return _corruptions(path, [path], labels, classes, severity)
@@ -327,10 +355,11 @@ def _corruptions(
 def _severity_parts(
     where: str, rows: int, labels: np.ndarray, severity: int | None
 ) -> list[tuple[int, int, np.ndarray]]:
-    """Severity, first row and labels of each part of a file of a corruption with ``rows`` images.
+    """Return severity, first row and labels of each part of a file of a corruption.
 
-    A file holds five severities where the five blocks of its labels are equal, or there is one label for each row of a
-    severity. Any other holds one, and then ``severity`` tells which. Raises BadFile where it is not told, or nothing fits.
+    rows: its images. A file holds five severities where the five blocks of its labels are equal,
+    or where there is one label for each row of a severity. Any other file holds one severity,
+    which ``severity`` tells. Raises BadFile where nobody tells it, or where nothing fits.
     """
     each = rows // SEVERITIES
     blocks = labels.reshape(SEVERITIES, -1) if len(labels) % SEVERITIES == 0 else None
@@ -346,15 +375,16 @@ def _severity_parts(
     )
     if of_one is None:
         raise files.BadFile(
-            f"{where} has {rows} images and labels.npy {len(labels)} labels; expected {SEVERITIES} "
-            "severities of equally many"
+            f"{where} has {rows} images and labels.npy {len(labels)} labels; expected "
+            f"{SEVERITIES} severities of equally many"
         )
     if severity is None:
         why = "whose five blocks differ" if len(labels) == rows else "for as many of each severity"
+        counts = f"{rows} images and labels.npy {len(labels)} labels, {why}"
         raise files.BadFile(
-            f"{where} has {rows} images and labels.npy {len(labels)} labels, {why}: the file seems to hold one "
-            "severity. Tell which, --severity 5 for example; where there is no such flag, write it as a tree "
-            "first, make_data.py prepare --severity 5"
+            f"{where} has {counts}: the file seems to hold one severity. Tell which, `severity` 5 "
+            "for example; where nothing takes a severity, write it as a tree first "
+            "(make_data.py prepare)"
         )
     return [(severity, 0, of_one)]
 
@@ -363,7 +393,9 @@ def _severity_parts(
 
 
 class _Archive:
-    """The arrays of an npz file: what they declare is compared with what is there before anything is made of it."""
+    """The arrays of an npz file, whose declared sizes are compared with the file before they are
+    read.
+    """
 
     MOST_DEFLATED = 1032  # no stream of zlib holds more bytes for one of its own
 
@@ -380,7 +412,8 @@ class _Archive:
             info.compress_size + 1
         ):
             raise files.BadFile(
-                f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is damaged, get it again"
+                f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is "
+                "damaged, get it again"
             )
         with data.zip.open(info) as file:
             return _header(file, where, info.file_size)
@@ -394,7 +427,11 @@ class _Archive:
 
 
 def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
-    """Arrays by their names: train_x and test_x with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg files."""
+    """Open arrays by their names.
+
+    train_x and test_x go with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg with
+    offsets.
+    """
     archive = _Archive(path)
     large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
     small = {name: archive.read(name) for name in archive.headers if name not in large}
@@ -422,9 +459,9 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         elif name in ("train_x", "test_x"):
             source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
         else:
-            told = severity if severity is not None and name in CIFAR_C else 0
+            given = severity if severity is not None and name in CIFAR_C else 0
             source.add(
-                f"{name}/{told}" if len(large) > 1 or told else ".",
+                f"{name}/{given}" if len(large) > 1 or given else ".",
                 rows(name),
                 count,
                 labels if labels is not None and len(labels) == count else None,
@@ -442,7 +479,8 @@ def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path)
     names = small["classes"]
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise files.BadFile(
-            f"{path}: classes is {names.dtype} {names.shape}, but class names are text, one for each index"
+            f"{path}: classes is {names.dtype} {names.shape}, but class names are text, one for "
+            "each index"
         )
     with files.parsing(f"{path}: classes", "list of names"):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
@@ -458,8 +496,9 @@ def _jpegs(data: np.ndarray, offsets: np.ndarray, path: Path) -> Jpegs:
         or not len(offsets)
     ):
         raise files.BadFile(
-            f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} {offsets.shape}, but "
-            "files end to end are uint8 (bytes,) with offsets (N+1,) of whole numbers"
+            f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} "
+            f"{offsets.shape}, but files end to end are uint8 (bytes,) with offsets (N+1,) of "
+            "whole numbers"
         )
     if not (
         int(offsets[0]) >= 0

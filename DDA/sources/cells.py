@@ -29,11 +29,13 @@ def cells_of(
     train: bool,
     leave_out: Path | None = None,
 ) -> list[str]:
-    """Return the cells of a tree as sorted POSIX paths relative to its root; ``.`` is the whole tree.
+    """Return the cells of a tree as sorted POSIX paths relative to its root; ``.`` is the whole
+    tree.
 
-    corruptions: names, or ``all``. severities: numbers as text, ``all``, or none for the default (5,
-    and 0 for sequences). train: the split, for layouts that have one. leave_out: a folder that holds
-    no cell. Raises FileNotFoundError for a cell that does not exist, and lists those that do.
+    corruptions: names, or ``all``. severities: numbers as text, ``all``, or none for the default
+    (5, and 0 for sequences). train: the split, for layouts that have one. leave_out: a folder
+    that holds no cell. Raises FileNotFoundError for a cell that does not exist, and lists those
+    that do.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` {layout} is unknown; use one of {', '.join(LAYOUTS)}")

@@ -1,4 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as they are published: python (pickles) or binary files, in a folder or an archive."""
+"""CIFAR-10 and CIFAR-100 as they are published: pickles or binary files, in a folder or an
+archive.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from DDA import files, tree
 from DDA.sources.arrays import Arrays, Rows, as_labels
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-# of each form: the file that names the classes, its entry and that of the labels (pickles), or the bytes before an image
+# of each form: the file that names the classes, its entry and that of the labels (pickles), or
+# the bytes before an image
 PYTHON = (
     ("batches.meta", "label_names", "labels", BATCHES),
     ("meta", "fine_label_names", "fine_labels", ["train", "test"]),
@@ -31,7 +34,7 @@ Opener = Callable[
 
 
 def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
-    """The unpacked files in a folder; None for any other folder."""
+    """Open the unpacked files in a folder; return None for any other folder."""
 
     def content(name: str) -> bytes | None:
         return (path / name).read_bytes() if (path / name).is_file() else None
@@ -40,7 +43,7 @@ def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
 
 
 def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
-    """CIFAR as it is downloaded: read without unpacking it, and nothing of it but CIFAR's own files."""
+    """Open CIFAR as it is downloaded: nothing is unpacked, and only CIFAR's own files are read."""
     wanted = {name for meta, *_, parts in PYTHON for name in (meta, *parts)}
     wanted |= {
         name for meta, parts, _ in BINARY for name in (meta, *(f"{part}.bin" for part in parts))
@@ -54,13 +57,14 @@ def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
     source = _python(path, contents.get, classes) or _binary(path, contents.get, classes)
     if source is None:
         raise ValueError(
-            f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the folder"
+            f"{path} holds neither CIFAR-10 nor CIFAR-100; unpack other archives and name the "
+            "folder"
         )
     return source
 
 
 def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
-    """cifar-10-batches-py (data_batch_1 … test_batch, batches.meta) or cifar-100-python (train, test, meta)."""
+    """Open cifar-10-batches-py (data_batch_1 … test_batch, batches.meta) or cifar-100-python."""
     for meta, names, labels, parts in PYTHON:
         if content(meta) is None:
             continue
@@ -79,7 +83,10 @@ def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
 
 
 def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
-    """cifar-10-batches-bin (records of 1 + 3072 bytes) or cifar-100-binary (coarse and fine label, 3072 bytes)."""
+    """Open cifar-10-batches-bin (records of 1 + 3072 bytes) or cifar-100-binary (2 + 3072 bytes).
+
+    The two bytes are the coarse and the fine label.
+    """
     for meta, parts, head in BINARY:
         if content(meta) is None:
             continue
@@ -90,7 +97,8 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
                 continue
             if not data or len(data) % (head + 3072):
                 raise files.BadFile(
-                    f"{path}: {part}.bin has {len(data)} bytes, no multiple of {head + 3072}; download it again"
+                    f"{path}: {part}.bin has {len(data)} bytes, no multiple of {head + 3072}; "
+                    "download it again"
                 )
             records = np.frombuffer(data, np.uint8).reshape(-1, head + 3072)
             batches[part] = (records[:, head:], records[:, head - 1])
@@ -100,7 +108,10 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
 
 
 def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[str]) -> Arrays:
-    """The layout of the published commands: clean/cifar_train and clean/cifar_test, rows counted over the batches."""
+    """Return the layout of the published commands: clean/cifar_train and clean/cifar_test.
+
+    Rows are counted over the batches.
+    """
     missing = [part for part in parts if part not in batches]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; download it again")
@@ -131,7 +142,10 @@ def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[st
 
 
 def unpickle(data: bytes, where: str) -> dict[str, Any]:
-    """A pickled dictionary of plain values and arrays of whole numbers, keys as text. Raises BadFile for anything else."""
+    """Return a pickled dictionary of plain values and arrays of whole numbers, with keys as text.
+
+    Raises BadFile for anything else.
+    """
     with files.parsing(where, "CIFAR file"):
         try:
             value = _PlainValues(data).load()
@@ -151,13 +165,15 @@ def _text(value: Any, where: str) -> str:
 
 
 class _Refused(ValueError):
-    """A pickle asks for something that CIFAR's files do not hold; says for what."""
+    """A pickle asks for something that CIFAR's files do not hold; the message says for what."""
 
 
 class _PlainValues(pickle._Unpickler):
-    """Reads plain values, and arrays into stand-ins of our own: no code of numpy's sees what the file says.
+    """Read plain values, and arrays into stand-ins of our own: no code of numpy sees what the
+    file says.
 
-    It is the unpickler in Python, for that in C takes the numbers of its memo on trust and can be made to fill the memory.
+    It is the unpickler in Python, because the one in C takes the numbers of its memo on trust and
+    can be made to fill the memory.
     """
 
     def __init__(self, data: bytes):
@@ -187,7 +203,10 @@ class _PlainValues(pickle._Unpickler):
         return self._stand_ins[module, name]
 
     def _build(self) -> None:
-        """Give a stand-in its state; the state of anything else would be written into classes and functions."""
+        """Give a stand-in its state.
+
+        The state of anything else would be written into classes and functions, so it is refused.
+        """
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Dtype | _Array):
             raise _Refused(
@@ -199,11 +218,13 @@ class _PlainValues(pickle._Unpickler):
 
 
 class _NdarrayName:
-    """Stands for the class numpy.ndarray, which a pickle names and never needs."""
+    """A stand-in for the class numpy.ndarray, which a pickle names and never needs."""
 
 
 class _Dtype:
-    """Stands for numpy.dtype: whole numbers of 1 to 8 bytes and nothing else, Python objects least of all."""
+    """A stand-in for numpy.dtype: whole numbers of 1 to 8 bytes and nothing else, least of all
+    objects.
+    """
 
     def __init__(self, name: str | bytes, *_: object):
         text = name.decode() if isinstance(name, bytes) else name
@@ -224,7 +245,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy array; ``array`` is made of bytes, a checked type and a checked shape."""
+    """A stand-in for a numpy array, made of bytes, a checked type and a checked shape."""
 
     array: np.ndarray
 
@@ -257,7 +278,7 @@ def _scalar(dtype: _Dtype, data: bytes) -> int:
 
 
 def _encode(text: str, _: object) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Return bytes as Python 3 writes them for Python 2."""
     if type(text) is not str:
         raise TypeError("no text")
     return text.encode("latin1")

@@ -15,16 +15,15 @@ DIGITS = "digits"  # a source by its name
 
 
 def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -> Arrays:
-    """The 1,797 handwritten digits of the UCI repository (Alpaydin & Kaynak) that scikit-learn carries, at 16 pixels.
+    """Open the 1,797 handwritten digits that scikit-learn carries, at 16 pixels.
 
-    They come as 8x8 counts of ink, 0..16; the last 360 are the test split.
+    They are those of the UCI repository (Alpaydin & Kaynak), as 8x8 counts of ink in 0..16. The
+    last 360 are the test split.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError(
-            "--base_samples digits needs scikit-learn: pip install scikit-learn"
-        ) from None
+        raise ValueError("`source` digits needs scikit-learn: pip install scikit-learn") from None
 
     carried = load_digits()
     ink = (carried.images * (255 / 16)).round().astype(np.uint8)

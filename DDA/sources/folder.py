@@ -13,7 +13,7 @@ from DDA import files, images, tree
 
 
 class Folder:
-    """A folder of images. files: other names in the tree than on disk, name -> file."""
+    """A folder of images. files: names in the tree that differ from those on disk, name to file."""
 
     def __init__(
         self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
@@ -29,6 +29,7 @@ class Folder:
 
     @property
     def names(self) -> list[str]:
+        """Return the names of all images, sorted by key."""
         if self._names is None:
             self._names = (
                 tree.list_images(self.path)[0]
@@ -40,33 +41,42 @@ class Folder:
     def list(
         self, cell: str = ".", *, leave_out: Path | None = None
     ) -> tuple[list[str], list[str]]:
-        """The images below a folder of the tree, and what is none (see `tree.list_images`)."""
+        """Return the images below a folder of the tree, and the other files (see
+        `tree.list_images`).
+        """
         return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder."""
+        """Return the names of the folders in a folder."""
         with os.scandir(self.path / folder) as entries:
             return sorted(
                 entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
             )
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
-        """Whether a folder is a tree of adapted images, or holds the tree ``save_dir`` of them."""
+        """Tell whether a folder is a tree of adapted images, or holds the tree ``save_dir`` of
+        them.
+        """
         place = self.path / folder
         within = save_dir is not None and save_dir.resolve().is_relative_to(place.resolve())
         return within or (place / tree.SETTINGS).is_file()
 
     def where(self, name: str) -> Path:
+        """Return the file of an image."""
         return self.path / name if self._files is None else self._files[name]
 
     def read(self, name: str) -> Image.Image:
+        """Return an image as RGB."""
         return images.read_rgb(self.where(name))
 
     def pixels(self, name: str) -> np.ndarray:
+        """Return an image as uint8 (H,W,3)."""
         return np.asarray(self.read(name))
 
     def encoded(self, name: str) -> bytes:
+        """Return the bytes of an image's file."""
         return self.where(name).read_bytes()
 
     def digest(self, name: str) -> str:
+        """Return the SHA-256 of an image's file."""
         return files.sha256(self.where(name))

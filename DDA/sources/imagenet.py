@@ -1,4 +1,6 @@
-"""ImageNet, ImageNet-C and Tiny-ImageNet as they are unpacked, with the names they get in a tree of ours."""
+"""ImageNet, ImageNet-C and Tiny-ImageNet as they are unpacked, with the names they get in our
+trees.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from DDA.sources.folder import Folder
 
 
 def tiny_imagenet(path: Path) -> Folder | None:
-    """wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt; its test images have no labels."""
+    """Open Tiny-ImageNet; return None for any other folder.
+
+    It holds wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt. Its test
+    images have no labels.
+    """
     annotations = path / "val" / "val_annotations.txt"
     if not (path / "wnids.txt").is_file() or not annotations.is_file():
         return None
@@ -27,10 +33,11 @@ def tiny_imagenet(path: Path) -> Folder | None:
 
 
 def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> Folder | None:
-    """ImageNet as it is unpacked: train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone.
+    """Open ImageNet as it is unpacked; return None for any other folder.
 
-    Also a val folder that is sorted into classes already; and ImageNet-C, where the folders of the corruptions may lie in those
-    of their groups (noise, blur, weather, digital, extra).
+    It holds train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone. A val
+    folder that is sorted into classes is taken too, and ImageNet-C, where the folders of the
+    corruptions may lie in those of their groups (noise, blur, weather, digital, extra).
     """
     flat = [
         file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))
@@ -43,13 +50,14 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
     if flat:
         if labels is None:
             raise ValueError(
-                f"{flat[0].parent} is not sorted into classes: give --labels, the official list (dataset/README.md)"
+                f"{flat[0].parent} is not sorted into classes: give `labels`, the official list "
+                "(dataset/README.md)"
             )
         wnids = _val_labels(labels, classes)
         unknown = [file.name for file in flat if file.stem not in wnids]
         if unknown:
             raise ValueError(
-                f"--labels {labels} has no label of {len(unknown)} images, such as {unknown[0]}"
+                f"`labels` {labels} has no label of {len(unknown)} images, such as {unknown[0]}"
             )
         named = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
     for folder in folders:
@@ -63,18 +71,22 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
 
 
 def _wnid_folders(path: Path) -> list[Path]:
-    """The folders named as ImageNet's classes, at the first level below ``path`` that has any, at most the fourth."""
+    """Return the folders named as ImageNet's classes, at the first level below ``path`` that has
+    any.
+
+    The fourth level is the last one.
+    """
     for level in range(4):
-        found = sorted(
+        folders = sorted(
             folder for folder in path.glob("*/" * level + "n" + "[0-9]" * 8) if folder.is_dir()
         )
-        if found:
-            return found
+        if folders:
+            return folders
     return []
 
 
 def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Folder:
-    """A folder whose files' classes must all be known; hidden files are not seen."""
+    """Return a folder whose files' classes must all be known; hidden files are not seen."""
     shown = {
         name: file
         for name, file in named.items()
@@ -84,51 +96,55 @@ def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Fol
     if unknown:
         label = tree.shown(unknown[0])[1:-1]
         raise ValueError(
-            f"{path} has the class {label}, which is none of the {len(classes)} of its data set; give --classes"
+            f"{path} has the class {label}, which is none of the {len(classes)} of its data set; "
+            "give `classes`"
         )
     return Folder(path, shown, classes)
 
 
 def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """File name without suffix to class, for ImageNet's 50,000 validation images.
+    """Return the class of each of ImageNet's 50,000 validation images, by file name without
+    suffix.
 
-    Known lists: Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>" (Caffe's val.txt); one class a line,
-    in the order of the files; the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
+    Known lists are Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>"
+    (Caffe's val.txt); one class on each line, in the order of the files; and the development
+    kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
     """
-    lines = [line.replace(",", " ").split() for line in files.read_lines(path, "--labels")]
+    lines = [line.replace(",", " ").split() for line in files.read_lines(path, "`labels`")]
     if lines[0][0] == "ImageId":
         lines = lines[1:]
     if all(len(line) > 1 for line in lines):
-        found = {Path(line[0]).stem: line[1] for line in lines}
-        if all(label.isdigit() for label in found.values()):
-            largest = max(map(int, found.values()))
+        wnids = {Path(line[0]).stem: line[1] for line in lines}
+        if all(label.isdigit() for label in wnids.values()):
+            largest = max(map(int, wnids.values()))
             if largest >= len(classes):
                 raise ValueError(
-                    f"--labels {path} has the label {largest}, but labels are 0..{len(classes) - 1}"
+                    f"`labels` {path} has the label {largest}, but labels are 0..{len(classes) - 1}"
                 )
-            found = {name: classes[int(label)] for name, label in found.items()}
+            wnids = {name: classes[int(label)] for name, label in wnids.items()}
     else:
         order = [line[0] for line in lines]
         if all(label.isdigit() for label in order):
             kit = _development_kit(path)
-            odd = next((label for label in order if int(label) not in kit), None)
-            if odd is not None:
+            unknown_number = next((label for label in order if int(label) not in kit), None)
+            if unknown_number is not None:
                 raise ValueError(
-                    f"--labels {path} has the number {odd}, which its meta.mat does not know"
+                    f"`labels` {path} has the number {unknown_number}, which its meta.mat does not know"
                 )
             order = [kit[int(label)] for label in order]
-        found = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
-    unknown = set(found.values()) - set(classes)
+        wnids = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
+    unknown = set(wnids.values()) - set(classes)
     if unknown:
         raise ValueError(
-            f"--labels {path} has the class {min(unknown)}, which is none of the {len(classes)} of the data set"
+            f"`labels` {path} has the class {min(unknown)}, which is none of the {len(classes)} "
+            "of the data set"
         )
-    return found
+    return wnids
 
 
 @lru_cache(maxsize=1)
 def _development_kit(path: Path) -> dict[int, str]:
-    """The development kit's own numbers of the classes, which are not the usual ones."""
+    """Return the development kit's own numbers of the classes, which are not the usual ones."""
     meta = next(
         (
             place / "meta.mat"
@@ -139,7 +155,7 @@ def _development_kit(path: Path) -> dict[int, str]:
     )
     if meta is None:
         raise ValueError(
-            f"--labels {path} holds the development kit's own numbers: put its meta.mat beside it"
+            f"`labels` {path} holds the development kit's own numbers: put its meta.mat beside it"
         )
     from scipy.io import loadmat
 

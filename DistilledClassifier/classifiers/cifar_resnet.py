@@ -38,8 +38,8 @@ class CifarResNet(nn.Module):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(
-                f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, "
-                "such as 20, 32, 44, 56"
+                f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, such as "
+                "20, 32, 44, 56"
             )
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

@@ -90,9 +90,9 @@ def _build_timm(settings: dict) -> Network:
         if not settings.get("pretrained"):
             raise
         raise ValueError(
-            f"the pretrained weights of timm/{name} could not be fetched ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); check the connection to the hub, or fetch the file "
-            "elsewhere, and give it as `init` with pretrained=false"
+            f"the pretrained weights of timm/{name} could not be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); check the connection to "
+            "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false"
         ) from None
     last = model.get_classifier()
     if not isinstance(last, nn.Module):

@@ -40,8 +40,8 @@ class Preprocess:
             if not in_range or (name == "std" and 0 in value):
                 above = " above 0" if name == "std" else ""
                 raise ValueError(
-                    f"preprocess {name} {list(value)} must be three numbers in 0..1{above}, "
-                    "of RGB scaled to 0..1"
+                    f"preprocess {name} {list(value)} must be three numbers in 0..1{above}, of "
+                    "RGB scaled to 0..1"
                 )
             object.__setattr__(self, name, value)
 

@@ -252,6 +252,6 @@ def check_scores(
     ]
     if damaged:
         raise ValueError(
-            f"the scores of {name} are not finite numbers, first those of {damaged[0]}: "
-            "weights are damaged; get them again"
+            f"the scores of {name} are not finite numbers, first those of {damaged[0]}: weights "
+            "are damaged; get them again"
         )

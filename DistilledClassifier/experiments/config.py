@@ -167,8 +167,8 @@ def _check_program(config: Config, training: Training, program: str | None) -> N
         raise ValueError(f"`known` is missing: which known degradation? One of {names}")
     if runs == ONE and len(config.known) > 1:
         raise ValueError(
-            f"`known`: {ONE} trains one degradation, not {len(config.known)}; use train_all_deg.py "
-            "and a config of deg_all"
+            f"`known`: {ONE} trains one degradation, not {len(config.known)}; use "
+            "train_all_deg.py and a config of deg_all"
         )
 
 

@@ -131,7 +131,7 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
         path = f"configs/{kind}/{config.dataset}/{config.backbone}/{stage}.yaml"
         chosen = "" if degradation == "clean" else f" `known` {known}"
         raise FileNotFoundError(
-            f"the stage {stage} of {degradation} is missing: {folder} has no finished run. "
-            f"Run first: {program} `config` {path} `save_dir` {save_dir}{chosen}"
+            f"the stage {stage} of {degradation} is missing: {folder} has no finished run. Run "
+            f"first: {program} `config` {path} `save_dir` {save_dir}{chosen}"
         )
     return best
