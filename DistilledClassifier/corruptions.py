@@ -1,10 +1,10 @@
-"""The common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich,
-arXiv:1903.12261) at any image size.
+"""The common corruptions of ImageNet-C and CIFAR-10-C at any image size.
 
-`corrupt` takes uint8 (H,W,3) or (H,W). Each corruption is one function of values in [0,1], float
-(H,W,C) with C 1 or 3, its constants and a generator; `CONSTANTS` holds the published constants of
-severities 1..5. Lengths among them are in pixels and do not grow with the image. As published,
-results are truncated to 8 bits.
+Hendrycks and Dietterich published them (arXiv:1903.12261). `corrupt` takes an image, uint8 (H,W,3)
+or (H,W). Each corruption is one function of the image's values, its constants and a generator; the
+values are floats (H,W,C) in [0,1], with C 1 or 3. `CONSTANTS` holds the published constants of
+severities 1..5. Lengths among them are in pixels and do not grow with the image. Results are
+truncated to 8 bits, as published.
 """
 
 from __future__ import annotations
@@ -46,22 +46,20 @@ def corrupt(
     constants: str = "auto",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """A corrupted copy, uint8, of ``image``, uint8 (H,W,3) or (H,W), 8 pixels or more a side.
+    """Return a corrupted copy of an image, uint8 of the same shape.
 
-    severity: 1..5. constants: "cifar", "imagenet", or "auto", which is CIFAR's where the shorter
-    side has at most 64 pixels. rng: what random corruptions draw from; DRAW_NOTHING lists those
-    that need none. Raises ValueError for anything else.
+    image: uint8 (H,W,3) or (H,W), at least 8 pixels a side; grey stays grey. severity: 1..5.
+    constants: "cifar", "imagenet", or "auto", which takes CIFAR's where the shorter side has at
+    most 64 pixels. rng: the generator of random corruptions; those in DRAW_NOTHING need none.
+    Raises ValueError for anything else.
     """
     if name not in _FUNCTIONS:
         raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(_FUNCTIONS)}")
-    if (
-        image.dtype != np.uint8
-        or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
-        or min(image.shape[:2]) < 8
-    ):
+    is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype != np.uint8 or not is_picture or min(image.shape[:2]) < 8:
         raise ValueError(
-            f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, not {image.dtype} "
-            f"{image.shape}"
+            f"{name} wants uint8 (H,W,3) or (H,W) of at least 8 pixels a side, "
+            f"not {image.dtype} {image.shape}"
         )
     if not isinstance(severity, (int, np.integer)) or severity not in range(1, 6):
         raise ValueError(f"severity {severity!r} is outside 1..5, the whole numbers")
@@ -74,8 +72,7 @@ def corrupt(
     values = CONSTANTS[constants][name][severity - 1]
     x = (image if image.ndim == 3 else image[..., None]) / 255.0
     out = np.clip(_FUNCTIONS[name](x, values, rng, constants), 0, 1) * 255
-    # a hair is added, since a value that is a whole number in exact arithmetic must not lose 1 by
-    # rounding
+    # without the summand, a value that is whole in exact arithmetic might lose 1 to rounding
     out = (out + 1e-6).astype(np.uint8)
     if image.ndim == 2:
         return out[..., 0] if out.shape[2] == 1 else np.asarray(Image.fromarray(out).convert("L"))
@@ -94,7 +91,7 @@ def _shot_noise(x, c, rng, _):
 
 
 def _impulse_noise(x, c, rng, _):
-    """Each value becomes 0 or 1 with chance c."""
+    """Set each value to 0 or 1 with chance c."""
     draw = rng.random(x.shape)
     return np.where(draw < c, draw < c / 2, x)
 
@@ -111,10 +108,9 @@ def _gaussian_blur(x, c, _, __):
 
 
 def _smooth(x: np.ndarray, sigma: float, **how) -> np.ndarray:
-    """Gaussian filter along the first two axes."""
-    return ndimage.gaussian_filter(
-        x, (sigma, sigma) + (0,) * (x.ndim - 2), **{"mode": "nearest", "truncate": 4.0, **how}
-    )
+    """Apply a Gaussian filter along the first two axes."""
+    sigmas = (sigma, sigma) + (0,) * (x.ndim - 2)
+    return ndimage.gaussian_filter(x, sigmas, **{"mode": "nearest", "truncate": 4.0, **how})
 
 
 def _defocus_blur(x, c, _, __):
@@ -128,17 +124,14 @@ def _defocus_blur(x, c, _, __):
 
 
 def _glass_blur(x, c, rng, _):
-    """Pixels change places with near ones, or rather are copied from them, as the published code
-    does.
-    """
+    """Copy each pixel from a near one: the published code means to swap the two, but copies."""
     sigma, reach, rounds = c[0], int(c[1]), int(c[2])
     height, width, _ = x.shape
     x = (_smooth(x, sigma) * 255 + 1e-6).astype(np.uint8)
     rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
     target = (rows[:, None] * width + columns).ravel()
-    place = np.arange(
-        height * width
-    ).tolist()  # which pixel of x lies where; plain integers are fastest one by one
+    # the pixel of x that lies at each place; a list is faster than an array, one by one
+    place = np.arange(height * width).tolist()
     for _ in range(rounds):
         dx, dy = rng_integers(rng, -reach, reach, (len(target), 2)).T
         for to, source in zip(target.tolist(), (target + dy * width + dx).tolist(), strict=True):
@@ -146,15 +139,18 @@ def _glass_blur(x, c, rng, _):
     return _smooth(x.reshape(height * width, -1)[place].reshape(x.shape) / 255, sigma)
 
 
-def rng_integers(rng, low: int, high: int, shape) -> np.ndarray:
-    """Of a Generator, or of numpy's older RandomState, with which the published images were
-    drawn.
+def rng_integers(
+    rng: np.random.Generator | np.random.RandomState,
+    low: int,
+    high: int,
+    shape: int | tuple[int, ...] | None,
+) -> np.ndarray:
+    """Draw whole numbers from low to high - 1; one number where the shape is None.
+
+    rng: a Generator, or numpy's older RandomState, from which the published images were drawn.
     """
-    return (
-        rng.integers(low, high, shape)
-        if hasattr(rng, "integers")
-        else rng.randint(low, high, shape)
-    )
+    draw = rng.integers if hasattr(rng, "integers") else rng.randint
+    return draw(low, high, shape)
 
 
 def _motion_blur(x, c, rng, _):
@@ -162,24 +158,21 @@ def _motion_blur(x, c, rng, _):
 
 
 def _move(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """ImageMagick's motion blur:
+    """Blur along a direction as ImageMagick does; borders repeat.
 
-    the weighted mean of 2 radius + 1 pixels in one direction; borders repeat.
+    Each pixel becomes the weighted mean of 2 radius + 1 pixels.
     """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     weights /= weights.sum()
-    right, down = (
-        np.ceil(steps * part(math.radians(angle)) - 0.5).astype(int)
-        for part in (math.cos, math.sin)
-    )
-    rows, columns = np.arange(x.shape[0]), np.arange(x.shape[1])
+    right = np.ceil(steps * math.cos(math.radians(angle)) - 0.5).astype(int)
+    down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
+    height, width, _ = x.shape
     out = np.zeros_like(x)
     for weight, dy, dx in zip(weights, down, right, strict=True):
-        out += (
-            weight
-            * x[np.clip(rows + dy, 0, len(rows) - 1)][:, np.clip(columns + dx, 0, len(columns) - 1)]
-        )
+        rows = np.clip(np.arange(height) + dy, 0, height - 1)
+        columns = np.clip(np.arange(width) + dx, 0, width - 1)
+        out += weight * x[rows][:, columns]
     return out
 
 
@@ -189,7 +182,7 @@ def _zoom_blur(x, c, _, __):
 
 
 def _zoom(x: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of x (H,W,C), enlarged linearly to at least its size and cropped."""
+    """Enlarge the middle of x (H,W,C) linearly to at least its size, and crop it to that."""
     height, width, _ = x.shape
     tall, wide = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - tall) // 2, (width - wide) // 2
@@ -206,43 +199,39 @@ def _snow(x, c, rng, _):
     flakes = rng.normal(size=x.shape[:2], loc=mean, scale=deviation)
     flakes = _zoom(flakes[..., None], zoom)
     flakes[flakes < threshold] = 0
-    flakes = _move(
-        np.floor(np.clip(flakes, 0, 1) * 255) / 255, int(radius), sigma, rng.uniform(-135, -45)
-    )
+    flakes = np.floor(np.clip(flakes, 0, 1) * 255) / 255
+    flakes = _move(flakes, int(radius), sigma, rng.uniform(-135, -45))
     flakes = np.round(flakes * 255) / 255
     x = weight * x + (1 - weight) * np.maximum(x, _grey(x) * 1.5 + 0.5)
     return x + flakes + np.rot90(flakes, k=2)
 
 
 def _grey(x: np.ndarray) -> np.ndarray:
-    """Luma of RGB (H,W,3) as (H,W,1)."""
+    """Return the luma of RGB (H,W,3) as (H,W,1)."""
     return x if x.shape[2] == 1 else x @ np.array([[0.299], [0.587], [0.114]])
 
 
 def _frost(x, c, rng, constants):
-    """A piece of a photograph of frost is added; CIFAR's are a fifth as large."""
+    """Add a piece of a photograph of frost; CIFAR's photographs are a fifth as large."""
     height, width, _ = x.shape
-    photo = _frost_photo(
-        int(rng_integers(rng, 0, 5, None)), 0.2 if constants == "cifar" else 1.0, height, width
-    )
-    top, left = (
-        int(rng_integers(rng, 0, max(1, have - want), None))
-        for have, want in zip(photo.shape, x.shape[:2], strict=False)
-    )
+    number, scale = int(rng_integers(rng, 0, 5, None)), 0.2 if constants == "cifar" else 1.0
+    photo = _frost_photo(number, scale, height, width)
+    top = int(rng_integers(rng, 0, max(1, photo.shape[0] - height), None))
+    left = int(rng_integers(rng, 0, max(1, photo.shape[1] - width), None))
     return c[0] * x + c[1] * photo[top : top + height, left : left + width]
 
 
 @lru_cache(maxsize=64)
 def _frost_photo(number: int, scale: float, height: int, width: int) -> np.ndarray:
-    """float (H,W,3) in [0,1], RGB, larger than (height, width):
+    """Return a photograph of the package imagecorruptions, RGB, float (H,W,3) in [0,1].
 
-    a photograph of the imagecorruptions package.
+    It is larger than (height, width).
     """
     package = importlib.util.find_spec("imagecorruptions")
     if package is None:
         raise ValueError(
-            "frost needs the photographs of the package imagecorruptions; install it: pip "
-            "install imagecorruptions"
+            "frost needs the photographs of the package imagecorruptions; "
+            "install it: pip install imagecorruptions"
         )
     name = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")[number]
     photo = cv2.imread(str(Path(package.origin).parent / "frost" / name))
@@ -262,8 +251,9 @@ def _fog(x, c, rng, _):
 
 
 def _plasma(size: int, decay: float, rng) -> np.ndarray:
-    """A diamond-square fractal (size,size) in [0,1]; size is a power of two, and the map wraps
-    around.
+    """Return a diamond-square fractal, (size,size) in [0,1], that wraps around.
+
+    size: a power of two.
     """
     heights = np.zeros((size, size))
     step, wobble = size, 100.0
@@ -299,9 +289,8 @@ def _spatter(x, c, rng, _):
     liquid = (liquid * 255).astype(np.uint8)
     distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
-    distance = cv2.filter2D(
-        cv2.equalizeHist(distance), cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-    )
+    emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    distance = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, emboss)
     drops = liquid * cv2.blur(distance, (3, 3)).astype(np.float32)
     drops = drops / max(float(drops.max()), 1e-9) * strength
     return x + drops[..., None] * np.array([175, 238, 238]) / 255
@@ -311,25 +300,22 @@ def _spatter(x, c, rng, _):
 
 
 def _brightness(x, c, _, __):
-    """The value of HSV grows by c; hue and saturation stay."""
+    """Add c to the value of HSV; hue and saturation stay."""
     value = x.max(axis=2, keepdims=True)
     grown = np.clip(value + c, 0, 1)
     return np.where(value > 0, x * (grown / np.where(value > 0, value, 1)), grown)
 
 
 def _saturate(x, c, _, __):
-    """The saturation of HSV is multiplied and added to; colours without a hue take red's, 0."""
+    """Multiply the saturation of HSV by c[0] and add c[1]; greys take the hue 0, red."""
     if x.shape[2] == 1:
         return x if c[1] == 0 else _saturate(np.repeat(x, 3, axis=2), c, _, __)
     value, least = x.max(axis=2, keepdims=True), x.min(axis=2, keepdims=True)
     saturation = np.where(value > 0, (value - least) / np.where(value > 0, value, 1), 0)
     wanted = np.clip(saturation * c[0] + c[1], 0, 1)
-    away = np.where(
-        saturation > 0,
-        (value - x) / np.where(saturation > 0, saturation, 1),
-        value * np.array([0, 1, 1]),
-    )
-    return value - away * wanted
+    coloured = (value - x) / np.where(saturation > 0, saturation, 1)
+    red = value * np.array([0, 1, 1])
+    return value - np.where(saturation > 0, coloured, red) * wanted
 
 
 def _contrast(x, c, _, __):
@@ -347,36 +333,26 @@ def _elastic_transform(x, c, rng, _):
     middle, reach = np.float32([height, width]) // 2, min(height, width) // 3
     corners = np.float32([middle + reach, [middle[0] + reach, middle[1] - reach], middle - reach])
     moved = corners + rng.uniform(-shift, shift, size=corners.shape).astype(np.float32)
-    x = cv2.warpAffine(
-        x,
-        cv2.getAffineTransform(corners, moved),
-        (width, height),
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-    dx, dy = (
-        (
-            _smooth(rng.uniform(-1, 1, size=(height, width)), sigma, mode="reflect", truncate=3.0)
-            * alpha
-        ).astype(np.float32)
-        for _ in range(2)
-    )
-    rows, columns = np.mgrid[:height, :width]
-    where = (rows + dy, columns + dx)
+    warp = cv2.getAffineTransform(corners, moved)
+    x = cv2.warpAffine(x, warp, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     x = x.reshape(height, width, channels)  # OpenCV drops a single channel
-    return np.stack(
-        [
-            ndimage.map_coordinates(x[..., i], where, order=1, mode="reflect")
-            for i in range(channels)
-        ],
-        axis=2,
-    )
+
+    def wave() -> np.ndarray:
+        draws = rng.uniform(-1, 1, size=(height, width))
+        return (_smooth(draws, sigma, mode="reflect", truncate=3.0) * alpha).astype(np.float32)
+
+    dx, dy = wave(), wave()
+    rows, columns = np.mgrid[:height, :width]
+    places = (rows + dy, columns + dx)
+    planes = np.moveaxis(x, 2, 0)
+    warped = [ndimage.map_coordinates(p, places, order=1, mode="reflect") for p in planes]
+    return np.stack(warped, axis=2)
 
 
 def _pixelate(x, c, _, __):
     image = _image(x)
-    small = image.resize(
-        (max(1, int(image.width * c)), max(1, int(image.height * c))), Image.Resampling.BOX
-    )
+    size = max(1, int(image.width * c)), max(1, int(image.height * c))
+    small = image.resize(size, Image.Resampling.BOX)
     return _values(small.resize(image.size, Image.Resampling.BOX))
 
 
@@ -404,30 +380,43 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _table(text: str) -> dict[str, tuple]:
-    """Constants of each corruption from lines ``name severity 1 | … | severity 5``; several
-    numbers of one are a tuple.
+    """Read the constants of each corruption from lines ``name severity 1 | … | severity 5``.
+
+    Several numbers of one severity are a tuple.
     """
     constants = {}
     for line in re.sub(r"\|\s+", "| ", text.strip()).splitlines():
         name, rest = line.split(maxsplit=1)
-        rows = [
-            [float(word) if "." in word else int(word) for word in row.split()]
-            for row in rest.split("|")
-        ]
-        constants[name] = tuple(row[0] if len(row) == 1 else tuple(row) for row in rows)
-    # zoom factors from 1 up to an end in steps; whether the end is among them is decided by
-    # rounding, as published
-    return constants | {
-        "zoom_blur": tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])
-    }
+        rows = [tuple(map(_number, row.split())) for row in rest.split("|")]
+        constants[name] = tuple(row[0] if len(row) == 1 else row for row in rows)
+    # zoom factors go from 1 to an end in steps; rounding decides whether the end is one of them,
+    # as published
+    zooms = tuple(np.arange(1, end, step) for end, step in constants["zoom_blur"])
+    return constants | {"zoom_blur": zooms}
 
 
-# Meaning: noise: deviation in [0,1], shot noise: photons at white, impulse noise: share of
-# values; defocus: radius, sigma of its edge; glass: sigma, reach, rounds; motion: radius, sigma;
-# zoom: end, step; snow: mean, deviation, zoom, threshold, radius, sigma, weight of the image;
-# frost: weight of image and photograph; fog: weight, decay; elastic: strength, sigma, shift of
-# three corners; pixelate: scale; spatter: mean, deviation, sigma, threshold, strength, mud;
-# saturate: factor, summand
+def _number(word: str) -> float:
+    return float(word) if "." in word else int(word)
+
+
+# The meaning of the numbers of one severity:
+#   gaussian_noise, speckle_noise  deviation in [0,1]
+#   shot_noise                     photons at white
+#   impulse_noise                  share of the values
+#   gaussian_blur                  sigma
+#   defocus_blur                   radius, sigma of its edge
+#   glass_blur                     sigma, reach, rounds
+#   motion_blur                    radius, sigma
+#   zoom_blur                      end, step
+#   snow                           mean, deviation, zoom, threshold, radius, sigma, image's weight
+#   frost                          weight of the image, of the photograph
+#   fog                            weight, decay
+#   spatter                        mean, deviation, sigma, threshold, strength, whether it is mud
+#   brightness, contrast           summand; factor
+#   saturate                       factor, summand
+#   elastic_transform              strength, sigma, shift of three corners
+#   pixelate                       scale
+#   jpeg_compression               quality
 CONSTANTS: dict[str, dict[str, tuple]] = {
     "cifar": _table("""
         gaussian_noise     0.04 | 0.06 | 0.08 | 0.09 | 0.1
@@ -444,8 +433,9 @@ CONSTANTS: dict[str, dict[str, tuple]] = {
                            0.3 0.3 1.25 0.65 14 12 0.8
         frost              1 0.2 | 1 0.3 | 0.9 0.4 | 0.85 0.4 | 0.75 0.45
         fog                0.2 3 | 0.5 3 | 0.75 2.5 | 1 2 | 1.5 1.75
-        spatter            0.62 0.1 0.7 0.7 0.5 0 | 0.65 0.1 0.8 0.7 0.5 0 | 0.65 0.3 1 0.69 0.5 0 |
-                           0.65 0.1 0.7 0.69 0.6 1 | 0.65 0.1 0.5 0.68 0.6 1
+        spatter            0.62 0.1 0.7 0.7 0.5 0 | 0.65 0.1 0.8 0.7 0.5 0 |
+                           0.65 0.3 1 0.69 0.5 0 | 0.65 0.1 0.7 0.69 0.6 1 |
+                           0.65 0.1 0.5 0.68 0.6 1
         brightness         0.05 | 0.1 | 0.15 | 0.2 | 0.3
         saturate           0.3 0 | 0.1 0 | 1.5 0 | 2 0.1 | 2.5 0.2
         contrast           0.75 | 0.5 | 0.4 | 0.3 | 0.15
@@ -463,8 +453,9 @@ CONSTANTS: dict[str, dict[str, tuple]] = {
         glass_blur         0.7 1 2 | 0.9 2 1 | 1 2 3 | 1.1 3 2 | 1.5 4 2
         motion_blur        10 3 | 15 5 | 15 8 | 15 12 | 20 15
         zoom_blur          1.11 0.01 | 1.16 0.01 | 1.21 0.02 | 1.26 0.02 | 1.31 0.03
-        snow               0.1 0.3 3 0.5 10 4 0.8 | 0.2 0.3 2 0.5 12 4 0.7 | 0.55 0.3 4 0.9 12 8 0.7 |
-                           0.55 0.3 4.5 0.85 12 8 0.65 | 0.55 0.3 2.5 0.85 12 12 0.55
+        snow               0.1 0.3 3 0.5 10 4 0.8 | 0.2 0.3 2 0.5 12 4 0.7 |
+                           0.55 0.3 4 0.9 12 8 0.7 | 0.55 0.3 4.5 0.85 12 8 0.65 |
+                           0.55 0.3 2.5 0.85 12 12 0.55
         frost              1 0.4 | 0.8 0.6 | 0.7 0.7 | 0.65 0.7 | 0.6 0.75
         fog                1.5 2 | 2 2 | 2.5 1.7 | 2.5 1.5 | 3 1.4
         spatter            0.65 0.3 4 0.69 0.6 0 | 0.65 0.3 3 0.68 0.6 0 | 0.65 0.3 2 0.68 0.5 0 |

@@ -1,10 +1,10 @@
-"""The known degradations, from which teachers learn: JPEG, Gaussian blur, white Gaussian noise,
-salt and pepper, and sequences.
+"""The known degradations, from which teachers learn.
 
-Every function takes uint8 (H,W,3) or (H,W), a level and a numpy Generator, and returns a new
-uint8 image of the same shape. Level None is the clean image. ``behavior="published"`` has the
-quirks of the reference code: values are truncated instead of rounded (about half a grey level
-darker, blur a whole one), and salt is 1 of 255, which is black.
+They are JPEG, Gaussian blur, white Gaussian noise, salt and pepper, and sequences of these. Every
+function takes uint8 (H,W,3) or (H,W), a level and a numpy Generator, and returns a new uint8 image
+of the same shape. Level None is the clean image. ``behavior="published"`` has the quirks of the
+reference code. It truncates values instead of rounding them, so that images are about half a grey
+level darker, and blurred ones a whole level. Its salt is 1 of 255, which is black.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def jpeg(
     rng: np.random.Generator | None,
     behavior: str = "corrected",
 ) -> np.ndarray:
-    """Written as JPEG (4:2:0) with quality ``level``, 1..100, and read again; 101 is the clean
-    image.
+    """Write an image as JPEG (4:2:0) and read it again.
+
+    level: the quality, a whole number of 1..100; 101 is the clean image.
     """
     level = _check("jpeg", image, level, 1, 101, behavior)
     if level is None or level == 101:
@@ -50,26 +51,26 @@ def blur(
     rng: np.random.Generator | None,
     behavior: str = "corrected",
 ) -> np.ndarray:
-    """Gaussian blur of standard deviation ``level`` in pixels, 0 or more; borders repeat, the
-    kernel ends at 3 deviations.
+    """Apply a Gaussian blur. Borders repeat, and the kernel ends at 3 deviations.
+
+    level: the standard deviation in pixels, 0 or more.
     """
     level = _check("blur", image, level, 0, math.inf, behavior)
     if not level:
         return image.copy()
     sigma = (level, level) + (0,) * (image.ndim - 2)
-    if behavior == "published":  # on 8-bit values: truncated after each axis
-        return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
-    return _to_uint8(
-        ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0, output=np.float32),
-        behavior,
-    )
+    # as published, the values are 8-bit and truncated after each axis
+    kind = np.uint8 if behavior == "published" else np.float32
+    values = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0, output=kind)
+    return values if behavior == "published" else _to_uint8(values, behavior)
 
 
 def noise(
     image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected"
 ) -> np.ndarray:
-    """White Gaussian noise of standard deviation ``level`` in grey levels, 0 or more; channels
-    are independent.
+    """Add white Gaussian noise, independent in each channel.
+
+    level: the standard deviation in grey levels, 0 or more.
     """
     level = _check("noise", image, level, 0, math.inf, behavior, can_draw=rng is not None)
     if not level:
@@ -78,41 +79,38 @@ def noise(
         return _to_uint8(image + rng.normal(0.0, level, image.shape), behavior)
     values = rng.standard_normal(image.shape, dtype=np.float32)
     values *= np.float32(level)
-    return cv2.add(image, values, dtype=cv2.CV_8U).reshape(
-        image.shape
-    )  # rounded and clipped in one go
+    noisy = cv2.add(image, values, dtype=cv2.CV_8U)  # rounds and clips as well
+    return noisy.reshape(image.shape)
 
 
 def saltpepper(
     image: np.ndarray, level: float | None, rng: np.random.Generator, behavior: str = "corrected"
 ) -> np.ndarray:
-    """``level`` per cent of the values, 0..100, become 0 or 255 with equal chance; channels are
-    independent.
+    """Set a share of the values to 0 or 255 with equal chance, independently in each channel.
 
-    As published, two masks of half the level each are drawn, salt over pepper, and salt is 1.
+    The published behavior draws two masks of half the level each, salt over pepper; its salt is 1.
+
+    level: the share in per cent, 0..100.
     """
     level = _check("saltpepper", image, level, 0, 100, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()
     if behavior == "published":
         return salt_over_pepper(image, level, rng, salt=1)
-    draw = (
-        rng.bit_generator.random_raw(-(-image.size // 4))
-        .view(np.uint16)[: image.size]
-        .reshape(image.shape)
-    )
+    words = rng.bit_generator.random_raw(-(-image.size // 4))  # each is four draws of 16 bits
+    draws = words.view(np.uint16)[: image.size].reshape(image.shape)
     share = round(level / 200 * (1 << 16))
-    kept = -(draw >= share).view(np.uint8)  # 255 where it holds, else 0
-    salt = -(draw >= (1 << 16) - share).view(np.uint8)
+    kept = -(draws >= share).view(np.uint8)  # 255 where a value is kept, else 0
+    salt = -(draws >= (1 << 16) - share).view(np.uint8)
     return image & kept | salt
 
 
 def salt_over_pepper(
     image: np.ndarray, level: float, rng: np.random.Generator, *, salt: int
 ) -> np.ndarray:
-    """The published draws with any value for salt:
+    """Draw as published: pepper with chance level/2 per cent, then salt with the same chance.
 
-    pepper with chance level/2 per cent, then salt with the same chance.
+    salt: the value that salt gets.
     """
     out = image.copy()
     out[rng.binomial(1, level / 200, image.shape) == 1] = 0
@@ -123,8 +121,8 @@ def salt_over_pepper(
 class Degradation(NamedTuple):
     """A known degradation: its function, and the papers' levels.
 
-    training: the first and the last level that a training sees, whole numbers, and the unit that
-    they count. test: severities 1..5.
+    training: the first and the last level of the training range, as whole numbers of a unit, and
+    that unit. test: the levels of severities 1..5.
     """
 
     function: Callable[..., np.ndarray]
@@ -135,21 +133,19 @@ class Degradation(NamedTuple):
         return self.function(*image_level_rng_behavior)
 
 
+# the papers give the variance of values in [0,1]
+_DEVIATIONS = tuple(255 * math.sqrt(variance) for variance in (0.05, 0.1, 0.15, 0.2, 0.25))
 DEGRADATIONS: dict[str, Degradation] = {
     "jpeg": Degradation(jpeg, (1, 101, 1), (90, 70, 50, 30, 10)),
     "blur": Degradation(blur, (0, 50, 0.1), (1.0, 2.0, 3.0, 4.0, 5.0)),
-    "noise": Degradation(
-        noise,
-        (0, 50, 1),
-        tuple(255 * math.sqrt(variance) for variance in (0.05, 0.1, 0.15, 0.2, 0.25)),
-    ),
+    "noise": Degradation(noise, (0, 50, 1), _DEVIATIONS),
     "saltpepper": Degradation(saltpepper, (0, 25, 1), (5, 10, 15, 20, 25)),
 }
 COMBINED = "combined"  # one of them by chance
 
 
 def known(name: str) -> Degradation:
-    """A degradation by its name. Raises ValueError for an unknown one."""
+    """Return a degradation by its name. Raises ValueError for an unknown one."""
     if name not in DEGRADATIONS:
         raise ValueError(f"degradation {name!r} is unknown; use one of {', '.join(DEGRADATIONS)}")
     return DEGRADATIONS[name]
@@ -158,42 +154,46 @@ def known(name: str) -> Degradation:
 def by_name(
     name: str, behavior: str = "corrected"
 ) -> Callable[[np.ndarray, float | None, np.random.Generator], np.ndarray]:
-    """The function of a degradation. Raises ValueError for an unknown one."""
+    """Return the function of a degradation. Raises ValueError for an unknown one."""
     return partial(known(name).function, behavior=behavior)
 
 
 def draw_name(name: str, rng: np.random.Generator) -> str:
-    """The degradation that is meant: each with equal chance for COMBINED."""
+    """Return the name; for COMBINED, draw one of the degradations with equal chance."""
     return list(DEGRADATIONS)[rng.integers(len(DEGRADATIONS))] if name == COMBINED else name
 
 
 def draw_level(name: str, rng: np.random.Generator) -> float:
-    """A level of the training range, uniformly. Raises ValueError for an unknown degradation."""
+    """Draw a level of the training range uniformly.
+
+    Raises ValueError for an unknown degradation.
+    """
     first, last, unit = known(name).training
     return round(int(rng.integers(first, last + 1)) * unit, 6)
 
 
-# blur as a share of the image's shorter side, noise in grey levels, JPEG quality (DiffAUD)
+# the blur as a share of the image's shorter side, the noise in grey levels, the JPEG quality
+# (DiffAUD)
 SEQUENCES = {"weak_seq": (0.02, 10, 80), "medium_seq": (0.04, 20, 60), "strong_seq": (0.08, 30, 40)}
 SEQUENCE_NAMES = (*SEQUENCES, *(f"{name}_published" for name in SEQUENCES))
 
 
 def sequence(image: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Blur, then noise, then JPEG: ``weak_seq``, ``medium_seq``, ``strong_seq`` as documented
-    (blur 2, 4, 8 % of the size).
+    """Apply blur, then noise, then JPEG.
 
-    With ``_published`` at its end a name stands for what the published code ran: a blur ten times
-    weaker, of a whole number of tenths of a pixel, and truncated values. Raises ValueError for an
-    unknown name.
+    ``weak_seq``, ``medium_seq`` and ``strong_seq`` are as documented, with a blur of 2, 4 or 8 % of
+    the size. A name that ends in ``_published`` stands for what the published code ran: a blur ten
+    times weaker, of a whole number of tenths of a pixel, and truncated values. Raises ValueError
+    for an unknown name.
     """
     if name not in SEQUENCE_NAMES:
         raise ValueError(f"sequence {name!r} is unknown; use one of {', '.join(SEQUENCE_NAMES)}")
     share, deviation, quality = SEQUENCES[name.removesuffix("_published")]
     published = name.endswith("_published")
-    size = min(image.shape[:2])
-    behavior = BEHAVIORS[published]
-    out = blur(image, round(share * size) / 10 if published else share * size, rng, behavior)
-    return jpeg(noise(out, deviation, rng, behavior), quality, rng, behavior)
+    behavior = "published" if published else "corrected"
+    sigma = share * min(image.shape[:2])
+    blurred = blur(image, round(sigma) / 10 if published else sigma, rng, behavior)
+    return jpeg(noise(blurred, deviation, rng, behavior), quality, rng, behavior)
 
 
 def _check(
@@ -206,27 +206,20 @@ def _check(
     *,
     can_draw: bool = True,
 ) -> float | None:
+    """Return the level. Raises ValueError for arguments that a degradation does not take."""
     if behavior not in BEHAVIORS:
         raise ValueError(f"behavior {behavior!r} is unknown; use one of {', '.join(BEHAVIORS)}")
     if not isinstance(image, np.ndarray):
-        raise ValueError(
-            f"{name} wants a uint8 array of shape (H,W,3) or (H,W), not {type(image).__name__}"
-        )
-    if (
-        image.dtype != np.uint8
-        or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
-        or not image.size
-    ):
-        raise ValueError(
-            f"{name} wants a uint8 image of shape (H,W,3) or (H,W), not {image.dtype} {image.shape}"
-        )
+        kind = type(image).__name__
+        raise ValueError(f"{name} wants a uint8 array of shape (H,W,3) or (H,W), not {kind}")
+    is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype != np.uint8 or not is_picture or not image.size:
+        kind = f"{image.dtype} {image.shape}"
+        raise ValueError(f"{name} wants a uint8 image of shape (H,W,3) or (H,W), not {kind}")
     if level is None:
         return None
-    if (
-        not isinstance(level, (int, float, np.number))
-        or not least <= level <= most
-        or math.isinf(level)
-    ):
+    is_number = isinstance(level, (int, float, np.number))
+    if not is_number or not least <= level <= most or math.isinf(level):
         raise ValueError(f"{name} level {level!r} is outside {least}..{most}")
     if not can_draw:
         raise ValueError(f"{name} is random: it wants rng, a numpy Generator")
@@ -234,10 +227,8 @@ def _check(
 
 
 def _to_uint8(values: np.ndarray, behavior: str) -> np.ndarray:
-    """Clip to 0..255 and round, or truncate as published; in place."""
+    """Clip to 0..255 and round, or truncate as published. The values are changed in place."""
     np.clip(values, 0, 255, out=values)
-    return (
-        values.astype(np.uint8)
-        if behavior == "published"
-        else np.rint(values, out=values).astype(np.uint8)
-    )
+    if behavior != "published":
+        np.rint(values, out=values)
+    return values.astype(np.uint8)

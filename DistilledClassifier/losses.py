@@ -1,4 +1,4 @@
-"""Losses, by the field's names. A new one is a function here and its entry in the table under it.
+"""Losses, by the field's names. A new one is a function here and an entry in a table below.
 
 Features are (N,C), maps (N,C,H,W), logits (N,K), labels (N,) of whole numbers. Each loss is a
 scalar.
@@ -45,7 +45,10 @@ def cosine_inheritance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
 
 
 class FromTeacher(NamedTuple):
-    """A loss of a student and a teacher on the same images. of: the part of `Seen` it compares."""
+    """A loss of a student and a teacher on the same images.
+
+    of: the part of `Seen` that it compares.
+    """
 
     of: str
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -79,11 +82,11 @@ def objective(
 ) -> dict[str, torch.Tensor]:
     """Return ``loss``, the weighted sum, and beside it each loss of ``weights``, unweighted.
 
-    DiffAUD: w0 CE + w1 sum over teachers of COS.
+    DiffAUD's objective is w0 CE + w1 times the sum over teachers of COS.
 
     labels: (N,), or targets (N,K). teachers: their answers to the images of the batch, by the names
-    of the parts of `Seen`. groups: the batch is so many groups of equally many images, one after
-    the other, and a loss from teachers is summed over them.
+    of the parts of `Seen`. groups: the number of groups of equally many images that follow each
+    other in the batch; a loss from teachers is summed over them.
     """
     parts = {name: SUPERVISED[name](student, labels) for name in weights if name in SUPERVISED}
     each = len(labels) // groups

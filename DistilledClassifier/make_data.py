@@ -36,53 +36,59 @@ FROM = """
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
 """
-OF = """
+NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
 --labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
 --list FILE  only the images that it names, one a line
 """
-NPY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one"
+NPY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one\n"
 TO = f"""
 --save_dir DIR!  the tree to write
 --workers INT = {os.cpu_count()}  processes
 --seed INT = 0  of every image's stream
 """
-COMMANDS = {
-    "prepare": ("Write a data set as a tree: pixels as PNG, image files as they are.",
-        (FROM, OF, NPY, TO)),
-    "degrade": ("Write copies with known degradations; the level is drawn for each image.",
-        (FROM, OF, NPY, TO, """
+DEGRADE = """
 --type {TYPES}+!  combined: one of them by chance
 --level LEVEL+ = []  fixed levels instead, each in <type>/<level>/; test: the papers' five, as
     severities 1..5
 --behavior {BEHAVIORS} = corrected  published: the quirks of the reference code
-""")),
-    "sequence": ("Write copies with blur, then noise, then JPEG, in <name>/0/.",
-        (FROM, OF, NPY, TO, """
---name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: the three as documented)
-""")),
-    "corrupt": ("Write the common corruptions, in <corruption>/<severity>/ or as the official "
-    "arrays.",
-        (FROM, OF, TO, """
+"""
+NAME = "--name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: as documented)\n"
+CORRUPT = """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
 --severity 1..5+ = [all]  (default: all)
 --constants {auto,cifar,imagenet} = auto  auto: CIFAR's up to 64 pixels
 --format {png,npy} = png  npy: <corruption>.npy and labels.npy of equal sizes
-""")),
-    "verify": ("Count and check a tree: missing, extra, damaged and mislabelled images.",
-        (OF, NPY, """
+"""
+VERIFY = """
 --save_dir DIR!  the tree to check
 --base_samples->source PATH  clean images that every cell without a manifest must have
 --split NAME  of the clean images
-""")),
-    "sheet": ("Draw some images under a degradation at all its levels, as one picture.",
-        (FROM, OF, NPY, """
+"""
+SHEET = """
 --type NAME!  a degradation, a sequence or a corruption
 --constants {auto,cifar,imagenet} = auto  of a corruption
 --out PNG!
 --seed INT = 0
-""")),
-}  # fmt: skip
+"""
+TYPES = (*DEGRADATIONS, COMBINED)
+CHOICES = {"TYPES": TYPES, "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
+FLAGS = {
+    "prepare": FROM + NAMES + NPY + TO,
+    "degrade": FROM + NAMES + NPY + TO + DEGRADE,
+    "sequence": FROM + NAMES + NPY + TO + NAME,
+    "corrupt": FROM + NAMES + TO + CORRUPT,
+    "verify": NAMES + NPY + VERIFY,
+    "sheet": FROM + NAMES + NPY + SHEET,
+}
+ABOUT = {
+    "prepare": "Write a data set as a tree: pixels as PNG, image files as they are.",
+    "degrade": "Write copies with known degradations; the level is drawn for each image.",
+    "sequence": "Write copies with blur, then noise, then JPEG, in <name>/0/.",
+    "corrupt": "Write the common corruptions as trees or as the official arrays.",
+    "verify": "Count and check a tree: missing, extra, damaged and mislabelled images.",
+    "sheet": "Draw some images under a degradation at all its levels, as one picture.",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,11 +100,9 @@ def parser() -> commands.Parser:
     """Return the parser of the command line, with its subcommands."""
     p = commands.Parser(PROGRAM, description=__doc__)
     subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    names = {"BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
-    for name, (about, flags) in COMMANDS.items():
-        command = subcommands.add_parser(name, help=about, description=about)
-        text = "\n".join(part.strip("\n") for part in (*flags, commands.OUTPUT))
-        commands.add_flags(command, text, TYPES=(*DEGRADATIONS, COMBINED), **names)
+    for name, flags in FLAGS.items():
+        command = subcommands.add_parser(name, help=ABOUT[name], description=ABOUT[name])
+        commands.add_flags(command, flags + commands.OUTPUT, **CHOICES)
     return p
 
 
@@ -136,7 +140,7 @@ def _sheet(values: dict[str, Any], output: commands.Output) -> int:
 
 
 def _take(kind: type, values: dict[str, Any]) -> Any:
-    """Make settings of those values that are theirs, and take these out."""
+    """Make settings of the values that belong to them, and remove these from the values."""
     names = [item.name for item in fields(kind) if item.name in values]
     return kind(**{name: values.pop(name) for name in names})
 

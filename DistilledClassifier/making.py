@@ -1,7 +1,4 @@
-"""Make data:
-
-trees of official data sets, of degraded and corrupted copies; checks; contact sheets.
-"""
+"""Make data: trees of official data sets and of degraded copies, checks, contact sheets."""
 
 from __future__ import annotations
 
@@ -38,12 +35,13 @@ SEVERITIES = ("1", "2", "3", "4", "5")
 
 @dataclass(frozen=True, kw_only=True)
 class Originals:
-    """Which images are read.
+    """The images that are read.
 
-    source: a folder of images, or a data set's files (dataset/README.md). split: only this part of
-    it, such as ``cifar_test``. num_samples: at most so many, spread evenly. classes: the class
-    list, where the data do not tell it. labels: those of a flat ImageNet folder. list: a file of
-    the names that are wanted. file_severity: that of a .npy of a corruption that holds one.
+    source: a folder of images, or a data set's files (dataset/README.md). split: the part of it
+    that is read, such as ``cifar_test``. num_samples: the greatest number of images, which are
+    spread evenly. classes: the class list, where the data do not tell it. labels: the labels of a
+    flat ImageNet folder. list: a file of the names that are wanted. file_severity: the severity of
+    a corruption's .npy that holds only one.
     """
 
     source: Path
@@ -67,7 +65,7 @@ class Originals:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where images are written: the tree, the number of processes, the seed of every stream."""
+    """The tree that is written, the number of processes, and the seed of every random stream."""
 
     save_dir: Path
     workers: int = os.cpu_count() or 1
@@ -80,9 +78,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Made:
-    """What a run left: how many images were wanted, and why some are not there.
+    """The outcome of a run: how many images were wanted, and why some are not there.
 
-    failed: the path in the tree of each image that failed, with the reason.
+    failed: the reason for each image that failed, by its path in the tree.
     """
 
     total: int
@@ -91,7 +89,7 @@ class Made:
 
     @property
     def done(self) -> int:
-        """Return how many of the images are in the tree."""
+        """Return the number of the images that are in the tree."""
         return self.total - len(self.failed)
 
     def __str__(self) -> str:
@@ -128,14 +126,15 @@ def degrade(
     level: Sequence[str] = (),
     behavior: str = BEHAVIORS[0],
 ) -> Made:
-    """Write copies with known degradations, in a folder for each; the level is drawn for each
-    image.
+    """Write copies with known degradations, in a folder for each degradation.
 
-    type: names of degradations, or ``combined`` (one of them by chance). level: fixed levels, each
-    in a folder of its own, or the one word ``test`` for the five of the papers. Raises ValueError
-    for an unknown degradation or a level that it does not take.
+    type: names of degradations, or ``combined``, which is one of them by chance. level: fixed
+    levels, each in a folder of its own, or the one word ``test`` for the five of the papers;
+    without levels, one is drawn for each image. Raises ValueError for an unknown degradation or a
+    level that it does not take.
 
-    >>> degrade(Originals(source=photos), Target(save_dir=out, workers=1), quiet, type=["jpeg"]).done
+    >>> target = Target(save_dir=out, workers=1)
+    >>> degrade(Originals(source=photos), target, quiet, type=["jpeg"]).done
     3
     """
     for kind in type:
@@ -154,7 +153,7 @@ def degrade(
 def sequence(originals: Originals, target: Target, show: Show, *, name: Sequence[str]) -> Made:
     """Write copies with blur, then noise, then JPEG, in ``<name>/0/``.
 
-    name: of the sequences. Raises ValueError for an unknown one.
+    name: the sequences. Raises ValueError for an unknown one.
     """
     for kind in name:
         settings.check_one_of("name", kind, SEQUENCE_NAMES)
@@ -179,7 +178,7 @@ def corrupt(
 
     corruption: names, ``all`` for the 15, ``extra`` for the other 4. severity: 1 to 5, or ``all``.
     constants: auto, cifar or imagenet. format: png, or npy for arrays beside the tree. Raises
-    ValueError for unknown names, and where arrays are asked for images of several sizes.
+    ValueError for unknown names, and for arrays of images of several sizes.
     """
     groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
     chosen = list(dict.fromkeys(name for one in corruption for name in groups.get(one, (one,))))
@@ -255,12 +254,18 @@ def _inside_split(name: str) -> str:
 def _tasks(
     recipe: Recipe, names: Sequence[str], place: Callable[[str], str] = _inside_split
 ) -> list[Task]:
-    """Return a task for each image. place: returns the name in the recipe's folder."""
+    """Return a task for each image.
+
+    place: the function that gives an image its name in the recipe's folder.
+    """
     return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
 
 
 def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the folder and the level of each fixed level. Raises ValueError for what is none."""
+    """Return the folder and the number of each fixed level.
+
+    Raises ValueError for a level that the degradation does not take.
+    """
     if kind == COMBINED:
         raise ValueError(
             "`level` does not go with `type` combined, which draws degradation and level"
@@ -284,8 +289,8 @@ def _choose(
 ) -> tuple[Source, list[str]]:
     """Return the source and the names of its images that are wanted.
 
-    with_copies: images that were made here from others are wanted too. Raises ValueError where no
-    image is wanted.
+    with_copies: whether images that were made here from others are wanted too. Raises ValueError
+    where no image is wanted.
     """
     source = open_official(*originals.opening)
     names = source.names
@@ -326,10 +331,7 @@ def _listed(originals: Originals, names: Sequence[str]) -> list[str]:
 
 
 def _without_copies(source: Path, names: list[str]) -> list[str]:
-    """Return names without those of copies that were made here:
-
-    they may lie beside their sources.
-    """
+    """Return names without those of copies that were made here, which may lie beside them."""
     if not source.is_dir():
         return names
     made = [
@@ -341,7 +343,7 @@ def _without_copies(source: Path, names: list[str]) -> list[str]:
 
 
 def _outside(source: Path, save_dir: Path | None, names: list[str]) -> list[str]:
-    """Return names without those in a target that lies in the source."""
+    """Return names without those in the written tree, where it lies in the source."""
     root = source.resolve()
     if save_dir is None or root not in save_dir.resolve().parents:
         return names
@@ -350,7 +352,7 @@ def _outside(source: Path, save_dir: Path | None, names: list[str]) -> list[str]
 
 
 def _place(name: str) -> tuple[str, str]:
-    """Return the folder of the tree that gets a manifest of its own, and the rest of a name."""
+    """Split a name into the folder of the tree that has a manifest of its own, and the rest."""
     if match := re.fullmatch(r"(?s)([^/]*/\d+)/(.+)", name):  # <corruption>/<severity>
         return match[1], match[2]
     rest = _inside_split(name)
@@ -365,16 +367,9 @@ def _write(
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
         show.say(f"note        nothing tells the class names, {missing}")
+    options = {"seed": target.seed, "workers": target.workers, "show": show}
     try:
-        failures = trees.write(
-            source,
-            originals.opening,
-            tasks,
-            target.save_dir,
-            seed=target.seed,
-            workers=target.workers,
-            show=show,
-        )
+        failures = trees.write(source, originals.opening, tasks, target.save_dir, **options)
     except BrokenProcessPool:
         raise trees.LostWorker(
             "a worker process died (out of memory?); run the same command again to go on, with "
@@ -405,10 +400,10 @@ class Checked:
 
 
 def verify(save_dir: Path, originals: Originals | None = None) -> Checked:
-    """Count and check the images of a tree: missing, extra, damaged and mislabelled ones.
+    """Count the images of a tree, and find missing, extra, damaged and mislabelled ones.
 
     originals: clean images that every cell without a manifest must have. Raises FileNotFoundError
-    and ValueError.
+    where there is no tree, and ValueError where it has no images or no classes to compare.
     """
     has_classes = tree.read_classes(save_dir) is not None
     expected: list[str] = []
@@ -425,7 +420,8 @@ def verify(save_dir: Path, originals: Originals | None = None) -> Checked:
 def sheet(originals: Originals, *, type: str, out: Path, constants: str, seed: int) -> Path:
     """Draw some images under a degradation at all its levels, as one PNG, and return its path.
 
-    type: a degradation, a sequence or a corruption. Raises ValueError for an unknown one.
+    type: a degradation, a sequence or a corruption. out: the PNG. constants: those of a corruption.
+    seed: that of the images' random streams. Raises ValueError for an unknown type.
     """
     recipes = _recipes(type, constants)
     source, names = _choose(originals, None)

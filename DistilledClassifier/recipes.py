@@ -1,7 +1,4 @@
-"""Recipes:
-
-what is done to each image of a tree of made images, drawn from the image's own random stream.
-"""
+"""Recipes: how the images of a tree are made, each with a random stream of its own."""
 
 from __future__ import annotations
 
@@ -15,11 +12,12 @@ from DistilledClassifier import degradations
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to each image of one folder of the tree.
+    """The work on each image of one folder of the tree.
 
-    kind: "copy", "degrade", "sequence" or "corrupt"; name: of the degradation ("combined": one of
-    the known ones by chance), sequence or corruption; level: as the functions take it, None to
-    draw it for each image; how: behaviour of a degradation or constants of a corruption.
+    kind: "copy", "degrade", "sequence" or "corrupt". name: that of the degradation, sequence or
+    corruption; "combined" is one of the known degradations by chance. level: the level or severity;
+    None draws a degradation's for each image. how: the behavior of a degradation, or the constants
+    of a corruption.
     """
 
     folder: str
@@ -29,14 +27,14 @@ class Recipe:
     how: str = ""
 
     def draw(self, rng: np.random.Generator) -> tuple[str, float | None]:
-        """The degradation and level of an image; takes from ``rng`` what it draws."""
+        """Return the name and the level for one image; those that are open are drawn."""
         if self.kind != "degrade":
             return self.name, self.level
         name = degradations.draw_name(self.name, rng)
         return name, degradations.draw_level(name, rng) if self.level is None else self.level
 
     def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (H,W,3) to uint8 (H,W,3)."""
+        """Return the image made of an image, both uint8 (H,W,3)."""
         name, level = self.draw(rng)
         if self.kind == "degrade":
             return degradations.DEGRADATIONS[name](image, level, rng, self.how)
@@ -50,6 +48,6 @@ class Recipe:
 
 
 def generator(seed: int, key: str) -> np.random.Generator:
-    """The random stream of one image: of the seed and its key in the tree, and of nothing else."""
+    """Return the random stream of one image. It depends on the seed and the image's key alone."""
     digest = hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -1,8 +1,8 @@
 """Trees of made images: write them with several processes, and go on where a run stopped.
 
 Each folder that a run fills (``jpeg``, ``gaussian_noise/5``) has a manifest
-``made.<folder>.json`` at the tree's root: how it was made, from what, and for every image the
-level that was drawn for it and the SHA-256 of its file.
+``made.<folder>.json`` at the tree's root. It tells how the folder was made and from what, and for
+every image the level that was drawn for it and the SHA-256 of its file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +28,8 @@ from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.verify import ENTRIES, verify
 
-Made = tuple[
-    str, str | None, str | None
-]  # an image's target, the SHA-256 of its file, and the reason where there is none
+# an image's target, the SHA-256 of its file, and the reason where there is no file
+Made = tuple[str, str | None, str | None]
 
 __all__ = ["Recipe", "Task", "generator", "verify", "write"]
 
@@ -40,7 +40,7 @@ class LostWorker(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """``name`` of the source becomes ``target`` of the tree."""
+    """One image to make: ``name`` in the source becomes ``target`` in the tree."""
 
     recipe: Recipe
     name: str
@@ -57,9 +57,9 @@ def write(
     workers: int,
     show: Show,
 ) -> dict[str, str]:
-    """Write the tasks' images that are not there yet; returns the failures, target to reason.
+    """Write the tasks' images that are not there yet; return the reason of each failed target.
 
-    reopen: arguments of `sources.open_official`, with which every process opens the source.
+    reopen: the arguments of `sources.open_official`, with which every process opens the source.
     Raises ValueError where a folder holds images that were made in another way, or that were not
     made here.
     """
@@ -69,12 +69,11 @@ def write(
     for task in tasks:
         folders.setdefault(task.recipe.folder, []).append(task)
     saved = tree.list_saved(save_dir, folders, at_root=True)
-    parts = [
-        _Part(save_dir, group, source, seed, saved.images[folder])
-        for folder, group in folders.items()
-    ]
-    for part in parts:
+    parts = []
+    for folder, group in folders.items():
+        part = _Part(save_dir, group, source, seed, saved.images[folder])
         part.check()
+        parts.append(part)
     save_dir.mkdir(parents=True, exist_ok=True)
     tree.sweep_temporaries(save_dir, saved.unfinished)
     if source.classes:
@@ -97,10 +96,9 @@ def write(
 
 
 class _Part:
-    """A folder that a run fills: its tasks, those that are to do, and its manifest as it stands,
-    {} before there is one.
+    """A folder that a run fills: its tasks, those that are to do, and its manifest, if any.
 
-    saved: key to path of the images that are there.
+    saved: the paths of the images that are there, by key.
     """
 
     def __init__(
@@ -111,13 +109,8 @@ class _Part:
         seed: int,
         saved: Mapping[str, str],
     ):
-        self._save_dir, self._tasks, self._source, self._seed, self._saved = (
-            save_dir,
-            tasks,
-            source,
-            seed,
-            saved,
-        )
+        self._save_dir, self._source, self._seed = save_dir, source, seed
+        self._tasks, self._saved = tasks, saved
         self._recipe = tasks[0].recipe
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
         self._manifest = ledger.read_manifest(self._path, ENTRIES)
@@ -131,65 +124,70 @@ class _Part:
         folder = self._save_dir / self._recipe.folder
         if not self._manifest:
             others = sorted(self._save_dir.glob(f"{self._path.stem}.*.json"))
-            missing = f"were not made here ({self._path.name} is missing)"
-            why = f"were made in another way ({others[0].name})" if others else missing
-            raise ValueError(f"{folder} holds images that {why}; choose another `save_dir`")
-        differ = ledger.differences(self._manifest["settings"], self._settings)
-        known, todo = self._manifest["source_sha256"], {task.name for task in self.todo}
+            reason = f"were not made here ({self._path.name} is missing)"
+            if others:
+                reason = f"were made in another way ({others[0].name})"
+            raise ValueError(f"{folder} holds images that {reason}; choose another `save_dir`")
+        differences = ledger.differences(self._manifest["settings"], self._settings)
+        todo = {task.name for task in self.todo}
         done = {task.name for task in self._tasks} - todo
-        changed = ledger.changed(
-            self._source.digest, {name: known[name] for name in known if name in done}
-        )
+        known = {k: v for k, v in self._manifest["source_sha256"].items() if k in done}
+        changed = ledger.changed(self._source.digest, known)
         if changed is not None:
-            differ.append(f"another source ({self._source.where(changed)} has changed)")
-        if differ:
+            differences.append(f"another source ({self._source.where(changed)} has changed)")
+        if differences:
             raise ValueError(
-                f"{folder} was made in another way: {'; '.join(differ)}; choose another "
-                "`save_dir`, or remove it"
+                f"{folder} was made in another way: {'; '.join(differences)}; "
+                "choose another `save_dir`, or remove it"
             )
 
     def begin(self) -> None:
         """Write the manifest of a folder with work to do, so that an interrupted run is known."""
         if not self.todo:
             return
+        todo = [task.name for task in self.todo]
         self._manifest = {
             "images": {},
             **self._manifest,
             "folder": self._recipe.folder,
             "settings": self._settings,
             "source": str(self._source.path.resolve()),
-            "source_sha256": ledger.sources(
-                self._source.digest, self._manifest, [task.name for task in self.todo]
-            ),
+            "source_sha256": ledger.sources(self._source.digest, self._manifest, todo),
         }
         ledger.write_manifest(self._path, self._manifest, {}, running=True)
 
     def end(self, digests: Mapping[str, str], failures: Mapping[str, str]) -> None:
-        """Complete the manifest; digests: target to SHA-256 of what was written now.
+        """Complete the manifest.
 
-        What an earlier run says of its images stays, whatever lies there now; of images outside
-        this run's tasks, which had another num_samples or list, only while they lie there.
+        The entries of an earlier run's images stay, whatever lies there now. An image outside this
+        run's tasks keeps its entry while it lies there; an earlier run had another num_samples or
+        list.
+
+        digests: the SHA-256 of each target that was written now.
         """
         if not self.todo and self._manifest.get("state") != ledger.RUNNING:
             return
         targets = [task.target for task in self._tasks]
         failed = {target: failures[target] for target in targets if target in failures}
-        planned = set(targets) - failed.keys()
-        made = {
-            target: entry
-            for target, entry in self._manifest["images"].items()
-            if target in planned or (target not in failed and (self._save_dir / target).is_file())
-        }
-        for target in targets:
-            if target in planned and (
-                target in digests or target not in made
-            ):  # not there: an earlier run was stopped
-                name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
-                drawn = {} if self._recipe.kind == "copy" else {"name": name, "level": level}
-                made[target] = drawn | {
-                    "sha256": digests.get(target) or files.sha256(self._save_dir / target)
-                }
+        planned = dict.fromkeys(target for target in targets if target not in failed)
+        made = {}
+        for target, entry in self._manifest["images"].items():
+            is_there = target not in failed and (self._save_dir / target).is_file()
+            if target in planned or is_there:
+                made[target] = entry
+        for target in planned:
+            # images without an entry and a digest were written by a run that was stopped
+            if target in digests or target not in made:
+                digest = digests.get(target) or files.sha256(self._save_dir / target)
+                made[target] = self._drawn(target) | {"sha256": digest}
         ledger.write_manifest(self._path, self._manifest | {"images": made}, failed)
+
+    def _drawn(self, target: str) -> dict[str, Any]:
+        """Return the degradation and the level that an image's random stream drew."""
+        if self._recipe.kind == "copy":
+            return {}
+        name, level = self._recipe.draw(generator(self._seed, tree.key_of(target)))
+        return {"name": name, "level": level}
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -199,37 +197,38 @@ class _Part:
 def _pool(
     workers: int, reopen: tuple, save_dir: Path, seed: int
 ) -> Iterator[Callable[[Sequence[Task]], Iterable[Made]]]:
-    """`map` of `_make`, in order, by processes where there are several; each opens the source for
-    itself.
+    """Yield a function that makes the images of tasks and returns their outcomes in order.
+
+    Several workers are processes, each of which opens the source for itself.
     """
     if workers == 1:
         _open(reopen, save_dir, seed)
         yield partial(map, _make)
         return
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _start_worker, (reopen, save_dir, seed, os.getpid())
-    ) as pool:
-        ours = signal.getsignal(signal.SIGINT)
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # which the processes that start now inherit: the parent stops them
+    start = (reopen, save_dir, seed, os.getpid())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, start) as pool:
+        # the processes start here and inherit that they ignore Ctrl-C: the parent stops them
+        handler = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         pool.submit(int)
-        signal.signal(signal.SIGINT, ours)
+        signal.signal(signal.SIGINT, handler)
         try:
             yield partial(pool.map, _make, chunksize=32)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-_here: tuple[Source, Path, int]  # what a process works with
+_here: tuple[Source, Path, int]  # the source, the tree and the seed of a process
 
 
 def _open(reopen: tuple, save_dir: Path, seed: int) -> None:
+    """Open the source that this process reads."""
     global _here  # noqa: PLW0603 - one source a process, opened once
     _here = (open_official(*reopen), save_dir, seed)
 
 
 def _start_worker(reopen: tuple, save_dir: Path, seed: int, parent: int) -> None:
+    """Prepare a process, which ends when its parent does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def end_with_parent() -> None:
@@ -242,15 +241,17 @@ def _start_worker(reopen: tuple, save_dir: Path, seed: int, parent: int) -> None
 
 
 def _make(task: Task) -> Made:
-    """Write one image."""
+    """Write one image, and return its outcome."""
     source, save_dir, seed = _here
     try:
         path = save_dir / tree.check_name(task.target, source.path)
-        image = source.read(task.name)  # also of copies: what cannot be read is not passed on
+        image = source.read(task.name)  # for copies too: a damaged image is not passed on
         data = source.encoded(task.name) if task.recipe.kind == "copy" else None
         if data is None:
-            pixels = task.recipe.apply(np.asarray(image), generator(seed, tree.key_of(task.target)))
-    except Exception as error:  # PIL and its plugins raise many types for damaged files, a recipe refuses tiny images
+            stream = generator(seed, tree.key_of(task.target))
+            pixels = task.recipe.apply(np.asarray(image), stream)
+    # PIL and its plugins raise many types for damaged files, and a recipe refuses tiny images
+    except Exception as error:
         return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if data is None:
@@ -261,7 +262,7 @@ def _make(task: Task) -> Made:
 
 
 def _link(file: Path, path: Path) -> bool:
-    """Give a file a second name, which costs no space; False where the file system cannot."""
+    """Give a file a second name, which costs no space; tell whether the file system can."""
     try:
         os.link(file.resolve(), path)
     except OSError:

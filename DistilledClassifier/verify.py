@@ -1,12 +1,10 @@
-"""Check a tree of images against its manifests, against clean images, or its cells against each
-other.
-"""
+"""Check a tree of images: against its manifests, against clean images, or cell against cell."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,20 @@ ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
 
 
 def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The manifests of made images in a tree. Raises ValueError where one is damaged."""
-    return (
-        (path, ledger.read_manifest(path, ENTRIES)) for path in sorted(save_dir.glob("made*.json"))
-    )
+    """Read the manifests of made images in a tree. Raises ValueError where one is damaged."""
+    for path in sorted(save_dir.glob("made*.json")):
+        yield path, ledger.read_manifest(path, ENTRIES)
 
 
 def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
-    """Check a tree: how many images each cell has, and what is wrong with which file.
+    """Check a tree, and return the number of images in each cell and the faults of files by name.
 
-    Where a folder has a manifest, its files must be those of the manifest, byte for byte. The
-    other cells must hold the images ``expected`` (names in a cell, <class>/<image> or
-    <class>_<index>), by default those of all of them together, each under the class that most of
-    them give it. Every image must be whole and have a class of classes.txt.
+    Where a folder has a manifest, its files must be those of the manifest, byte for byte. Every
+    other cell must hold the expected images. Every image must be whole and have a class of
+    classes.txt. Raises FileNotFoundError where there is no tree, and ValueError where it is empty.
+
+    expected: names in a cell, <class>/<image> or <class>_<index>. By default these are the names
+    that most of the cells have.
     """
     if not save_dir.is_dir():
         raise FileNotFoundError(f"`save_dir` {save_dir} is not a folder")
@@ -36,38 +35,40 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     names, others, _ = tree.list_images(save_dir)
     if not names:
         raise ValueError(f"`save_dir` {save_dir} holds no images")
-    wrong = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
+    faults = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []
     unfinished: list[str] = []
     for path, manifest in read_manifests(save_dir):
         folder = "" if manifest["folder"] == "." else f"{manifest['folder']}/"
-        made.update((name, entry["sha256"]) for name, entry in manifest["images"].items())
-        wrong.update(
-            (name, f"failed when it was made: {why}") for name, why in manifest["failures"].items()
-        )
+        for name, entry in manifest["images"].items():
+            made[name] = entry["sha256"]
+        for name, reason in manifest["failures"].items():
+            faults[name] = f"failed when it was made: {reason}"
         if manifest["state"] == ledger.RUNNING:
-            wrong[path.name] = "the run that made this folder did not end; run it again"
+            faults[path.name] = "the run that made this folder did not end; run it again"
             unfinished.append(folder)
         else:
             finished.append(folder)
     covered = _below(names, finished)
-    wrong |= _compare(covered, _below(made, finished), classes)
+    faults |= _compare(covered, _below(made, finished), classes)
     rest = set(names) - covered - _below(names, unfinished)
-    wrong |= _compare(rest, _wanted(rest, expected, classes), classes)
+    faults |= _compare(rest, _wanted(rest, expected, classes), classes)
     for name in names:
         if fault := _fault(save_dir, name, made.get(name), classes):
-            wrong[name] = fault
-    return dict(Counter(tree.parse(name, classes)[0] for name in names)), wrong
+            faults[name] = fault
+    return dict(Counter(tree.parse(name, classes)[0] for name in names)), faults
 
 
 def _below(names: Iterable[str], folders: Sequence[str]) -> set[str]:
+    """Return the names that lie in one of the folders."""
     return {name for name in names if name.startswith(tuple(folders))}
 
 
 def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]) -> str | None:
-    """What is wrong with one file; None where it is a whole image with a class, and that which
-    was made.
+    """Tell the fault of one file.
+
+    None says that it is a whole image with a class, and the one that was made.
     """
     try:
         images.read_rgb(save_dir / name)
@@ -81,43 +82,43 @@ def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]
 
 
 def _wanted(present: set[str], expected: Iterable[str], classes: Sequence[str]) -> set[str]:
-    """The names that cells without a manifest should have:
+    """Return the names that cells without a manifest should have.
 
-    of the expected images, else of what most cells have.
+    In each cell these are the expected names, or those that most cells have.
     """
     cells: dict[str, set[str]] = {}
     for name in present:
         cell = tree.parse(name, classes)[0]
         cells.setdefault(cell, set()).add(name if cell == "." else name[len(cell) + 1 :])
-    rest = set(expected)
-    if not rest:
-        own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
-        if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
-            own = {
-                name: name for name in own
-            }  # classes share names: a class cannot be told from another
-        votes: dict[str, Counter] = {}
-        for name in itertools.chain.from_iterable(cells.values()):
-            votes.setdefault(own[name], Counter())[name] += 1
-        rest = {
-            vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)
-        }
-    return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in rest}
+    inside = set(expected) or _majority(cells, classes)
+    return {name if cell == "." else f"{cell}/{name}" for cell in cells for name in inside}
+
+
+def _majority(cells: Mapping[str, set[str]], classes: Sequence[str]) -> set[str]:
+    """Return the names of the images in most cells, each with the class that most of them give."""
+    own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
+    if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
+        # classes share image names, so that only a whole name tells an image
+        own = {name: name for name in own}
+    votes: dict[str, Counter] = {}
+    for name in itertools.chain.from_iterable(cells.values()):
+        votes.setdefault(own[name], Counter())[name] += 1
+    return {vote.most_common(1)[0][0] for vote in votes.values() if 2 * vote.total() > len(cells)}
 
 
 def _compare(present: set[str], wanted: set[str], classes: Sequence[str]) -> dict[str, str]:
-    """Name what is missing and what is extra; one of each with the same cell and own name is one
-    mislabelled image.
+    """Return the names that are missing or extra, with the fault of each.
+
+    One of each with the same cell and own name is one mislabelled image.
     """
     missing: dict[tuple, list[str]] = {}
     for name in sorted(wanted - present):
         missing.setdefault(tree.parse(name, classes)[:2], []).append(name)
-    wrong = {}
+    faults = {}
     for name in sorted(present - wanted):
         others = missing.get(tree.parse(name, classes)[:2])
-        wrong[name] = (
-            f"mislabelled: it should be {others.pop()}"
-            if others
-            else "extra: nothing like it is expected"
-        )
-    return wrong | {name: "missing" for names in missing.values() for name in names}
+        if others:
+            faults[name] = f"mislabelled: it should be {others.pop()}"
+        else:
+            faults[name] = "extra: nothing like it is expected"
+    return faults | {name: "missing" for names in missing.values() for name in names}
