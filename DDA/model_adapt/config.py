@@ -1,4 +1,4 @@
-"""Configs of evaluations: found, read as plain values, checked against what is read of them."""
+"""Configs of evaluations: they are searched for, read as plain values, and checked."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from DDA.model_adapt.settings import Settings
 from DDA.sources.cells import LAYOUTS
 from DistilledClassifier.classifiers import quietly
 
-CHOICES = {  # of entries of ``evaluation``
+# the values that some entries of ``evaluation`` may have
+CHOICES = {
     "ensemble": (*RULES, *FITTED_RULES, *FUSE_RULES),
     "scores": SCORES,
     "metrics": METRICS,
 }
 DATA_CONFIGS = (".yaml", ".yml", ".json")  # configs that hold values; all others are code
-KINDS = {  # of the entries that are read, by their group
+# the types of the entries that are read, by their group
+KINDS = {
     "": dict.fromkeys(("data", "evaluation", "model"), dict),
     "data": {"test": dict, "samples_per_gpu": int},
     "data.test": {
@@ -31,10 +33,13 @@ KINDS = {  # of the entries that are read, by their group
 
 
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
-    """The entries of a config as plain values.
+    """Return the entries of a config as plain values.
 
-    A .py config is code: mmcv runs it. A .yaml or .json config holds values and nothing else: no
-    tag, import or base in it leads to code. Raises FileNotFoundError, ValueError.
+    A .py config is code, which mmcv runs. A .yaml or .json config holds values and nothing else: no
+    tag, import or base in it leads to code.
+
+    options: changes, written as NAME=VALUE. Raises FileNotFoundError where there is no config, and
+    ValueError for a wrong entry.
     """
     try:
         with quietly():
@@ -44,9 +49,8 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
             f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})"
         ) from None
     place = _find(path)
-    config = (
-        Config(_data_config(place)) if place.suffix in DATA_CONFIGS else Config.fromfile(str(place))
-    )
+    is_data = place.suffix in DATA_CONFIGS
+    config = Config(_data_config(place)) if is_data else Config.fromfile(str(place))
     changes = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -60,7 +64,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
 
 
 def _find(path: Path) -> Path:
-    """A config as it is named from here, from this folder, or from those above it."""
+    """Return a config's path, as it is named from here, from this folder, or from those above."""
     here = Path(__file__).parent
     places = [path, *(folder / path for folder in (here, here.parent, here.parent.parent))]
     for place in places:
@@ -71,9 +75,10 @@ def _find(path: Path) -> Path:
 
 
 def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The entries of a .yaml or .json config over those of its ``_base_``.
+    """Return the entries of a .yaml or .json config over those of its ``_base_``.
 
-    Raises ValueError for what would execute code.
+    above: the configs that inherit from this one. Raises ValueError for entries that would execute
+    code.
     """
     from mmcv import Config
 
@@ -94,21 +99,21 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = Config._merge_a_into_b(
-            _data_config(path.parent / base, (*above, path.resolve())), merged
-        )
+        entries = _data_config(path.parent / base, (*above, path.resolve()))
+        merged = Config._merge_a_into_b(entries, merged)
     with files.parsing(path, "config whose entries fit those of its _base_"):
         return Config._merge_a_into_b(own, merged)
 
 
 def _check_entries(content: dict[str, Any], path: Path) -> None:
-    """Raise ValueError for an entry that is missing or of another kind than what is read here."""
+    """Raise ValueError for an entry that is missing or has a wrong value."""
     for group, hints in KINDS.items():
         entries = content
         for name in group.split(".") if group else ():
             entries = entries.get(name, {})
         needed = {"pipeline": None} if group == "data.test" else {}
-        settings.check_kinds({**needed, **entries}, hints, f"{path}: {group}{'.' * bool(group)}")
+        prefix = f"{path}: {group}." if group else f"{path}: "
+        settings.check_kinds({**needed, **entries}, hints, prefix)
     data, evaluation = content.get("data", {}), content.get("evaluation", {})
     test = data.get("test", {})
     for name in ("pipeline", "pipeline2"):
@@ -177,6 +182,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _topk(options: list[str]) -> int:
+    """Return k of the option ``topk=k``; 5 is the default. Raises ValueError for another option."""
     for option in options:
         name, _, value = option.partition("=")
         number = value.split(",")[-1].strip("() ")
@@ -187,7 +193,9 @@ def _topk(options: list[str]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A value of mmcv's Config with Python's own dicts; lists and tuples stay what they are."""
+    """Return a value of mmcv's Config with Python's own dicts; lists and tuples keep their type."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
-    return type(value)(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value

@@ -1,10 +1,10 @@
-"""Rules that combine what two classifiers say of one image: tensors in, tensors out.
+"""Rules that combine the scores of two classifiers for one image: tensors in, tensors out.
 
 Scores are (N,K): logits, or probabilities as the published pipeline has them. ``first`` saw the
 degraded image, ``second`` the adapted copy. Entropy, confidence and variance are those of DDA
-(arXiv:2207.03442, section 3.3, and its code): entropy and confidence are always those of the
+(arXiv:2207.03442, section 3.3, and its code). Entropy and confidence are always those of the
 softmax of the scores. Where the two are equal, the second is taken. A new rule is a function, its
-entry here and its name in choices.py.
+entry in a table here and its name in choices.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 def entropy(scores: torch.Tensor) -> torch.Tensor:
@@ -27,6 +28,7 @@ def confidence(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _pick(second: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Return the scores ``two`` where ``second`` (N,) is true, and ``one`` elsewhere."""
     return torch.where(second[:, None], two, one)
 
 
@@ -77,13 +79,11 @@ RULES: dict[str, Callable[..., torch.Tensor]] = {
         one * confidence(one)[:, None] + two * confidence(two)[:, None]
     ),
 }
-OURS: dict[str, Callable[..., torch.Tensor]] = {
-    "weighted_sum": _weighted_sum,
-    "gate": _gate,
-}  # fitted, see FITS
+# the rules whose parameters are fitted (FITS)
+OURS: dict[str, Callable[..., torch.Tensor]] = {"weighted_sum": _weighted_sum, "gate": _gate}
 
-# each returns two numbers whose softmax weighs the two images
-FUSE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+# each rule returns two tensors (N,), whose softmax weighs the two images
+FUSE_RULES: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "entropy_fuse": lambda one, two: (entropy(two), entropy(one)),
     "confidence_fuse": lambda one, two: (confidence(one), confidence(two)),
     "var_fuse": lambda one, two: (one.var(1), two.var(1)),
@@ -107,28 +107,25 @@ def fit_weighted_sum(
 ) -> dict[str, Any]:
     """Fit ``weight`` and ``temperatures`` of the weighted sum.
 
-    first, second: logits (N,K) of known degradations; labels: (N,). Each temperature minimises the
-    cross-entropy of its classifier alone (Guo et al., arXiv:1706.04599). The weight, in steps of
-    0.01, minimises that of the sum, whose own temperature is free: only the weight decides which
-    class wins.
+    Each temperature minimises the cross-entropy of its classifier alone (Guo et al.,
+    arXiv:1706.04599). The weight, in steps of 0.01, minimises that of the sum, whose own
+    temperature is free: only the weight decides which class wins.
+
+    first, second: logits (N,K) of known degradations. labels: (N,).
     """
     scales = torch.logspace(-1, 1, 81)  # temperatures 10 to 0.1
 
     def losses(logits: torch.Tensor) -> torch.Tensor:
-        return torch.stack(
-            [torch.nn.functional.cross_entropy(scale * logits, labels) for scale in scales]
-        )
+        return torch.stack([F.cross_entropy(scale * logits, labels) for scale in scales])
 
     temperatures = tuple(float(1 / scales[losses(logits).argmin()]) for logits in (first, second))
     weights = torch.linspace(0, 1, 101)
-    lowest = [
-        losses(_weighted_sum(first, second, weight=float(w), temperatures=temperatures)).min()
-        for w in weights
-    ]
-    return {
-        "weight": round(float(weights[torch.stack(lowest).argmin()]), 2),
-        "temperatures": list(temperatures),
-    }
+    lowest = []
+    for weight in weights:
+        scores = _weighted_sum(first, second, weight=float(weight), temperatures=temperatures)
+        lowest.append(losses(scores).min())
+    best = float(weights[torch.stack(lowest).argmin()])
+    return {"weight": round(best, 2), "temperatures": list(temperatures)}
 
 
 def fit_gate(
@@ -136,28 +133,22 @@ def fit_gate(
 ) -> dict[str, Any]:
     """Fit the weighted sum and the gate's ``threshold`` on the first one's calibrated confidence.
 
-    first, second: logits (N,K) of known degradations; labels: (N,). The threshold, in steps of
-    0.01, is the lowest that keeps the share ``keep`` of what adapting always gains in
-    cross-entropy over adapting never. It is 0 where there is nothing to gain. Accuracy is too
-    coarse to tell on some thousand images.
+    The threshold, in steps of 0.01, is the lowest that keeps the share ``keep`` of the gain in
+    cross-entropy of adapting always over adapting never. It is 0 where there is nothing to gain.
+    Accuracy is too coarse to tell on some thousand images.
+
+    first, second: logits (N,K) of known degradations. labels: (N,).
     """
     params = fit_weighted_sum(first, second, labels)
     thresholds = [round(0.01 * i, 2) for i in range(102)]
-    losses = [
-        float(
-            torch.nn.functional.cross_entropy(_gate(first, second, threshold=t, **params), labels)
-        )
-        for t in thresholds
-    ]
-    gain = losses[0] - losses[-1]
-    chosen = (
-        next(
-            t for t, loss in zip(thresholds, losses, strict=True) if losses[0] - loss >= keep * gain
-        )
-        if gain > 0
-        else 0.0
-    )
-    return {**params, "threshold": chosen}
+    losses = []
+    for threshold in thresholds:
+        scores = _gate(first, second, threshold=threshold, **params)
+        losses.append(float(F.cross_entropy(scores, labels)))
+    never, always = losses[0], losses[-1]
+    enough = [never - loss >= keep * (never - always) for loss in losses]
+    threshold = thresholds[enough.index(True)] if never > always else 0.0
+    return {**params, "threshold": threshold}
 
 
 FITS = {"weighted_sum": fit_weighted_sum, "gate": fit_gate}

@@ -1,7 +1,4 @@
-"""The report of an evaluation:
-
-one HTML page that opens offline, a CSV file, Markdown, a gallery.
-"""
+"""The report of an evaluation: one HTML page that opens offline, CSV, Markdown, a gallery."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import base64
 import csv
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -24,29 +21,32 @@ from DDA.model_adapt.settings import Facts
 from DDA.settings import as_list
 from DDA.sources import Source
 
-# of each column, or of its rule: its colour, and what it is
-COLUMNS = """
-source          #888888  the clean classifier on degraded images
-source_adapted  #c0843d  the clean classifier on adapted copies
-self_ensemble   #b5a642  the mean of its probabilities on both (DDA)
-first           #2b6cb0  the first classifier on degraded images
-second          #c05621  the second classifier on adapted copies
-combined        #276749  both, combined
-sum             #97266d  the sum of what both say (DiffAUD)
-weighted_sum    #6b46c1  a sum whose weights are fitted on known degradations
-gate            #0e7490  the weighted sum where the first is unsure, else the first alone: such images need no adaptation
-other           #97266d  both, combined
-"""
+# the colour and the meaning of a column, by its name or its rule
 KNOWN = {
-    name: rest for name, *rest in (line.split(None, 2) for line in COLUMNS.strip().splitlines())
+    "source": ("#888888", "the clean classifier on degraded images"),
+    "source_adapted": ("#c0843d", "the clean classifier on adapted copies"),
+    "self_ensemble": ("#b5a642", "the mean of its probabilities on both (DDA)"),
+    "first": ("#2b6cb0", "the first classifier on degraded images"),
+    "second": ("#c05621", "the second classifier on adapted copies"),
+    "combined": ("#276749", "both, combined"),
+    "sum": ("#97266d", "the sum of what both say (DiffAUD)"),
+    "weighted_sum": ("#6b46c1", "a sum whose weights are fitted on known degradations"),
+    "gate": (
+        "#0e7490",
+        "the weighted sum where the first is unsure, else the first alone: "
+        "such images need no adaptation",
+    ),
+    "other": ("#97266d", "both, combined"),
 }
 
 
 def write(out: Path, count: int, title: str) -> list[Path]:
     """Write the report beside an evaluation's results, and return its files.
 
-    These are report.html, report.csv and report.md, and gallery.png where images are shown. count:
-    images that are shown of each corruption. Raises FileNotFoundError and ValueError.
+    These are report.html, report.csv and report.md, and gallery.png where images are shown.
+
+    count: the number of images that are shown of each corruption. Raises FileNotFoundError where
+    results or images are missing, and ValueError for a negative count.
     """
     if count < 0:
         raise ValueError(f"`images` {count} must be at least 0")
@@ -69,7 +69,7 @@ def write(out: Path, count: int, title: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the galleries, and what the columns say of it."""
+    """An image of the galleries, and the class that each column predicts."""
 
     cell: str
     key: str
@@ -77,11 +77,12 @@ class Shown:
     predicted: dict[str, int]
 
     def is_right(self, column: str) -> bool:
+        """Tell whether a column predicts the image's class."""
         return self.predicted[column] == self.label
 
 
 class Report:
-    """What lies in a folder of results, read again; ``page``, ``table`` and ``gallery`` show it."""
+    """The results in a folder, read again; ``page``, ``table`` and ``gallery`` show them."""
 
     def __init__(self, out: Path, count: int):
         self.summary = files.read_json(out / "summary.json")
@@ -92,28 +93,28 @@ class Report:
         self.severities = tables.in_order(cell.partition("/")[2] for cell in self.cells)
         self._top1 = {name: self._accuracies(name) for name in self.names}
         self._count = count
-        self._views = (
-            [self._open(path) for path in (self.facts.degraded, self.facts.adapted)]
-            if count
-            else []
-        )
-        self._names = [
-            {
-                key: name
-                for cell in self.cells
-                for key, name in named(view, cell, partial=self.facts.partial).items()
-            }
-            for view in self._views
-        ]
-        self._said = {cell: self._predictions(out, cell) for cell in self.cells} if count else {}
+        self._views: list[Source] = []
+        self._names: list[dict[str, str]] = []
+        self._shown: dict[str, list[Shown]] = {}
+        if count:
+            self._views = [self._open(path) for path in (self.facts.degraded, self.facts.adapted)]
+            self._names = [self._names_of(view) for view in self._views]
+            self._shown = {cell: self._predictions(out, cell) for cell in self.cells}
         # clean images have a line of their own, and no part in the rest
-        self._counted = [
-            shown for cell in tables.corrupted(self._said) for shown in self._said[cell]
-        ]
+        counted = (self._shown[cell] for cell in tables.corrupted(self._shown))
+        self._counted = list(itertools.chain.from_iterable(counted))
+
+    def _names_of(self, view: Source) -> dict[str, str]:
+        """Return the name of each image in a view, by its key."""
+        names = {}
+        for cell in self.cells:
+            names |= named(view, cell, partial=self.facts.partial)
+        return names
 
     def _accuracies(self, name: str) -> np.ndarray:
-        """A column's top-1 in per cent, (corruptions, severities); NaN where there is no such
-        cell.
+        """Return a column's top-1 in per cent, (corruptions, severities).
+
+        It is NaN where there is no such cell.
         """
         accuracies = np.full((len(self.corruptions), len(self.severities)), np.nan)
         for cell, row in self.cells.items():
@@ -131,37 +132,32 @@ class Report:
         return sources.open_source(Path(path), classes, self.facts.severity)
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
+        """Return the images of a cell, with the class that each column predicts."""
         stored = results.read(out, cell)
-        best = {
-            name: scores.argmax(1) for name, scores in results.columns(stored, self.facts).items()
-        }
-        return [
-            Shown(
-                cell,
-                str(key),
-                int(label),
-                {name: int(classes[i]) for name, classes in best.items()},
-            )
-            for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True))
-        ]
+        columns = results.columns(stored, self.facts)
+        classes = {name: scores.argmax(1).tolist() for name, scores in columns.items()}
+        images_of_cell = []
+        for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True)):
+            predicted = {name: column[i] for name, column in classes.items()}
+            images_of_cell.append(Shown(cell, str(key), int(label), predicted))
+        return images_of_cell
 
     def title(self, name: str) -> str:
+        """Return how people call a column."""
         return results.title(name, self.facts)
 
-    def what(self, name: str) -> str:
+    def meaning(self, name: str) -> str:
+        """Return what a column is, in a few words."""
         return KNOWN.get(self.facts.rules.get(name, name), KNOWN["other"])[1]
 
     # ------------------------------------------------------------------------------------ tables
 
     def table(self) -> str:
-        """CSV: a line for each cell and column."""
+        """Return CSV with a line for each cell and column."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        numbers = [
-            key
-            for key, value in next(iter(self.cells.values()))[self.names[0]].items()
-            if isinstance(value, float)
-        ]
+        first = next(iter(self.cells.values()))[self.names[0]]
+        numbers = [key for key, value in first.items() if isinstance(value, float)]
         writer.writerow(["corruption", "severity", "column", "N", *numbers])
         for cell, row in self.cells.items():
             corruption, _, severity = cell.partition("/")
@@ -171,130 +167,113 @@ class Report:
         return text.getvalue()
 
     def _means(self) -> str:
-        """The means over cells, a line for each column, and what the columns are."""
-        texts = {
-            "top-1 %": [f"{100 * self.summary['all'][name]['top1']:.1f}" for name in self.names],
-            **tables.measures(self.summary["all"], self.names, self.facts),
-        }
-        rows, words = [], []
+        """Return the means over cells, a line for each column, and the meaning of the columns."""
+        overall = self.summary["all"]
+        top1 = [f"{100 * overall[name]['top1']:.1f}" for name in self.names]
+        texts = {"top-1 %": top1, **tables.measures(overall, self.names, self.facts)}
+        rows, meanings = [], []
         for i, name in enumerate(self.names):
             title = escape(self.title(name))
-            rows.append(
-                _row(
-                    f"<i style='background:{_colour(name)}'></i>{title}",
-                    [column[i] for column in texts.values()],
-                )
-            )
-            words.append(f"<b>{title}</b>: {self.what(name)}")
-        return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(words)}.</p>"
+            head = f"<i style='background:{_colour(name)}'></i>{title}"
+            rows.append(_row(head, [column[i] for column in texts.values()]))
+            meanings.append(f"<b>{title}</b>: {self.meaning(name)}")
+        return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(meanings)}.</p>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
-        """Corruption by severity: a column's accuracy, or its gain over another as a heat map."""
+        """Return a table of corruptions by severities.
+
+        It holds a column's accuracy, or its gain over the column ``minus`` as a heat map.
+        """
         values = self._top1[name] - (self._top1[minus] if minus else 0)
         rows = []
         for corruption, row in zip(self.corruptions, values, strict=True):
             cells = "".join(_cell(value, minus is not None) for value in (*row, np.nanmean(row)))
             rows.append(f"<tr><th>{escape(corruption)}</th>{cells}</tr>")
-        return _table(
-            ["", *(severity or "all" for severity in self.severities), "mean"], rows, " class=grid"
-        )
+        heads = [severity or "all" for severity in self.severities]
+        return _table(["", *heads, "mean"], rows, " class=grid")
 
     # ---------------------------------------------------------------------------------- pictures
 
     def _chart(self) -> str:
-        """Accuracy against severity, the mean over corruptions, as SVG."""
-        rows = [
-            self.corruptions.index(corruption) for corruption in tables.corrupted(self.corruptions)
-        ]
+        """Draw accuracy against severity, the mean over corruptions, as SVG."""
+        rows = [self.corruptions.index(name) for name in tables.corrupted(self.corruptions)]
         means = {name: self._top1[name][rows].mean(0) for name in self.names}
-        whole = np.flatnonzero(
-            ~np.isnan(means[self.names[0]])
-        )  # severities that all corruptions have
+        # the severities that all corruptions have
+        whole = np.flatnonzero(~np.isnan(means[self.names[0]]))
         if len(whole) < 2:
             return ""
         marks = [(x, self.severities[i]) for x, i in enumerate(whole)]
-        curves = [
-            (self.title(name), _colour(name), list(enumerate(values[whole])))
-            for name, values in means.items()
-        ]
+        curves = []
+        for name, values in means.items():
+            curves.append((self.title(name), _colour(name), list(enumerate(values[whole]))))
         return _plot(curves, marks, "severity", "top-1 % against severity, mean over corruptions")
 
     def _gate_chart(self) -> str:
-        """Accuracy against the share of images that the gate sends to adaptation, as SVG."""
+        """Draw accuracy against the share of images that the gate sends to adaptation, as SVG."""
         gate = next(name for name in self.names if self.title(name) == "gate")
-        points = [
-            [(100 * row["adapted"], 100 * row["top1"]) for row in rows]
-            for rows in (self.summary["gate"], [self.summary["all"][gate]])
-        ]
+
+        def points(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+            return [(100 * row["adapted"], 100 * row["top1"]) for row in rows]
+
         curves = [
-            ("gate, any threshold", _colour("second"), points[0]),
-            ("gate as fitted", _colour("gate"), points[1]),
+            ("gate, any threshold", _colour("second"), points(self.summary["gate"])),
+            ("gate as fitted", _colour("gate"), points([self.summary["all"][gate]])),
         ]
         marks = [(float(tick), f"{tick} %") for tick in range(0, 101, 20)]
-        return _plot(
-            curves,
-            marks,
-            "adapted %",
+        text = (
             "top-1 % against the share of images that are adapted: from never (the first "
-            "classifier alone) to always (the weighted sum); fitted on known degradations",
+            "classifier alone) to always (the weighted sum); fitted on known degradations"
         )
+        return _plot(curves, marks, "adapted %", text)
 
     def _figure(self, shown: Shown) -> str:
-        pictures = "".join(
-            _picture(self._pixels(view, shown.key))
-            for view in (0, 1)
-            if shown.key in self._names[view]
-        )
-        answers = "".join(
-            "<li "
-            f"class={'right' if shown.is_right(name) else 'wrong'}>{escape(self.title(name))}: "
-            f"{escape(self.facts.classes[shown.predicted[name]])}</li>"
-            for name in ("first", "second", "combined")
-            if name in self.names
-        )
+        """Show an image in both views, with its class and those that the columns predict."""
+        views = [view for view in (0, 1) if shown.key in self._names[view]]
+        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in views)
+        items = ""
+        for name in ("first", "second", "combined"):
+            if name in self.names:
+                kind = "right" if shown.is_right(name) else "wrong"
+                predicted = escape(self.facts.classes[shown.predicted[name]])
+                items += f"<li class={kind}>{escape(self.title(name))}: {predicted}</li>"
         label = escape(self.facts.classes[shown.label])
-        caption = f"<figcaption><b>{label}</b><ul>{answers}</ul></figcaption>"
+        caption = f"<figcaption><b>{label}</b><ul>{items}</ul></figcaption>"
         return f"<figure title='{escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
 
     def _pixels(self, view: int, key: str) -> np.ndarray:
-        """Of an image degraded (0) or adapted (1; degraded where there is no copy):
+        """Read an image, degraded (view 0) or adapted (view 1), as uint8 (H,W,3).
 
-        uint8 (H,W,3).
+        An image without an adapted copy is shown degraded.
         """
         view = view if key in self._names[view] else 0
         return sources.read_pixels(self._views[view], self._names[view][key])
 
     def gallery(self, columns: int = 8) -> np.ndarray:
-        """Each corruption's images at its highest severity, before and after, uint8 (H,W,3).
+        """Draw each corruption's images at its highest severity in both views, uint8 (H,W,3).
 
-        The frame is green where the classifier that sees the view is right (the clean one, where
-        it was asked), else red.
+        A frame is green where the classifier that sees the view is right, else red. Where there is
+        a clean classifier, its answers decide.
         """
         pairs = (("source", "source_adapted"), ("first", "second"), ("first", "combined"))
         judges = next(pair for pair in pairs if set(pair) <= set(self.names))
         rows, frames = {}, {}
         hardest = {cell.partition("/")[0]: cell for cell in self.cells}
         for cell in hardest.values():
-            chosen = tree.spread(self._said[cell], columns)
-            for view, (judge, what) in enumerate(zip(judges, ("degraded", "adapted"), strict=True)):
-                title = f"{cell} {what}"
+            chosen = tree.spread(self._shown[cell], columns)
+            for view, kind in enumerate(("degraded", "adapted")):
+                title = f"{cell} {kind}"
                 rows[title] = [self._pixels(view, shown.key) for shown in chosen]
-                frames[title] = [
-                    "seagreen" if shown.is_right(judge) else "crimson" for shown in chosen
-                ]
-        return np.asarray(
-            images.contact_sheet(rows, [""] * max(map(len, rows.values())), side=64, frames=frames)
-        )
+                verdicts = [shown.is_right(judges[view]) for shown in chosen]
+                frames[title] = ["seagreen" if is_right else "crimson" for is_right in verdicts]
+        heads = [""] * max(map(len, rows.values()))
+        return np.asarray(images.contact_sheet(rows, heads, side=64, frames=frames))
 
     def _galleries(self) -> str:
+        """Show images of each corruption."""
         parts = []
         for corruption in self.corruptions:
-            group = [
-                shown
-                for cell in self.cells
-                if cell.partition("/")[0] == corruption
-                for shown in self._said[cell]
-            ]
+            cells = [cell for cell in self.cells if cell.partition("/")[0] == corruption]
+            group = [shown for cell in cells for shown in self._shown[cell]]
             chosen = tree.spread(group, self._count)
             severities = ", ".join(dict.fromkeys(shown.cell.partition("/")[2] for shown in chosen))
             note = f"severity {escape(severities) or 'none'}; left degraded, right adapted"
@@ -306,32 +285,28 @@ class Report:
         return f"<h3>{title}</h3><p class=note>{note}</p><div class=gallery>{figures}</div>"
 
     def _won_and_lost(self) -> str:
-        parts, count = [], len(self._counted)
+        """Show images that the adapted copy makes right, and images that it makes wrong."""
+        won, lost = [], []
+        for shown in self._counted:
+            if shown.is_right("first") != shown.is_right("combined"):
+                (lost if shown.is_right("first") else won).append(shown)
         outcomes = (
-            ("Won", False, "wrong before and right after"),
-            ("Lost", True, "right before and wrong after"),
+            ("Won", won, "wrong before and right after"),
+            ("Lost", lost, "right before and wrong after"),
         )
-        for title, before, what in outcomes:
-            group = [
-                shown
-                for shown in self._counted
-                if shown.is_right("first") == before != shown.is_right("combined")
-            ]
-            parts.append(
-                self._gallery(
-                    f"{title}: {len(group):,} of {count:,} images, "
-                    f"{100 * len(group) / count:.1f} %",
-                    f"{what} the adapted copy was heard",
-                    tree.spread(group, 2 * self._count),
-                )
-            )
+        parts, count = [], len(self._counted)
+        for name, group, change in outcomes:
+            share = f"{100 * len(group) / count:.1f} %"
+            title = f"{name}: {len(group):,} of {count:,} images, {share}"
+            note = f"{change} the adapted copy was heard"
+            parts.append(self._gallery(title, note, tree.spread(group, 2 * self._count)))
         return "".join(parts)
 
     def _flips(self) -> str:
-        """How many images each column breaks and mends of those before it."""
-        hits = {
-            name: np.array([shown.is_right(name) for shown in self._counted]) for name in self.names
-        }
+        """Return a table of the images that a column breaks and mends of those before it."""
+        hits = {}
+        for name in self.names:
+            hits[name] = np.array([shown.is_right(name) for shown in self._counted])
         rows = []
         for one, two in itertools.combinations(self.names, 2):
             rates = metrics.flips(hits[one], hits[two])
@@ -342,64 +317,66 @@ class Report:
     # ---------------------------------------------------------------------------------- the page
 
     def page(self, title: str) -> str:
-        """The whole report as one HTML page."""
+        """Return the whole report as one HTML page."""
         sections = {
             "Result": self._means() + self._chart(),
-            f"Gain of {self.title('combined')}, points": "".join(
-                f"<h3>over {escape(self.title(base))}</h3>{self._grid('combined', base)}"
-                for base in ("source", "first", "second")
-                if base in self.names
-            ),
+            f"Gain of {self.title('combined')}, points": self._gains(),
             "When to adapt": self._gate_chart() if "gate" in self.summary else "",
-            "What adaptation wins and loses": self._won_and_lost() + self._flips()
-            if self._count
-            else "",
-            "Images": self._galleries() if self._count else "",
-            "Every column, top-1 %": "".join(
-                f"<details><summary>{escape(self.title(name))}: "
-                f"{self.what(name)}</summary>{self._grid(name)}</details>"
-                for name in self.names
-            ),
-            "Settings": self._settings(),
         }
+        if self._count:
+            sections["What adaptation wins and loses"] = self._won_and_lost() + self._flips()
+            sections["Images"] = self._galleries()
+        sections |= {"Every column, top-1 %": self._columns(), "Settings": self._settings()}
         style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-        body = "".join(
-            f"<section><h2>{escape(name)}</h2>{content}</section>"
-            for name, content in sections.items()
-            if content
-        )
         title = escape(title)
-        return (
-            "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport "
-            "content='width=device-width, "
-            f"initial-scale=1'><title>{title}</title><style>{style}</style></head><body><h1>{title}</h1><p class=note>"
-            f"{escape(self.summary['protocol'])}.</p>{body}</body></html>\n"
+        head = (
+            "<meta charset=utf-8>"
+            "<meta name=viewport content='width=device-width, initial-scale=1'>"
+            f"<title>{title}</title><style>{style}</style>"
         )
+        body = f"<h1>{title}</h1><p class=note>{escape(self.summary['protocol'])}.</p>"
+        for name, content in sections.items():
+            if content:
+                body += f"<section><h2>{escape(name)}</h2>{content}</section>"
+        return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
+
+    def _gains(self) -> str:
+        """Return the gain of the result over each single classifier."""
+        grids = ""
+        for base in ("source", "first", "second"):
+            if base in self.names:
+                title = escape(self.title(base))
+                grids += f"<h3>over {title}</h3>{self._grid('combined', base)}"
+        return grids
+
+    def _columns(self) -> str:
+        """Return the accuracies of each column, folded up."""
+        parts = ""
+        for name in self.names:
+            head = f"{escape(self.title(name))}: {self.meaning(name)}"
+            parts += f"<details><summary>{head}</summary>{self._grid(name)}</details>"
+        return parts
 
     def _settings(self) -> str:
+        """Return a table of the facts of the evaluation, and of the adaptation's settings."""
         facts = {**asdict(self.facts), "classes": len(self.facts.classes), "cells": None}
         settings = Path(self.facts.adapted) / tree.SETTINGS
         if settings.is_file():
-            facts |= {
-                f"adaptation: {name}": value for name, value in files.read_json(settings).items()
-            }
-        texts = [
-            (name, ", ".join(map(str, as_list(value))))
-            for name, value in facts.items()
-            if value is not None
-        ]
-        return _table(
-            [],
-            [
-                f"<tr><th>{escape(name)}</th><td class=what>{escape(text)}</td></tr>"
-                for name, text in texts
-            ],
-        )
+            for name, value in files.read_json(settings).items():
+                facts[f"adaptation: {name}"] = value
+        rows = []
+        for name, value in facts.items():
+            if value is not None:
+                text = escape(", ".join(map(str, as_list(value))))
+                rows.append(f"<tr><th>{escape(name)}</th><td class=what>{text}</td></tr>")
+        return _table([], rows)
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    return f"<div class=wide><table{kind}>{f'<tr>{head}</tr>' if heads else ''}{''.join(rows)}</table></div>"
+    """Return a table in HTML. heads: texts. rows: HTML. kind: attributes of the table."""
+    cells = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    head = f"<tr>{cells}</tr>" if heads else ""
+    return f"<div class=wide><table{kind}>{head}{''.join(rows)}</table></div>"
 
 
 def _row(head: str, cells: Sequence[str]) -> str:
@@ -411,6 +388,7 @@ def _colour(name: str) -> str:
 
 
 def _cell(value: float, is_gain: bool) -> str:
+    """Return a cell in HTML; the background of a gain is greener, that of a loss redder."""
     if np.isnan(value):
         return "<td></td>"
     if not is_gain:
@@ -418,7 +396,8 @@ def _cell(value: float, is_gain: bool) -> str:
     strength = min(1.0, abs(value) / 40)
     colour = (39, 103, 73) if value >= 0 else (192, 57, 43)
     mixed = ",".join(str(round(255 + (part - 255) * strength)) for part in colour)
-    return f"<td style='background:rgb({mixed});color:{'#fff' if strength > 0.55 else '#111'}'>{value:+.1f}</td>"
+    ink = "#fff" if strength > 0.55 else "#111"
+    return f"<td style='background:rgb({mixed});color:{ink}'>{value:+.1f}</td>"
 
 
 def _plot(
@@ -427,9 +406,10 @@ def _plot(
     unit: str,
     text: str,
 ) -> str:
-    """SVG with a legend.
+    """Draw curves as SVG, with a legend.
 
-    curves: titles, colours and points (x, accuracy in per cent); marks: the x that have a label.
+    curves: titles, colours and points (x, accuracy in per cent). marks: the x that have a label.
+    unit: the name of x. text: the meaning of the whole.
     """
     width, height, left, bottom, top = 640, 300, 44, 34, 12
     values = [value for _, _, points in curves for _, value in points]
@@ -443,46 +423,38 @@ def _plot(
     def y(value: float) -> float:
         return top + (height - top - bottom) * (high - value) / (high - low)
 
-    parts = []
+    shapes, spans = [], []
     for tick in np.arange(low, high + step / 2, step):
-        parts.append(
-            f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
-            'stroke="#ddd"/>'
-            f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>'
-        )
+        line = f'x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"'
+        shapes.append(f'<line {line} stroke="#ddd"/>')
+        place = f'x="{left - 6}" y="{y(tick) + 4:.1f}"'
+        shapes.append(f'<text {place} text-anchor="end">{tick:.0f}</text>')
     for at, label in marks:
-        parts.append(
-            f'<text x="{x(at):.1f}" y="{height - 14}" text-anchor="middle">{escape(label)}</text>'
-        )
+        place = f'x="{x(at):.1f}" y="{height - 14}"'
+        shapes.append(f'<text {place} text-anchor="middle">{escape(label)}</text>')
     for title, colour, points in curves:
         path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
-        )
-        parts += [
-            f'<circle cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"><title>'
-            f"{escape(title)}, {unit} {at:g}: {value:.1f} %</title></circle>"
-            for at, value in points
-        ]
-    spans = " ".join(
-        f"<span><i style='background:{colour}'></i>{escape(title)}</span>"
-        for title, colour, _ in curves
-    )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(text, quote=True)}">{"".join(parts)}'
-        f"</svg><p class=legend>{spans} · {escape(text)}</p>"
-    )
+        line = f'points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"'
+        shapes.append(f"<polyline {line}/>")
+        for at, value in points:
+            circle = f'cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"'
+            tip = f"{escape(title)}, {unit} {at:g}: {value:.1f} %"
+            shapes.append(f"<circle {circle}><title>{tip}</title></circle>")
+        spans.append(f"<span><i style='background:{colour}'></i>{escape(title)}</span>")
+    frame = f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}"'
+    legend = f"<p class=legend>{' '.join(spans)} · {escape(text)}</p>"
+    return f"<svg {frame}>{''.join(shapes)}</svg>{legend}"
 
 
 def _picture(pixels: np.ndarray, side: int = 96) -> str:
-    """An image inside the page:
+    """Return an image inside the page.
 
-    small ones as they are, enlarged without blur by the browser; large ones shrunk.
+    Small images stay as they are, and the browser enlarges them without blur. Large ones shrink.
     """
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     size, kind = ("large", "jpeg") if max(image.size) > side else ("small", "png")
     image.thumbnail((2 * side, 2 * side))
     image.save(buffer, kind, quality=80)
-    return f"<img alt='' class={size} src='data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='' class={size} src='data:image/{kind};base64,{content}'>"

@@ -1,4 +1,4 @@
-"""The numbers that are made of scores on disk, and their tables: summary.json and summary.md."""
+"""The numbers of an evaluation, made of the scores on disk: summary.json and summary.md."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from DDA.model_adapt.ensemble import combine, is_doubtful
 from DDA.model_adapt.results import BASES, shown, title
 from DDA.model_adapt.settings import Facts
 
-# what report.py writes beside the scores
+# the files of report.py
 REPORT = ("report.html", "report.csv", "report.md", "gallery.png")
 # numbers of columns that some evaluations have, and their formats
 FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}
 # numbers of each class: their names here and in `metrics.per_class`
 PER_CLASS = {"precision": "precision", "recall": "recall", "f1_score": "f1", "support": "support"}
-# of the gate, from never to always
+# thresholds of the gate: the first adapts no image, the last every image
 THRESHOLDS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
 
@@ -51,7 +51,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
         points = zip(THRESHOLDS, *np.mean(curves, axis=0).T.tolist(), strict=True)
         names = ("threshold", "adapted", "top1")
         summary["gate"] = [dict(zip(names, point, strict=True)) for point in points]
-    for name in REPORT:  # it shows other numbers
+    for name in REPORT:  # an earlier report shows other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
     files.write_bytes(out / "summary.md", markdown(summary).encode())
@@ -79,9 +79,8 @@ def corrupted(cells: Iterable[str]) -> list[str]:
 
 def _adapted(stored: Mapping[str, np.ndarray], gate: Mapping[str, Any]) -> float:
     """Return the share of a cell's images that the gate sends to adaptation."""
-    doubtful = is_doubtful(
-        torch.from_numpy(stored["first"]), gate["threshold"], gate["temperatures"][0]
-    )
+    (first,) = results.tensors(stored, "first")
+    doubtful = is_doubtful(first, gate["threshold"], gate["temperatures"][0])
     return float(doubtful.double().mean())
 
 
@@ -94,7 +93,8 @@ def _gate_curve(
     for threshold in THRESHOLDS:
         gate = {**fitted, "threshold": threshold}
         scores = combine(*pair, "gate", **gate).numpy()
-        curve.append((_adapted(stored, gate), float(metrics.hits(scores, stored["labels"]).mean())))
+        top1 = float(metrics.hits(scores, stored["labels"]).mean())
+        curve.append((_adapted(stored, gate), top1))
     return curve
 
 
@@ -123,9 +123,8 @@ def _measure(
 def _per_class(metric: str, values: np.ndarray) -> dict[str, Any]:
     """Return a number of each class (None where it is undefined), and their mean."""
     known = values[~np.isnan(values)]
-    numbers: dict[str, Any] = {
-        "per_class": [None if np.isnan(value) else float(value) for value in values]
-    }
+    each = [None if np.isnan(value) else float(value) for value in values]
+    numbers: dict[str, Any] = {"per_class": each}
     if metric != "support" and len(known):
         numbers["macro"] = float(known.mean())
     return numbers
@@ -139,8 +138,8 @@ def _overall(
 ) -> dict[str, Any]:
     """Return means over cells of equal weight, with bootstrap intervals over images.
 
-    images: the names of the images of each cell that counts. hits: which of them each column gets
-    right.
+    images: the names of the images of each cell that counts. hits: for each such cell, whether each
+    column is right about each image.
     """
     weights = np.concatenate([np.full(len(names), 1 / len(names)) for names in images])
     groups = np.concatenate(images)
@@ -155,25 +154,21 @@ def _overall(
         numbers = [key for key, value in rows[0][name].items() if isinstance(value, float)]
         overall[name] = {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
         overall[name]["interval"] = interval(values.astype(float))
-    bases = [base for base in BASES if base in right]
     for name, values in right.items():
-        # the same images in both columns, so the intervals are those of paired differences
-        overall[name]["minus"] = {
-            base: {
-                "top1": overall[name]["top1"] - overall[base]["top1"],
-                "interval": interval(values - 1.0 * right[base]),
-            }
-            for base in bases
-            if base != name
-        }
+        overall[name]["minus"] = {}
+        for base in BASES:
+            if base in right and base != name:
+                # both columns have the same images, so the differences are paired
+                gain = overall[name]["top1"] - overall[base]["top1"]
+                span = interval(values - 1.0 * right[base])
+                overall[name]["minus"][base] = {"top1": gain, "interval": span}
         if facts.baseline == "alexnet":
             top1 = {cell: row[name]["top1"] for cell, row in cells.items()}
             overall[name] |= _relative_to_alexnet(top1)
     if "flips" in facts.metrics:
-        pairs = itertools.permutations(right, 2)
-        overall["flips"] = {
-            f"{one} to {two}": metrics.flips(right[one], right[two]) for one, two in pairs
-        }
+        overall["flips"] = {}
+        for one, two in itertools.permutations(right, 2):
+            overall["flips"][f"{one} to {two}"] = metrics.flips(right[one], right[two])
     return overall
 
 
@@ -187,17 +182,17 @@ def _relative_to_alexnet(top1: Mapping[str, float]) -> dict[str, Any]:
     clean = rows.pop("clean", None)
     error = None if clean is None else 1 - float(np.mean(list(clean.values())))
     errors = metrics.corruption_errors(rows, baseline, error, metrics.ALEXNET_CLEAN / 100)
-    return errors | {
-        name.replace("CE", "mCE"): float(np.mean(list(each.values())))
-        for name, each in errors.items()
-    }
+    means = {}
+    for name, each in errors.items():
+        means[name.replace("CE", "mCE")] = float(np.mean(list(each.values())))
+    return errors | means
 
 
 # ----------------------------------------------------------------------------- words and tables
 
 
 def protocol(facts: Facts, cells: Mapping[str, Any]) -> str:
-    """Return one sentence that says which images and rules the numbers belong to."""
+    """Return one sentence that tells the images and the rules of the numbers."""
     chosen = corrupted(cells)
     corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in chosen))
     severities = in_order(cell.partition("/")[2] for cell in chosen)
@@ -243,22 +238,20 @@ def say_gain(gain: Mapping[str, Any] | None) -> str:
 def measures(
     overall: Mapping[str, Any], names: Sequence[str], facts: Facts
 ) -> dict[str, list[str]]:
-    """Return what is shown of the means beside top-1: its name, and the text of each column."""
+    """Return the measures that are shown beside top-1: the text of each column, by their names."""
     rows = [overall[name] for name in names]
     spans = [[100 * value for value in row["interval"]] for row in rows]
     texts = {"95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in spans]}
     for base in BASES:
         if base in names:
-            texts[f"minus {title(base, facts)}"] = [
-                say_gain(row["minus"].get(base)) for row in rows
-            ]
+            gains = [say_gain(row["minus"].get(base)) for row in rows]
+            texts[f"minus {title(base, facts)}"] = gains
     for key, form in FORMATS.items():
         if key in rows[0]:
             texts[key] = [format(row[key], form) for row in rows]
     if any("adapted" in row for row in rows):
-        texts["adapted images %"] = [
-            f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows
-        ]
+        shares = [f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows]
+        texts["adapted images %"] = shares
     return texts
 
 
@@ -266,6 +259,8 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
     """Return the protocol, and a table of top-1 for each corruption and on average.
 
     The row of a corruption is its mean over severities; means have intervals.
+
+    flips: whether the images that a column breaks and mends are shown too, where they were counted.
     """
     cells, overall = summary["cells"], summary["all"]
     facts = Facts.read(summary["facts"])
@@ -280,24 +275,22 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
         rows.append((corruption, sum(row["N"] for row in group), *means))
     counted = [cells[cell]["N"] for cell in corrupted(cells)]
     means = [f"**{100 * overall[name]['top1']:.1f}**" for name in names]
-    text = commands.grid(
-        ("top-1 %", "N", *titles),
-        [*rows, (f"**mean of {len(counted)} cells**", sum(counted), *means)],
-    )
-    text += "".join(
-        f"| {head} | | {' | '.join(texts)} |\n"
-        for head, texts in measures(overall, names, facts).items()
-    )
+    rows.append((f"**mean of {len(counted)} cells**", sum(counted), *means))
+    text = commands.grid(("top-1 %", "N", *titles), rows)
+    for head, texts in measures(overall, names, facts).items():
+        text += f"| {head} | | {' | '.join(texts)} |\n"
     if flips and "flips" in overall:
-        rows = []
-        for one, two in itertools.combinations(names, 2):
-            rates = overall["flips"][f"{one} to {two}"]
-            rows.append(
-                (
-                    title(one, facts),
-                    title(two, facts),
-                    *(f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")),
-                )
-            )
-        text += "\n" + commands.grid(("from", "to", "broken %", "mended %"), rows)
+        text += f"\n{_flips_table(overall['flips'], names, facts)}"
     return f"{summary['protocol']}.\n\n{text}"
+
+
+def _flips_table(
+    flips: Mapping[str, Mapping[str, float]], names: Sequence[str], facts: Facts
+) -> str:
+    """Return a table of the images that a column breaks and mends of those before it."""
+    rows = []
+    for one, two in itertools.combinations(names, 2):
+        rates = flips[f"{one} to {two}"]
+        numbers = [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]
+        rows.append((title(one, facts), title(two, facts), *numbers))
+    return commands.grid(("from", "to", "broken %", "mended %"), rows)

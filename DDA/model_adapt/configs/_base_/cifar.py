@@ -1,5 +1,5 @@
-# CIFAR's test images at 32 pixels; the pipeline is for weights of mmcls, checkpoints of this
-# project bring their own
+# CIFAR's test images at 32 pixels. The pipeline is for weights of mmcls alone: checkpoints of this
+# project bring their own.
 norm = dict(mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255], to_rgb=True)
 pipeline = [
     dict(type="LoadImageFromFile", color_type="color_ignore_orientation"),

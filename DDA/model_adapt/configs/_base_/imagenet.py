@@ -1,5 +1,5 @@
-# ImageNet-C's images are 224 pixels and are taken as they are; adapted copies are 256 and are
-# resized
+# ImageNet-C's images have 224 pixels a side and are taken as they are. Adapted copies have 256, and
+# are resized.
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 load = dict(type="LoadImageFromFile", color_type="color_ignore_orientation")
 end = [
