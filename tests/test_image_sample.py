@@ -64,7 +64,8 @@ CELLS = ["--dataset", "imagenetc", "--corruption", "fog", "snow", "--severity", 
 
 def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, tree, tmp_path):
     status, out, _ = call(*CELLS, "--gallery", tmp_path / "look" / "gallery.png")
-    assert status == 0 and "24 of 24 adapted images" in out
+    assert status == 0 and "24 of 24 adapted images" in out and "ignored" not in out
+    assert f"gallery     {tmp_path / 'look' / 'gallery.png'}" in out
     assert saved(tmp_path / "out").keys() == {
         trees.key_of(path) for path in trees.list_images(tree)[0]
     }

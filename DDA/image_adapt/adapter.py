@@ -79,7 +79,8 @@ class Adapter:
         if world is not None:
             torch.set_num_threads(world.cpu_threads())
         self.dtype, self._notices = _precision(dtype, use_fp16, self.device)
-        unread = settings_module.unread(self.settings, list(method))
+        given = [name for name, value in method.items() if value is not None]
+        unread = settings_module.unread(self.settings, given)
         readers = f"`guidance` {self.settings.guidance} with `sampler` {self.settings.sampler}"
         self._notices += [f"`{name}` is ignored by {readers}" for name in unread]
         self.prior = priors.load(files.find(model_path), prior)
@@ -387,7 +388,8 @@ class Report:
         return not (self.failed or self.missing or self.gallery_error)
 
     def __str__(self) -> str:
-        return f"{self.done:,} of {self.total:,} adapted images are in {self.save_dir}"
+        text = f"{self.done:,} of {self.total:,} adapted images are in {self.save_dir}"
+        return text if self.gallery is None else f"{text}\ngallery     {self.gallery}"
 
     def faults(self) -> list[str]:
         """Return a sentence for each kind of thing that is not there."""
