@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from DDA import commands, files, metrics
 from DDA.model_adapt import results

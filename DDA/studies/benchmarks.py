@@ -1,7 +1,7 @@
-"""Benchmarks: what the project costs beside the work that cannot be avoided.
+"""Benchmarks: the costs of the project beside the work that cannot be avoided.
 
-Each returns its figures by name. Figures are ratios of times that were measured in the same run,
-and peaks of memory.
+Each benchmark returns its figures by name. Figures are ratios of times that were measured in the
+same run, and peaks of memory.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ Figures = dict[str, float]
 
 
 def plan(count: int) -> Figures:
-    """Plan and shard so many keys of 75 cells, a tenth of them done, for 8 ranks.
+    """Time the plan of a job of many images, and its division among 8 ranks.
 
-    The baseline is making and sorting the same names.
+    The images lie in 75 cells, and a tenth of them are done. The baseline is making and sorting the
+    same names.
+
+    count: the number of images.
     """
     cells = [f"corruption_{c:02}/{s}" for c in range(15) for s in range(1, 6)]
     each = count // len(cells)
@@ -98,7 +101,8 @@ def overhead(model_path: Path) -> Figures:
 def data() -> Figures:
     """Compare the known degradations with the library calls under them, and time a glass blur.
 
-    Processor time; the least of 9 rounds in which our function and the library's call take turns.
+    The times are processor time, the least of 9 rounds in which our function and the library's call
+    take turns.
     """
     from DistilledClassifier.corruptions import corrupt
     from DistilledClassifier.degradations import DEGRADATIONS
@@ -152,7 +156,7 @@ def _call_degradation(
 
 
 def _many(call: Callable[[np.ndarray], Any], x: np.ndarray) -> float:
-    """Return the processor time of so many calls that it can be measured."""
+    """Return the processor time of many calls, since that of one is too short to measure."""
     turns = 20 * (224 // len(x)) ** 2
     return _seconds(lambda: [call(x) for _ in range(turns)], time.process_time)
 
@@ -164,7 +168,10 @@ def _smooth(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def train() -> Figures:
-    """Train a ResNet-20 on 3 x 128 images of 32 pixels a step, degraded on the fly by 2 threads."""
+    """Tell the share of a training's time that is not spent waiting for images.
+
+    A ResNet-20 learns from 3 x 128 images of 32 pixels a step, which 2 threads degrade on the fly.
+    """
     from DistilledClassifier import classifiers
     from DistilledClassifier.train_all_deg import main as train_all_deg
 
@@ -190,9 +197,10 @@ def train() -> Figures:
 def sweep(classifier: Path, degraded: Path) -> Figures:
     """Compare test_ensemble.py over all cells with the forward passes of its two classifiers.
 
-    One process, five rounds in turns. The copies are the images themselves, and the classifiers are
-    the same. The bare passes are those of the module as its checkpoint has it; the command's own
-    passes (`classifiers.still`) stand beside them. The figures are shares of the command's time.
+    One process measures them in turns, five times. The copies are the images themselves, and both
+    classifiers are the same. The bare passes are those of the module as its checkpoint has it; the
+    command's own passes (`classifiers.still`) stand beside them. The figures are shares of the
+    command's time.
     """
     import torch
 
@@ -232,7 +240,7 @@ def sweep(classifier: Path, degraded: Path) -> Figures:
 
 
 def _evaluate(classifier: Path, degraded: Path) -> tuple[float, int]:
-    """Return the seconds of test_ensemble.py on one source as both views, and its images."""
+    """Return the seconds of test_ensemble.py on one source as both views, and its image count."""
     from DDA.model_adapt.test_ensemble import main as evaluate
 
     with tempfile.TemporaryDirectory() as folder:

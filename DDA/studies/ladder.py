@@ -52,9 +52,9 @@ class FailedJob(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a ladder or a search adapts, and with what it scores.
+    """The prior, the images and the classifier of a ladder or a search.
 
-    source: a labelled tree, or a data set's files. ranks: processes of a job.
+    source: a labelled tree, or a data set's files. ranks: the number of processes of a job.
     """
 
     model_path: Path
@@ -92,12 +92,13 @@ def run(
     """Adapt, score and time each setting; write ladder.json, ladder.md and ladder.png.
 
     texts: rungs of the speed ladder, or ``name: flags``; the first is the baseline of the paired
-    intervals. timing_images: 0 measures no time. command: what the result names as its maker.
-    Raises ValueError for wrong settings, and `FailedJob`.
+    intervals. timing_images: the number of images that are timed; 0 measures no time. command: the
+    command that the result names as its maker. Raises ValueError for wrong settings, and
+    `FailedJob`.
     """
     chosen = read_settings(texts)
     settings.check_at_least(0, timing_images=timing_images)
-    for name, flags in chosen.items():  # ends here for a wrong flag
+    for name, flags in chosen.items():  # a wrong flag ends the study here
         image_sample.parser().read(study.adapt_flags(study.source, name, flags))
     classifier = classifiers.load(study.classifier)
     source = sources.Folder(tree_of(study, show))
@@ -143,6 +144,7 @@ def check_flags(where: str, flags: Sequence[str]) -> None:
 
 
 def _setting(text: str) -> tuple[str, list[str]]:
+    """Return the name and the flags of one setting. Raises ValueError for a wrong text."""
     name, colon, flags = text.partition(":")
     if colon:
         if not name.strip() or "/" in name:
@@ -159,7 +161,10 @@ def _setting(text: str) -> tuple[str, list[str]]:
 
 
 def tree_of(study: Study, show: Show) -> Path:
-    """Return the labelled tree; files of a data set are written out first."""
+    """Return the labelled tree.
+
+    A data set's files are first written as a tree. Raises ValueError where that fails.
+    """
     if study.source.is_dir() and tree.list_images(study.source)[0]:
         return study.source
     written = study.out / "source"
@@ -183,7 +188,7 @@ def adapt_all(study: Study, source: Path, chosen: Mapping[str, Sequence[str]], s
 
 
 def launcher(ranks: int) -> list[str]:
-    """Return the words that start a command as so many ranks."""
+    """Return the words that start a command with a number of ranks."""
     return ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
 
 
@@ -256,7 +261,7 @@ def score(
 def protocol(
     study: Study, command: str, examples: Examples, cells: Sequence[str]
 ) -> dict[str, Any]:
-    """Return which images and which classifier the numbers belong to, and what made them."""
+    """Return the images and the classifier that the numbers belong to, and the command."""
     count = f"{len(examples.names)} images in {len(cells)} cells"
     text = f"{count} of {study.source.name}, {study.classifier.stem}"
     return {"protocol": text, "command": command, "cells": list(cells)}
@@ -271,8 +276,8 @@ def _statistics(
 ) -> dict[str, float]:
     """Return the accuracy in per cent and its difference from the baseline, with half intervals.
 
-    right: tells for each image whether it is classified rightly, (N,). baseline: the same for the
-    setting that the difference is taken from.
+    right: whether each image is classified rightly, (N,). baseline: the same for the setting from
+    which the difference is taken.
     """
     values = {"accuracy": ("interval", 100.0 * right)}
     if baseline is not None:
@@ -298,7 +303,8 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Count the network's calls and time each setting, on the same images in turns.
 
-    count: so many of the images; 0 measures nothing.
+    count: the number of images that are timed; 0 measures nothing. rounds: the number of times that
+    each setting is timed; the fastest counts.
     """
     if not count:
         return {}
@@ -327,7 +333,7 @@ def measure(
 
 
 class _Timed:
-    """An adapter with these flags, whose network's calls are counted; nothing is written."""
+    """An adapter of a job's settings that writes nothing and counts its network's calls."""
 
     def __init__(self, values: dict[str, Any]):
         for name in (*image_sample.UNUSED, "dry_run"):
@@ -345,7 +351,10 @@ class _Timed:
         self.backward += 1
 
     def run(self, source: Path, paths: Sequence[str]) -> float:
-        """Return the seconds for the images, in batches; the counts are those of one batch."""
+        """Return the seconds for the images, in batches.
+
+        Afterwards ``forward`` and ``backward`` are the counts of one batch.
+        """
         size, batch = self._adapter.image_size, self._adapter.batch_size
         pixels = [images.fit_square(images.read_rgb(source / path), size) for path in paths]
         begun = time.perf_counter()

@@ -5,9 +5,9 @@ A table stands between two comments, of which the first names its kind and its f
   <!-- table means docs/results/cifar10c.json -->
   <!-- end -->
 
-Kinds of summary.json, which test_ensemble.py leaves: means, with a line for each column;
-corruptions, with a line for each corruption. A kind of ladder.json: ladder. A kind of search.json:
-search.
+Of a summary.json, which test_ensemble.py writes, there are two kinds: means has a line for each
+column, corruptions a line for each corruption. The kind of a ladder.json is ladder, and that of a
+search.json is search.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def _table(kind: str, name: str) -> str:
 def update(*, check: bool = False) -> list[str]:
     """Fill in every table, and return the pages whose tables were not those of their files.
 
-    check: change nothing.
+    check: whether the pages are only compared, and stay as they are.
     """
     changed = []
     for path in documents():
         text = path.read_text(encoding="utf-8")
-        right = filled(text)
-        if right != text:
+        expected = filled(text)
+        if expected != text:
             changed.append(path.relative_to(ROOT).as_posix())
             if not check:
-                files.write_bytes(path, right.encode())
+                files.write_bytes(path, expected.encode())
     return changed

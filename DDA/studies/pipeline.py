@@ -1,7 +1,7 @@
 """The whole method from one YAML: prepare, degrade, adapt, train, distil, evaluate, report.
 
-Every stage is one or more of the project's commands, run as processes. Finished stages are skipped
-and a stopped one goes on. A stage whose command changed is run again, and those after it.
+Every stage is one or more of the project's commands, run as processes. Finished stages are skipped,
+and a stopped one goes on. A stage whose command changed is run again, and so are those after it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,17 @@ from DistilledClassifier.experiments.compose import change, stage_name
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+# the commands that stages may run, by their names
 SCRIPTS = {
-    Path(script).name: script
-    for script in (
-        "DistilledClassifier/make_data.py",
-        "DistilledClassifier/train.py",
-        "DistilledClassifier/train_all_deg.py",
-        "DDA/image_adapt/scripts/image_train.py",
-        "DDA/image_adapt/scripts/image_sample.py",
-        "DDA/model_adapt/test_ensemble.py",
-        "DDA/model_adapt/report.py",
-    )
+    "make_data.py": "DistilledClassifier/make_data.py",
+    "train.py": "DistilledClassifier/train.py",
+    "train_all_deg.py": "DistilledClassifier/train_all_deg.py",
+    "image_train.py": "DDA/image_adapt/scripts/image_train.py",
+    "image_sample.py": "DDA/image_adapt/scripts/image_sample.py",
+    "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
+    "report.py": "DDA/model_adapt/report.py",
 }
-# Entries of the YAML that hold flags of a command, by their names; docs/pipeline.md explains all
+# entries of the YAML that hold flags of a command, by their names; docs/pipeline.md explains all
 COMMANDS = ("prior", "adaptation", "evaluation", "report")
 TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
 HINTS = {
@@ -77,7 +76,8 @@ Command = tuple[str, ...]
 class Stage:
     """Commands that belong together.
 
-    commands: argument lists whose first word is one of SCRIPTS. ranks: processes of each of them.
+    commands: argument lists whose first word is one of SCRIPTS. ranks: the number of processes of
+    each command.
     """
 
     title: str
@@ -87,9 +87,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the pipeline did: the status and the seconds of each stage, by its title.
+    """The outcome of a run: its folder, its status, its stages and its report.
 
-    A stage that was finished before has the status ``done before``.
+    stages: the status and the seconds of each stage, by its title. A stage that was finished before
+    has the status ``done before``.
     """
 
     out: Path
@@ -114,7 +115,7 @@ def run(
         show: where the plan is printed.
 
     Returns:
-        What became of each stage, and where the report is.
+        The outcome of each stage, and the path of the report.
 
     Raises:
         FileNotFoundError: the YAML, or a file that it names, does not exist.
@@ -239,7 +240,7 @@ def _command(*words: str, **values: Any) -> Command:
 
 
 class _Steps:
-    """The stages of a config, and the names of what they leave for each other."""
+    """The stages of a config, and the names of the files that they leave for each other."""
 
     def __init__(self, config: Mapping[str, Any]):
         self._config, self._data, self._known = config, config["data"], config["known"]
@@ -252,7 +253,7 @@ class _Steps:
         degraded = config["degraded"]
         self._cells = {"dataset": "imagenetc", "corruption": "all", "severity": "all"}
         self._degraded = f"{self._out / 'degraded'}"
-        if isinstance(degraded, dict):  # a tree, or files, that are there already
+        if isinstance(degraded, dict):  # the degraded images exist already
             self._degraded = degraded["base_samples"]
             self._cells |= _without(degraded, "base_samples")
         self._known_cells = {
@@ -298,14 +299,14 @@ class _Steps:
         if data["known_samples"] is not None:
             shared["num_samples"] = data["known_samples"]
         kinds = [name for name in self._known if name != "clean"]
-        made = [
-            _command("make_data.py", "degrade", **shared, **self._seed, type=name) for name in kinds
-        ]
-        yield Stage("known degradations of training images", tuple(made))
+        degrade = partial(_command, "make_data.py", "degrade", **shared, **self._seed)
+        made = tuple(degrade(type=name) for name in kinds)
+        yield Stage("known degradations of training images", made)
         title = "their adapted copies, to learn from"
         yield self._adapt(title, self._clean, self._known_cells, "known_adapted")
 
     def _adapt(self, title: str, source: str, cells: Mapping[str, Any], target: str) -> Stage:
+        """Return the stage that adapts some cells of a source."""
         paths = {"model_path": self._prior, "base_samples": source, "save_dir": self._out / target}
         method = {**self._seed, **self._config["adaptation"]}
         command = _command("image_sample.py", **{**paths, **method, **cells})
@@ -329,6 +330,10 @@ class _Steps:
     def _train(
         self, program: str, kind: str, stage: str, groups: tuple[str, ...], **more: str
     ) -> Command:
+        """Return the command of a training.
+
+        groups: the entries of ``training`` that it takes beside those of ``all``.
+        """
         config, data = self._config, self._data
         entries = {
             "data.root": self._clean,
@@ -345,7 +350,7 @@ class _Steps:
         return _command(program, config=path, save_dir=self._saved, **more, set=chosen)
 
     def evaluation(self) -> Iterator[Stage]:
-        """Fit what has parameters, evaluate both students on both views, and report."""
+        """Fit the rules that have parameters, evaluate both students on both views, and report."""
         config, known = self._config, of_known(self._known)
         students = [self._best(known, "deg_all", s) for s in ("degDistill", "adaptDistill")]
         words = ("configs/ensemble/resnet18_ensemble_b64_cifar10c.py", students[0])
@@ -402,7 +407,7 @@ def check(stages: Iterable[Stage]) -> None:
 
 
 def _parse(name: str, *words: str) -> None:
-    """Read a command line; of a training also its config."""
+    """Read a command line, and the config of a training."""
     if name in ("train.py", "train_all_deg.py"):
         from DistilledClassifier.experiments.config import configure
 
@@ -430,7 +435,7 @@ def check_inputs(config: Mapping[str, Any], path: Path) -> None:
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a training by their dotted names.
 
-    A section such as train, written as one, replaces no other section.
+    A whole section, such as train, becomes its entries: it changes these and leaves the others.
     """
     dotted = {}
     for name, value in entries.items():
@@ -474,7 +479,7 @@ def command_lines(stages: Iterable[Stage]) -> Iterator[str]:
 
 
 def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Show) -> Outcome:
-    """Run what is not finished; ``pipeline.json`` in the folder tells what is.
+    """Run the stages that are not finished, and note the finished ones in ``pipeline.json``.
 
     Raises ValueError where the folder has images that these stages do not make: they would be taken
     for theirs.
@@ -494,7 +499,7 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
             continue
         started = time.monotonic()
         show.say(f"\n== {where} ({duration(started - begun)})")
-        state.forget(stages[number - 1 :])  # they are made anew, whatever becomes of this run
+        state.forget(stages[number - 1 :])  # all of these run again, even if this run ends early
         for command in stage.commands:
             state.note(command)
             if status := _run(command, stage.ranks, threads, show):
@@ -511,7 +516,7 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
 
 
 class _State:
-    """What ``pipeline.json`` says: which stages are finished, and which images were made."""
+    """The content of ``pipeline.json``: the finished stages, and the commands that made images."""
 
     def __init__(self, out: Path):
         self._out, self._path = out, out / "pipeline.json"
@@ -521,7 +526,9 @@ class _State:
 
     def check(self, stages: Iterable[Stage]) -> None:
         """Raise ValueError where the folder holds images that these stages do not make."""
-        own = [text for stage in stages for one in stage.commands for text in self._text(one)]
+        own: list[str] = []
+        for command in itertools.chain.from_iterable(stage.commands for stage in stages):
+            own += self._text(command)
         others = [command for command in self._made if command not in own]
         if others:
             raise ValueError(
@@ -530,13 +537,16 @@ class _State:
             )
 
     def _text(self, command: Command) -> list[str]:
-        """Return what is noted of a command that makes images, wherever the folder lies."""
+        """Return the note of a command that makes images, or nothing for other commands.
+
+        The note does not depend on the place of the folder.
+        """
         if command[0] != "make_data.py":
             return []
         return [shlex.join(command).replace(str(self._out), "OUT")]
 
     def forget(self, stages: Iterable[Stage]) -> None:
-        """Take the marks from stages that are to be run."""
+        """Remove the marks of stages that are to be run."""
         for stage in stages:
             self.finished.pop(stage.title, None)
 
@@ -555,6 +565,7 @@ class _State:
 
 
 def _run(command: Command, ranks: int, threads: int | None, show: Show) -> int:
+    """Run a command and return its exit status."""
     name, *words = command
     words = list(map(_latest, words))
     show.say(f"$ {shlex.join((name, *words))}")
@@ -564,7 +575,10 @@ def _run(command: Command, ranks: int, threads: int | None, show: Show) -> int:
 
 
 def _latest(part: str) -> str:
-    """Return the last file of a pattern: that of the newest finished run of a stage."""
+    """Return the file of a pattern in the newest finished run of a stage.
+
+    A word without a pattern stays as it is. Raises FileNotFoundError where no run has such a file.
+    """
     if "*" not in part:
         return part
     above, _, pattern = part.partition("/*/")

@@ -36,9 +36,10 @@ def run(
 ) -> dict[str, Any]:
     """Adapt and score each combination of values; write search.json, search.md and search.png.
 
-    axes: the values to try, by the names of GRID. flags: of image_sample.py, for all combinations.
-    command: what the result names as its maker. Raises ValueError for wrong settings and for trees
-    that hold other than known degradations, and `ladder.FailedJob`.
+    axes: the values to try, by the names of GRID. flags: the flags of image_sample.py that all
+    combinations share. command: the command that the result names as its maker. Raises ValueError
+    for wrong settings and for trees that hold other than known degradations, and
+    `ladder.FailedJob`.
     """
     combinations, shared = grid(axes), shlex.split(flags)
     ladder.check_flags("`flags`", shared)
@@ -88,7 +89,7 @@ def check_known(cells: Sequence[str], root: Path) -> None:
 
 
 def summed(row: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
-    """Return a setting with its flags of the grid, and the mean of both views."""
+    """Return the flags of a setting in the grid, the accuracy of each view, and their mean."""
     views = {view: row[view]["accuracy"] for view in ladder.VIEWS}
     flags = " ".join(f"--{flag} {value}" for flag, value in own.items())
     return {"flags": flags, **views, "mean": sum(views.values()) / len(views)}
@@ -107,8 +108,9 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the mean of both views against the first setting; a curve for each value of the
-    others.
+    """Draw the mean of both views against the first setting.
+
+    The values of the other settings have a curve each.
     """
     curves: dict[str, list[tuple[float | str, float]]] = {}
     axis = ""
