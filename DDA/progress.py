@@ -1,4 +1,4 @@
-"""What long work shows: its plan, how far it is, and how long it will take."""
+"""The messages of long work: its plan, how far it is, and how long it will take."""
 
 from __future__ import annotations
 

@@ -1,11 +1,15 @@
-"""A fuzzer of what reads data files: every case is refused in words or read, and nothing else happens.
+"""Fuzz the readers of data files: each case must be read, or refused in words.
 
-  python tests/fuzz.py --seconds 30 --seed 0            all targets in turn, in a process of their own
-  python tests/fuzz.py --target npz --case 1234         one case again
+  python tests/fuzz.py --seconds 30 --seed 0       all targets in turn, in a process of their own
+  python tests/fuzz.py --target npz --case 1234    one case again
 
-A case is a function of the seed, the target and its number. A fault is an exception other than ValueError and OSError, a
-message of several lines or with control characters, a case that takes more than HANG seconds, a file outside its folder, a
-marker that executed code would leave, and a death of the process (memory is limited).
+A case is a function of the seed, the target and its number. Faults are
+
+* an exception other than ValueError and OSError;
+* a message of several lines, or with control characters;
+* a case that takes more than HANG seconds;
+* a file outside the folder of the case, or a marker that executed code would leave;
+* the death of the process, whose memory is limited.
 """
 
 from __future__ import annotations
@@ -26,18 +30,18 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[:0] = [
-        str(Path(__file__).resolve().parents[1]),
-        str(Path(__file__).resolve().parents[1] / "scripts"),
-    ]
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-HANG = 5.0  # seconds of the processor; of the clock ten times as many, for a machine may be busy with others
+# seconds of the processor that a case may take; ten times as many of the clock, because the machine
+# may be busy with other work
+HANG = 5.0
 MEMORY = 6 << 30  # bytes of address space
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(10)
@@ -46,8 +50,10 @@ LABELS = np.arange(10)
 
 
 def mutated(data: bytes, rng: random.Random, tokens: tuple[bytes, ...]) -> bytes:
-    """``data`` with one to eight changes: bits, bytes, extreme integers, slices removed, "
-    "doubled or moved, tokens put in."""
+    """Return ``data`` with one to eight changes.
+
+    They change bits, bytes and integers; remove, double and move slices; and put in tokens.
+    """
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         at = rng.randrange(len(out) + 1)
@@ -76,6 +82,7 @@ def mutated(data: bytes, rng: random.Random, tokens: tuple[bytes, ...]) -> bytes
 
 
 def encoded(write: Callable[[Any], None]) -> bytes:
+    """Return the bytes that ``write`` writes to a file."""
     buffer = io.BytesIO()
     write(buffer)
     return buffer.getvalue()
@@ -85,7 +92,7 @@ def encoded(write: Callable[[Any], None]) -> bytes:
 
 
 def look(source: Any) -> None:
-    """Use a source as commands do: its names, some images, their digests, its folders."""
+    """Use a source as commands do: read its names, some images, their digests and its folders."""
     names = source.names
     for name in (*names[:2], *names[-1:]):
         source.digest(name)
@@ -94,7 +101,7 @@ def look(source: Any) -> None:
 
 
 class Pickles:
-    """Batches of CIFAR in every protocol."""
+    """Batches of CIFAR in every protocol of pickle."""
 
     tokens = (
         b"cnumpy\ndtype\n",
@@ -121,26 +128,20 @@ class Pickles:
 
     def __init__(self) -> None:
         self.seeds = []
+        batch = {
+            b"data": PIXELS.reshape(10, -1)[:2, :96],
+            b"labels": [1, 2],
+            b"filenames": [b"a.png"],
+            "x": LABELS[:3],
+        }
+        meta = {b"label_names": [b"cat", b"dog"], b"n": (np.int64(3), None, 1.5)}
         for protocol in (0, 2, 3, 4, 5):
-            batch = {
-                b"data": PIXELS.reshape(10, -1)[:2, :96],
-                b"labels": [1, 2],
-                b"filenames": [b"a.png"],
-                "x": LABELS[:3],
-            }
-            self.seeds.append(pickle.dumps(batch, protocol=protocol))
-            self.seeds.append(
-                pickle.dumps(
-                    {b"label_names": [b"cat", b"dog"], b"n": (np.int64(3), None, 1.5)},
-                    protocol=protocol,
-                )
-            )
+            self.seeds += [pickle.dumps(content, protocol=protocol) for content in (batch, meta)]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA.sources import cifar
 
-        found = cifar.unpickle(data, "x")
-        for value in found.values():
+        for value in cifar.unpickle(data, "x").values():
             if isinstance(value, np.ndarray):
                 assert value.dtype.kind in "iu" and value.size < 1 << 20
                 value.sum()
@@ -170,30 +171,21 @@ class Npy:
     )
 
     def __init__(self) -> None:
-        arrays = (
-            PIXELS,
-            PIXELS[..., 0],
-            LABELS,
-            LABELS.astype("f4"),
-            np.asfortranarray(PIXELS),
-            LABELS.astype("U3"),
-        )
+        images = (PIXELS, PIXELS[..., 0], np.asfortranarray(PIXELS))
+        arrays = (*images, LABELS, LABELS.astype("f4"), LABELS.astype("U3"))
         self.seeds = [encoded(lambda file, array=array: np.save(file, array)) for array in arrays]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA.sources import open_source
 
         (folder / "fog.npy").write_bytes(data if rng.random() < 0.7 else self.seeds[0])
-        (folder / "labels.npy").write_bytes(data if rng.random() < 0.5 else self.seeds[2])
-        look(
-            open_source(
-                folder if rng.random() < 0.5 else folder / "fog.npy", severity=rng.choice((None, 3))
-            )
-        )
+        (folder / "labels.npy").write_bytes(data if rng.random() < 0.5 else self.seeds[3])
+        path = folder if rng.random() < 0.5 else folder / "fog.npy"
+        look(open_source(path, severity=rng.choice((None, 3))))
 
 
 class Npz:
-    """Archives: their bytes, or the arrays in them under checksums that are right."""
+    """Archives of arrays. The bytes of the archive change, or its arrays under right checksums."""
 
     tokens = (
         *Npy.tokens,
@@ -228,20 +220,18 @@ class Npz:
         path = folder / "x.npz"
         path.write_bytes(data)
         if rng.random() < 0.6:
-            with zipfile.ZipFile(
-                path, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
-            ) as archive:
+            method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+            with zipfile.ZipFile(path, "w", method) as archive:
                 for name, array in rng.choice(self._members).items():
-                    whole = encoded(lambda file, array=array: np.save(file, array))
-                    archive.writestr(
-                        f"{name}.npy",
-                        mutated(whole, rng, self.tokens) if rng.random() < 0.4 else whole,
-                    )
+                    member = encoded(lambda file, array=array: np.save(file, array))
+                    if rng.random() < 0.4:
+                        member = mutated(member, rng, self.tokens)
+                    archive.writestr(f"{name}.npy", member)
         look(open_source(path))
 
 
 class Names:
-    """Names in every place where a data file says some, written as trees."""
+    """Names wherever data files hold some; the trees that they ask for are written."""
 
     tokens = (
         b"..",
@@ -267,8 +257,8 @@ class Names:
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA import files, tree
-        from DDA.sources import open_official
         from DDA.progress import Show
+        from DDA.sources import open_official
         from DistilledClassifier import trees
 
         name = data.decode("utf-8", rng.choice(("surrogateescape", "replace")))
@@ -301,12 +291,10 @@ class Names:
         failures = trees.write(
             source, (path,), tasks, out, seed=0, workers=1, show=Show(quiet=True)
         )
-        assert (
-            kind == 2 or not failures or any(len(one) > 200 or "\udcff" in one for one in failures)
-        ), failures
-        assert all(
-            file.is_relative_to(out) for file in folder.rglob("*.png") if "tiny" not in file.parts
-        )
+        impossible = [one for one in failures if len(one) > 200 or "\udcff" in one]
+        assert kind == 2 or not failures or impossible, failures
+        written = [file for file in folder.rglob("*.png") if "tiny" not in file.parts]
+        assert all(file.is_relative_to(out) for file in written)
         files.read_json(out / "made.copy.json")
 
 
@@ -358,19 +346,20 @@ class Configs:
 
     def __init__(self) -> None:
         root = Path(__file__).resolve().parents[1]
-        pipelines = [
-            path.read_bytes() for path in sorted((root / "scripts/pipelines").glob("*.yaml"))
-        ]
+        pipelines = sorted((root / "scripts/pipelines").glob("*.yaml"))
         experiment = (
-            b"base: configs/ind/CIFAR10/ResNet20/clean.yaml\nknown: [clean]\ntrain: {epochs: 2, batch_size: 8}\n"
-            b"optimizer: {type: SGD, lr: 0.1}\nloss: {cross_entropy: 1}\ndata: {held_out: 0.1, train: cifar_train}\n"
+            b"base: configs/ind/CIFAR10/ResNet20/clean.yaml\nknown: [clean]\n"
+            b"train: {epochs: 2, batch_size: 8}\noptimizer: {type: SGD, lr: 0.1}\n"
+            b"loss: {cross_entropy: 1}\ndata: {held_out: 0.1, train: cifar_train}\n"
         )
         evaluation = (
-            b"data: {samples_per_gpu: 8, test: {pipeline: [{type: LoadImageFromFile}], layout: cifar10c}}\n"
+            b"data: {samples_per_gpu: 8, test: "
+            b"{pipeline: [{type: LoadImageFromFile}], layout: cifar10c}}\n"
             b"evaluation: {ensemble: sum, metrics: [accuracy], corruption: [all], severity: [5]}\n"
             b"model: {type: ImageClassifier}\n"
         )
-        self.seeds = [*pipelines, experiment, experiment, evaluation, evaluation]
+        others = (experiment, experiment, evaluation, evaluation)
+        self.seeds = [*(path.read_bytes() for path in pipelines), *others]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         from DDA import files
@@ -400,8 +389,10 @@ TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": 
 
 
 def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str | None:
-    """What is wrong with a case, or None. folder: empty; only what lies below its sub-folder "
-    "``in`` may change."""
+    """Return the fault of a case, or None.
+
+    folder: an empty one. The case may change files in its sub-folder ``in`` only.
+    """
     rng = random.Random(f"{seed} {name} {case}")
     data = mutated(rng.choice(target.seeds), rng, target.tokens)
     inside = folder / "in"
@@ -413,7 +404,7 @@ def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str 
     except (ValueError, OSError) as error:
         text = str(error)
         if "\n" in text or re.search(r"[\x00-\x1f\x7f-\x9f]", text) or not text:
-            fault = f"a message that is none: {text!r}"
+            fault = f"a message that is empty or not one plain line: {text!r}"
     except BaseException:
         fault = traceback.format_exc()
     took, waited = time.process_time() - begun, time.monotonic() - clock
@@ -428,8 +419,11 @@ def run_case(target: Any, name: str, seed: int, case: int, folder: Path) -> str 
 def run(
     names: list[str], seed: int, seconds: float, first: int = 0, most: int | None = None
 ) -> int:
-    """Cases of each target in turn until the time is over; prints the counts; returns how many "
-    "faults there were."""
+    """Run cases of each target in turn until the time is over, and return the number of faults.
+
+    The numbers of cases are printed. first, most: the first case, and the number of cases to run
+    instead of ``seconds``.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     counts = dict.fromkeys(names, 0)
     targets = {name: TARGETS[name]() for name in names}
@@ -442,15 +436,14 @@ def run(
                 folder = above / "work"
                 folder.mkdir()
                 os.pwrite(note, f"{name} {case:<12}".encode(), 0)
-                previous = os.getcwd()
                 os.chdir(folder)
-                with open(os.devnull, "w") as nowhere:
-                    streams, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), nowhere, nowhere
-                    try:
-                        fault = run_case(target, name, seed, case, folder)
-                    finally:
-                        sys.stdout, sys.stderr = streams
-                        os.chdir(previous)
+                with (
+                    open(os.devnull, "w") as nowhere,
+                    redirect_stdout(nowhere),
+                    redirect_stderr(nowhere),
+                ):
+                    fault = run_case(target, name, seed, case, folder)
+                os.chdir(above)
                 shutil.rmtree(folder)
                 counts[name] += 1
                 if fault is not None:
@@ -465,6 +458,7 @@ def run(
 
 
 def main() -> int:
+    """Run the cases in a process of their own, whose death is a fault too."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -474,39 +468,22 @@ def main() -> int:
     p.add_argument("--case", type=int)
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.child or args.case is not None:
-        return min(
-            1,
-            run(
-                args.target,
-                args.seed,
-                args.seconds,
-                args.case or 0,
-                None if args.case is None else 1,
-            ),
-        )
-    memory = (
-        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    )  # a disk would be waited for after each case
-    here = tempfile.mkdtemp(prefix="fuzz-", dir=memory)
-    flags = [
-        "--child",
-        "--seconds",
-        str(args.seconds),
-        "--seed",
-        str(args.seed),
-        "--target",
-        *args.target,
-    ]
-    command = [sys.executable, __file__, *flags]
-    status = subprocess.run(command, env={**os.environ, "TMPDIR": here}, check=False).returncode
+    if args.case is not None:
+        return min(1, run(args.target, args.seed, args.seconds, args.case, 1))
+    if args.child:
+        return min(1, run(args.target, args.seed, args.seconds))
+    # in memory: on a disk, each case would have to wait for it
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix="fuzz-", dir=memory)
+    flags = ["--seconds", str(args.seconds), "--seed", str(args.seed), "--target", *args.target]
+    command = [sys.executable, __file__, "--child", *flags]
+    environment = {**os.environ, "TMPDIR": folder}
+    status = subprocess.run(command, env=environment, check=False).returncode
     if status < 0:
-        case = next(Path(here).glob("*/case")).read_text()
-        print(
-            f"FAULT the process died of signal {-status} at: --seed {args.seed} --target "
-            f"{' --case '.join(case.split())}"
-        )
-    shutil.rmtree(here)
+        target, case = next(Path(folder).glob("*/case")).read_text().split()
+        place = f"--seed {args.seed} --target {target} --case {case}"
+        print(f"FAULT the process died of signal {-status} at: {place}")
+    shutil.rmtree(folder)
     return abs(status)
 
 

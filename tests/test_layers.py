@@ -175,9 +175,10 @@ def test_sides_do_not_import_each_other(source):
 def test_image_adapt_imports_where_only_torch_numpy_and_pillow_are_installed():
     code = """
 import sys
+REFUSED = "mpi4py mmcls mmcv timm tqdm matplotlib sklearn scipy torchvision".split()
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("mpi4py", "mmcls", "mmcv", "timm", "tqdm", "matplotlib", "sklearn", "scipy", "torchvision"):
+        if name.split(".")[0] in REFUSED:
             raise ImportError(name + " is not to be imported")
 sys.meta_path.insert(0, Refuse())
 import DDA.image_adapt.scripts.image_sample

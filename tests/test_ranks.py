@@ -1,3 +1,5 @@
+"""Processes of one job, however they are started: their values, their waits, their ends."""
+
 import json
 import os
 import re
@@ -30,13 +32,12 @@ PROGRAM = """
         for i in range(3):
             world.report((world.rank, i))
         world.report(None)
-        told, ended = [], 0
-        while world.rank == 0 and ended < size:
-            for report in world.reports():
-                ended += report is None
-                told += [report] if report is not None else []
+        reports = []
+        while world.rank == 0 and reports.count(None) < size:
+            reports += world.reports()
         if world.rank == 0:
-            assert sorted(told) == [(r, i) for r in range(size) for i in range(3)], told
+            values = sorted(report for report in reports if report is not None)
+            assert values == [(r, i) for r in range(size) for i in range(3)], values
             print("size", size, "threads", world.cpu_threads(), flush=True)
         else:
             world.cpu_threads()
@@ -79,28 +80,18 @@ def test_mpiexec(program, count):
     pytest.importorskip("mpi4py")
     result = call(["mpiexec", "-n", str(count), sys.executable, program])
     share = max(1, len(os.sched_getaffinity(0)) // count)
-    assert result.returncode == 0 and result.stdout == f"size {count} threads {share}\n", (
-        result.stderr
-    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"size {count} threads {share}\n"
 
 
 def test_torchrun(program):
-    result = call(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            program,
-        ]
-    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    result = call([*launcher, "--nproc_per_node", "2", program])
     assert result.returncode == 0 and "size 2 " in result.stdout, result.stderr
 
 
 def test_srun(program):
-    """srun itself is not here: two processes with the environment that it gives."""
+    """Two processes with the environment that srun gives; srun itself is not installed."""
     step = dict(SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1", SLURM_JOB_ID=str(os.getpid()))
     both = [
         subprocess.Popen(
@@ -124,12 +115,12 @@ STARTER = """
     from DDA import ranks
 
     def work(world, label, hold):
-        told = world.broadcast((label, world.rank))
+        value = world.broadcast((label, world.rank))
         Path(f"{label}.{world.rank}.at_work").touch()
         while world.rank == 0 and hold and not Path(f"{label}.go").exists():
             time.sleep(0.02)
         world.report(f"{label} {world.rank}")
-        print(told, world.gather((label, world.rank)))
+        print(value, world.gather((label, world.rank)))
         if world.rank == 0:
             print(sorted(world.reports()))
         return 0
@@ -143,13 +134,13 @@ STARTER = """
         main = lambda world: work(world, order["label"], order["hold"])
         status = ranks.run(main, "prog", "run it again")
         sys.stdout.flush()
-        os._exit(status)  # to take down an interpreter that has torch lasts a second
+        os._exit(status)  # an interpreter with torch would take a second to end in order
 
     def ended(pid):
         end = time.monotonic() + 30
         while time.monotonic() < end:
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.02)
         return "still running"
@@ -271,16 +262,16 @@ def free_port():
 
 
 def assert_done(job, label, errors=""):
-    """Both ranks ended well, with the values of their own job and nothing to say."""
-    told = f"('{label}', 0) [('{label}', 0), ('{label}', 1)]\n"
+    """Assert that both ranks ended well, with the values of their own job and these errors."""
+    values = f"('{label}', 0) [('{label}', 0), ('{label}', 1)]\n"
     assert [rank.status() for rank in job] == [0, 0], [rank.errors() for rank in job]
     outputs = [rank.output() for rank in job]
-    assert outputs == [f"{told}['{label} 0', '{label} 1']\n", told]
+    assert outputs == [f"{values}['{label} 0', '{label} 1']\n", values]
     assert [rank.errors() for rank in job] == [errors, errors]
 
 
 def assert_refused(rank, *words):
-    """The rank left with status 2 and one line that has these words."""
+    """Assert that the rank ended with status 2 and one line that has these words."""
     assert rank.status() == 2, rank.errors()
     (line,) = [line for line in rank.errors().splitlines() if ": note: " not in line]
     assert line.startswith("prog: error: ") and all(word in line for word in words), line
@@ -326,7 +317,7 @@ def test_a_port_that_another_job_has_is_an_error_that_says_what_to_do(starter, f
 
 
 def test_a_port_that_a_mute_program_has_is_an_error_that_says_what_to_do(starter, free_port):
-    """torch itself would wait for the answer for ever."""
+    """torch itself would wait for an answer forever."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", int(free_port)))
         mute.listen()
@@ -336,7 +327,7 @@ def test_a_port_that_a_mute_program_has_is_an_error_that_says_what_to_do(starter
 
 
 @pytest.mark.parametrize("port", ["many", "0", "65536", "-1"])
-def test_a_port_that_is_no_port_is_an_error_that_says_so(starter, port):
+def test_a_wrong_port_is_an_error_that_says_so(starter, port):
     assert_refused(starter.rank(0, "only", MASTER_PORT=port), f"MASTER_PORT is '{port}'", "65535")
 
 
@@ -349,7 +340,7 @@ def test_a_rank_that_is_started_twice_is_refused_and_the_job_goes_on(starter):
     assert_done(healthy, "first")
 
 
-def test_of_two_processes_of_one_rank_that_wait_for_the_others_one_is_refused(starter):
+def test_one_of_two_waiting_processes_of_the_same_rank_is_refused(starter):
     twins = [starter.rank(1, "only") for _ in range(2)]
     root = starter.rank(0, "only")
     assert root.status() == 0, root.errors()
@@ -358,7 +349,7 @@ def test_of_two_processes_of_one_rank_that_wait_for_the_others_one_is_refused(st
 
 
 def test_a_rank_that_waits_for_the_start_of_others_says_for_whom_and_what_to_do(starter, program):
-    """As inside `srun --ntasks 3 --pty bash`, where task 0 alone is the user's shell."""
+    """This happens inside `srun --ntasks 3 --pty bash`, where task 0 alone is the user's shell."""
     shell = dict(SLURM_STEP_NUM_TASKS="3", SLURM_PROCID="0", SLURM_LOCALID="0")
     root = starter.rank(0, "first", patience=0.4, **shell)
     waited = r"prog: note: rank 0 has waited \d+ s, since [\d:]+, for "
@@ -419,19 +410,12 @@ def test_torchruns_store_serves_one_start_after_another(starter, free_port):
     names = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port, WORLD_SIZE="2")
     names |= dict(TORCHELASTIC_RUN_ID="run", TORCHELASTIC_USE_AGENT_STORE="True")
     for restart in "01":
+        names["TORCHELASTIC_RESTART_COUNT"] = restart
         job = [
-            starter.rank(
-                rank,
-                restart,
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                TORCHELASTIC_RESTART_COUNT=restart,
-                **names,
-            )
-            for rank in (0, 1)
+            starter.rank(int(rank), restart, RANK=rank, LOCAL_RANK=rank, **names) for rank in "01"
         ]
         assert_done(job, restart)
-    twin = starter.rank(1, "1", RANK="1", LOCAL_RANK="1", TORCHELASTIC_RESTART_COUNT="1", **names)
+    twin = starter.rank(1, "1", RANK="1", LOCAL_RANK="1", **names)
     assert_refused(twin, "rank 1 of torchrun run, restart 1", "started twice")
     del agent
 
@@ -441,11 +425,8 @@ def test_one_rank_that_fails_ends_the_job_with_a_message(program, how, word):
     pytest.importorskip("mpi4py")
     result = call(["mpiexec", "-n", "2", sys.executable, program, how, "die"])
     assert result.returncode != 0
-    assert (
-        "prog: error (rank 1 of 2): " in result.stderr
-        and "on purpose" in result.stderr
-        and word in result.stderr
-    )
+    for words in ("prog: error (rank 1 of 2): ", "on purpose", word):
+        assert words in result.stderr
 
 
 def test_a_launcher_of_another_mpi_is_an_error_that_says_what_to_do(program):
@@ -458,20 +439,19 @@ def test_a_launcher_of_another_mpi_is_an_error_that_says_what_to_do(program):
 def test_a_launcher_without_mpi4py_is_an_error_that_says_what_to_do(program, tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('not here')")
-    result = call(
-        [sys.executable, program],
-        PMI_SIZE="2",
-        PMI_RANK="0",
-        PYTHONPATH=f"{tmp_path}:{ENV['PYTHONPATH']}",
-    )
+    path = f"{tmp_path}:{ENV['PYTHONPATH']}"
+    result = call([sys.executable, program], PMI_SIZE="2", PMI_RANK="0", PYTHONPATH=path)
     assert result.returncode == 2 and "pip install mpi4py mpich" in result.stderr
 
 
 def test_on_root_and_together_pass_errors_on_and_let_faults_through():
+    def fail():
+        raise ValueError("no number")
+
     world = ranks.World()
     for way in (world.on_root, world.together):
         with pytest.raises(ranks.SharedError, match="no number"):
-            way(lambda: (_ for _ in ()).throw(ValueError("no number")))
+            way(fail)
         with pytest.raises(ZeroDivisionError):
             way(lambda: 1 / 0)
 
@@ -487,10 +467,9 @@ def test_memory_that_was_freed_is_used_again_without_the_kernel():
         "for _ in range(5): layers()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    faults = {
-        how: int(call([sys.executable, "-c", program, how]).stdout)
-        for how in ("kept", "given back")
-    }
-    if faults["given back"] < 10_000:
+    kept, given_back = (
+        int(call([sys.executable, "-c", program, how]).stdout) for how in ("kept", "given back")
+    )
+    if given_back < 10_000:
         pytest.skip("this C library keeps memory by itself")
-    assert faults["kept"] < faults["given back"] / 5
+    assert kept < given_back / 5
