@@ -220,15 +220,20 @@ def parser(program: str, about: str | None, flags: str, **choices: Iterable[str]
 
 
 def add_flags(parser: Any, text: str, **choices: Iterable[str]) -> None:
-    """Add the flags that ``text`` lists as a help does, one on each line.
+    """Add the flags that ``text`` lists, one on each line, in the form of a help.
 
-    Lines that begin with blanks continue the line above. A line is ``NAMES KIND = DEFAULT
-    HELP``, with two blanks before the help. KIND is what the help shows for the value: INT, FLOAT
-    and BOOL are numbers and True or False; FILE, DIR, PATH and the like are paths; others are
-    text. ``int:1..5`` names the type beside it, ``{a,b}`` the choices, ``{NAME}`` or NAME those
-    of ``choices``. ``yes|no`` makes ``--flag`` and ``--no-flag``; ``+`` takes several values;
-    ``!`` must be given. Without KIND a flag is a switch. ``--flag->name`` is stored under another
-    name. A line ``[title] description`` begins a group.
+    Lines that begin with blanks continue the line above. A line is ``NAMES KIND = DEFAULT  HELP``,
+    with two blanks before the help. Without KIND a flag is a switch. KIND is what the help shows
+    for the value:
+
+    * INT, FLOAT and BOOL are numbers and True or False; FILE, DIR, PATH and the like are paths; any
+      other word is text. ``int:1..5`` names the type and what the help shows.
+    * ``{a,b}`` lists the choices; ``{NAME}`` or NAME takes those of ``choices``.
+    * ``yes|no`` makes ``--flag`` and ``--no-flag``.
+    * ``+`` after it takes several values, ``!`` makes the flag a required one.
+
+    ``--flag->name`` stores the value under another name. A line ``[title] description`` begins a
+    group.
     """
     group = parser
     for line in re.sub(r"\n[ ]+", " ", inspect.cleandoc(text)).splitlines():

@@ -1,7 +1,8 @@
-"""Command lines written as their help reads."""
+"""Command lines: how flags are written, read and answered, and what commands print."""
 
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -58,37 +59,25 @@ def test_a_line_is_a_flag_with_its_type_and_default(parser):
         "dry_run": False,
         "device": "auto",
     }
-    given = [
-        "--count",
-        "5",
-        "--rate",
-        "0.5",
-        "--names",
-        "c",
-        "--layout",
-        "flat",
-        "--rule",
-        "gate",
-        "sum",
-        "--flip",
-    ]
-    args = parser.parse_args(
-        ["a.yaml", "--out", "x", *given, "--sev", "2", "--train", "no", "--dry_run", "-d", "cpu"]
+    line = (
+        "a.yaml --out x --count 5 --rate 0.5 --names c --layout flat --rule gate sum --flip "
+        "--sev 2 --train no --dry_run -d cpu"
     )
-    assert (args.count, args.rate, args.names, args.layout, args.rule) == (
-        5,
-        0.5,
-        ["c"],
-        "flat",
-        ["gate", "sum"],
-    )
-    assert (args.flip, args.severity, args.train, args.dry_run, args.device) == (
-        True,
-        2,
-        False,
-        True,
-        "cpu",
-    )
+    given, _ = parser.read(shlex.split(line))
+    changes = {
+        "out": Path("x"),
+        "count": 5,
+        "rate": 0.5,
+        "names": ["c"],
+        "layout": "flat",
+        "rule": ["gate", "sum"],
+        "flip": True,
+        "severity": 2,
+        "train": False,
+        "dry_run": True,
+        "device": "cpu",
+    }
+    assert given == args | changes
 
 
 @pytest.mark.parametrize(

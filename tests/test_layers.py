@@ -172,6 +172,24 @@ def test_sides_do_not_import_each_other(source):
         assert not any(top(name) == "mpi4py" for name in names)
 
 
+TORCH_FREE = """
+from DDA import ahead, commands, files, images, inputs, ledger, metrics, progress, ranks, settings
+from DDA import sources, tree
+from DDA.image_adapt import choices, prior_settings, settings
+from DDA.model_adapt import choices, settings
+from DDA.sources import cells
+import sys
+assert not {"torch", "mmcls", "mmcv", "timm", "mpi4py", "scipy", "sklearn"} & {*sys.modules}
+"""
+
+
+def test_the_ground_floor_and_the_settings_wait_for_no_large_library():
+    result = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_image_adapt_imports_where_only_torch_numpy_and_pillow_are_installed():
     code = """
 import sys
