@@ -298,10 +298,13 @@ _TYPES = {
 }
 
 
-def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+def call(
+    command: Sequence[str], env: Mapping[str, str] | None = None, show: Show | None = None
+) -> int:
     """Run another command to its end and return its exit status (128 + N after signal N).
 
-    env: variables on top of this process's. A signal that asks this process to stop (SIGINT,
+    env: variables on top of this process's. show: where this command prints; a quiet one silences
+    the other command too, and one that prints JSON keeps its own stdout for that. A signal that asks this process to stop (SIGINT,
     which a terminal sends to both; SIGTERM, which is passed on) waits for the command to save its
     state. Then `Stopped` is raised, whatever the command's status is, because a command that ends
     in order says 0.
@@ -316,7 +319,12 @@ def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+        words, stdout = list(command), None
+        if show is not None and show.quiet:
+            words, stdout = [*words, "--quiet"], subprocess.DEVNULL
+        elif isinstance(show, Output) and show.as_json:
+            stdout = sys.stderr
+        process = subprocess.Popen(words, env={**os.environ, **(env or {})}, stdout=stdout)
         if signal.SIGTERM in asked:  # it came before there was a command to pass it on to
             process.terminate()
         status = process.wait()

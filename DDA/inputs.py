@@ -7,7 +7,7 @@ Tensors are recognised by what they can do, so torch is not imported here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from DDA import images
 
 FORMS = "uint8 (N,H,W,3), float (N,3,H,W) in [0,1], PIL images, or a list of such images"
-TOLERANCE = 1e-4  # beyond [0,1]: what float arithmetic leaves
+TOLERANCE = 1e-4  # beyond [0,1]: the error of float arithmetic
 
 
 def read(batch: Any) -> list[np.ndarray]:
@@ -25,14 +25,15 @@ def read(batch: Any) -> list[np.ndarray]:
     Args:
         batch: uint8 (N,H,W,3) or float (N,3,H,W) in [0,1], as a numpy array or a torch tensor; a
             PIL image; a list of PIL images, uint8 (H,W,3) and float (3,H,W), of any sizes. An array
-            of three dimensions is one image. Floats are rounded to 256 levels.
+            of three dimensions is one image. Floats are rounded to 256 levels. PIL images become
+            RGB as `images.to_rgb` has it; their EXIF rotation is ignored.
 
     Returns:
         The pixels of each image.
 
     Raises:
         ValueError: another shape or type, floats outside [0,1] or not finite, a PIL image that is
-            animated or of a mode whose range nobody knows.
+            animated, damaged or of a mode whose range nobody knows.
 
     Example:
         >>> [pixels.shape for pixels in read(np.zeros((2, 8, 6, 3), np.uint8))]
@@ -42,65 +43,85 @@ def read(batch: Any) -> list[np.ndarray]:
     """
     if isinstance(batch, list | tuple):
         return [_read_one(image, f"image {place}") for place, image in enumerate(batch)]
-    if isinstance(batch, Image.Image) or np.ndim(batch) == 3:
+    if _is_one(batch):
         return [_read_one(batch, "the image")]
     array = _as_array(batch)
-    if array.ndim != 4:
+    if array is None or array.ndim != 4:
         raise ValueError(f"images are {FORMS}, not {_describe(batch)}")
-    return list(_to_pixels(array, "images"))
+    return _to_pixels(array, "the images")
+
+
+def _is_one(batch: Any) -> bool:
+    """Tell whether this is one image and neither a batch nor a list."""
+    return isinstance(batch, Image.Image) or getattr(batch, "ndim", None) == 3
 
 
 def _read_one(image: Any, name: str) -> np.ndarray:
     """Return the pixels of one image. name: what an error calls it."""
     if isinstance(image, Image.Image):
         try:
-            return np.asarray(images.to_rgb(image))
-        except ValueError as error:
+            array = np.asarray(images.to_rgb(image))
+        except Exception as error:  # PIL and its plugins raise many types for damaged files
             raise ValueError(f"{name}: {error}") from None
-    array = _as_array(image)
-    if array.ndim != 3:
+    else:
+        array = _as_array(image)
+    if array is None or array.ndim != 3:
         raise ValueError(f"{name} is uint8 (H,W,3), float (3,H,W) or PIL, not {_describe(image)}")
     return _to_pixels(array[None], name)[0]
 
 
-def _to_pixels(array: np.ndarray, name: str) -> np.ndarray:
-    """Return uint8 (N,H,W,3) of an array with four dimensions."""
-    if 0 in array.shape[1:]:
-        raise ValueError(f"{name}: an image of shape {array.shape[1:]} has no pixels")
-    if array.dtype == np.uint8:
-        if array.shape[3] != 3:
-            turned = array.shape[1] == 3
-            advice = "; move the channels to the end: permute(0, 2, 3, 1)" if turned else ""
-            raise ValueError(f"{name}: uint8 pixels are (N,H,W,3), not {array.shape}{advice}")
-        return array
-    if array.dtype.kind != "f":
+def _to_pixels(array: np.ndarray, name: str) -> list[np.ndarray]:
+    """Return uint8 (H,W,3) of each image in an array of four dimensions."""
+    is_float = array.dtype.kind == "f"
+    if not is_float and array.dtype != np.uint8:
         raise ValueError(f"{name}: pixels are uint8 or float, not {array.dtype}")
-    if array.shape[1] != 3:
-        raise ValueError(f"{name}: float pixels are (N,3,H,W), not {array.shape}")
-    if array.size and not np.isfinite(array).all():
+    _check_shape(array.shape[1:], name, is_float=is_float)
+    if is_float and array.size:
+        _check_range(array, name)
+    if is_float:
+        levels = np.round(array.astype(np.float32, copy=False) * 255)
+        array = levels.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return [np.ascontiguousarray(image) for image in array]
+
+
+def _check_shape(shape: tuple[int, ...], name: str, *, is_float: bool) -> None:
+    """Raise ValueError where an array of this shape is no image in colour."""
+    if 0 in shape:
+        raise ValueError(f"{name}: an image of the shape {shape} has no pixels")
+    if is_float:
+        form, channels, elsewhere, end = "float pixels are (3,H,W)", shape[0], shape[2], "front"
+    else:
+        form, channels, elsewhere, end = "uint8 pixels are (H,W,3)", shape[2], shape[0], "end"
+    if channels != 3:
+        advice = f"; move the channels to the {end}" if elsewhere == 3 else ""
+        raise ValueError(f"{name}: {form}, not {shape}{advice}")
+
+
+def _check_range(array: np.ndarray, name: str) -> None:
+    """Raise ValueError where some values are not in [0,1]."""
+    if not np.isfinite(array).all():
         raise ValueError(f"{name}: some values are not finite")
-    if array.size and not -TOLERANCE <= array.min() <= array.max() <= 1 + TOLERANCE:
-        least, most = float(array.min()), float(array.max())
+    least, most = float(array.min()), float(array.max())
+    if least < -TOLERANCE or most > 1 + TOLERANCE:
         raise ValueError(
             f"{name}: float pixels are in [0,1], but these are in [{least:.3g},{most:.3g}]; "
             "divide, clamp or undo the normalisation first"
         )
-    pixels = np.round(array.astype(np.float32, copy=False) * 255).clip(0, 255).astype(np.uint8)
-    return pixels.transpose(0, 2, 3, 1)
 
 
 def like(batch: Any, pixels: np.ndarray | Sequence[np.ndarray]) -> Any:
-    """Return new pixels, uint8 (N,H,W,3), in the form of ``batch``, as `read` took it.
+    """Return new pixels in the form of ``batch``, as `read` took it.
 
-    A tensor comes out on the device of ``batch`` and of its type. A list holds an image for each
-    of its images, in the form of that image.
+    An array gives an array of its type, a tensor a tensor of its type on its device, a PIL image
+    one in RGB. A list gives a list with an image for each of its images, in the form of that image.
+    pixels: uint8 (N,H,W,3); for a list also a sequence of (H,W,3).
 
     >>> like(np.zeros((1, 3, 8, 8), np.float32), np.full((1, 4, 4, 3), 255, np.uint8)).shape
     (1, 3, 4, 4)
     """
     if isinstance(batch, list | tuple):
         return [_like_one(image, new) for image, new in zip(batch, pixels, strict=True)]
-    if isinstance(batch, Image.Image) or np.ndim(batch) == 3:
+    if _is_one(batch):
         return _like_one(batch, pixels[0])
     return _like_array(batch, np.asarray(pixels))
 
@@ -113,7 +134,7 @@ def _like_one(image: Any, pixels: np.ndarray) -> Any:
 
 def _like_array(batch: Any, pixels: np.ndarray) -> Any:
     """Return pixels (...,H,W,3) as an array or a tensor of the type of ``batch``."""
-    if _as_array(batch).dtype != np.uint8:
+    if not str(batch.dtype).endswith("uint8"):  # numpy's uint8, or torch.uint8
         pixels = np.moveaxis(pixels.astype(np.float32) / 255, -1, -3)
     if hasattr(batch, "new_tensor"):
         return batch.new_tensor(np.ascontiguousarray(pixels))
@@ -127,24 +148,24 @@ def keys(pixels: Sequence[np.ndarray], given: Sequence[str] | None = None) -> li
     """
     if given is None:
         return [hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in pixels]
-    names = list(given)
-    if isinstance(given, str) or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    names = list(given) if is_list else []
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError("`keys` is a list of texts, one for each image")
     if len(names) != len(pixels):
         raise ValueError(f"`keys` has {len(names)} entries for {len(pixels)} images")
     return names
 
 
-def _as_array(batch: Any) -> np.ndarray:
-    """Return a numpy array of an array or a tensor. Raises ValueError for anything else."""
+def _as_array(batch: Any) -> np.ndarray | None:
+    """Return a numpy array of an array or a tensor; None for anything else."""
     if hasattr(batch, "detach"):  # a tensor of torch, perhaps of a type that numpy lacks
         batch = batch.detach().cpu()
         return (batch.float() if batch.is_floating_point() else batch).numpy()
-    if isinstance(batch, np.ndarray):
-        return batch
-    raise ValueError(f"images are {FORMS}, not {_describe(batch)}")
+    return batch if isinstance(batch, np.ndarray) else None
 
 
 def _describe(batch: Any) -> str:
+    """Return what was given, as a message names it: its type, and its shape if it has one."""
     shape = getattr(batch, "shape", None)
     return type(batch).__name__ if shape is None else f"{type(batch).__name__} {tuple(shape)}"

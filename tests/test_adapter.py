@@ -70,6 +70,20 @@ def test_memory_and_disk_give_the_same_copies(prior, tree, tmp_path):
         assert np.array_equal(np.asarray(copy), on_disk)
 
 
+def test_a_last_batch_is_filled_up_so_that_each_image_is_rounded_alike(prior, pixels):
+    many = np.concatenate([pixels, 255 - pixels])
+    adapter = Adapter(prior, speed="exact", N=3, batch_size=4)
+    sizes = []
+    adapter.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    adapted = adapter(many)
+    assert set(sizes) == {4}
+    turned = adapter(np.roll(many, 3, axis=0))
+    assert np.array_equal(np.roll(adapted, 3, axis=0), turned)
+    sizes.clear()
+    adapter(many[:1])
+    assert set(sizes) == {1}  # a single image does not wait for three others
+
+
 def test_a_folder_is_a_job_that_goes_on(prior, tree, tmp_path, capsys):
     adapter = Adapter(prior, speed="one-shot")
     (tree / "fog/3/cat/broken.png").write_bytes(b"")

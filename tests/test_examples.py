@@ -12,14 +12,21 @@ from helpers import ROOT
 from PIL import Image
 
 FOLDERS = ("DDA", "DistilledClassifier")
-MODULES = sorted(
-    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
-    for folder in FOLDERS
-    for path in (ROOT / folder).rglob("*.py")
-    if ">>> " in path.read_text(encoding="utf-8")
-    and not {"configs", "classifiers", "experiments"} & {*path.parts}  # see test_journey_train.py
-    and path.name != "losses.py"
-)
+ELSEWHERE = {"configs", "classifiers", "experiments", "losses.py"}  # see test_journey_train.py
+
+
+def modules_with_examples() -> list[str]:
+    """The names of the modules whose examples are run here."""
+    names = []
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if ">>> " in path.read_text(encoding="utf-8") and not ELSEWHERE & {*path.parts}:
+                place = path.relative_to(ROOT).with_suffix("").as_posix()
+                names.append(place.replace("/", ".").removesuffix(".__init__"))
+    return names
+
+
+MODULES = modules_with_examples()
 ENTRY_POINTS = (
     "DDA.image_adapt.adapter.Adapter",
     "DDA.image_adapt.adapter.Adapter.__call__",

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -121,3 +122,13 @@ def test_labels_of_another_class_list_are_refused(small, tmp_path, capfd):
     ]
     assert command.main(flags) == 2
     assert "has the classes dog, cat, …, but" in capfd.readouterr().err
+
+
+def test_json_is_the_result_alone_and_quiet_says_nothing_else(small, tmp_path, capfd):
+    setting = ["--setting", "quick: --speed fast --N 4 --D 4 --steps 2", "--timing_images", "0"]
+    assert command.main([*small, *setting, "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["rows"][1]["setting"] == "quick" and "to do       8" in said.err
+    assert command.main([*small, *setting, "--quiet", "--out", str(tmp_path / "other")]) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("8 images in 2 cells") and said.err == ""

@@ -13,7 +13,8 @@ from PIL import Image
 from DDA import files, tree
 from DDA.progress import Show
 from DistilledClassifier import classifiers
-from DistilledClassifier.experiments.corrupted import evaluate
+from DistilledClassifier.experiments.config import load as load_config
+from DistilledClassifier.experiments.corrupted import evaluate, open_classifier
 from DistilledClassifier.experiments.settings import Evaluation
 from DistilledClassifier.test_corrupt import main
 
@@ -58,6 +59,14 @@ def test_each_cell_is_counted(corrupted, tmp_path, capsys):
     assert main([*corrupted, "--ct", "sequence", "--dl", "CIFAR_C", "--batch_size", "1"]) == 0
     said = capsys.readouterr()
     assert "| weak_seq | 50.0 | 50.0 |" in said.out and "--dl changes nothing" in said.err
+
+
+def test_a_published_resnet_is_shown_what_it_was_trained_on(corrupted):
+    """It has ImageNet's mean and deviation; the config, for training anew, has CIFAR-10's."""
+    config, path = corrupted[1], corrupted[3]
+    classifier = open_classifier(Path(path), load_config(Path(config)))
+    assert classifier.preprocess == classifiers.load(path).preprocess
+    assert classifier.preprocess != load_config(Path(config)).preprocess
 
 
 def test_from_python_the_result_is_one_frozen_object(corrupted, tmp_path, capsys):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ class Adapter:
         if world is not None:
             torch.set_num_threads(world.cpu_threads())
         self.dtype, self._notices = _precision(dtype, use_fp16, self.device)
-        unread = settings_module.unread(self.settings, list(method))
+        given = [name for name, value in method.items() if value is not None]
+        unread = settings_module.unread(self.settings, given)
         readers = f"`guidance` {self.settings.guidance} with `sampler` {self.settings.sampler}"
         self._notices += [f"`{name}` is ignored by {readers}" for name in unread]
         self.prior = priors.load(files.find(model_path), prior)
@@ -117,6 +118,7 @@ class Adapter:
         pixels = inputs.read(batch)
         return inputs.like(batch, self.pixels(pixels, inputs.keys(pixels, keys)))
 
+    @torch.inference_mode(False)  # in that mode guidance could not take a gradient
     def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str]) -> np.ndarray:
         """Adapt images uint8 (H,W,3) of any sizes: uint8 (N,S,S,3), S being the prior's size.
 
@@ -124,10 +126,11 @@ class Adapter:
         """
         size = self.image_size
         adapted = np.empty((len(pixels), size, size, 3), np.uint8)
+        full = self._full(len(pixels))
         for first in range(0, len(pixels), self.batch_size):
             part = slice(first, first + self.batch_size)
             fitted = [images.fit_square(Image.fromarray(image), size) for image in pixels[part]]
-            values = self._adapt_batch(keys[part], np.stack(fitted))
+            values = self._adapt_batch(keys[part], np.stack(fitted), full)
             for key, value in zip(keys[part], values, strict=True):
                 if not np.isfinite(value).all():
                     raise ValueError(f"the adapted copy of {key} has values that are not finite")
@@ -135,12 +138,24 @@ class Adapter:
         return adapted
 
     @cached_property
-    def _adapt_batch(self) -> job.AdaptBatch:
+    def _adapt_batch(self) -> Callable[..., np.ndarray]:
         """Return the function that adapts a batch; it needs the network."""
-        seed, arguments = self.settings.seed, self.settings.arguments()
         return priors.batch_adapter(
-            self.network, self._process, self.device, seed=seed, **arguments
+            self.network,
+            self._process,
+            self.device,
+            seed=self.settings.seed,
+            **self.settings.arguments(),
         )
+
+    def _full(self, count: int) -> int:
+        """Return the size to which the last batch of ``count`` images is filled up, or 0.
+
+        Then an image is rounded alike wherever it stands, in memory, in a job and after a resume.
+        Few images are not worth it, and under published behaviour neighbours matter.
+        """
+        fills = count > self.batch_size and self.settings.behavior == "corrected"
+        return self.batch_size if fills else 0
 
     def folder(
         self,
@@ -246,7 +261,7 @@ class Adapter:
             failures = job.run(
                 world,
                 plan,
-                self._adapt_batch,
+                partial(self._adapt_batch, full=self._full(plan.total)),
                 batch_size=self.batch_size,
                 image_size=self.image_size,
                 threads=min(8, 2 * torch.get_num_threads()),
@@ -373,7 +388,8 @@ class Report:
         return not (self.failed or self.missing or self.gallery_error)
 
     def __str__(self) -> str:
-        return f"{self.done:,} of {self.total:,} adapted images are in {self.save_dir}"
+        text = f"{self.done:,} of {self.total:,} adapted images are in {self.save_dir}"
+        return text if self.gallery is None else f"{text}\ngallery     {self.gallery}"
 
     def faults(self) -> list[str]:
         """Return a sentence for each kind of thing that is not there."""

@@ -37,7 +37,8 @@ def gradient(
     ) -> tuple[Prediction, torch.Tensor]:
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
-            x0, log_variance = predict(x_t)
+            # a view, because torch's counters of operations cannot follow a leaf of the graph
+            x0, log_variance = predict(x_t.view_as(x_t))
             gap = (wanted - low_pass(x0, factor)).flatten(1)
             # torch's norm has gradient 0 where it is exactly 0
             distance = gap.norm(dim=1).sum() if norm_over == "image" else gap.norm()

@@ -92,20 +92,30 @@ def process_of(
 
 
 def batch_adapter(
-    network: UNet, process: Diffusion, device: torch.device, *, seed: int, **method: Any
-) -> Callable[[Sequence[str], np.ndarray], np.ndarray]:
+    network: UNet,
+    process: Diffusion,
+    device: torch.device,
+    *,
+    seed: int,
+    **method: Any,
+) -> Callable[..., np.ndarray]:
     """Return a function that adapts a batch: keys and uint8 (B,S,S,3) to float32 (B,3,S,S) in
     [-1,1].
 
-    method: keyword settings of `sampler.adapt`. The result is not clamped. The function raises
-    ValueError for a batch that does not fit into the memory.
+    method: keyword settings of `sampler.adapt`. The result is not clamped. The function also takes
+    ``full``: a batch of fewer images is filled up with its last one, because sums are rounded
+    differently in batches of other sizes. It raises ValueError for a batch that does not fit into
+    the memory.
     """
 
-    def adapt_batch(keys: Sequence[str], pixels: np.ndarray) -> np.ndarray:
-        reference = torch.from_numpy(images.to_model(pixels)).to(device)
-        noise = NoiseStreams(keys, seed=seed, shape=tuple(reference.shape[1:]))
+    def adapt_batch(keys: Sequence[str], pixels: np.ndarray, full: int = 0) -> np.ndarray:
+        rows = np.arange(max(full, len(keys))).clip(max=len(keys) - 1)
+        reference = torch.from_numpy(images.to_model(pixels[rows])).to(device)
+        shape = tuple(reference.shape[1:])
+        noise = NoiseStreams([keys[row] for row in rows], seed=seed, shape=shape)
         try:
-            return adapt(network, process, reference, draw_noise=noise, **method).cpu().numpy()
+            adapted = adapt(network, process, reference, draw_noise=noise, **method)
+            return adapted[: len(keys)].cpu().numpy()
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"`batch_size` {len(keys)} does not fit into the memory of {device}; lower it"

@@ -1,4 +1,4 @@
-"""What is evaluated, and what stands beside its numbers; no torch."""
+"""The settings of evaluations, and the facts that stand beside their numbers; no torch."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands beside every number of an evaluation, in memory and in summary.json.
+    """The facts that stand beside every number of an evaluation, in memory and in summary.json.
 
     ensemble: the rule of the result. beside: rules whose columns stand beside it. params: the
-    parameters of fitted rules. partial: some images have no adapted copy. severity: that of a file
-    that holds one. cells: the names of the cells that were evaluated.
+    parameters of fitted rules. partial: some images have no adapted copy. severity: that of a
+    file that holds one. cells: the names of the cells that were evaluated.
     """
 
     first: str = ""
@@ -134,7 +134,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What ``gate.py`` reads: a classifier, a threshold or the file that holds it, and images.
+    """The settings of gate.py: a classifier, a threshold or the file that holds it, and images.
 
     Raises ValueError unless one of ``fitted`` and ``threshold`` is given.
     """
@@ -162,7 +162,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What ``predict.py`` reads: two classifiers, and two views of images without labels."""
+    """The settings of predict.py: two classifiers, and two views of images without labels."""
 
     first: str
     degraded: Path

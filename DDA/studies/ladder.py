@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,11 +101,11 @@ def run(
     for name, flags in chosen.items():  # a wrong flag ends the study here
         image_sample.parser().read(study.adapt_flags(study.source, name, flags))
     classifier = classifiers.load(study.classifier)
-    source = sources.Folder(tree_of(study))
+    source = sources.Folder(tree_of(study, show))
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     examples = label(source, cells, classifier)
     adapt_all(study, source.path, chosen, show)
-    rows = score(examples, classifier, chosen, study.out)
+    rows = score(examples, classifier, chosen, study.out, show)
     cost = measure(study, source.path, chosen, examples.names, timing_images, show)
     named = sorted({_cell(name) for name in examples.names})
     result = {
@@ -159,7 +160,7 @@ def _setting(text: str) -> tuple[str, list[str]]:
     return name, ["--speed", name]
 
 
-def tree_of(study: Study) -> Path:
+def tree_of(study: Study, show: Show) -> Path:
     """Return the labelled tree.
 
     A data set's files are first written as a tree. Raises ValueError where that fails.
@@ -171,7 +172,7 @@ def tree_of(study: Study) -> Path:
     paths = ["--base_samples", study.source, "--save_dir", written]
     flags = [] if severity is None else ["--severity", severity]
     command = [make_data.__file__, "prepare", *paths, *flags]
-    if commands.call([sys.executable, *map(str, command)]):
+    if commands.call([sys.executable, *map(str, command)], show=show):
         raise ValueError(f"`source` {study.source} could not be written to {written}")
     return written
 
@@ -182,7 +183,7 @@ def adapt_all(study: Study, source: Path, chosen: Mapping[str, Sequence[str]], s
         words = study.adapt_flags(source, name, flags)
         job = [*launcher(study.ranks), sys.executable, image_sample.__file__, *words]
         show.say(f"{name}: {shlex.join(job)}")
-        if status := commands.call(job):
+        if status := commands.call(job, show=show):
             raise FailedJob(name, status)
 
 
@@ -228,6 +229,7 @@ def score(
     classifier: Classifier,
     chosen: Mapping[str, Sequence[str]],
     out: Path,
+    show: Show,
 ) -> list[dict[str, Any]]:
     """Return a row for the images as they are, and one for each setting with copies below ``out``.
 
@@ -235,7 +237,9 @@ def score(
     """
     keys = [tree.key_of(name) for name in examples.names]
     image_names = np.array([key[len(_cell(key)) + 1 :] for key in keys])
-    degraded = classifiers.score(classifier, examples.source, examples.names)
+    total = len(keys) * (1 + len(chosen))
+    judge = partial(classifiers.score, classifier, progress=show.progress(total))
+    degraded = judge(examples.source, examples.names)
     hits = metrics.hits(degraded, examples.labels)
     rows: list[dict[str, Any]] = [
         {"setting": "source", "adapted": _statistics(hits, None, image_names)}
@@ -244,7 +248,7 @@ def score(
     for name, flags in chosen.items():
         copies = tree.saved_images(out / name, examples.cells)
         names = [copies[key] for key in keys]
-        adapted = classifiers.score(classifier, sources.Folder(out / name), names)
+        adapted = judge(sources.Folder(out / name), names)
         chances = [torch.from_numpy(scores).softmax(1) for scores in (degraded, adapted)]
         views = zip(VIEWS, (adapted, sum(chances).numpy()), strict=True)
         right = {view: metrics.hits(scores, examples.labels) for view, scores in views}

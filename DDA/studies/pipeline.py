@@ -571,7 +571,7 @@ def _run(command: Command, ranks: int, threads: int | None, show: Show) -> int:
     show.say(f"$ {shlex.join((name, *words))}")
     env = {} if threads is None else {"OMP_NUM_THREADS": str(max(1, threads // ranks))}
     script = str(ROOT / SCRIPTS[name])
-    return commands.call([*launcher(ranks), sys.executable, script, *words], env)
+    return commands.call([*launcher(ranks), sys.executable, script, *words], env, show)
 
 
 def _latest(part: str) -> str:

@@ -54,7 +54,7 @@ def run(
     check_known(cells, study.source)
     examples = ladder.label(source, cells, classifier)
     ladder.adapt_all(study, study.source, chosen, show)
-    degraded, *scored = ladder.score(examples, classifier, chosen, study.out)
+    degraded, *scored = ladder.score(examples, classifier, chosen, study.out, show)
     rows = [summed(row, combinations[row["setting"]]) for row in scored]
     result = {
         **ladder.protocol(study, command, examples, cells),

@@ -88,12 +88,13 @@ def evaluate(settings: Evaluation, show: Show | None = None) -> Accuracy:
 
 
 def open_classifier(path: Path, config: Config) -> Classifier:
-    """Return a classifier of this project, or the config's classifier with other weights.
+    """Return a classifier that tells itself, or the config's classifier with other weights.
 
-    Raises FileNotFoundError and ValueError.
+    A checkpoint of this project and a published CIFAR ResNet tell what they want to see. Raises
+    FileNotFoundError and ValueError.
     """
     content = classifiers.read(path)
-    if classifiers.is_ours(content):
+    if classifiers.tells_itself(content):
         return classifiers.load(path, content)
     model = dict(config.classifier)
     if "pretrained" in model:
