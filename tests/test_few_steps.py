@@ -17,7 +17,7 @@ MEAN, DEVIATION = 0.3, 0.4
 
 
 class Gaussian:
-    """The perfect network for independent pixels N(MEAN, DEVIATION^2): it returns the mean noise."""
+    """The perfect network for independent pixels N(MEAN, DEVIATION^2)."""
 
     def __init__(self, diffusion):
         self.signal = dict(zip(diffusion.timestep_map, diffusion.alphas_cumprod, strict=True))
