@@ -15,10 +15,12 @@ def prepared(
 ) -> Iterator[U]:
     """Yield ``function`` of each item, in order, computed in threads while the caller works.
 
-    threads: 0 computes each when it is asked for. most: so many results wait at the same time
-    (default: two for each thread). Threads prepare, not processes: a process that forks while
-    libraries run threads of their own may hang, and the libraries that decode and degrade images
-    let other threads run. An exception of ``function`` is raised in its item's place.
+    threads: with 0, each is computed when it is asked for. most: the most results that wait at the
+    same time (default: two for each thread). An exception of ``function`` is raised in its item's
+    place.
+
+    Threads prepare, not processes: a process that forks while libraries run threads of their own
+    may hang. The libraries that decode and degrade images let other threads run.
     """
     if not threads:
         yield from map(function, items)

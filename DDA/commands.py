@@ -99,7 +99,7 @@ GO_ON = "run the same command again to go on"
 def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_ON) -> int:
     """Run a command of one process and return its exit status (`STATUSES`).
 
-    work: is given the values of the command line, by their names, and where to print. ValueError
+    work: takes the values of the command line, by their names, and the place to print. ValueError
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
@@ -122,8 +122,8 @@ def run_ranks(
 ) -> int:
     """Run a command of any number of processes and return its exit status (`STATUSES`).
 
-    work: as in `run`, and is given the `World` first. Every process runs it, with the command line
-    of rank 0; it turns errors that the user can mend into a `ranks.SharedError`, by
+    work: as in `run`, with the `World` as its first argument. Every process calls it, with the
+    command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
     ranks.interrupt_on_sigterm()
@@ -169,9 +169,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{**kept, **settings})
 
     def read(self, argv: Sequence[str] | None = None) -> tuple[dict[str, Any], Output]:
-        """The values of a command line by their names, and where its command prints.
+        """Return the values of a command line by their names, and where its command prints.
 
-        Exits as argparse does where the command line is wrong.
+        A wrong command line ends the process with status 2, as argparse does.
         """
         values = vars(self.parse_args(argv))
         quiet, as_json = values.pop("quiet", False), values.pop("json", False)
@@ -180,18 +180,20 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def flags(self) -> dict[str, str]:
-        """The flag of each setting; of a command with subcommands, those of all of them."""
+        """Return the flag of each setting; a command has those of all its subcommands."""
         flags: dict[str, str] = {}
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for command in action.choices.values():
                     flags |= command.flags
             else:
-                names = action.option_strings or [action.metavar or action.dest.upper()]
-                flags[action.dest] = str(next((n for n in names if n.startswith("--")), names[0]))
+                names = action.option_strings or [str(action.metavar or action.dest.upper())]
+                long = [name for name in names if name.startswith("--")]
+                flags[action.dest] = (long or names)[0]
         return flags
 
     def error(self, message: str) -> NoReturn:
+        """End the process with one line that names the fault and the flag that was meant."""
         words = message.split() if message.startswith("unrecognized arguments") else []
         unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
         known = self._option_string_actions
@@ -264,13 +266,11 @@ def _flag(line: str, choices: Mapping[str, Iterable[str]]) -> tuple[list[str], d
             named = metavar = kind
         read = _TYPES.get(named, str)
         settings |= {"type": read, "metavar": metavar}
-    if default is not None:
-        default = (
-            [read(one) for one in default.strip("[]").split(",") if one]
-            if part["many"]
-            else read(default.strip("'"))
-        )
-    settings |= {"nargs": "+"} if part["many"] else {}
+    if part["many"]:
+        settings["nargs"] = "+"
+        default = default and [read(one) for one in default.strip("[]").split(",") if one]
+    elif default is not None:
+        default = read(default.strip("'"))
     if names[0].startswith("-"):
         settings |= {"default": default, "required": bool(part["required"])}
         settings |= {"dest": part["dest"]} if part["dest"] else {}
@@ -303,11 +303,12 @@ def call(
 ) -> int:
     """Run another command to its end and return its exit status (128 + N after signal N).
 
-    env: variables on top of this process's. show: where this command prints; a quiet one silences
-    the other command too, and one that prints JSON keeps its own stdout for that. A signal that asks this process to stop (SIGINT,
-    which a terminal sends to both; SIGTERM, which is passed on) waits for the command to save its
-    state. Then `Stopped` is raised, whatever the command's status is, because a command that ends
-    in order says 0.
+    env: variables on top of this process's. show: where this command prints. A quiet one silences
+    the other command too, and one that prints JSON keeps its own stdout for that.
+
+    A signal that asks this process to stop waits for the command to save its state: a terminal
+    sends SIGINT to both, SIGTERM is passed on. Then `Stopped` is raised, whatever the command's
+    status is, because a command that ends in order says 0.
     """
     asked: list[int] = []
     process: subprocess.Popen | None = None

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MARGIN = 1.25  # times faster than float32 that another precision has to be: it costs accuracy, and timings scatter
+# another precision has to be so many times faster than float32, because it costs accuracy and
+# timings scatter
+MARGIN = 1.25
 
 
 def pick_device(text: str, local_rank: int = 0) -> torch.device:
@@ -31,16 +33,14 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     gpus = torch.cuda.device_count()
     if text == "cpu" or (text == "auto" and not gpus):
         return torch.device("cpu")
-    indices = (
-        named["numbers"].split(",") if named["numbers"] else [str(index) for index in range(gpus)]
-    )
-    if not indices or max(map(int, indices)) >= gpus:
-        seen = f"torch sees {gpus} GPUs here" if gpus else "there is no GPU that torch can use"
-        raise ValueError(
-            f"`device` {text}: {seen}; use auto or cpu"
-            + (f", or numbers below {gpus}" if gpus else "")
-        )
-    device = torch.device("cuda", int(indices[local_rank % len(indices)]))
+    if not gpus:
+        raise ValueError(f"`device` {text}: there is no GPU that torch can use; use auto or cpu")
+    numbers = named["numbers"]
+    indices = [int(number) for number in numbers.split(",")] if numbers else list(range(gpus))
+    if max(indices) >= gpus:
+        advice = f"use auto or cpu, or numbers below {gpus}"
+        raise ValueError(f"`device` {text}: torch sees {gpus} GPUs here; {advice}")
+    device = torch.device("cuda", indices[local_rank % len(indices)])
     torch.cuda.set_device(device)
     return device
 
@@ -65,11 +65,8 @@ def fastest_dtype(network: nn.Module, example: Sequence[torch.Tensor]) -> torch.
                     break
     except (RuntimeError, NotImplementedError):
         return torch.float32
-    return (
-        torch.bfloat16
-        if min(seconds[torch.float32]) > MARGIN * min(seconds[torch.bfloat16])
-        else torch.float32
-    )
+    is_faster = min(seconds[torch.float32]) > MARGIN * min(seconds[torch.bfloat16])
+    return torch.bfloat16 if is_faster else torch.float32
 
 
 def _pass_seconds(network: nn.Module, example: Sequence[torch.Tensor], dtype: torch.dtype) -> float:
@@ -87,9 +84,10 @@ def _pass_seconds(network: nn.Module, example: Sequence[torch.Tensor], dtype: to
 def relative_speed(device: torch.device, dtype: torch.dtype) -> float:
     """Return how many times faster than in float32 this device computes, forward and backward.
 
-    A convolution and a product are timed for some 50 ms, once in a process. Flags do not tell:
-    some CPUs list bfloat16 instructions and multiply at half of the rate of float32, and a GPU
-    may emulate them. The result is 0 where the device cannot compute in ``dtype`` at all.
+    A convolution and a product are timed for some 50 ms, once in a process. The flags of a
+    processor do not tell it: some CPUs list bfloat16 instructions and multiply at half of the rate
+    of float32, and a GPU may emulate them. The result is 0 where the device cannot compute in
+    ``dtype`` at all.
     """
     if dtype == torch.float32:
         return 1.0

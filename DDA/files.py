@@ -1,5 +1,6 @@
-"""Files on disk: found as users name them, read with faults in words, written whole or not at
-all.
+"""Files on disk: they are looked up, read and written here.
+
+A fault of a file is an error in words. A file is written as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ TEMPORARY = ".partial"  # the last suffix of a file that is being written
 
 
 def find(path: str | Path) -> Path:
-    """Return ``path`` as given, or its place in the checkout where the published commands mean
-    that.
+    """Return ``path`` as given, or the place in the checkout that the published commands mean.
 
     The published commands are run from DDA/ and from DistilledClassifier/. They name ``ckpt/…``
     (in DDA/), ``dataset/…`` and ``saved/…`` (at the root), and must also work from the root.
@@ -38,7 +38,7 @@ def find(path: str | Path) -> Path:
 
 
 class BadFile(ValueError):
-    """A fault of one file, in words: which file, what was expected, what to do."""
+    """A fault of one file. Its message says which file, what was expected and what to do."""
 
 
 @contextlib.contextmanager

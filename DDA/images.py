@@ -13,7 +13,7 @@ from DDA import files
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """An image file as RGB, as `to_rgb` has it; EXIF rotation is ignored.
+    """Return an image file as RGB, as `to_rgb` does; EXIF rotation is ignored.
 
     Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be
     decoded.
@@ -43,15 +43,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def fit_square(image: Image.Image, size: int) -> np.ndarray:
     """Return the middle square of an image, resized: uint8 (size,size,3).
 
-    It is halved with a box filter while possible, then resized (bicubic) to the shorter side,
-    then cropped. So guided-diffusion read the images that the public priors were trained on.
+    The image is halved with a box filter while that is possible. Then its shorter side is resized
+    to ``size`` (bicubic), and the middle is cropped. guided-diffusion read the images of the public
+    priors in this way.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-    )
+    resized = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(resized, Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
     return pixels[top : top + size, left : left + size]
@@ -76,7 +76,8 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     A final name never holds half a file.
     """
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format=Image.registered_extensions()[path.suffix.lower()])
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    Image.fromarray(pixels).save(encoded, format=kind)
     files.write_bytes(path, encoded.getvalue(), sync=False)
 
 
@@ -89,16 +90,15 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw images in a grid, enlarged without blur: a row for each view, a column for each image.
 
-    rows: title to uint8 (H,W,3) images, one for each caption. captions: they stand at the foot.
-    side: pixels of the longer side of an image in the sheet. frames: title to the colours of
-    frames around its images.
+    rows: the images, uint8 (H,W,3), of each title, one for each caption. captions: they stand at
+    the foot. side: the longer side of an image in the sheet, in pixels. frames: the colours of the
+    frames around the images of each title.
     """
     font = ImageFont.load_default(12)
     gap, foot = 6, 16
     head = gap + round(max(font.getlength(title) for title in rows)) + gap
-    sheet = Image.new(
-        "RGB", (head + len(captions) * (side + gap), gap + len(rows) * (side + gap) + foot), "white"
-    )
+    width, height = head + len(captions) * (side + gap), gap + len(rows) * (side + gap) + foot
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (title, row) in enumerate(rows.items()):
         top = gap + i * (side + gap)
@@ -106,10 +106,8 @@ def contact_sheet(
         for j, pixels in enumerate(row):
             left, shown = head + j * (side + gap), _enlarged(pixels, side)
             if frames:
-                draw.rectangle(
-                    (left - 2, top - 2, left + shown.width + 1, top + shown.height + 1),
-                    fill=frames[title][j],
-                )
+                frame = (left - 2, top - 2, left + shown.width + 1, top + shown.height + 1)
+                draw.rectangle(frame, fill=frames[title][j])
             sheet.paste(shown, (left, top))
     for j, caption in enumerate(captions):
         place = (head + j * (side + gap), sheet.height - foot)
@@ -121,9 +119,8 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     scale = side / max(image.size)
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    return image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), how
-    )
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), how)
 
 
 def _shortened(text: str, font, width: int) -> str:

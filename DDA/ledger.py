@@ -1,5 +1,4 @@
-"""What a folder of made images says of itself: common settings, and a manifest for each of its
-cells.
+"""The records in a folder of made images: common settings, and a manifest for each of its cells.
 
 The settings identify the images: nobody adds images that were made with others. A manifest says
 whether its cell is ``running``, ``complete`` or has ``failures``, which images failed and why,
@@ -19,7 +18,6 @@ from DDA.tree import SETTINGS, spread
 
 RUNNING = "running"
 SAMPLES = 8  # so many source images of a cell are remembered
-
 
 # the SHA-256 of what a source reads under a name; it may raise OSError or KeyError
 Digest = Callable[[str], str]
@@ -59,12 +57,12 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def manifest_path(folder: Path, stem: str, cell: str) -> Path:
-    """Return ``<stem>.<cell>.json``, where ``/`` is written as a dot; ``<stem>.json`` for a whole
-    folder.
+    """Return the path of the manifest of a cell: ``<stem>.<cell>.json``, with dots for slashes.
+
+    That of a whole folder is ``<stem>.json``.
     """
-    return folder / (
-        f"{stem}.json" if cell in ("", ".") else f"{stem}.{cell.replace('/', '.')}.json"
-    )
+    middle = "" if cell in ("", ".") else f".{cell.replace('/', '.')}"
+    return folder / f"{stem}{middle}.json"
 
 
 def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
@@ -105,21 +103,18 @@ def sources(digest_of: Digest, manifest: Mapping[str, Any], names: Sequence[str]
 
 
 def changed(digest_of: Digest, known: Mapping[str, str]) -> str | None:
-    """Return the first of the known images that is another one in the source now; None if none
-    is.
+    """Return the name of the first image that has changed in the source; None if none has.
 
-    known: name and SHA-256.
+    known: the SHA-256 of each image by its name.
     """
-    return next(
-        (name for name, digest in known.items() if _digest(digest_of, name) not in (digest, None)),
-        None,
-    )
+    for name, digest in known.items():
+        if _digest(digest_of, name) not in (digest, None):
+            return name
+    return None
 
 
 def _digest(digest_of: Digest, name: str) -> str | None:
-    """Return a digest, or None where the image cannot be read: that is a failure of this image
-    alone.
-    """
+    """Return a digest, or None where the image cannot be read, which is its own failure."""
     try:
         return digest_of(name)
     except (OSError, KeyError):

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Show:
         print(text, file=sys.stderr, flush=True)
 
     def progress(self, total: int, ranks: int = 1) -> Progress:
-        """A new count of ``total`` images, shown on stderr."""
+        """Return a new count of ``total`` images, shown on stderr."""
         return Progress(total, ranks, quiet=self.quiet)
 
 
@@ -47,7 +48,9 @@ class Progress:
     A terminal gets one line that moves, a file gets a line now and then.
     """
 
-    def __init__(self, total: int, ranks: int = 1, stream=None, *, quiet: bool = False):
+    def __init__(
+        self, total: int, ranks: int = 1, stream: TextIO | None = None, *, quiet: bool = False
+    ):
         stream = stream or sys.stderr
         self._quiet = quiet
         self.total, self.done, self.failed = total, 0, 0
@@ -68,18 +71,15 @@ class Progress:
         if not self._estimated and self.failed < self.done < self.total:
             # ranks that have not reported yet are about as far as those that have
             rate = self.done / seconds * max(1, self._ranks / len(reports))
-            left = duration(max(self.total / rate - seconds, 0))
-            self._say(
-                f"first {self.done} in {duration(seconds)}: about {left} for the rest", keep=True
-            )
+            remaining = duration(max(self.total / rate - seconds, 0))
+            took = duration(seconds)
+            self._say(f"first {self.done} in {took}: about {remaining} for the rest", keep=True)
             self._estimated = True
         elif self.done == self.total:
             self._say(f"{self._counts(seconds)}, in {duration(seconds)}", keep=True)
         elif time.monotonic() - self._shown >= self._every:
-            self._say(
-                f"{self._counts(seconds)}, {duration(seconds * (self.total / self.done - 1))} left",
-                keep=False,
-            )
+            remaining = duration(seconds * (self.total / self.done - 1))
+            self._say(f"{self._counts(seconds)}, {remaining} left", keep=False)
             self._shown = time.monotonic()
 
     def _counts(self, seconds: float) -> str:

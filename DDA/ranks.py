@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# seconds of silence: a rank that waits longer says for whom, and again when the wait has doubled
+# a rank that waits for more seconds says for whom, and again when the wait has doubled
 PATIENCE = 30.0
-# seconds within which all ranks of a job have to meet: only a mistake makes one that late
+# seconds within which all ranks of a job have to meet: a later one is due to a mistake
 START_LIMIT = 600.0
 
 
@@ -41,13 +41,14 @@ def _speaker(program: str) -> Callable[[str], None]:
 
 
 class SharedError(Exception):
-    """An error of the user's that every rank knows: nothing is running, and the job ends in
-    order.
+    """An error of the user's that every rank knows.
+
+    Nothing is running then, and the job ends in order.
     """
 
 
 class World:
-    """A process alone: rank 0 of 1. The subclasses are the same for several processes.
+    """A process alone, which is rank 0 of 1. The subclasses stand for several processes.
 
     rank, size: of all processes of the job. local_rank: of those on this machine.
     """
@@ -175,17 +176,16 @@ class World:
     def cpu_threads(self) -> int:
         """Return this process's share of the CPU cores that it may use.
 
-        They are divided among the processes that share them. OMP_NUM_THREADS has the last word
-        (but torchrun sets it to 1 where the user did not).
+        They are divided among the processes that share them. OMP_NUM_THREADS decides where it is
+        set, unless it is the 1 that torchrun sets where the user did not.
         """
         wanted = _number("OMP_NUM_THREADS")
         if wanted and not (wanted == 1 and "TORCHELASTIC_RUN_ID" in os.environ):
             return wanted
         cores = _usable_cores()
         here = platform.node()
-        sharers = [
-            theirs for host, theirs in self.gather((here, cores)) if host == here and theirs & cores
-        ]
+        everyone = self.gather((here, cores))
+        sharers = [host for host, theirs in everyone if host == here and theirs & cores]
         return max(1, len(cores) // len(sharers))
 
 
@@ -230,15 +230,15 @@ class _Mpi(World):
 
     def abort(self) -> None:
         sys.stderr.flush()
-        time.sleep(0.5)  # for the launcher to pass on what this process has said
+        time.sleep(0.5)  # so that the launcher can pass on the messages of this process
         self._comm.Abort(1)
 
 
 @dataclass(frozen=True)
 class _Meeting:
-    """Where the ranks of one job meet, and what its user can do where they do not.
+    """The place where the ranks of one job meet, and advice for its user where they do not.
 
-    job names this start of this job and no other: it keeps two that reach one store apart.
+    job names this start of this job and no other. It keeps jobs apart that reach one store.
     """
 
     job: str
@@ -254,7 +254,7 @@ class _Meeting:
 
 
 class _Wait:
-    """A wait of one rank for others: on stderr it says for whom, as soon as it takes long."""
+    """A wait of one rank for others. A long one is told on stderr, with those who are missing."""
 
     def __init__(self, program: str, rank: int):
         self._program, self._rank = program, rank
@@ -277,15 +277,15 @@ class _Wait:
 
 
 class _TorchDistributed(World):
-    """torchrun and srun: rank and size from the environment, messages over a key-value store.
+    """A process that torchrun or srun started; it exchanges messages over a key-value store.
 
-    It is on rank 0's machine, in torchrun's process or in that of rank 0.
+    Rank and size come from the environment. The store is on rank 0's machine, in torchrun's process
+    or in that of rank 0.
 
     The ranks agree on a token before any value is exchanged, and every key of a value is under
-    that token: a process of another job, or a second one of the same rank, is told so and leaves
-    without having read or written a value. Until then nothing is unpickled. What Slurm does was
-    tried with plain processes that have srun's environment on one machine; a real cluster was not
-    at hand.
+    that token. A process of another job, or a second one of the same rank, is told so and leaves
+    without having read or written a value. Nothing is unpickled before the ranks agree. srun was
+    tried with plain processes that have its environment on one machine, not on a real cluster.
     """
 
     def __init__(self, rank: int, size: int, local_rank: int, meeting: _Meeting, program: str):
@@ -297,16 +297,15 @@ class _TorchDistributed(World):
         self._agree(self._connect())
         self._round = 0
         self._seen = [0] * size
-        self._told = 0
+        self._sent = 0
 
     def _connect(self) -> Any:
-        """Return the store. Raises RuntimeError where it cannot be served or does not answer in
-        time.
+        """Return the store. Raises RuntimeError where it cannot be served or does not answer.
 
-        torch waits for it without a word, deaf to Ctrl-C, and forever where a program that knows
-        no such store has the port: so a thread does it.
+        torch waits for it silently and does not react to Ctrl-C. Where a program that knows no such
+        store has the port, torch waits forever. So a thread opens it.
         """
-        import torch.distributed  # noqa: F401 - here, where its seconds are no wait for others
+        import torch.distributed  # noqa: F401 - before the wait for others, so it is no part of it
 
         outcome: list = []
         threading.Thread(target=self._open, args=(outcome,), daemon=True).start()
@@ -322,7 +321,7 @@ class _TorchDistributed(World):
 
         meeting = self._meeting
         address = (meeting.address, meeting.port)
-        while not self._serves:  # until somebody listens: torch prints a page about each attempt
+        while not self._serves:  # until somebody listens; torch would print a page for each attempt
             with suppress(OSError), socket.create_connection(address, 5):
                 break
             time.sleep(0.05)
@@ -330,7 +329,7 @@ class _TorchDistributed(World):
             outcome.append(
                 TCPStore(*address, self.size, is_master=self._serves, wait_for_workers=False)
             )
-        except Exception as error:  # raised in a thread, it would reach nobody
+        except Exception as error:  # nobody would see it if it were raised in a thread
             who, text = f"rank {self.rank} of {meeting.job}", _first_line(error)
             if self._serves and "address already in use" in text.lower():
                 text = (
@@ -343,7 +342,7 @@ class _TorchDistributed(World):
             outcome.append(RuntimeError(text))
 
     def _agree(self, store: Any) -> None:
-        """Wait until every rank of this job is here, once, and move on to keys only they know."""
+        """Wait until every rank of this job is here once; change to keys that only they know."""
         from torch.distributed import PrefixStore
 
         self._store = PrefixStore("diffaud", store)
@@ -380,8 +379,9 @@ class _TorchDistributed(World):
             )
 
     def _await(self, ready: Callable[[], bool], missing: Callable[[], str]) -> None:
-        """Wait until it is ready; RuntimeError after START_LIMIT. missing: returns what is waited
-        for.
+        """Wait until ``ready`` says so. Raises RuntimeError after START_LIMIT.
+
+        missing: returns what is waited for.
         """
         wait = _Wait(self._program, self.rank)
         advice = f"({self._meeting.job}). {self._meeting.if_missing}"
@@ -405,8 +405,8 @@ class _TorchDistributed(World):
         return self._collect(keys)
 
     def report(self, value: Any) -> None:
-        self._told += 1
-        self._ask("set", f"report/{self.rank}/{self._told}", pickle.dumps(value))
+        self._sent += 1
+        self._ask("set", f"report/{self.rank}/{self._sent}", pickle.dumps(value))
 
     def reports(self) -> list:
         self._leave_if_aborted()
@@ -419,13 +419,13 @@ class _TorchDistributed(World):
         return super().reports()
 
     def close(self) -> None:
-        if self.rank == 0:  # the store may live in this process: the others leave first
+        if self.rank == 0:  # the store may be in this process, so the others leave first
             self._collect({rank: f"closed/{rank}" for rank in range(1, self.size)})
         else:
             self._ask("set", f"closed/{self.rank}", pickle.dumps(True))
 
     def abort(self) -> None:
-        with suppress(ConnectionError):  # then the others have lost it as well
+        with suppress(ConnectionError):  # the others have lost the connection as well
             self._ask("set", "aborted", b"")
         self._leave()
 
@@ -435,7 +435,7 @@ class _TorchDistributed(World):
 
     def _leave(self) -> None:
         sys.stderr.flush()
-        time.sleep(0.5)  # for the others to learn of it, where the store is in this process
+        time.sleep(0.5)  # so that the others can learn of it, where the store is in this process
         os._exit(1)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
@@ -474,9 +474,7 @@ def start(program: str) -> World:
         return _start_mpi(size)
     if "TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1:
         return _start_torchrun(program)
-    size = _number(
-        "SLURM_STEP_NUM_TASKS"
-    )  # of srun; a batch script that runs python itself is one process
+    size = _number("SLURM_STEP_NUM_TASKS")  # only srun sets it to several
     if size > 1 and "SLURM_PROCID" in os.environ:
         return _start_srun(size, program)
     return World()
@@ -524,10 +522,10 @@ def _start_srun(size: int, program: str) -> World:
 
 
 def _slurm_port(job: int, step: int, restart: int) -> int:
-    """A port of 20000 to 32762, below those that Linux gives to outgoing connections.
+    """Return a port of 20000 to 32762, below those that Linux gives to outgoing connections.
 
-    The factors keep any two steps apart whose jobs and steps differ by less than 99 each (by 40 and
-    74 after up to three restarts).
+    Two steps get different ports if their jobs and steps differ by less than 99 each (by less than
+    40 and 74 after up to three restarts).
     """
     return 20000 + (1005 * job + step + 2941 * restart) % 12763
 
@@ -558,10 +556,11 @@ def run(
 ) -> int:
     """Start the world, call ``main(world)`` and return the exit status.
 
-    No process outlives a failure: a `SharedError` is printed once and every rank returns 2;
-    whatever else fails on this rank ends the whole job. program: the name for messages. go_on: what
-    the user does to go on after an interruption. say: prints a message (default: on stderr, after
-    the program's name).
+    No process outlives a failure. A `SharedError` is printed once and every rank returns 2. Any
+    other failure on this rank ends the whole job.
+
+    program: the name for messages. go_on: what the user does to go on after an interruption. say:
+    prints a message (default: on stderr, after the program's name).
     """
     say = say or _speaker(program)
     keep_memory()
@@ -605,9 +604,10 @@ def run(
 def keep_memory() -> None:
     """Let glibc reuse freed memory instead of giving it back.
 
-    It hands blocks above 128 KiB, and the top of the heap, back to the kernel, which fills each
-    page with zeros when the next layer wants it again: a fifth of the time of small networks on a
-    CPU. Blocks above 32 MiB still go back. Other C libraries are left alone.
+    By default it gives blocks above 128 KiB, and the top of the heap, back to the kernel. The
+    kernel fills each page with zeros when the next layer wants it again, which takes a fifth of the
+    time of small networks on a CPU. Blocks above 32 MiB still go back. Other C libraries are left
+    as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -619,8 +619,8 @@ def keep_memory() -> None:
 class Stop:
     """A flag that is true once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop.
 
-    So work in hand can be finished. The second request is a KeyboardInterrupt. Only the main
-    thread may make one.
+    It lets the work in hand be finished. The second request is a KeyboardInterrupt. Only the main
+    thread may make a `Stop`.
     """
 
     def __init__(self) -> None:
@@ -638,8 +638,9 @@ class Stop:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let a scheduler's SIGTERM stop the process as Ctrl-C does. Only the main thread may ask for
-    it.
+    """Let a scheduler's SIGTERM stop the process as Ctrl-C does.
+
+    It does nothing outside the main thread.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -651,7 +652,7 @@ def _number(*names: str) -> int:
 
 
 def _names(ranks: Iterable[int]) -> str:
-    """Return ranks as text: rank 1; ranks 1, 2; the first eight of many, and how many more."""
+    """Return ranks as text, such as ``ranks 1, 2``: at most eight, and how many more there are."""
     ranks = list(ranks)
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{more}"

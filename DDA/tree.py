@@ -44,12 +44,8 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-CLASS_LISTS = (
-    "cifar10",
-    "cifar100",
-    "imagenet",
-    "digits",
-)  # built in, in the order of their labels
+# the built-in class lists, each in the order of its labels
+CLASS_LISTS = ("cifar10", "cifar100", "imagenet", "digits")
 
 # ----------------------------------------------------------------------------------------- names
 
@@ -92,14 +88,15 @@ def check_classes(names: Iterable[object], where: str | Path) -> tuple[str, ...]
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Return a value from a data file as a message shows it: on one short line, without control
-    characters.
+    """Return a value from a data file on one short line without control characters.
+
+    Messages show such values in this form.
     """
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-# -------------------------------------------------------------------------------- what is there
+# ------------------------------------------------------------------------------ content of trees
 
 
 def key_of(path: str) -> str:
@@ -110,8 +107,9 @@ def key_of(path: str) -> str:
 def list_images(
     root: Path, cell: str = ".", *, leave_out: Path | None = None
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return relative POSIX paths below ``root``/``cell``: images sorted by key, others,
-    temporaries.
+    """Return the files below ``root``/``cell``: images sorted by key, others, temporaries.
+
+    All are POSIX paths relative to ``root``.
 
     Hidden files, JSON and ``classes.txt`` are left out. The folder ``leave_out`` is not entered.
     Folders of adapted images are not entered either, and stand among the others. Raises
@@ -203,8 +201,9 @@ def list_saved(root: Path, cells: Iterable[str], *, at_root: bool = False) -> Sa
 
 
 def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
-    """Return the key and the relative path of each image in the given cells; a missing folder has
-    none.
+    """Return the key and the relative path of each image in the given cells.
+
+    A missing folder has none.
     """
     return list_saved(root, cells).merged()
 
@@ -265,9 +264,9 @@ def class_list(name: str | Path) -> tuple[str, ...]:
 
     Raises FileNotFoundError for anything else.
     """
-    path = (
-        Path(__file__).with_name("classes") / f"{name}.txt" if name in CLASS_LISTS else Path(name)
-    )
+    path = Path(name)
+    if name in CLASS_LISTS:
+        path = Path(__file__).with_name("classes") / f"{name}.txt"
     if not path.is_file():
         raise FileNotFoundError(
             f"`classes` {name} is neither a file nor one of {', '.join(CLASS_LISTS)}"
@@ -290,25 +289,21 @@ def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
                 f"{name} may be of the class {folders[-1]} or {label}; give the classes other names"
             )
         return "/".join(folders[:-1]) or ".", stem, folders[-1]
-    return (
-        "/".join(folders) or ".",
-        index if label in classes else stem,
-        label if label in classes else None,
-    )
+    cell = "/".join(folders) or "."
+    return (cell, index, label) if label in classes else (cell, stem, None)
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:
-    """Return so many of the names, evenly spread; all of them where there are fewer."""
-    return [
-        names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    ]
+    """Return ``count`` of the names, evenly spread; all of them where there are fewer."""
+    places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
+    return [names[place] for place in places]
 
 
 def is_held_out(key: str, share: float) -> bool:
     """Tell whether a training image is kept for validation.
 
-    It is drawn by its key within its cell, such as ``cat_00012``, so it is kept in every view and
-    degradation, and in any part of the images.
+    The draw depends on the image's key within its cell, such as ``cat_00012``. So the image is kept
+    in every view and degradation, and in any part of the images. share: of the images, in [0,1].
     """
     number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
     return int.from_bytes(number, "big") < share * 2**64
@@ -319,7 +314,7 @@ def labels_of(
 ) -> np.ndarray:
     """Return labels (N,), indices of ``classes``, of images by their names.
 
-    where: returns the place of a name for the message, such as a source's `where`. Raises
+    where: returns the place of an image for a message, such as a source's `where`. Raises
     ValueError for a name without a class.
     """
     index = {label: i for i, label in enumerate(classes)}

@@ -1,3 +1,5 @@
+"""Fixtures that several test files share."""
+
 import json
 import os
 import sys
@@ -17,7 +19,7 @@ from helpers import TINY, TINY_PROCESS, tiny_unet
 
 @pytest.fixture(scope="session")
 def prior(tmp_path_factory) -> Path:
-    """A tiny checkpoint with the .json that tells what its tensors do not."""
+    """Return a tiny checkpoint, beside which a .json holds what its tensors do not tell."""
     path = tmp_path_factory.mktemp("prior") / "tiny.pt"
     torch.save(tiny_unet().state_dict(), path)
     path.with_suffix(".json").write_text(json.dumps({**TINY, **TINY_PROCESS}))
@@ -26,21 +28,16 @@ def prior(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """ImageNet-C in small: two corruptions, severities 3 and 5, two classes of three images; "
-    "odd names and sizes."""
+    """Return a small ImageNet-C with unusual names and sizes.
+
+    It has two corruptions of severities 3 and 5, with two classes of three images each.
+    """
     rng = np.random.default_rng(0)
-    for corruption in ("fog", "snow"):
-        for severity in ("3", "5"):
-            for name in (
-                "cat/1.JPEG",
-                "cat/a b.png",
-                "cat/ü.png",
-                "dog/1.JPEG",
-                "dog/2.PNG",
-                "dog/3.bmp",
-            ):
-                path = tmp_path / "source" / corruption / severity / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    names = ("cat/1.JPEG", "cat/a b.png", "cat/ü.png", "dog/1.JPEG", "dog/2.PNG", "dog/3.bmp")
+    for cell in ("fog/3", "fog/5", "snow/3", "snow/5"):
+        for name in names:
+            path = tmp_path / "source" / cell / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
     (tmp_path / "source" / "classes.txt").write_text("cat\ndog\n")
     return tmp_path / "source"

@@ -1,5 +1,4 @@
-"""What several test files share: parity vectors, deterministic weights, tiny networks and "
-"checkpoints."""
+"""Helpers that several test files share: vectors, fixed weights, tiny networks and trees."""
 
 from __future__ import annotations
 
@@ -44,15 +43,17 @@ UNET_FLAGS = [
 
 
 def parity(name: str) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays and the parameters of tests/parity/<name>.npz."""
+    """Return the arrays and the parameters of tests/parity/<name>.npz."""
     with np.load(PARITY / f"{name}.npz", allow_pickle=False) as data:
         arrays = {key: data[key] for key in data.files}
     return arrays, json.loads(str(arrays.pop("meta_json")))
 
 
 def fill_weights(model: torch.nn.Module, rule: str) -> torch.nn.Module:
-    """Weights as the vectors were made with: from each tensor's name; ``hot`` adds 1 to the "
-    "gains of the norms."""
+    """Give a model the weights with which the vectors were made, and return it.
+
+    Each tensor depends on its name alone. The rule ``hot`` adds 1 to the gains of the norms.
+    """
     state = {}
     for name, tensor in model.state_dict().items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -105,21 +106,26 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def processes_of(text: str) -> list[int]:
-    """The Python processes whose command line holds ``text``, without launchers: on Linux."""
-    found = []
+    """Return the Python processes with ``text`` in their command lines, without launchers.
+
+    It works on Linux only.
+    """
+    numbers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         if command[0] == sys.executable and any(text in part for part in command):
-            found.append(int(folder.name))
-    return found
+            numbers.append(int(folder.name))
+    return numbers
 
 
 def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
-    """Four labelled images a cell and a classifier with random weights; flags that name them, "
-    "the prior and an out folder."""
+    """Write four labelled images to each cell, and a classifier with random weights.
+
+    Return flags that name them, the prior and a folder for results.
+    """
     from DistilledClassifier import classifiers
 
     rng = np.random.default_rng(0)
@@ -127,26 +133,16 @@ def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
         (folder / "tree" / cell).mkdir(parents=True)
         for i in range(4):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(
-                folder / "tree" / cell / f"{('cat', 'dog')[i % 2]}_{i:05}.png"
-            )
+            label = ("cat", "dog")[i % 2]
+            Image.fromarray(pixels).save(folder / "tree" / cell / f"{label}_{i:05}.png")
     tree.write_classes(folder / "tree", ("cat", "dog"))
     torch.manual_seed(0)
-    torch.save(
-        {"state_dict": classifiers.CifarResNet(8, num_classes=2).state_dict()}, folder / "net.pt"
-    )
-    return [
-        *map(
-            str,
-            [
-                "--model_path",
-                prior,
-                "--classifier",
-                folder / "net.pt",
-                "--base_samples",
-                folder / "tree",
-                "--out",
-                folder / "out",
-            ],
-        )
-    ]
+    network = classifiers.CifarResNet(8, num_classes=2)
+    torch.save({"state_dict": network.state_dict()}, folder / "net.pt")
+    flags = {
+        "--model_path": prior,
+        "--classifier": folder / "net.pt",
+        "--base_samples": folder / "tree",
+        "--out": folder / "out",
+    }
+    return [str(word) for flag in flags.items() for word in flag]

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""How large the product is: code tokens, without comments and docstrings, and the lengths of its functions.
+"""Measure the size of the product: tokens of code and the lengths of functions.
 
   tests/measure.py                  this checkout
-  tests/measure.py OTHER CHECKOUT   and others beside it
+  tests/measure.py OTHER CHECKOUT   several checkouts
 
-Counted are DDA, DistilledClassifier and scripts. A function's length is its lines without its docstring, decorators, comments
-and blank lines; parsers, whose lines are flags, are counted apart.
+The files of DDA, DistilledClassifier and scripts are counted. A token of code is none of a comment
+or a docstring. The length of a function is the number of its lines without its docstring,
+decorators, comments and blank lines. Parsers are left out, because their lines are flags.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FOLDERS = ("DDA", "DistilledClassifier", "scripts")
 
 
 def docstrings(module: ast.Module) -> set[int]:
-    """The first lines of the docstrings of a module."""
+    """Return the first lines of the docstrings of a module."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     nodes = [
         node
@@ -40,7 +41,7 @@ def docstrings(module: ast.Module) -> set[int]:
 
 
 def code_tokens(text: str) -> list[tokenize.TokenInfo]:
-    """The tokens of a source file that are code."""
+    """Return the tokens of a source file that are code."""
     lines = docstrings(ast.parse(text))
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return [
@@ -52,44 +53,42 @@ def code_tokens(text: str) -> list[tokenize.TokenInfo]:
 
 
 def lengths(text: str) -> dict[str, int]:
-    """Lines of code of each function, by its name and first line."""
+    """Return the lines of code of each function, by its name and first line."""
     rows = {row for token in code_tokens(text) for row in range(token.start[0], token.end[0] + 1)}
-    found = {}
+    counts = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found[f"{node.name}:{node.lineno}"] = sum(
-                node.lineno <= row <= node.end_lineno for row in rows
-            )
-    return found
+            own = rows.intersection(range(node.lineno, node.end_lineno + 1))
+            counts[f"{node.name}:{node.lineno}"] = len(own)
+    return counts
 
 
 def is_parser(name: str) -> bool:
-    """Whether a function makes a command line: its lines are flags."""
+    """Tell whether a function makes a command line, so that its lines are flags."""
     return name.startswith(("parser:", "_parser:", "add_"))
 
 
 def measure(root: Path) -> dict[str, object]:
-    """Files, tokens, the median, 90th percentile and largest length of functions, and the "
-    "longest ones."""
+    """Return the measures of a checkout, by name.
+
+    They are the numbers of files, tokens and functions, the median and the 90th percentile of the
+    lengths of functions, and the longest functions.
+    """
     paths = sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    found = {
-        f"{path}:{name}": count
-        for path, text in texts.items()
-        for name, count in lengths(text).items()
-    }
-    plain = sorted(count for name, count in found.items() if not is_parser(name.split(":", 1)[1]))
-    longest = sorted(
-        ((count, name) for name, count in found.items() if not is_parser(name.split(":", 1)[1])),
-        reverse=True,
-    )
+    functions = []
+    for path, text in texts.items():
+        counts = lengths(text)
+        functions += [(counts[name], f"{path}:{name}") for name in counts if not is_parser(name)]
+    functions.sort(reverse=True)
+    plain = sorted(count for count, _ in functions)
     return {
         "files": len(texts),
         "tokens": sum(len(code_tokens(text)) for text in texts.values()),
         "functions": len(plain),
         "median": plain[len(plain) // 2],
         "p90": plain[int(0.9 * len(plain))],
-        "longest": [f"{count} {name}" for count, name in longest[:12]],
+        "longest": [f"{count} {name}" for count, name in functions[:12]],
     }
 
 
@@ -99,12 +98,10 @@ def main(argv: list[str] | None = None) -> int:
         Path(__file__).resolve().parents[1]
     ]
     for root in roots:
-        print(
-            root,
-            *(f"{name} {value}" for name, value in measure(root).items() if name != "longest"),
-            sep="  ",
-        )
-        print("  " + "\n  ".join(measure(root)["longest"]))
+        sizes = measure(root)
+        longest = sizes.pop("longest")
+        print(root, *(f"{name} {value}" for name, value in sizes.items()), sep="  ")
+        print("  " + "\n  ".join(longest))
     return 0
 
 

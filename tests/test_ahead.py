@@ -1,3 +1,5 @@
+"""Work that is prepared in threads."""
+
 import threading
 import time
 

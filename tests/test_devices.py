@@ -10,7 +10,7 @@ from DDA import devices
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine with two GPUs, of which torch knows only the number."""
+    """Let torch see two GPUs, and return those that were made the current one."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -38,7 +38,7 @@ def test_each_process_gets_the_device_of_its_place(gpus, text, place, device):
 @pytest.mark.parametrize(
     "text", ["cuda:2", "2", "0,7", "gpu", "cuda:x", "cuda:", "-1", "", "cuda0,"]
 )
-def test_what_is_no_device_is_refused_in_words(gpus, text):
+def test_an_unknown_device_is_refused_in_words(gpus, text):
     with pytest.raises(
         ValueError, match="`device` .*(torch sees 2 GPUs here|is unknown; use auto)"
     ):
@@ -58,10 +58,8 @@ def test_a_precision_is_measured_once_and_soon():
     assert devices.relative_speed(cpu, torch.float32) == 1
     first = devices.relative_speed(cpu, torch.bfloat16)
     begun = time.perf_counter()
-    assert (
-        devices.relative_speed(cpu, torch.bfloat16) == first > 0
-        and time.perf_counter() - begun < 0.01
-    )
+    assert devices.relative_speed(cpu, torch.bfloat16) == first > 0
+    assert time.perf_counter() - begun < 0.01
 
 
 def test_the_faster_precision_of_a_network_is_taken(monkeypatch):
@@ -69,10 +67,7 @@ def test_the_faster_precision_of_a_network_is_taken(monkeypatch):
     monkeypatch.setattr(devices, "_pass_seconds", lambda network, example, dtype: speeds[dtype])
     network, example = nn.Conv2d(3, 8, 1), (torch.zeros(2, 3, 4, 4),)
     assert devices.fastest_dtype(network, example) == torch.bfloat16
-    for slower in (
-        0.019,
-        0.04,
-    ):  # not worth its rounding; slower, whatever the flags of the processor say
+    for slower in (0.019, 0.04):  # too little to be worth the rounding; slower than float32
         speeds[torch.bfloat16] = slower
         assert devices.fastest_dtype(network, example) == torch.float32
 

@@ -1,5 +1,7 @@
-"""Mutated data files, for half a minute by default and for an hour as ``slow``; tests/fuzz.py "
-"makes the cases."""
+"""Mutated data files, for half a minute by default and for an hour as ``slow``.
+
+tests/fuzz.py makes the cases.
+"""
 
 import re
 import subprocess

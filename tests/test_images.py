@@ -22,8 +22,8 @@ def test_pixels_survive_the_way_to_the_model_and_back():
 
 
 def test_keys_are_paths_without_the_image_suffix_in_sorted_order(tree):
-    found, others, unfinished = trees.list_images(tree, "fog/3")
-    assert [trees.key_of(path) for path in found] == [
+    listed, others, unfinished = trees.list_images(tree, "fog/3")
+    assert [trees.key_of(path) for path in listed] == [
         f"fog/3/{name}" for name in ("cat/1", "cat/a b", "cat/ü", "dog/1", "dog/2", "dog/3")
     ]
     assert others == unfinished == []
@@ -47,8 +47,8 @@ def test_a_folder_inside_the_tree_can_be_left_out_and_links_do_not_circle(tree):
     Image.new("RGB", (2, 2)).save(tree / "fog/out/x.png")
     os.symlink(tree, tree / "fog/loop")
     os.symlink(tree / "snow", tree / "linked")
-    found = trees.list_images(tree, leave_out=tree / "fog/out")[0]
-    assert len(found) == 36 and not any("out" in path or "loop" in path for path in found)
+    listed = trees.list_images(tree, leave_out=tree / "fog/out")[0]
+    assert len(listed) == 36 and not any("out" in path or "loop" in path for path in listed)
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,14 @@ def test_cells_of_each_layout(tree, layout, corruptions, severities, expected):
 def test_splits_and_sequences_have_their_own_folders(tmp_path):
     for name in ("jpeg/train", "jpeg/val", "jpeg/cifar_test", "weak_seq/0"):
         (tmp_path / name).mkdir(parents=True)
-    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=True) == [
-        "jpeg/train"
-    ]
-    assert cells_of(sources.Folder(tmp_path), "imagenet", ["jpeg"], [], train=False) == ["jpeg/val"]
-    assert cells_of(sources.Folder(tmp_path), "cifar10", ["jpeg"], [], train=False) == [
-        "jpeg/cifar_test"
-    ]
-    assert cells_of(sources.Folder(tmp_path), "imagenetc", ["weak_seq"], [], train=True) == [
-        "weak_seq/0"
-    ]
+    source = sources.Folder(tmp_path)
+    for layout, folder, train, cell in (
+        ("imagenet", "jpeg", True, "jpeg/train"),
+        ("imagenet", "jpeg", False, "jpeg/val"),
+        ("cifar10", "jpeg", False, "jpeg/cifar_test"),
+        ("imagenetc", "weak_seq", True, "weak_seq/0"),
+    ):
+        assert cells_of(source, layout, [folder], [], train=train) == [cell]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ def test_splits_and_sequences_have_their_own_folders(tmp_path):
         ("tree", ["fog"], [], "`layout` tree is unknown"),
     ],
 )
-def test_a_cell_that_is_not_there_is_an_error_that_lists_those_found(
+def test_a_missing_cell_is_an_error_that_lists_the_existing_ones(
     tree, layout, corruptions, severities, words
 ):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
@@ -160,10 +158,8 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     (tmp_path / "cell" / f"abc{files.TEMPORARY}").write_bytes(b"half")
     dead = subprocess.Popen(["true"])
     dead.wait()
-    own, other = (
-        files.temporary(tmp_path / "x"),
-        f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}",
-    )
+    own = files.temporary(tmp_path / "x")
+    other = f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
     own.write_bytes(b"being written")
     (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
@@ -178,11 +174,8 @@ def test_exclusive_json_is_written_once(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
     with pytest.raises(FileExistsError):
         files.write_json(tmp_path / "x.json", {"a": 2}, exclusive=True)
-    assert (
-        json.loads((tmp_path / "x.json").read_text())
-        == {"a": 1}
-        == files.read_json(tmp_path / "x.json")
-    )
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -206,18 +199,13 @@ def test_contact_sheet_shows_each_image_in_its_place():
     red[..., 0], blue[..., 2] = 255, 255
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sheet = np.asarray(
-            images.contact_sheet(
-                {"one": [red, blue], "two": [blue, blue]}, ["a" * 90, "\udcff"], side=64
-            )
-        )
+        views = {"one": [red, blue], "two": [blue, blue]}
+        sheet = np.asarray(images.contact_sheet(views, ["a" * 90, "\udcff"], side=64))
     is_red = (sheet == (255, 0, 0)).all(-1)
     rows, columns = np.nonzero(is_red)
-    assert (
-        is_red.sum() == 64 * 64
-        and rows.max() < sheet.shape[0] // 2
-        and columns.max() < sheet.shape[1] * 2 // 3
-    )
+    height, width, _ = sheet.shape
+    assert is_red.sum() == 64 * 64
+    assert rows.max() < height // 2 and columns.max() < width * 2 // 3
 
 
 def test_published_paths_are_found_from_the_root_and_from_dda(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a folder of made images says of itself."""
+"""The records in a folder of made images: settings and manifests."""
 
 import pytest
 
@@ -25,10 +25,8 @@ def test_a_setting_that_only_one_side_has_is_a_difference_unless_it_says_nothing
 
 def test_a_manifest_tells_its_state_and_is_named_after_its_cell(tmp_path):
     path = ledger.manifest_path(tmp_path, "made", "fog/5")
-    assert (
-        path.name == "made.fog.5.json"
-        and ledger.manifest_path(tmp_path, "manifest", ".").name == "manifest.json"
-    )
+    assert path.name == "made.fog.5.json"
+    assert ledger.manifest_path(tmp_path, "manifest", ".").name == "manifest.json"
     assert ledger.read_manifest(path, ["state"]) == {}
     for failures, running, state in (
         ({}, True, "running"),
@@ -36,11 +34,8 @@ def test_a_manifest_tells_its_state_and_is_named_after_its_cell(tmp_path):
         ({}, False, "complete"),
     ):
         ledger.write_manifest(path, {"note": 1, "state": "old"}, failures, running=running)
-        assert ledger.read_manifest(path, ["state"]) == {
-            "note": 1,
-            "state": state,
-            "failures": failures,
-        }
+        expected = {"note": 1, "state": state, "failures": failures}
+        assert ledger.read_manifest(path, ["state"]) == expected
     with pytest.raises(files.BadFile, match="is no manifest of this program"):
         ledger.read_manifest(path, ["source_sha256"])
 
@@ -49,19 +44,14 @@ def test_a_manifest_tells_its_state_and_is_named_after_its_cell(tmp_path):
 def test_some_source_images_are_remembered_the_first_and_the_last_among_them(count):
     names = [f"{i:04}" for i in range(count)]
     remembered = ledger.sources(str.upper, {}, names)
-    assert (
-        len(remembered) == min(count, ledger.SAMPLES)
-        and set(names[:1] + names[-1:]) <= remembered.keys()
-    )
+    assert len(remembered) == min(count, ledger.SAMPLES)
+    assert set(names[:1] + names[-1:]) <= remembered.keys()
     earlier = {"source_sha256": {"0000": "old", "x": "X"}}
-    assert ledger.sources(str.upper, earlier, names) == {
-        **remembered,
-        "x": "X",
-        "0000": "0000" if count else "old",
-    }
+    first = "0000" if count else "old"
+    assert ledger.sources(str.upper, earlier, names) == {**remembered, "x": "X", "0000": first}
 
 
-def test_a_source_that_changed_is_named_and_one_that_cannot_be_read_is_no_change():
+def test_a_changed_source_is_named_and_an_unreadable_one_is_no_change():
     def digest(name):
         if name == "gone":
             raise FileNotFoundError(name)

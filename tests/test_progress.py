@@ -1,3 +1,5 @@
+"""The progress of long work: the first estimate, the rate and the time left."""
+
 import io
 import time
 

@@ -1,11 +1,15 @@
 """Sources of images: a folder, or a data set in its published files, seen as a tree of named
 images.
 
-Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative
-paths that its images have in a tree, sorted by key; ``read(name)``, the image as RGB;
-``pixels(name)``, the same as uint8 (H,W,3); ``encoded(name)``, the bytes of its file, or None
-where there are only pixels; ``digest(name)``, a SHA-256 of what is read; ``where(name)``, for
-messages. Nothing that a file says is executed, and no name that it says leads out of the tree.
+Every source has
+
+* ``path``, and ``classes``: the class names in order, or None;
+* ``names``: the relative paths that its images have in a tree, sorted by key;
+* ``read(name)``: the image as RGB; ``pixels(name)``: the same as uint8 (H,W,3);
+* ``encoded(name)``: the bytes of its file, or None where there are only pixels;
+* ``digest(name)``: a SHA-256 of its file or pixels; ``where(name)``: its place, for messages.
+
+Nothing in a file is executed, and no name in a file leads out of the tree.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ Source = Folder | Arrays
 def open_source(
     path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None
 ) -> Source:
-    """Open whatever lies at ``path``: one of FORMATS.
+    """Open the source at ``path``, which has one of FORMATS.
 
     classes: names for labels that come without. severity: that of the images in a file of a
     corruption that holds one. Raises FileNotFoundError where nothing is there, and ValueError for
@@ -67,10 +71,10 @@ def open_official(
     labels: Path | None = None,
     severity: int | None = None,
 ) -> Source:
-    """Open a source, also ImageNet and Tiny-ImageNet as they are unpacked.
+    """Open a source as `open_source` does, or unpacked ImageNet or Tiny-ImageNet.
 
-    These get the names that they have in a tree of ours. A folder with classes.txt is such a tree
-    already. labels: the official list of a flat ImageNet val folder.
+    The images of these two get the names that they have in a tree of ours. A folder with
+    classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
     """
     path = Path(path)
     if path.is_dir() and tree.read_classes(path) is None:

@@ -1,4 +1,4 @@
-"""Images in arrays: .npy and .npz files, CIFAR-10-C as it is published."""
+"""Sources of images in arrays: .npy and .npz files, and CIFAR-10-C as it is published."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEVERITIES = 5  # of the official files
 class Arrays:
     """Images in arrays, in parts that are folders of the tree.
 
-    severity: that of files that hold one, as `open_source` was told.
+    severity: the severity of files that hold one, as `open_source` takes it.
     """
 
     def __init__(
@@ -37,20 +37,17 @@ class Arrays:
         self._folders: set[str] = set()
 
     def __reduce__(self) -> tuple:
+        """Let another process read the same files, instead of sending it the pixels."""
         from DDA.sources import open_source
 
-        return open_source, (
-            self.path,
-            self.classes,
-            self._severity,
-        )  # another process reads the same files
+        return open_source, (self.path, self.classes, self._severity)
 
     def add(self, folder: str, part: Rows | Jpegs, count: int, labels: Any = None) -> None:
         """Add a part of ``count`` images under ``folder``.
 
         They are named <class>_<row> where labels are given, else <row>. labels: class indices
-        (N,), or whatever `as_labels` takes. Raises BadFile for names that lead elsewhere and for
-        labels that are none.
+        (N,), or anything that `as_labels` takes. Raises BadFile for names that lead elsewhere and
+        for wrong labels, and ValueError where the class names are missing.
         """
         if folder != ".":
             tree.check_name(folder, self.path)
@@ -90,24 +87,18 @@ class Arrays:
         """Return the names of the images below a folder of the tree; there are no other files."""
         if cell == ".":
             return self.names, []
-        first, end = (
-            bisect_left(self.names, f"{cell}{after}", key=tree.key_of) for after in "/0"
-        )  # 0 comes after /
+        first = bisect_left(self.names, f"{cell}/", key=tree.key_of)
+        end = bisect_left(self.names, f"{cell}0", key=tree.key_of)  # 0 comes after /
         return self.names[first:end], []
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
         prefix = "" if folder == "." else f"{folder}/"
-        return sorted(
-            {
-                name[len(prefix) :].split("/")[0]
-                for name in self._folders
-                if name.startswith(prefix) and name != "."
-            }
-        )
+        below = (name[len(prefix) :] for name in self._folders - {"."} if name.startswith(prefix))
+        return sorted({name.split("/")[0] for name in below})
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
-        """Tell that a folder is no tree of adapted images."""
+        """Return False: arrays hold no trees of adapted images."""
         return False
 
     def where(self, name: str) -> str:
@@ -135,7 +126,7 @@ class Arrays:
 
 
 class Rows:
-    """Pixels uint8 (N,H,W,3) or (N,H,W), loaded when the first is wanted."""
+    """Pixels uint8 (N,H,W,3) or (N,H,W), which are loaded when the first image is read."""
 
     suffix = ".png"
 
@@ -160,7 +151,7 @@ class Rows:
 
 
 class Jpegs:
-    """JPEG files end to end: file i is ``data[offsets[i]:offsets[i+1]]``."""
+    """JPEG files in one array of bytes: file i is ``data[offsets[i]:offsets[i+1]]``."""
 
     suffix = ".jpg"
 
@@ -187,14 +178,13 @@ class Jpegs:
 def as_labels(values: Any, where: str) -> np.ndarray:
     """Return class indices int64 (N,) of an array (N,) or (N,1), or of a flat list of numbers.
 
-    Whole numbers in floating point are taken as what they are. Raises BadFile for labels that are
-    one-hot, text, negative, fractional or too large for an index.
+    Whole numbers in floating point are accepted. Raises BadFile for labels that are one-hot, text,
+    negative, fractional or too large for an index.
     """
     expected = "expected one class index for each image, 0, 1, 2, …"
     if isinstance(values, list):
-        if not all(
-            type(value) is int for value in values
-        ):  # a list in a list would be multiplied out by numpy
+        # numpy would multiply out a list in a list
+        if not all(type(value) is int for value in values):
             raise files.BadFile(f"{where} has labels that are no numbers; {expected}")
         if any(abs(value) > 2**31 for value in values):
             raise files.BadFile(
@@ -220,9 +210,9 @@ def as_labels(values: Any, where: str) -> np.ndarray:
 
 
 def _classes_of(labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """Return the class names of labels that come without.
+    """Return the class names of labels that come without names.
 
-    They are CIFAR-10's where there are 10, CIFAR-100's where there are 100.
+    They are those of CIFAR-10 for 10 classes, and those of CIFAR-100 for 100 classes.
     """
     largest = int(labels.max(initial=-1))
     known = {9: "cifar10", 99: "cifar100"}
@@ -247,17 +237,14 @@ class Header(NamedTuple):
 def _header(file: Any, where: str, size: int) -> Header:
     """Return the header of an open .npy file.
 
-    size: bytes that exist in all, header and numbers. Raises BadFile where the header declares
-    more numbers than there are bytes, or Python objects, whose loading executes code.
+    size: the bytes of the file, header and numbers. Raises BadFile where the header declares more
+    numbers than there are bytes, or Python objects, whose loading executes code.
     """
     with files.parsing(where, "npy file of numbers"):
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(file)
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         if dtype.hasobject:
             raise files.BadFile(
                 f"{where} is no npy file of numbers: it holds Python objects, whose loading "
@@ -275,7 +262,7 @@ def _header(file: Any, where: str, size: int) -> Header:
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    """Map an .npy file instead of reading it: CIFAR-10-C has 15 files of 150 MB."""
+    """Map an .npy file instead of reading it, because CIFAR-10-C has 15 files of 150 MB."""
     with files.parsing(path, "npy file of numbers"):
         with open(path, "rb") as file:
             _header(file, f"{path}", path.stat().st_size)
@@ -283,13 +270,12 @@ def _load_npy(path: Path) -> np.ndarray:
 
 
 def _check_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
-    """Return the number of images uint8 (N,H,W,3) or (N,H,W). Raises BadFile for any other "
-    "array."""
-    if (
-        dtype != np.uint8
-        or not (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3))
-        or 0 in shape[1:]
-    ):
+    """Return the number N of images uint8 (N,H,W,3) or (N,H,W).
+
+    Raises BadFile for an array of any other shape or type.
+    """
+    has_channels = len(shape) == 4 and shape[-1] == 3
+    if dtype != np.uint8 or 0 in shape[1:] or not (len(shape) == 3 or has_channels):
         raise files.BadFile(
             f"{where} is {dtype} {shape}, but images are uint8 (N,H,W,3) or (N,H,W)"
         )
@@ -304,7 +290,8 @@ def official_arrays(
 ) -> Arrays | None:
     """Open CIFAR-10-C or CIFAR-100-C; return None for any other folder.
 
-    It holds labels.npy, and <corruption>.npy of equally many rows for each severity 1..5.
+    Such a folder holds labels.npy, and files <corruption>.npy with equally many rows for each
+    severity 1..5.
     """
     corruptions = [path / f"{name}.npy" for name in CIFAR_C if (path / f"{name}.npy").is_file()]
     if not corruptions:
@@ -323,9 +310,8 @@ def npy(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         return _corruptions(path, [path], labels, classes, severity)
     source = Arrays(path, classes, severity)
     pixels = _load_npy(path)
-    source.add(
-        ".", Rows(lambda: _load_npy(path)), _check_images(pixels.shape, pixels.dtype, f"{path}")
-    )
+    count = _check_images(pixels.shape, pixels.dtype, f"{path}")
+    source.add(".", Rows(lambda: _load_npy(path)), count)
     return source
 
 
@@ -343,12 +329,8 @@ def _corruptions(
         rows = _check_images(pixels.shape, pixels.dtype, f"{file}")
         for folder, first, each in _severity_parts(f"{file}", rows, labels, severity):
             part = slice(first, first + len(each))
-            source.add(
-                f"{file.stem}/{folder}",
-                Rows(lambda file=file, part=part: _load_npy(file)[part]),
-                len(each),
-                each,
-            )
+            images = Rows(lambda file=file, part=part: _load_npy(file)[part])
+            source.add(f"{file.stem}/{folder}", images, len(each), each)
     return source
 
 
@@ -357,23 +339,21 @@ def _severity_parts(
 ) -> list[tuple[int, int, np.ndarray]]:
     """Return severity, first row and labels of each part of a file of a corruption.
 
-    rows: its images. A file holds five severities where the five blocks of its labels are equal,
-    or where there is one label for each row of a severity. Any other file holds one severity,
-    which ``severity`` tells. Raises BadFile where nobody tells it, or where nothing fits.
+    rows: the number of images in the file. A file holds five severities where the five blocks of
+    its labels are equal, or where there is one label for each row of a severity. Any other file
+    holds one severity, which is ``severity``. Raises BadFile where that is None, and where the
+    numbers of images and labels do not fit.
     """
     each = rows // SEVERITIES
     blocks = labels.reshape(SEVERITIES, -1) if len(labels) % SEVERITIES == 0 else None
     repeated = blocks is not None and (blocks == blocks[0]).all()
     if rows % SEVERITIES == 0 and (len(labels) == each or (len(labels) == rows and repeated)):
         return [(number + 1, number * each, labels[:each]) for number in range(SEVERITIES)]
-    of_one = (
-        labels
-        if len(labels) == rows
-        else blocks[0]
-        if repeated and len(blocks[0]) == rows
-        else None
-    )
-    if of_one is None:
+    if len(labels) == rows:
+        of_one = labels
+    elif repeated and len(blocks[0]) == rows:
+        of_one = blocks[0]
+    else:
         raise files.BadFile(
             f"{where} has {rows} images and labels.npy {len(labels)} labels; expected "
             f"{SEVERITIES} severities of equally many"
@@ -393,11 +373,12 @@ def _severity_parts(
 
 
 class _Archive:
-    """The arrays of an npz file, whose declared sizes are compared with the file before they are
-    read.
+    """The arrays of an npz file.
+
+    The size that each declares is compared with the file before the array is read.
     """
 
-    MOST_DEFLATED = 1032  # no stream of zlib holds more bytes for one of its own
+    MOST_DEFLATED = 1032  # the most bytes that zlib can store in one byte
 
     def __init__(self, path: Path):
         self.path = path
@@ -408,9 +389,8 @@ class _Archive:
         tree.check_name(name, self.path)
         info = data.zip.getinfo(f"{name}.npy")
         where, whole = f"{self.path}: {tree.shown(name)}", self.path.stat().st_size
-        if info.compress_size > whole or info.file_size > self.MOST_DEFLATED * (
-            info.compress_size + 1
-        ):
+        most = self.MOST_DEFLATED * (info.compress_size + 1)
+        if info.compress_size > whole or info.file_size > most:
             raise files.BadFile(
                 f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is "
                 "damaged, get it again"
@@ -419,25 +399,23 @@ class _Archive:
             return _header(file, where, info.file_size)
 
     def read(self, name: str) -> np.ndarray:
-        with (
-            files.parsing(f"{self.path}: {tree.shown(name)}", "array of numbers"),
-            np.load(self.path, allow_pickle=False) as data,
-        ):
+        """Return an array by its name."""
+        parsing = files.parsing(f"{self.path}: {tree.shown(name)}", "array of numbers")
+        with parsing, np.load(self.path, allow_pickle=False) as data:
             return data[name]
 
 
 def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
-    """Open arrays by their names.
+    """Open an npz file, whose arrays are known by their names.
 
-    train_x and test_x go with train_y and test_y; <corruption> (S,N,H,W,3) with labels; jpeg with
-    offsets.
+    train_x and test_x go with the labels train_y and test_y, <corruption> (S,N,H,W,3) with labels,
+    and jpeg with offsets.
     """
     archive = _Archive(path)
     large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
     small = {name: archive.read(name) for name in archive.headers if name not in large}
-    labels = next(
-        (small[name] for name in ("labels", "train_y", "test_y", "y") if name in small), None
-    )
+    named = [small[name] for name in ("labels", "train_y", "test_y", "y") if name in small]
+    labels = named[0] if named else None
     if classes is None and labels is not None:
         classes = _named_classes(small, labels, path)
     source = Arrays(path, classes, severity)
@@ -459,13 +437,10 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         elif name in ("train_x", "test_x"):
             source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
         else:
-            given = severity if severity is not None and name in CIFAR_C else 0
-            source.add(
-                f"{name}/{given}" if len(large) > 1 or given else ".",
-                rows(name),
-                count,
-                labels if labels is not None and len(labels) == count else None,
-            )
+            number = severity if severity is not None and name in CIFAR_C else 0
+            folder = f"{name}/{number}" if len(large) > 1 or number else "."
+            own = labels if labels is not None and len(labels) == count else None
+            source.add(folder, rows(name), count, own)
     if not source.names:
         raise files.BadFile(
             f"{path} holds no images: its arrays are {', '.join(map(tree.shown, archive.headers))}"

@@ -16,7 +16,10 @@ SPLITS = {
 
 
 def one_severity(severities: Sequence[str]) -> int | None:
-    """Return the severity of a file that holds one: the only number that is given, if it is one."""
+    """Return the severity that is given, if it is a single number; else None.
+
+    It is the severity of the images in a file that holds only one.
+    """
     return int(severities[0]) if len(severities) == 1 and severities[0].isdigit() else None
 
 
@@ -29,13 +32,14 @@ def cells_of(
     train: bool,
     leave_out: Path | None = None,
 ) -> list[str]:
-    """Return the cells of a tree as sorted POSIX paths relative to its root; ``.`` is the whole
-    tree.
+    """Return the cells of a tree as sorted POSIX paths relative to its root.
+
+    ``.`` is the whole tree.
 
     corruptions: names, or ``all``. severities: numbers as text, ``all``, or none for the default
-    (5, and 0 for sequences). train: the split, for layouts that have one. leave_out: a folder
-    that holds no cell. Raises FileNotFoundError for a cell that does not exist, and lists those
-    that do.
+    (5, and 0 for sequences). train: whether the split is the training split, for layouts that have
+    splits. leave_out: a folder that holds no cell. Raises FileNotFoundError for a cell that does
+    not exist; the message lists those that do.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` {layout} is unknown; use one of {', '.join(LAYOUTS)}")

@@ -1,5 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as they are published: pickles or binary files, in a folder or an
-archive.
+"""CIFAR-10 and CIFAR-100 as they are published.
+
+They are pickles or binary files, in a folder or an archive.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from DDA import files, tree
 from DDA.sources.arrays import Arrays, Rows, as_labels
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-# of each form: the file that names the classes, its entry and that of the labels (pickles), or
-# the bytes before an image
+# each form of pickles: the file that names the classes, the entry of the names, the entry of the
+# labels in the other files, and these files
 PYTHON = (
     ("batches.meta", "label_names", "labels", BATCHES),
     ("meta", "fine_label_names", "fine_labels", ["train", "test"]),
 )
+# each binary form: the file that names the classes, the other files, and the bytes before an image
 BINARY = (("batches.meta.txt", BATCHES, 1), ("fine_label_names.txt", ["train", "test"], 2))
-LARGEST = 1 << 28  # bytes of a published file are fewer
+LARGEST = 1 << 28  # bytes; every published file is smaller
 
-Opener = Callable[
-    [str], "bytes | None"
-]  # the content of a file of a data set, None where it is absent
+# it returns the content of a file of a data set, None where it is absent
+Opener = Callable[[str], "bytes | None"]
 
 
 def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
@@ -43,11 +44,13 @@ def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
 
 
 def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
-    """Open CIFAR as it is downloaded: nothing is unpacked, and only CIFAR's own files are read."""
+    """Open CIFAR's archive as it is downloaded.
+
+    Nothing is unpacked to disk, and only CIFAR's own files are read.
+    """
     wanted = {name for meta, *_, parts in PYTHON for name in (meta, *parts)}
-    wanted |= {
-        name for meta, parts, _ in BINARY for name in (meta, *(f"{part}.bin" for part in parts))
-    }
+    for meta, parts, _ in BINARY:
+        wanted |= {meta, *(f"{part}.bin" for part in parts)}
     contents: dict[str, bytes] = {}
     with files.parsing(path, "tar archive"), tarfile.open(path) as members:
         for member in members:
@@ -85,7 +88,7 @@ def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
 def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:
     """Open cifar-10-batches-bin (records of 1 + 3072 bytes) or cifar-100-binary (2 + 3072 bytes).
 
-    The two bytes are the coarse and the fine label.
+    The two bytes are the coarse and the fine label; the fine one is read.
     """
     for meta, parts, head in BINARY:
         if content(meta) is None:
@@ -110,7 +113,7 @@ def _binary(path: Path, content: Opener, classes: Sequence[str] | None) -> Array
 def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[str]) -> Arrays:
     """Return the layout of the published commands: clean/cifar_train and clean/cifar_test.
 
-    Rows are counted over the batches.
+    The rows of a split are counted over all its batches.
     """
     missing = [part for part in parts if part not in batches]
     if missing:
@@ -119,20 +122,13 @@ def _cifar(path: Path, classes: Sequence[str], batches: dict, parts: Sequence[st
     for split in ("train", "test"):
         chosen = [batches[part] for part in batches if ("test" in part) == (split == "test")]
         for data, _ in chosen:
-            if (
-                not isinstance(data, np.ndarray)
-                or data.dtype != np.uint8
-                or data.ndim != 2
-                or data.shape[1] != 3072
-            ):
+            is_bytes = isinstance(data, np.ndarray) and data.dtype == np.uint8
+            if not is_bytes or data.ndim != 2 or data.shape[1] != 3072:
                 raise files.BadFile(
                     f"{path} holds no CIFAR images of 3 x 32 x 32 bytes; download it again"
                 )
-        pixels = (
-            np.concatenate([data for data, _ in chosen])
-            .reshape(-1, 3, 32, 32)
-            .transpose(0, 2, 3, 1)
-        )
+        planes = np.concatenate([data for data, _ in chosen]).reshape(-1, 3, 32, 32)
+        pixels = planes.transpose(0, 2, 3, 1)
         labels = np.concatenate([as_labels(values, f"{path}") for _, values in chosen])
         source.add(f"clean/cifar_{split}", Rows(lambda pixels=pixels: pixels), len(pixels), labels)
     return source
@@ -169,8 +165,9 @@ class _Refused(ValueError):
 
 
 class _PlainValues(pickle._Unpickler):
-    """Read plain values, and arrays into stand-ins of our own: no code of numpy sees what the
-    file says.
+    """Read plain values, and arrays into stand-ins of our own.
+
+    No code of numpy sees the content of the file before it is checked.
 
     It is the unpickler in Python, because the one in C takes the numbers of its memo on trust and
     can be made to fill the memory.
@@ -222,9 +219,7 @@ class _NdarrayName:
 
 
 class _Dtype:
-    """A stand-in for numpy.dtype: whole numbers of 1 to 8 bytes and nothing else, least of all
-    objects.
-    """
+    """A stand-in for numpy.dtype. It takes whole numbers of 1 to 8 bytes, and no objects."""
 
     def __init__(self, name: str | bytes, *_: object):
         text = name.decode() if isinstance(name, bytes) else name
@@ -239,9 +234,8 @@ class _Dtype:
         if inner != [None, None, None]:
             raise _Refused("an array in it holds parts, which is no type of whole numbers")
         if order in ("<", b"<", ">", b">"):
-            self.dtype = self.dtype.newbyteorder(
-                order if isinstance(order, str) else order.decode()
-            )
+            text = order if isinstance(order, str) else order.decode()
+            self.dtype = self.dtype.newbyteorder(text)
 
 
 class _Array:
@@ -259,9 +253,8 @@ class _Array:
             raise TypeError("an array's bytes, type or shape are none")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
             raise ValueError("an array's shape is not that of its bytes")
-        self.array = np.frombuffer(data, dtype.dtype).reshape(
-            shape, order="F" if order == "F" else "C"
-        )
+        numbers = np.frombuffer(data, dtype.dtype)
+        self.array = numbers.reshape(shape, order="F" if order == "F" else "C")
         return self
 
 

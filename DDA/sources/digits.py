@@ -17,8 +17,8 @@ DIGITS = "digits"  # a source by its name
 def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -> Arrays:
     """Open the 1,797 handwritten digits that scikit-learn carries, at 16 pixels.
 
-    They are those of the UCI repository (Alpaydin & Kaynak), as 8x8 counts of ink in 0..16. The
-    last 360 are the test split.
+    They come from the UCI repository (Alpaydin & Kaynak), as 8x8 counts of ink in 0..16. The last
+    360 are the test split.
     """
     try:
         from sklearn.datasets import load_digits
@@ -27,18 +27,11 @@ def digits(classes: Sequence[str] | None, size: int = 16, held_out: int = 360) -
 
     carried = load_digits()
     ink = (carried.images * (255 / 16)).round().astype(np.uint8)
-    pixels = np.stack(
-        [
-            np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-            for image in ink
-        ]
-    )
+    small = (Image.fromarray(image) for image in ink)
+    resized = [image.resize((size, size), Image.Resampling.BICUBIC) for image in small]
+    pixels = np.stack([np.asarray(image) for image in resized])
     source = Arrays(Path(DIGITS), classes or tree.class_list(DIGITS))
     for split, part in (("train", slice(-held_out)), ("test", slice(-held_out, None))):
-        source.add(
-            f"clean/{split}",
-            Rows(lambda part=part: pixels[part]),
-            len(pixels[part]),
-            carried.target[part],
-        )
+        rows = Rows(lambda part=part: pixels[part])
+        source.add(f"clean/{split}", rows, len(pixels[part]), carried.target[part])
     return source

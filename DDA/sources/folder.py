@@ -13,7 +13,11 @@ from DDA import files, images, tree
 
 
 class Folder:
-    """A folder of images. files: names in the tree that differ from those on disk, name to file."""
+    """A folder of images.
+
+    files: the file of each image by its name in the tree, where the names differ from those on
+    disk.
+    """
 
     def __init__(
         self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
@@ -31,32 +35,29 @@ class Folder:
     def names(self) -> list[str]:
         """Return the names of all images, sorted by key."""
         if self._names is None:
-            self._names = (
-                tree.list_images(self.path)[0]
-                if self._files is None
-                else sorted(self._files, key=tree.key_of)
-            )
+            if self._files is None:
+                self._names = tree.list_images(self.path)[0]
+            else:
+                self._names = sorted(self._files, key=tree.key_of)
         return self._names
 
     def list(
         self, cell: str = ".", *, leave_out: Path | None = None
     ) -> tuple[list[str], list[str]]:
-        """Return the images below a folder of the tree, and the other files (see
-        `tree.list_images`).
+        """Return the images below a folder of the tree, and the other files.
+
+        `tree.list_images` says which files these are.
         """
         return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
         with os.scandir(self.path / folder) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-            )
+            names = [entry.name for entry in entries if entry.is_dir()]
+        return sorted(name for name in names if not name.startswith("."))
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
-        """Tell whether a folder is a tree of adapted images, or holds the tree ``save_dir`` of
-        them.
-        """
+        """Tell whether a folder is a tree of adapted images or holds ``save_dir``."""
         place = self.path / folder
         within = save_dir is not None and save_dir.resolve().is_relative_to(place.resolve())
         return within or (place / tree.SETTINGS).is_file()

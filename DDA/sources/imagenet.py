@@ -1,5 +1,6 @@
-"""ImageNet, ImageNet-C and Tiny-ImageNet as they are unpacked, with the names they get in our
-trees.
+"""ImageNet, ImageNet-C and Tiny-ImageNet as they are unpacked.
+
+Their images get the names that they have in our trees.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from DDA.sources.folder import Folder
 def tiny_imagenet(path: Path) -> Folder | None:
     """Open Tiny-ImageNet; return None for any other folder.
 
-    It holds wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt. Its test
-    images have no labels.
+    Its folder holds wnids.txt, train/<class>/images/ and val/images/ with val_annotations.txt. The
+    test images have no labels and are left out.
     """
     annotations = path / "val" / "val_annotations.txt"
     if not (path / "wnids.txt").is_file() or not annotations.is_file():
@@ -35,13 +36,12 @@ def tiny_imagenet(path: Path) -> Folder | None:
 def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> Folder | None:
     """Open ImageNet as it is unpacked; return None for any other folder.
 
-    It holds train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone. A val
-    folder that is sorted into classes is taken too, and ImageNet-C, where the folders of the
+    Its folder holds train/<wnid>/ and a flat val/ of ILSVRC2012_val_*, or one of the two alone. A
+    val folder that is sorted into classes is taken too. So is ImageNet-C, where the folders of the
     corruptions may lie in those of their groups (noise, blur, weather, digital, extra).
     """
-    flat = [
-        file for place in (path, path / "val") for file in sorted(place.glob("ILSVRC2012_val_*"))
-    ]
+    pattern = "ILSVRC2012_val_*"
+    flat = [*sorted(path.glob(pattern)), *sorted((path / "val").glob(pattern))]
     folders = _wnid_folders(path / "train" if flat else path)
     if not flat and not folders:
         return None
@@ -62,36 +62,31 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
         named = {f"clean/val/{wnids[file.stem]}/{file.name}": file for file in flat}
     for folder in folders:
         above = folder.relative_to(path).parts[:-1]
-        is_cell = len(above) > 1 and above[-1].isdigit()  # [<group>/]<corruption>/<severity>
-        prefix = "/".join(
-            above[-2:] if is_cell else ("clean", *(part for part in above if part != "clean"))
-        )
+        if len(above) > 1 and above[-1].isdigit():  # [<group>/]<corruption>/<severity>
+            prefix = "/".join(above[-2:])
+        else:
+            prefix = "/".join(("clean", *(part for part in above if part != "clean")))
         named.update((f"{prefix}/{folder.name}/{file.name}", file) for file in folder.iterdir())
     return _labelled(path, named, classes)
 
 
 def _wnid_folders(path: Path) -> list[Path]:
-    """Return the folders named as ImageNet's classes, at the first level below ``path`` that has
-    any.
+    """Return the folders named as ImageNet's classes, at one level below ``path``.
 
-    The fourth level is the last one.
+    It is the first of four levels that has such folders.
     """
     for level in range(4):
-        folders = sorted(
-            folder for folder in path.glob("*/" * level + "n" + "[0-9]" * 8) if folder.is_dir()
-        )
+        named = path.glob("*/" * level + "n" + "[0-9]" * 8)
+        folders = sorted(folder for folder in named if folder.is_dir())
         if folders:
             return folders
     return []
 
 
 def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Folder:
-    """Return a folder whose files' classes must all be known; hidden files are not seen."""
-    shown = {
-        name: file
-        for name, file in named.items()
-        if file.suffix.lower() in tree.SUFFIXES and file.name[0] != "."
-    }
+    """Return a folder of images whose classes must all be known; hidden files are left out."""
+    visible = {name: file for name, file in named.items() if not file.name.startswith(".")}
+    shown = {name: file for name, file in visible.items() if file.suffix.lower() in tree.SUFFIXES}
     unknown = sorted({name.split("/")[-2] for name in shown} - set(classes))
     if unknown:
         label = tree.shown(unknown[0])[1:-1]
@@ -103,12 +98,14 @@ def _labelled(path: Path, named: dict[str, Path], classes: Sequence[str]) -> Fol
 
 
 def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Return the class of each of ImageNet's 50,000 validation images, by file name without
-    suffix.
+    """Return the class of each of ImageNet's 50,000 validation images.
 
-    Known lists are Kaggle's LOC_val_solution.csv; lines "<file> <class>" or "<file> <index>"
-    (Caffe's val.txt); one class on each line, in the order of the files; and the development
-    kit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it or above.
+    They are keyed by the file's name without suffix. Known lists are
+
+    * Kaggle's LOC_val_solution.csv;
+    * lines "<file> <class>" or "<file> <index>" (Caffe's val.txt);
+    * one class on each line, in the order of the files;
+    * the development kit's ILSVRC2012_validation_ground_truth.txt, with meta.mat beside or above.
     """
     lines = [line.replace(",", " ").split() for line in files.read_lines(path, "`labels`")]
     if lines[0][0] == "ImageId":
@@ -129,7 +126,7 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
             unknown_number = next((label for label in order if int(label) not in kit), None)
             if unknown_number is not None:
                 raise ValueError(
-                    f"`labels` {path} has the number {unknown_number}, which its meta.mat does not know"
+                    f"`labels` {path} has the number {unknown_number}, which is not in its meta.mat"
                 )
             order = [kit[int(label)] for label in order]
         wnids = {f"ILSVRC2012_val_{i:08}": label for i, label in enumerate(order, start=1)}
@@ -145,14 +142,8 @@ def _val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _development_kit(path: Path) -> dict[int, str]:
     """Return the development kit's own numbers of the classes, which are not the usual ones."""
-    meta = next(
-        (
-            place / "meta.mat"
-            for place in (path.parent, path.parent.parent)
-            if (place / "meta.mat").is_file()
-        ),
-        None,
-    )
+    places = [folder / "meta.mat" for folder in path.parents[:2]]
+    meta = next((place for place in places if place.is_file()), None)
     if meta is None:
         raise ValueError(
             f"`labels` {path} holds the development kit's own numbers: put its meta.mat beside it"

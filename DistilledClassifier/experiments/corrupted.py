@@ -94,12 +94,13 @@ def open_classifier(path: Path, config: Config) -> Classifier:
     FileNotFoundError and ValueError.
     """
     content = classifiers.read(path)
-    if classifiers.tells_itself(content):
+    if classifiers.is_ours(content):
         return classifiers.load(path, content)
     model = dict(config.classifier)
     if "pretrained" in model:
         model["pretrained"] = False  # the weights are in the file
-    return classifiers.with_weights(path, content, model, config.preprocess)
+    classifier = classifiers.with_weights(path, content, model, config.preprocess)
+    return classifiers.load(path, content) if classifiers.tells_itself(content) else classifier
 
 
 def open_cells(
