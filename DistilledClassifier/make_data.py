@@ -71,8 +71,6 @@ SHEET = """
 --out PNG!
 --seed INT = 0
 """
-TYPES = (*DEGRADATIONS, COMBINED)
-CHOICES = {"TYPES": TYPES, "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
 FLAGS = {
     "prepare": FROM + NAMES + NPY + TO,
     "degrade": FROM + NAMES + NPY + TO + DEGRADE,
@@ -99,10 +97,12 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> commands.Parser:
     """Return the parser of the command line, with its subcommands."""
     p = commands.Parser(PROGRAM, description=__doc__)
+    types = (*DEGRADATIONS, COMBINED)
+    choices = {"TYPES": types, "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
     subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, flags in FLAGS.items():
         command = subcommands.add_parser(name, help=ABOUT[name], description=ABOUT[name])
-        commands.add_flags(command, flags + commands.OUTPUT, **CHOICES)
+        commands.add_flags(command, flags + commands.OUTPUT, **choices)
     return p
 
 

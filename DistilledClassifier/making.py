@@ -209,8 +209,8 @@ def _check_labels(originals: Originals, source: Source, names: Sequence[str]) ->
     classes = source.classes
     if not classes or any(tree.parse(name, classes)[2] is None for name in names):
         raise ValueError(
-            f"`format` npy needs labels, but nothing tells those of {originals.source}; give "
-            "`classes`"
+            f"`format` npy needs labels, but nothing tells those of {originals.source}; "
+            "give `classes`"
         )
 
 
@@ -303,8 +303,8 @@ def _choose(
         without = [name for name in names if tree.parse(name, source.classes)[2] is None]
         if without:
             raise ValueError(
-                f"`classes` {originals.classes} has no class of {without[0]} (and {len(without)} "
-                "such images in all)"
+                f"`classes` {originals.classes} has no class of {without[0]} "
+                f"(and {len(without)} such images in all)"
             )
     if originals.split:
         names = [name for name in names if _inside_clean(name).split("/")[0] == originals.split]
@@ -324,8 +324,8 @@ def _listed(originals: Originals, names: Sequence[str]) -> list[str]:
     chosen = [name for name in names if Path(name).stem in wanted]
     if len(chosen) < len(wanted):
         raise ValueError(
-            f"`list` {originals.list} names {len(wanted)} images, of which {originals.source} "
-            f"has {len(chosen)}"
+            f"`list` {originals.list} names {len(wanted)} images, "
+            f"of which {originals.source} has {len(chosen)}"
         )
     return chosen
 
@@ -372,8 +372,8 @@ def _write(
         failures = trees.write(source, originals.opening, tasks, target.save_dir, **options)
     except BrokenProcessPool:
         raise trees.LostWorker(
-            "a worker process died (out of memory?); run the same command again to go on, with "
-            "fewer `workers`"
+            "a worker process died (out of memory?); "
+            "run the same command again to go on, with fewer `workers`"
         ) from None
     for path, reason in list(failures.items())[:10]:
         show.warn(f"failed: {path}: {reason}")

@@ -98,7 +98,7 @@ def _majority(cells: Mapping[str, set[str]], classes: Sequence[str]) -> set[str]
     """Return the names of the images in most cells, each with the class that most of them give."""
     own = {name: tree.parse(name, classes)[1] for names in cells.values() for name in names}
     if any(len({own[name] for name in names}) < len(names) for names in cells.values()):
-        # classes share image names, so that only a whole name tells an image
+        # classes share image names, so that only whole names tell images apart
         own = {name: name for name in own}
     votes: dict[str, Counter] = {}
     for name in itertools.chain.from_iterable(cells.values()):

@@ -104,8 +104,9 @@ def test_any_image_at_any_severity_keeps_its_shape(name, data):
     ],
 )
 def test_the_error_grows_with_the_severity(name):
-    """Of the four left out, the published constants are not in the order of their effect on one
-    image.
+    """A higher severity has a greater effect, except for four corruptions.
+
+    Their published constants are not in the order of their effect on one image.
     """
     x = LARGE["x"][40:168, 40:168].astype(float)
     errors = [

@@ -1,7 +1,4 @@
-"""Guidance without a gradient and few steps, checked where the right answer is known:
-
-on Gaussian data.
-"""
+"""Guidance without a gradient and few steps, on Gaussian data, whose right answer is known."""
 
 from itertools import pairwise
 
@@ -20,10 +17,7 @@ MEAN, DEVIATION = 0.3, 0.4
 
 
 class Gaussian:
-    """The perfect network for pixels that are independent N(MEAN, DEVIATION^2):
-
-    it returns the expected noise.
-    """
+    """The perfect network for independent pixels N(MEAN, DEVIATION^2)."""
 
     def __init__(self, diffusion):
         self.signal = dict(zip(diffusion.timestep_map, diffusion.alphas_cumprod, strict=True))
@@ -36,7 +30,7 @@ class Gaussian:
         return (1 - signal) ** 0.5 / variance * (x - signal**0.5 * MEAN)
 
     def flow(self, x, signal):
-        """Where the deterministic process takes x of the given signal."""
+        """Return the end of the deterministic process that begins at x of the given signal."""
         return (
             MEAN
             + DEVIATION * (x - signal**0.5 * MEAN) / (signal * DEVIATION**2 + 1 - signal) ** 0.5
@@ -83,9 +77,7 @@ def test_the_cubic_projection_keeps_exactly_what_the_published_shrinking_sees():
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
-def test_projection_with_k_1_takes_the_low_frequencies_from_the_reference_and_the_rest_from_the_network(
-    kind,
-):
+def test_projection_with_k_1_takes_the_low_frequencies_from_the_reference_alone(kind):
     reference, x_t = torch.rand(2, 2, 3, 16, 16)
     diffusion = Diffusion(timestep_respacing="10", predict_xstart=True)
     x0 = torch.rand(2, 3, 16, 16)

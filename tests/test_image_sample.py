@@ -33,7 +33,7 @@ ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
 @pytest.fixture
 def call(prior, tree, tmp_path, capsys):
-    """Run the command line in this process; returns status, stdout and stderr."""
+    """Run the command line in this process; return its status, stdout and stderr."""
 
     def call(*flags, model_path=prior, base_samples=tree, save_dir=tmp_path / "out", fast=FAST):
         paths = ["--model_path", model_path, "--base_samples", base_samples, "--save_dir", save_dir]
@@ -52,7 +52,7 @@ def saved(folder):
 
 
 def same(one, other):
-    """The same keys, and 99.9 % of the values within 1 grey level."""
+    """Assert the same keys, and 99.9 % of the values within 1 grey level."""
     assert one.keys() == other.keys() and one
     gap = np.stack([np.abs(one[key].astype(int) - other[key]) for key in one])
     return (gap <= 1).mean() >= 0.999
@@ -80,7 +80,7 @@ def test_the_whole_job_writes_each_key_once_and_a_second_run_does_nothing(call, 
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_command_reads_the_weights_once_digests_each_file_once_and_lists_each_folder_as_seldom_as_it_can(
+def test_a_command_reads_weights_and_digests_files_once_and_lists_folders_seldom(
     call, tree, tmp_path, prior, monkeypatch
 ):
     counts = {"digested": Counter(), "loaded": Counter(), "listed": Counter()}
@@ -592,10 +592,7 @@ def test_wrong_input_under_mpiexec_is_said_once(prior, tree, tmp_path):
 
 
 def test_a_full_disk_ends_the_job_with_a_message_and_the_next_run_goes_on(prior, tree, tmp_path):
-    """A limit on the size of files stands for a full disk:
-
-    the kernel refuses the write in the same way.
-    """
+    """A limit on the size of files stands for a full disk: the kernel refuses both alike."""
 
     def small():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
@@ -638,7 +635,7 @@ PUBLISHED_FLAGS = (
     ("config", "flags"), list(zip(("imagenet256", "cifar10"), PUBLISHED_FLAGS, strict=True))
 )
 def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags):
-    """With the published architectures, random weights, one image and one step."""
+    """The published architectures run with random weights, one image and one step."""
     from helpers import UNET_FLAGS, parity
 
     from DDA.image_adapt.unet import create_unet
@@ -677,7 +674,7 @@ def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags)
 
 
 def test_the_published_flags_are_all_known(call):
-    """Other than the prior, which has another architecture, nothing is wrong with them."""
+    """The flags are right for priors of their own architecture."""
     for flags in PUBLISHED_FLAGS:
         status, _, err = call(
             *flags.split(),
@@ -714,5 +711,8 @@ def test_the_published_flags_are_all_known(call):
 
 def test_a_misspelt_flag_is_answered_in_one_line(call):
     status, _, err = call(*CELLS, "--datset", "imagenetc")
-    expected = "unrecognized arguments: --datset imagenetc; did you mean --dataset? (--help lists the flags)\n"
+    expected = (
+        "unrecognized arguments: --datset imagenetc; did you mean --dataset? "
+        "(--help lists the flags)\n"
+    )
     assert status == 2 and err == f"image_sample.py: error: {expected}"

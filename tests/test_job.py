@@ -47,7 +47,7 @@ def invert(keys, pixels):
 
 
 def run(plan, size=1, adapt_batch=invert, batch_size=4):
-    """Run all ranks of a job; returns the failures and the batches that each rank saw."""
+    """Run all ranks of a job; return the failures and the batches that each rank saw."""
     board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
     seen = [[] for _ in range(size)]
 
@@ -71,7 +71,7 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
 
 
 def whole_job(tree, out, cells, settings=None, **how):
-    """All that the command does with a plan; returns it."""
+    """Do all that the command does with a plan, and return the plan."""
     plan = job.make_plan(Folder(tree), out, cells, **how)
     job.check_settings(plan, settings or {})
     job.check_source(plan)
@@ -86,7 +86,8 @@ def test_every_image_is_adapted_once_by_full_batches(tree, tmp_path, size, batch
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
     failures, seen = run(plan, size, batch_size=batch_size)
     assert failures == {} and plan.total == plan.todo == 18
-    keys = [key for rank in seen for batch in rank for key in batch]
+    batches = [batch for rank in seen for batch in rank]
+    keys = [key for batch in batches for key in batch]
     assert (
         len(keys) == len(set(keys)) == 18
         and set(keys) == trees.saved_images(tmp_path / "out", plan.cells).keys()
@@ -375,7 +376,7 @@ def test_no_folder_is_listed_twice_by_a_finished_job_nor_thrice_by_a_working_one
 
 
 def test_a_folder_of_the_last_release_goes_on_where_it_stopped(tree, tmp_path):
-    """The files are as the code wrote them before the ledger had a room of its own."""
+    """The files are those that the code wrote before the ledger was a module."""
     out = tmp_path / "out"
     (out / "fog/3/cat").mkdir(parents=True)
     shutil.copy(tree / "fog/3/cat/a b.png", out / "fog/3/cat/a b.png")

@@ -42,7 +42,7 @@ def run(*argv, status=0):
 
 
 def contents(root):
-    """Every file's bytes but the manifests', which hold the source's place."""
+    """Return every file's bytes but the manifests', which hold the path of the source."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(Path(root).rglob("*"))
@@ -542,7 +542,7 @@ def test_manifests_are_plain_json(made):
 
 
 def test_copies_beside_their_sources_are_no_sources(tmp_path):
-    """degrade into the folder of the sources, and into a folder in it, without a clean folder."""
+    """The target is the folder of the sources, or lies in it; there is no clean folder."""
     (tmp_path / "photos/cat").mkdir(parents=True)
     for i in range(3):
         Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(tmp_path / f"photos/cat/{i}.png")
@@ -618,10 +618,8 @@ def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
         json.dumps({**manifest, "state": "running", "images": {}})
     )
     run("verify", "--save_dir", made, status=1)
-    assert (
-        capsys.readouterr().err
-        == "make_data.py: made.fog.3.json: the run that made this folder did not end; run it again\n"
-    )
+    fault = "made.fog.3.json: the run that made this folder did not end; run it again"
+    assert capsys.readouterr().err == f"make_data.py: {fault}\n"
     (made / "made.fog.3.json").write_text("{}")
     run("verify", "--save_dir", made, status=2)
     assert "is no manifest of this program" in capsys.readouterr().err
@@ -719,7 +717,7 @@ def test_combined_draws_what_it_always_drew():
 
 
 def test_a_tree_of_the_last_release_goes_on_where_it_stopped(clean, tmp_path, capsys):
-    """The manifest is as the code wrote it before the ledger had a room of its own."""
+    """The manifest is that which the code wrote before the ledger was a module."""
     command = [
         "degrade",
         "--base_samples",

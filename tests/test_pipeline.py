@@ -1,5 +1,6 @@
-"""The pipeline: its commands, what it skips, where it stops."""
+"""The pipeline: its commands, the stages that it skips, and the place where it stops."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -31,6 +32,12 @@ degraded: [{command: degrade, type: blur}]
 
 def plan(**changes):
     return pipeline.plan(pipeline.read_config(DIGITS, changes))
+
+
+def commands_of(stages, program):
+    """Return the commands whose program's name begins so."""
+    commands = itertools.chain.from_iterable(stage.commands for stage in stages)
+    return [command for command in commands if command[0].startswith(program)]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts/pipelines").glob("*.yaml")))
@@ -100,9 +107,7 @@ def test_stages_of_the_method_are_there_in_order():
 
 
 def test_what_learns_and_what_is_tested_is_adapted_alike():
-    jobs = [
-        command for stage in plan() for command in stage.commands if command[0] == "image_sample.py"
-    ]
+    jobs = commands_of(plan(), "image_sample.py")
     assert len(jobs) == 2
     settings = [command[: command.index("--base_samples")] for command in jobs]
     assert settings[0] == settings[1]
@@ -110,8 +115,9 @@ def test_what_learns_and_what_is_tested_is_adapted_alike():
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    """Three stages of a script that notes its argument, and fails where the file ``fail`` names
-    it.
+    """Three stages of a script that notes its argument.
+
+    It fails for an argument that the file ``fail`` names.
     """
     script = tmp_path / "note.py"
     script.write_text(
@@ -183,12 +189,7 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
 
 def test_settings_of_a_training_replace_no_others(tmp_path):
     changes = {"training.students.train.epochs": 1, "training.students.train.clip_norm": 2}
-    student = next(
-        command
-        for stage in plan(**changes)
-        for command in stage.commands
-        if command[0] == "train_all_deg.py"
-    )
+    student = commands_of(plan(**changes), "train_all_deg.py")[0]
     assert {"train.epochs=1", "train.clip_norm=2", "train.batch_size=64"} <= set(student)
     assert not any(word.startswith("train=") for word in student)
 
@@ -198,12 +199,7 @@ def test_what_learns_from_adapted_copies_may_begin_elsewhere():
         "training.adapted_teachers": {"init": "deg"},
         "training.adapted_student": {"init": "degDistill"},
     }
-    trained = [
-        command
-        for stage in plan(**changes)
-        for command in stage.commands
-        if command[0].startswith("train")
-    ]
+    trained = commands_of(plan(**changes), "train")
     begins = {
         Path(command[2]).stem: [word for word in command if word.startswith("init=")]
         for command in trained

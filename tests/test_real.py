@@ -1,5 +1,6 @@
-"""Whole jobs on real degraded photographs with a real prior and a published classifier: an hour
-and more on two cores.
+"""Whole jobs on real degraded photographs, with a real prior and a published classifier.
+
+They take more than an hour on two cores.
 
     DIFFAUD_SLOW_DIR=/somewhere scripts/test.sh -m slow -s tests/test_real.py
 
@@ -69,7 +70,7 @@ def command(folder, name, *flags, ranks=2, batch_size=16):
 
 
 def adapted(folder, name, *flags, **options):
-    """uint8 (250,32,32,3) in key order."""
+    """Return the pixels, uint8 (250,32,32,3), in the order of the keys."""
     subprocess.run(command(folder, name, *flags, **options), env=ENV, check=True)
     return read(folder / name)
 
@@ -81,7 +82,7 @@ def read(root):
 
 
 def sources(folder):
-    """Pixels and labels in key order."""
+    """Return pixels and labels in the order of the keys."""
     paths = tree.list_images(folder / "source", CELL)[0]
     classes = (folder / "source" / "classes.txt").read_text().split()
     labels = [classes.index(Path(path).name.split("_")[0]) for path in paths]
@@ -101,8 +102,9 @@ def psnr(one, other):
 
 
 def right(folder, pixels):
-    """Correct predictions of the published ResNet-56 on the adapted view and by the
-    self-ensemble, as float (250,).
+    """Return where the published ResNet-56 is right: on both views, and as a self-ensemble.
+
+    The three are floats (250,), which are 1 where the prediction is right.
     """
     classifier = classifiers.load(RESNET56)
     degraded, labels = sources(folder)
@@ -162,10 +164,7 @@ def test_bfloat16_is_close_to_float32(folder):
 
 
 def test_ten_kills_of_a_rank_lose_nothing(folder):
-    """kill -9 of one rank at random moments, then a final run:
-
-    the tree of the uninterrupted job.
-    """
+    """A job whose ranks are killed at random moments ends with the tree of an undisturbed job."""
     rng = random.Random(0)
     kills = 0
     while kills < 10:
@@ -205,8 +204,9 @@ def all_whole(root):
 
 
 def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
-    """Accuracy of the published ResNet-56 on ours (mean of 5 seeds) against the real part, paired
-    by image.
+    """Our corruptions cost the published ResNet-56 as much accuracy as the real ones.
+
+    Ours are the mean of 5 seeds; the comparison is paired by image.
     """
     with np.load(OPEN) as data:
         real = {name: data[name] for name in CORRUPTIONS}

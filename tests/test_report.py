@@ -23,8 +23,9 @@ CELLS = ("fog/1", "fog/3", "sno<w/1", "sno<w/3")
 
 @pytest.fixture
 def out(tmp_path):
-    """Results of random scores over a tiny tree, with a source classifier; one class has a name
-    that HTML must escape.
+    """Results of random scores over a tiny tree, with a source classifier.
+
+    One class has a name that HTML must escape.
     """
     rng = np.random.default_rng(0)
     classes = ["cat", "<b>&dog", *tree.class_list("cifar10")[2:]]
@@ -67,7 +68,7 @@ def out(tmp_path):
 
 
 class _Page(HTMLParser):
-    """Checks that tags close in order, and collects what would be fetched."""
+    """Check that tags close in order, and collect the addresses that would be fetched."""
 
     VOID = ("meta", "img", "br")
 

@@ -1,4 +1,4 @@
-"""The evaluation of two classifiers on two views: pairs, ranks, rules, configs, what is on disk."""
+"""The evaluation of two classifiers on two views: pairs, ranks, rules, configs and files."""
 
 import csv
 import os
@@ -40,7 +40,7 @@ CELLS = ("fog/1", "fog/3", "snow/1")
 def make_trees(root: Path, order: int = 1, cells=CELLS) -> None:
     """Seven images a cell; the adapted copies are another view of the same keys.
 
-    order: of writing.
+    order: the order in which the images are written.
     """
     for view, seed in (("degraded", 0), ("adapted", 1)):
         rng = np.random.default_rng(seed)

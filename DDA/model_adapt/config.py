@@ -84,8 +84,8 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     if path.suffix not in DATA_CONFIGS:
         raise files.BadFile(
-            f"{above[-1]} inherits from {path}: a config of values inherits from "
-            f"{', '.join(DATA_CONFIGS)} only, for any other would be executed"
+            f"{above[-1]} inherits from {path}: a config of values inherits "
+            f"from {', '.join(DATA_CONFIGS)} only, for any other would be executed"
         )
     if path.resolve() in above:
         raise files.BadFile(f"{path} inherits from itself")
@@ -126,13 +126,13 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
         for value in settings.as_list(evaluation.get(name, [])):
             if value not in known:
                 raise files.BadFile(
-                    f"{path}: evaluation.{name} {tree.shown(value)} is unknown; use one of "
-                    f"{', '.join(known)}"
+                    f"{path}: evaluation.{name} {tree.shown(value)} is unknown; "
+                    f"use one of {', '.join(known)}"
                 )
     if data.get("samples_per_gpu", 64) < 1 or test.get("layout") not in (None, *LAYOUTS):
         raise files.BadFile(
-            f"{path}: data.samples_per_gpu is at least 1, and data.test.layout one of "
-            f"{', '.join(LAYOUTS)}"
+            f"{path}: data.samples_per_gpu is at least 1, "
+            f"and data.test.layout one of {', '.join(LAYOUTS)}"
         )
 
 

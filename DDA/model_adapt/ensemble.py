@@ -176,6 +176,6 @@ def fuse_images(
 def _check(first: torch.Tensor, second: torch.Tensor) -> None:
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(
-            f"scores must be two tensors (N,K) of one shape, not {tuple(first.shape)} and "
-            f"{tuple(second.shape)}"
+            "scores must be two tensors (N,K) of one shape, "
+            f"not {tuple(first.shape)} and {tuple(second.shape)}"
         )

@@ -14,7 +14,9 @@ from DDA.sources.cells import LAYOUTS, SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The views and the classifiers of an evaluation; the help of test_ensemble.py explains the names.
+    """The views and the classifiers of an evaluation.
+
+    The help of test_ensemble.py explains the names.
 
     first, second, source: the classifiers of degraded images, of adapted copies and of clean
     images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights

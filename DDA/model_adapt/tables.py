@@ -22,7 +22,7 @@ REPORT = ("report.html", "report.csv", "report.md", "gallery.png")
 FORMATS = {"ECE": ".3f", "NLL": ".3f", "mCE": ".1f", "relative mCE": ".1f"}
 # numbers of each class: their names here and in `metrics.per_class`
 PER_CLASS = {"precision": "precision", "recall": "recall", "f1_score": "f1", "support": "support"}
-# thresholds of the gate: the first adapts no image, the last every image
+# thresholds of the gate: at the first no image is adapted, at the last every image
 THRESHOLDS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
 

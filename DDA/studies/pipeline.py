@@ -457,8 +457,8 @@ def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
         values = settings.as_list(value)
         if not values or not all(isinstance(one, str | int | float | Path) for one in values):
             raise ValueError(
-                f"{where}{name} is {tree.shown(value)}, but a flag takes a value, or a list of "
-                "values"
+                f"{where}{name} is {tree.shown(value)}, "
+                "but a flag takes a value, or a list of values"
             )
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
@@ -532,8 +532,8 @@ class _State:
         others = [command for command in self._made if command not in own]
         if others:
             raise ValueError(
-                f"{self._out} has images of another YAML, made by: {others[0]}; give another "
-                "out, or remove this one"
+                f"{self._out} has images of another YAML, made by: {others[0]}; "
+                "give another out, or remove this one"
             )
 
     def _text(self, command: Command) -> list[str]:
