@@ -2,7 +2,7 @@
 """Measure what the project costs beside the work that cannot be avoided.
 
 scripts/benchmark.py plan                           plan and shard 1,000,000 made-up keys
-scripts/benchmark.py memory --model_path PRIOR      peak memory of a job of 200 and of 2,000 images
+scripts/benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
 scripts/benchmark.py overhead --model_path PRIOR    the whole job over the network alone (N = 5)
 scripts/benchmark.py data                           known degradations over library calls; glass blur
 scripts/benchmark.py train                          share of a training not spent waiting for images

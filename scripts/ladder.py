@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare settings of the adaptation by accuracy and cost, on labelled images.
 
-  scripts/ladder.py --model_path prior.pt --classifier resnet56.th --base_samples cifar10c_open.npz \\
+  scripts/ladder.py --model_path prior.pt --classifier resnet56.th --base_samples cifar10c.npz \\
       --corruption gaussian_noise pixelate --severity 3 5 --out ladder --ranks 2
   scripts/ladder.py … --setting exact "n20: --speed fast --N 20 --k 0.8"
 
