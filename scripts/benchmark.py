@@ -4,7 +4,7 @@
 scripts/benchmark.py plan                           plan and shard 1,000,000 made-up keys
 scripts/benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
 scripts/benchmark.py overhead --model_path PRIOR    the whole job over the network alone (N = 5)
-scripts/benchmark.py data                           known degradations over library calls; glass blur
+  scripts/benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
 scripts/benchmark.py train                          share of a training not spent waiting for images
 scripts/benchmark.py sweep --classifier RESNET.th --degraded CIFAR10C.npz
                                                     test_ensemble.py against its forward passes
