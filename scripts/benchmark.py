@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Measure what the project costs beside the work that cannot be avoided.
 
-scripts/benchmark.py plan                           plan and shard 1,000,000 made-up keys
-scripts/benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
-scripts/benchmark.py overhead --model_path PRIOR    the whole job over the network alone (N = 5)
-  scripts/benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
-scripts/benchmark.py train                          share of a training not spent waiting for images
-scripts/benchmark.py sweep --classifier RESNET.th --degraded CIFAR10C.npz
-                                                    test_ensemble.py against its forward passes
+benchmark.py plan                           plan and shard 1,000,000 made-up keys
+benchmark.py memory --model_path PRIOR      peak memory of 200 and of 2,000 images
+benchmark.py overhead --model_path PRIOR    the whole job over the network alone (N = 5)
+benchmark.py data                           known degradations over library calls; glass blur
+benchmark.py train                          share of a training not spent waiting for images
+benchmark.py sweep --classifier RESNET.th --degraded CIFAR10C.npz
+                                            test_ensemble.py against its forward passes
 """
 
 from __future__ import annotations
