@@ -119,20 +119,86 @@ def test_only_some_images_of_some_cells(prior, tree, tmp_path):
     ("settings", "words"),
     [
         ({"speed": "fastest"}, "`speed`: 'fastest' is unknown; use one of exact, balanced, fast"),
-        ({"sped": "fast"}, "sped is unknown; did you mean"),
+        ({"sped": "fast"}, "sped is unknown; did you mean speed?"),
+        ({"batchsize": 3}, "batchsize is unknown; did you mean batch_size?"),
         ({"N": 0}, "`N` 0 is outside 1..100"),
         ({"N": "8"}, "N is '8', but it is a whole number"),
         ({"D": 3}, "`D` 3 does not divide the image size 16"),
         ({"dtype": "int8"}, "`dtype`: 'int8' is unknown"),
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
+        ({"batch_size": "4"}, "batch_size is '4', but it is a whole number"),
+        ({"use_fp16": "no"}, "use_fp16 is 'no', but it is true or false"),
         ({"device": "tpu"}, "`device` tpu is unknown"),
         ({"prior": {"image_size": 32}}, "`image_size` 32, but the .json says 16"),
+        ({"prior": {"image_size": "16"}}, "`prior`: image_size is '16', but it is a whole number"),
+        ({"prior": {"image_sise": 16}}, "`prior`: image_sise is unknown; did you mean image_size?"),
     ],
 )
 def test_a_wrong_setting_is_named(prior, settings, words):
     with pytest.raises(ValueError) as error:
         Adapter(prior, **settings)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layout": "imagenetcc"}, "`layout`: 'imagenetcc' is unknown"),
+        ({"num_samples": "3"}, "num_samples is '3', but it is a whole number"),
+        ({"num_samples": 0}, "`num_samples` 0 must be at least 1"),
+        ({"train": "test"}, "train is 'test', but it is true or false"),
+        ({"keys": ["none"]}, "`keys` names 1 images that"),
+    ],
+)
+def test_a_wrong_setting_of_a_folder_is_named_before_anything_is_written(
+    prior, tree, tmp_path, settings, words
+):
+    with pytest.raises(ValueError) as error:
+        Adapter(prior, speed="one-shot").folder(tree, tmp_path / "out", quiet=True, **settings)
+    assert words in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_no_keys_are_no_images(prior, tree, tmp_path):
+    report = Adapter(prior).folder(tree, tmp_path / "out", keys=[], quiet=True)
+    assert report.total == report.done == 0 and report.complete
+
+
+def test_each_image_needs_a_key_of_its_own(prior, pixels):
+    adapter = Adapter(prior, speed="one-shot")
+    for call in (adapter, adapter.pixels):
+        with pytest.raises(ValueError, match="`keys` has 1 entries for 3 images"):
+            call(pixels, ["a"])
+
+
+def test_a_device_of_torch_is_a_device(prior):
+    assert Adapter(prior, device=torch.device("cpu")).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_the_modes_of_torch_around_an_adapter_change_nothing(prior, tree, tmp_path, pixels, mode):
+    expected = Adapter(prior, N=3)(pixels)  # the guidance of exact takes a gradient
+    with mode():
+        adapter = Adapter(prior, N=3)
+        assert isinstance(adapter.network, torch.nn.Module)
+        assert np.array_equal(adapter(pixels), expected)
+        assert adapter.folder(tree, tmp_path / "in", quiet=True).complete
+    assert np.array_equal(adapter(pixels), expected)
+    Adapter(prior, N=3).folder(tree, tmp_path / "out", quiet=True)
+    for name in trees.saved_images(tmp_path / "out", ["."]).values():
+        assert (tmp_path / "in" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_default_type_of_torch_changes_nothing(prior, pixels):
+    expected = Adapter(prior, N=3)(pixels)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.array_equal(Adapter(prior, N=3)(pixels), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_missing_prior_is_named(tmp_path):
@@ -155,6 +221,8 @@ def test_the_command_gives_its_result_as_json(prior, tree, tmp_path, capsys):
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert result["done"] == result["total"] == 24 and result["failed"] == {}
+    assert result["missing"] == [] and result["save_dir"] == str(tmp_path / "out")
+    assert result["seconds"] > 0
     assert "to do       24" in said.err
     assert image_sample.main([*map(str, flags), "--quiet"]) == 0
     said = capsys.readouterr()

@@ -5,6 +5,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 import torch
 from helpers import ROOT
 
@@ -22,14 +23,15 @@ def seconds(*command) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.slow
 def test_a_job_starts_in_little_more_than_the_time_to_import_torch_and_read_the_weights(tmp_path):
     prior = tmp_path / "prior.pt"
     network = create_unet(**NETWORK, attention_resolutions="8", learn_sigma=True)
     torch.save(network.state_dict(), prior)
     names = ("num_heads", "num_head_channels", "num_heads_upsample")
-    told = {**dict(zip(names, (4, -1, -1), strict=True)), "use_new_attention_order": False}
+    heads = {**dict(zip(names, (4, -1, -1), strict=True)), "use_new_attention_order": False}
     process = {"diffusion_steps": 1000, "noise_schedule": "linear", "rescale_timesteps": False}
-    files.write_json(tmp_path / "prior.json", {"image_size": 32, **told, **process})
+    files.write_json(tmp_path / "prior.json", {"image_size": 32, **heads, **process})
     np.save(tmp_path / "images.npy", np.zeros((8, 32, 32, 3), np.uint8))
     paths = ["--base_samples", tmp_path / "images.npy", "--save_dir", tmp_path / "out"]
     job = [SCRIPT, "--model_path", prior, *paths, "--speed", "one-shot", "--dry_run"]

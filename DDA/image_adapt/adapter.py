@@ -35,7 +35,7 @@ class Adapter:
         model_path: a checkpoint in the form of guided-diffusion, with its ``.json`` beside it where
             this project wrote it.
         speed: a rung of the speed ladder: exact, balanced, fast or one-shot.
-        device: auto, cpu, cuda, or cuda with a number.
+        device: auto, cpu, cuda, or cuda with a number, as text or as a torch.device.
         dtype: float32, bfloat16 or float16, the precision of the network's body.
         use_fp16: float16 on a GPU and float32 on a CPU, where ``dtype`` is not given.
         batch_size: images at once. It changes speed and memory only (except under published
@@ -64,7 +64,7 @@ class Adapter:
         model_path: str | PathLike[str],
         *,
         speed: str | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str | None = None,
         use_fp16: bool = False,
         batch_size: int = 4,
@@ -72,10 +72,12 @@ class Adapter:
         world: ranks.World | None = None,
         **method: Any,
     ) -> None:
+        names = [field.name for field in dataclasses.fields(Method)]
+        settings.check_names(method, [*Adapter.__init__.__kwdefaults__, *names])
         self.settings: Method = settings_module.method(speed, **method)
-        settings_module.check_machine(dtype, batch_size)
+        settings_module.check_machine(dtype=dtype, use_fp16=use_fp16, batch_size=batch_size)
         self.batch_size = batch_size
-        self.device: torch.device = pick_device(device, world.local_rank if world else 0)
+        self.device: torch.device = pick_device(str(device), world.local_rank if world else 0)
         if world is not None:
             torch.set_num_threads(world.cpu_threads())
         self.dtype, self._notices = _precision(dtype, use_fp16, self.device)
@@ -116,14 +118,15 @@ class Adapter:
                 are not finite.
         """
         pixels = inputs.read(batch)
-        return inputs.like(batch, self.pixels(pixels, inputs.keys(pixels, keys)))
+        return inputs.like(batch, self.pixels(pixels, keys))
 
-    @torch.inference_mode(False)  # in that mode guidance could not take a gradient
-    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str]) -> np.ndarray:
+    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str] | None) -> np.ndarray:
         """Adapt images uint8 (H,W,3) of any sizes: uint8 (N,S,S,3), S being the prior's size.
 
-        Raises ValueError where a copy has values that are not finite.
+        keys: as those of a call. Raises ValueError for another number of keys, and where a copy
+        has values that are not finite.
         """
+        keys = inputs.keys(pixels, keys)
         size = self.image_size
         adapted = np.empty((len(pixels), size, size, 3), np.uint8)
         full = self._full(len(pixels))
@@ -218,7 +221,7 @@ class Adapter:
             severity=settings.names_of(severity),
             train=train,
             num_samples=num_samples,
-            keys=Path(keys) if isinstance(keys, str | PathLike) else keys and frozenset(keys),
+            keys=_selected(keys),
             format=format,
             overwrite=overwrite,
             gallery=None if gallery is None else files.find(gallery),
@@ -404,6 +407,13 @@ class Report:
             if names
         ]
         return sentences + ([f"no `gallery`: {self.gallery_error}"] if self.gallery_error else [])
+
+
+def _selected(keys: str | PathLike[str] | Collection[str] | None) -> Path | frozenset[str] | None:
+    """Return the keys of a selection, or the file that lists them; None selects all images."""
+    if isinstance(keys, str | PathLike):
+        return Path(keys)
+    return None if keys is None else frozenset(keys)
 
 
 def _precision(dtype: str | None, use_fp16: bool, device: torch.device) -> tuple[str, list[str]]:

@@ -79,6 +79,13 @@ UNTOLD = dict(
     rescale_timesteps=bool,
     fixed_variance=str,
 )
+# every setting of a prior that a user may give, and its kind
+KINDS: dict[str, Any] = {
+    **dict(num_channels=int, channel_mult=str | list, num_res_blocks=int),
+    **dict(attention_resolutions=str | int, class_cond=bool, learn_sigma=bool),
+    **dict(resblock_updown=bool, use_scale_shift_norm=bool),
+    **UNTOLD,
+}
 # what guided-diffusion takes where its user says nothing
 REFERENCE_DEFAULTS = {
     "num_heads": 4,
@@ -310,10 +317,10 @@ def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
 
 
 def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
-    """Return the network without weights, on torch's meta device, after comparing names and
-    shapes.
+    """Compare names and shapes with the network, and return it without weights.
 
-    It costs next to nothing. Raises ValueError for the first tensor that differs.
+    It is on torch's meta device and costs next to nothing. Raises ValueError for the first tensor
+    that differs.
     """
     unet_flags = {name: settings[name] for name in NETWORK}
     if settings["class_cond"]:
@@ -323,12 +330,12 @@ def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     names = sorted(wanted.keys() | shapes.keys())
-    differ = [name for name in names if wanted.get(name) != shapes.get(name)]
-    if differ:
-        name, none = differ[0], "no such tensor"
+    misfits = [name for name in names if wanted.get(name) != shapes.get(name)]
+    if misfits:
+        name, none = misfits[0], "no such tensor"
         first = f"wanted {wanted.get(name, none)}, found {shapes.get(name, none)}"
         raise ValueError(
-            f"{path} does not fit the network that it describes: {len(differ)} tensors differ, "
+            f"{path} does not fit the network that it describes: {len(misfits)} tensors differ, "
             f"the first is {name} ({first})"
         )
     return model

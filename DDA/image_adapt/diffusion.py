@@ -1,5 +1,4 @@
-"""The diffusion process: schedules, respacing, forward noising, and the reading of a network's
-output.
+"""The diffusion process: schedules, respacing, noising, and the reading of a network's output.
 
 One convention holds for an *index* everywhere. ``index`` in 0..T-1 counts the steps of the
 (respaced) process, and ``alphas_cumprod[index]`` is the signal that remains after ``index + 1``
@@ -97,9 +96,7 @@ Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Prediction(NamedTuple):
-    """The network's reading of x_t: the clean image (B,3,H,W) and the log variance of the reverse
-    step.
-    """
+    """The network's reading of x_t: the clean image (B,3,H,W), the step's log variance."""
 
     x0: torch.Tensor
     log_variance: torch.Tensor | float
@@ -153,10 +150,10 @@ class Diffusion:
         self.betas = betas
         self.alphas_cumprod = np.cumprod(alphas)
         self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
-        left = 1 - self.alphas_cumprod
-        left_prev = 1 - self.alphas_cumprod_prev
+        noise = 1 - self.alphas_cumprod  # the variance of the noise in x_t
+        noise_prev = 1 - self.alphas_cumprod_prev
         # q(x_{t-1} | x_t, x_0): DDPM, eq. 6 and 7
-        self.posterior_variance = betas * left_prev / left
+        self.posterior_variance = betas * noise_prev / noise
         # the variance at index 0 is 0: its log takes the value of index 1 (of beta, in a process
         # of one step)
         second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
@@ -165,15 +162,14 @@ class Diffusion:
         self._fixed_log_variance = (
             np.log(large) if self.fixed_variance == "large" else self.posterior_log_variance_clipped
         )
-        self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / left
-        self.posterior_mean_coef2 = left_prev * np.sqrt(alphas) / left
+        self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / noise
+        self.posterior_mean_coef2 = noise_prev * np.sqrt(alphas) / noise
 
     def __len__(self) -> int:
         return len(self.betas)
 
     def first(self, count: int, steps: int | None = None) -> Diffusion:
-        """Return the process of ``steps`` of the indices 0..count-1, evenly spread, both ends
-        included.
+        """Return the process of ``steps`` indices, evenly spread over 0..count-1 with both ends.
 
         Without steps all indices stay. The last index of the result has the same signal as index
         count-1 here. Raises ValueError where steps is not in 1..count.

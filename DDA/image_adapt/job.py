@@ -81,9 +81,7 @@ class Plan:
         return (path for path in itertools.chain(*self.groups) if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
-        """Return the groups of one rank: every size-th group, or every size-th image of the only
-        group.
-        """
+        """Return every size-th group for one rank, or every size-th image of the only group."""
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
 
     def target(self, path: str) -> Path:
@@ -120,8 +118,7 @@ def make_plan(
     same_format: bool = False,
     anew: bool = False,
 ) -> Plan:
-    """List the images of the cells, the first ``num_samples`` by key, and take off those that are
-    done.
+    """List the first ``num_samples`` images of the cells by key, and tell which are done.
 
     keys: only these images. fixed_batch: batches of that size whose members never change
     (published behaviour, where neighbours matter). anew: also make those that are done. Raises
@@ -251,27 +248,27 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
             f"`save_dir` {plan.save_dir} holds images but no {tree.SETTINGS}: they were not made "
             "by this program; choose another folder"
         )
-    differ = [] if theirs is None else ledger.differences(theirs, settings)
-    if not differ:
+    differences = [] if theirs is None else ledger.differences(theirs, settings)
+    if not differences:
         return
     if not plan.anew:
         advice = "Choose another `save_dir`, or make them anew with `overwrite`"
-        raise _conflict(plan, differ, advice)
+        raise _conflict(plan, differences, advice)
     in_cells = tree.saved_images(plan.save_dir, plan.cells)
     others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
     if others:
         raise _conflict(
             plan,
-            differ,
+            differences,
             f"`overwrite` must make all of them anew, but this plan leaves {len(others)}, such "
             f"as {min(others)}",
         )
 
 
-def _conflict(plan: Plan, differ: Sequence[str], advice: str) -> ValueError:
+def _conflict(plan: Plan, differences: Sequence[str], advice: str) -> ValueError:
     how = "holds images of" if plan.in_cells or _outside(plan) else "was begun with"
     return ValueError(
-        f"`save_dir` {plan.save_dir} {how} other settings: {'; '.join(differ)}. {advice}"
+        f"`save_dir` {plan.save_dir} {how} other settings: {'; '.join(differences)}. {advice}"
     )
 
 
@@ -287,9 +284,7 @@ def _outside(plan: Plan) -> list[str]:
 
 
 def check_source(plan: Plan) -> None:
-    """Raise ValueError where finished copies were made from other pixels than the source holds
-    now.
-    """
+    """Raise ValueError where finished copies were made from other pixels than the source has."""
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
         done = {name: known[name] for name in known if tree.key_of(name) in plan.done}
@@ -313,8 +308,8 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
             (plan.save_dir / path).unlink()
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
             (plan.save_dir / tree.SETTINGS).unlink(missing_ok=True)
-        if differ := ledger.claim(plan.save_dir, settings):
-            raise _conflict(plan, differ, "Choose another `save_dir`")
+        if differences := ledger.claim(plan.save_dir, settings):
+            raise _conflict(plan, differences, "Choose another `save_dir`")
         tree.sweep_temporaries(plan.save_dir, plan.unfinished)
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
@@ -327,9 +322,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of each cell with work to do, so that an interrupted job's source is
-    known.
-    """
+    """Write the manifest of each cell with work, so that an interrupted job's source is known."""
     work: dict[str, list[str]] = {}
     for name in plan.work():
         work.setdefault(plan.cell_of(name), []).append(name)
@@ -348,8 +341,7 @@ def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
 
 
 def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, Any]) -> list[str]:
-    """Complete the manifests of the cells that had work to do, and return the paths that are
-    lost.
+    """Complete the manifests of the cells that had work, and return the paths that are lost.
 
     An image is lost if it was to be adapted, does not exist and is no known failure. Failures of
     earlier runs that were not tried again are kept.
@@ -439,12 +431,10 @@ def run(
 
 
 class _Counts:
-    """The written and failed images of a rank, reported to rank 0, which shows the progress of
-    all.
-    """
+    """The written and failed images of a rank; rank 0 shows the progress of all ranks."""
 
     def __init__(self, world: World, plan: Plan, show: Show):
-        self._world, self._plan, self._tell = world, plan, show
+        self._world, self._plan, self._output = world, plan, show
         self._failures: dict[str, str] = {}
         self._progress = show.progress(plan.todo, world.size) if world.rank == 0 else None
         self._ended = 0
@@ -454,7 +444,7 @@ class _Counts:
             return
         self._failures[path] = reason
         if len(self._failures) <= 20:
-            self._tell.warn(f"failed: {self._plan.source.where(path)}: {reason}")
+            self._output.warn(f"failed: {self._plan.source.where(path)}: {reason}")
         self._world.report((0, 1))
 
     def written(self, count: int) -> None:
@@ -524,9 +514,7 @@ def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
 
 
 class _Writer:
-    """Write images in threads, with a bounded backlog; the first error is raised by the next
-    call.
-    """
+    """Write images in threads, with a bounded backlog; the next call raises the first error."""
 
     def __init__(self, threads: int, *, limit: int):
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit

@@ -57,9 +57,7 @@ def _block(size: int, kept: int) -> np.ndarray:
 
 
 def _dct(size: int, kept: int) -> np.ndarray:
-    """Return the operator that keeps the lowest cosines (DCT-II); it does not wrap at the
-    borders.
-    """
+    """Return the operator that keeps the lowest cosines (DCT-II); it never wraps around."""
     k, i = np.arange(kept)[:, None], np.arange(size)
     basis = np.cos(np.pi * k * (2 * i + 1) / (2 * size)) * np.sqrt(np.where(k == 0, 1, 2) / size)
     return basis.T @ basis

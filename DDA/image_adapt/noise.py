@@ -22,7 +22,7 @@ class NoiseStreams:
         self._philox_keys = [_philox_key(seed, key) for key in keys]
 
     def __call__(self, k: int) -> torch.Tensor:
-        draws = torch.empty(len(self._philox_keys), *self.shape)
+        draws = torch.empty(len(self._philox_keys), *self.shape, dtype=torch.float32)
         for image, philox_key in zip(draws, self._philox_keys, strict=True):
             generator = np.random.Generator(np.random.Philox(key=philox_key, counter=[0, 0, 0, k]))
             generator.standard_normal(out=image.numpy(), dtype=np.float32)

@@ -1,6 +1,4 @@
-"""A trained DDPM as the adaptation uses it: its weights, its settings, the process and the
-network.
-"""
+"""A trained DDPM as the adaptation uses it: weights, settings, process and network."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.unet import UNet
+from DDA.settings import check_kinds, check_names
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -37,6 +36,7 @@ class Prior:
         """Return the SHA-256 of the file, which is digested once."""
         return files.sha256(self.path)
 
+    @torch.inference_mode(False)  # guidance takes a gradient through these weights
     def network(self, device: torch.device, dtype: str = "float32") -> UNet:
         """Return the network on a device, its body in ``dtype``.
 
@@ -55,15 +55,20 @@ class Prior:
         return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
 
 
+@torch.inference_mode(False)
 def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     """Read the prior in a file.
 
-    flags: what the user says of it; a missing name or None says nothing. Raises
-    FileNotFoundError, and ValueError for a file that is damaged, contradicts the flags, tells too
-    little, or holds a network that needs to know the class of an image.
+    flags: what the user says of it, by the names of `checkpoints.KINDS`; a missing name or None
+    says nothing. Raises FileNotFoundError, and ValueError for an unknown name, for a value of
+    another kind, and for a file that is damaged, contradicts the flags, tells too little, or holds
+    a network that needs to know the class of an image.
     """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    check_names(given, checkpoints.KINDS, "`prior`: ")
+    check_kinds(given, checkpoints.KINDS, "`prior`: ")
     weights = checkpoints.read_state_dict(path)
-    settings = checkpoints.resolve(path, weights, flags or {})
+    settings = checkpoints.resolve(path, weights, given)
     checkpoints.check(path, weights, settings)
     if settings["class_cond"]:
         raise ValueError(
@@ -99,22 +104,25 @@ def batch_adapter(
     seed: int,
     **method: Any,
 ) -> Callable[..., np.ndarray]:
-    """Return a function that adapts a batch: keys and uint8 (B,S,S,3) to float32 (B,3,S,S) in
-    [-1,1].
+    """Return a function that adapts a batch of images.
 
-    method: keyword settings of `sampler.adapt`. The result is not clamped. The function also takes
-    ``full``: a batch of fewer images is filled up with its last one, because sums are rounded
-    differently in batches of other sizes. It raises ValueError for a batch that does not fit into
-    the memory.
+    It takes keys and uint8 (B,S,S,3) and returns float32 (B,3,S,S) in [-1,1], not clamped. It also
+    takes ``full``: a batch of fewer images is filled up with its last one, because sums are
+    rounded differently in batches of other sizes. It raises ValueError for a batch that does not
+    fit into the memory. method: keyword settings of `sampler.adapt`.
     """
 
+    # The caller's modes of torch change nothing: guidance needs a gradient, which inference mode
+    # forbids, and autocast would take another precision than that of the settings.
+    @torch.inference_mode(False)
     def adapt_batch(keys: Sequence[str], pixels: np.ndarray, full: int = 0) -> np.ndarray:
         rows = np.arange(max(full, len(keys))).clip(max=len(keys) - 1)
         reference = torch.from_numpy(images.to_model(pixels[rows])).to(device)
         shape = tuple(reference.shape[1:])
         noise = NoiseStreams([keys[row] for row in rows], seed=seed, shape=shape)
         try:
-            adapted = adapt(network, process, reference, draw_noise=noise, **method)
+            with torch.autocast(device.type, enabled=False):
+                adapted = adapt(network, process, reference, draw_noise=noise, **method)
             return adapted[: len(keys)].cpu().numpy()
         except torch.OutOfMemoryError:
             raise ValueError(

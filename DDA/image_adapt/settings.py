@@ -205,6 +205,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening the source."""
+        hints = {"train": bool | None, "num_samples": int | None, "overwrite": bool}
+        settings.check_kinds(vars(self), hints)
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("format", self.format, (None, *FORMATS))
         settings.check_at_least(1, num_samples=self.num_samples)
@@ -237,7 +239,9 @@ class Selection:
         return notices
 
 
-def check_machine(dtype: str | None, batch_size: int) -> None:
-    """Raise ValueError for a precision that is unknown and for an empty batch."""
+def check_machine(*, dtype: str | None, use_fp16: bool, batch_size: int) -> None:
+    """Raise ValueError for an unknown precision, an empty batch, or a value of another kind."""
+    values = {"use_fp16": use_fp16, "batch_size": batch_size}
+    settings.check_kinds(values, {"use_fp16": bool, "batch_size": int})
     settings.check_one_of("dtype", dtype, (None, *DTYPES))
     settings.check_at_least(1, batch_size=batch_size)

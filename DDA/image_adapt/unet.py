@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +45,7 @@ def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class Norm(nn.GroupNorm):
-    """A normalisation in 32 groups, with statistics in float32 and the result in the input's
-    dtype.
-    """
+    """A normalisation in 32 groups: statistics in float32, the result in the input's dtype."""
 
     def __init__(self, channels: int):
         super().__init__(32, channels)
@@ -73,13 +73,9 @@ class _SameEverywhere:
 class Conv1d(_SameEverywhere, nn.Conv1d):
     """A convolution over sequences."""
 
-    pass
-
 
 class Conv2d(_SameEverywhere, nn.Conv2d):
     """A convolution over images."""
-
-    pass
 
 
 @lru_cache
@@ -218,32 +214,68 @@ class Stage(nn.Sequential):
         return x
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """Make the layers of a U-Net, which share their settings."""
+    """Make the layers of a U-Net, which share its settings.
 
-    def __init__(
-        self,
-        embedding: int,
-        blocks: dict[str, float],
-        head_channels: int,
-        new_order: bool,
-        updown: bool,
-    ):
-        self._embedding, self._blocks = embedding, blocks
-        self._head_channels, self._new_order, self._updown = head_channels, new_order, updown
+    widths: channels of each level; level 0 has the full size. attention_levels: the levels with
+    attention. blocks: settings of every `ResBlock`.
+    """
+
+    widths: Sequence[int]
+    attention_levels: Collection[int]
+    num_res_blocks: int
+    num_head_channels: int
+    embedding: int
+    blocks: Mapping[str, Any]
+    resblock_updown: bool
+    new_attention_order: bool
 
     def block(self, width_in: int, width_out: int, resize: str | None = None) -> ResBlock:
-        return ResBlock(width_in, width_out, self._embedding, resize=resize, **self._blocks)
+        return ResBlock(width_in, width_out, self.embedding, resize=resize, **self.blocks)
 
     def attention(self, width: int, heads: int) -> AttentionBlock:
-        if self._head_channels != -1:
-            heads = width // self._head_channels
-        return AttentionBlock(width, heads=heads, new_order=self._new_order)
+        if self.num_head_channels != -1:
+            heads = width // self.num_head_channels
+        return AttentionBlock(width, heads=heads, new_order=self.new_attention_order)
 
     def resized(self, width: int, way: str) -> nn.Module:
-        if self._updown:
+        if self.resblock_updown:
             return self.block(width, width, way)
         return Downsample(width) if way == "down" else Upsample(width)
+
+    def down(self, heads: int) -> tuple[nn.ModuleList, list[int]]:
+        """Return the stages that shrink the image, and the width of the skip from each."""
+        width = self.widths[0]
+        stages = nn.ModuleList([Stage(Conv2d(3, width, 3, padding=1))])
+        skips = [width]
+        for level, width_out in enumerate(self.widths):
+            for _ in range(self.num_res_blocks):
+                layers = [self.block(width, width_out)]
+                width = width_out
+                if level in self.attention_levels:
+                    layers.append(self.attention(width, heads))
+                stages.append(Stage(*layers))
+                skips.append(width)
+            if level < len(self.widths) - 1:
+                stages.append(Stage(self.resized(width, "down")))
+                skips.append(width)
+        return stages, skips
+
+    def up(self, skips: Sequence[int], heads: int) -> nn.ModuleList:
+        """Return the stages that enlarge the image; each takes the last skip that is unused."""
+        unused, width = list(skips), skips[-1]
+        stages = nn.ModuleList()
+        for level, width_out in reversed(list(enumerate(self.widths))):
+            for i in range(self.num_res_blocks + 1):
+                layers = [self.block(width + unused.pop(), width_out)]
+                width = width_out
+                if level in self.attention_levels:
+                    layers.append(self.attention(width, heads))
+                if level and i == self.num_res_blocks:
+                    layers.append(self.resized(width, "up"))
+                stages.append(Stage(*layers))
+        return stages
 
 
 class UNet(nn.Module):
@@ -277,40 +309,23 @@ class UNet(nn.Module):
             self.label_emb = nn.Embedding(num_classes, embedding)
         self.num_classes = num_classes
 
-        blocks = {"dropout": dropout, "scale_shift": scale_shift}
-        parts = _Parts(embedding, blocks, num_head_channels, new_attention_order, resblock_updown)
-        block, attention, resized = parts.block, parts.attention, parts.resized
-        wanted = {
-            level for level in range(len(channel_mult)) if 2**level in attention_downsamplings
-        }
-        width = int(channel_mult[0] * channels)
-        self.input_blocks = nn.ModuleList([Stage(Conv2d(3, width, 3, padding=1))])
-        widths = [width]  # of the skip connections
-        last = len(channel_mult) - 1
-        for level, mult in enumerate(channel_mult):
-            for _ in range(num_res_blocks):
-                layers = [block(width, int(mult * channels))]
-                width = int(mult * channels)
-                layers += [attention(width, num_heads)] if level in wanted else []
-                self.input_blocks.append(Stage(*layers))
-                widths.append(width)
-            if level < last:
-                self.input_blocks.append(Stage(resized(width, "down")))
-                widths.append(width)
-
-        middle = (block(width, width), attention(width, num_heads), block(width, width))
-        self.middle_block = Stage(*middle)
-
-        self.output_blocks = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            for i in range(num_res_blocks + 1):
-                layers = [block(width + widths.pop(), int(mult * channels))]
-                width = int(mult * channels)
-                layers += [attention(width, num_heads_upsample)] if level in wanted else []
-                if level and i == num_res_blocks:
-                    layers.append(resized(width, "up"))
-                self.output_blocks.append(Stage(*layers))
-
+        levels = range(len(channel_mult))
+        parts = _Parts(
+            widths=[int(mult * channels) for mult in channel_mult],
+            attention_levels={level for level in levels if 2**level in attention_downsamplings},
+            num_res_blocks=num_res_blocks,
+            num_head_channels=num_head_channels,
+            embedding=embedding,
+            blocks={"dropout": dropout, "scale_shift": scale_shift},
+            resblock_updown=resblock_updown,
+            new_attention_order=new_attention_order,
+        )
+        self.input_blocks, skips = parts.down(num_heads)
+        width = skips[-1]
+        first, attention = parts.block(width, width), parts.attention(width, num_heads)
+        self.middle_block = Stage(first, attention, parts.block(width, width))
+        self.output_blocks = parts.up(skips, num_heads_upsample)
+        width = parts.widths[0]
         end = _zeroed(Conv2d(width, out_channels, 3, padding=1))
         self.out = nn.Sequential(Norm(width), nn.SiLU(), end)
 
@@ -351,9 +366,7 @@ class UNet(nn.Module):
 
 
 def _zeroed(module: nn.Module) -> nn.Module:
-    """Set the parameters of the last layer of a residual branch to zero, so the branch starts as
-    zero.
-    """
+    """Set the parameters of a layer to zero, so that a residual branch starts as zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -392,22 +405,10 @@ def create_unet(
             f"{channel_mult!r})"
         )
     downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
-    for level, width in enumerate(int(m * num_channels) for m in mult):
-        if width % 32:
-            raise ValueError(
-                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 "
-                "norm groups"
-            )
-        parts = (
-            dict(num_heads=num_heads)
-            if num_head_channels == -1
-            else dict(num_head_channels=num_head_channels)
-        )
-        for name, part in parts.items():
-            if (2**level in downsamplings or level == len(mult) - 1) and (part < 1 or width % part):
-                raise ValueError(
-                    f"{name} {part} does not divide the {width} channels of a level with attention"
-                )
+    heads = {"num_heads": num_heads}
+    if num_head_channels != -1:
+        heads = {"num_head_channels": num_head_channels}
+    _check_widths(num_channels, mult, downsamplings, **heads)
     unet = UNet(
         channels=num_channels,
         channel_mult=mult,
@@ -424,6 +425,27 @@ def create_unet(
         new_attention_order=use_new_attention_order,
     )
     return unet.convert(torch.float16) if use_fp16 else unet
+
+
+def _check_widths(
+    num_channels: int, mult: Sequence[float], downsamplings: Sequence[int], **heads: int
+) -> None:
+    """Raise ValueError for a level whose channels cannot be divided into groups or heads.
+
+    heads: the setting that decides the heads, by its name. The last level always has attention.
+    """
+    ((name, part),) = heads.items()
+    for level, width in enumerate(int(m * num_channels) for m in mult):
+        if width % 32:
+            raise ValueError(
+                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 "
+                "norm groups"
+            )
+        has_attention = 2**level in downsamplings or level == len(mult) - 1
+        if has_attention and (part < 1 or width % part):
+            raise ValueError(
+                f"{name} {part} does not divide the {width} channels of a level with attention"
+            )
 
 
 def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> tuple[float, ...]:

@@ -64,7 +64,7 @@ def settings_of(values: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
     arguments = {name: values.pop(name) for name in ARGUMENTS}
     chosen = {item.name: values.pop(item.name) for item in fields(Method)}
     method(arguments["speed"], **chosen)
-    check_machine(arguments["dtype"], arguments["batch_size"])
+    check_machine(**{name: arguments[name] for name in ("dtype", "use_fp16", "batch_size")})
     prior = values | {"channel_mult": values["channel_mult"] or None}
     return Selection(**kept), {**arguments, **chosen, "prior": prior}
 
