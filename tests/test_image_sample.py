@@ -231,34 +231,14 @@ def test_ddim_and_low_precision_run_and_differ_from_the_default(call, tmp_path):
 
 
 def test_guidance_without_a_gradient_in_few_steps_is_recorded_with_what_it_reads(call, tmp_path):
-    flags = [
-        *FOG,
-        "--guidance",
-        "projection",
-        "--projection",
-        "dct",
-        "--k",
-        "0.5",
-        "--sampler",
-        "ddim",
-        "--eta",
-        "0.5",
-    ]
+    method = "--guidance projection --projection dct --k 0.5 --sampler ddim --eta 0.5"
+    flags = [*FOG, *method.split()]
     status, out, _ = call(*flags, "--steps", "2", "--scale", "3")
     assert status == 0 and "2 from 3 of 10" in out
     assert "--scale is ignored by --guidance projection" in out
     recorded = files.read_json(tmp_path / "out/settings.json")
-    wanted = dict(
-        guidance="projection",
-        projection="dct",
-        k=0.5,
-        s_y=None,
-        sampler="ddim",
-        eta=0.5,
-        steps=2,
-        N=3,
-        D=4,
-    )
+    guidance = dict(guidance="projection", projection="dct", k=0.5, s_y=None, D=4)
+    wanted = guidance | dict(sampler="ddim", eta=0.5, steps=2, N=3)
     assert {name: recorded[name] for name in wanted} == wanted and "scale" not in recorded
     assert call(*flags, "--steps", "2")[0] == 0
     status, _, err = call(*flags, "--steps", "3")
@@ -283,33 +263,18 @@ def test_a_rung_is_recorded_by_its_settings_and_single_flags_override_it(call, t
         settings.items() >= expected.items() and "speed" not in settings and "scale" not in settings
     )
     # the same settings by single flags are the same images
-    flags = [
-        "--guidance",
-        "projection",
-        "--sampler",
-        rung["sampler"],
-        "--eta",
-        rung["eta"],
-        "--N",
-        "6",
-        "--D",
-        rung["factor"],
-    ]
-    status, out, _ = call(*few, *flags, "--k", "0.3", "--steps", expected["steps"], fast=[])
+    flags = f"--guidance projection --k 0.3 --sampler {rung['sampler']} --eta {rung['eta']}"
+    flags += f" --N 6 --D {rung['factor']} --steps {expected['steps']}"
+    status, out, _ = call(*few, *flags.split(), fast=[])
     assert status == 0 and "to do       0" in out
     for speed in ("exact", "balanced", "one-shot"):
         status, _, err = call(*few, "--speed", speed, "--dry_run", fast=[])
         assert status == 2 and "holds images of other settings" in err
-    status, _, err = call(
-        *few, "--speed", "fast", "--timestep_respacing", "10", save_dir=tmp_path / "b", fast=[]
-    )
-    assert (
-        status == 2
-        and "--speed fast counts in steps of --timestep_respacing 100; with 10 give --N too" in err
-    )
-    status, out, _ = call(
-        *few, "--speed", "fast", "--scale", "3", "--dry_run", save_dir=tmp_path / "b", fast=[]
-    )
+    few, other = [*few, "--speed", "fast"], {"save_dir": tmp_path / "b", "fast": []}
+    status, _, err = call(*few, "--timestep_respacing", "10", **other)
+    words = "--speed fast counts in steps of --timestep_respacing 100; with 10 give --N too"
+    assert status == 2 and words in err
+    status, out, _ = call(*few, "--scale", "3", "--dry_run", **other)
     assert status == 0 and "--scale is ignored by --guidance projection" in out
 
 
@@ -319,36 +284,23 @@ def test_arrays_are_adapted_as_the_tree_of_them_would_be(call, tmp_path):
     np.save(tmp_path / "C/fog.npy", pixels)
     np.save(tmp_path / "C/labels.npy", np.array([0, 9] * 5))
     for row, image in enumerate(pixels):
-        path = (
-            tmp_path / f"tree/fog/{row // 2 + 1}/{('airplane', 'truck')[row % 2]}_{row % 2:05}.png"
-        )
+        name = ("airplane", "truck")[row % 2]
+        path = tmp_path / f"tree/fog/{row // 2 + 1}/{name}_{row % 2:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, image)
     cells = ["--dataset", "cifar10c", "--corruption", "fog", "--severity", "2", "5"]
     for name, source in (("file", "C/fog.npy"), ("folder", "C"), ("plain", "tree")):
-        status, out, err = call(
-            *cells,
-            "--gallery",
-            tmp_path / "look.png",
-            base_samples=tmp_path / source,
-            save_dir=tmp_path / name,
-        )
+        places = {"base_samples": tmp_path / source, "save_dir": tmp_path / name}
+        status, out, err = call(*cells, "--gallery", tmp_path / "look.png", **places)
         assert status == 0 and "4 of 4 adapted images" in out, err
-    assert same(saved(tmp_path / "file"), saved(tmp_path / "plain")) and same(
-        saved(tmp_path / "folder"), saved(tmp_path / "plain")
-    )
+    assert same(saved(tmp_path / "file"), saved(tmp_path / "plain"))
+    assert same(saved(tmp_path / "folder"), saved(tmp_path / "plain"))
     assert trees.read_classes(tmp_path / "file")[9] == "truck"
     np.save(tmp_path / "C/fog.npy", 255 - pixels)
     status, _, err = call(*cells, base_samples=tmp_path / "C/fog.npy", save_dir=tmp_path / "file")
     assert status == 2 and "is not the image that its copy" in err
-    status, _, err = call(
-        "--dataset",
-        "cifar10c",
-        "--corruption",
-        "snow",
-        base_samples=tmp_path / "C",
-        save_dir=tmp_path / "x",
-    )
+    snow = ["--dataset", "cifar10c", "--corruption", "snow"]
+    status, _, err = call(*snow, base_samples=tmp_path / "C", save_dir=tmp_path / "x")
     assert status == 2 and "--corruption snow is not in" in err and "found: fog" in err
 
 
@@ -368,15 +320,8 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
     for _ in range(2):
         status, out, _ = call(save_dir=tree / "adapted")
         assert status == 0 and "24 of 24" in out
-    status, out, _ = call(
-        "--dataset",
-        "imagenetc",
-        "--corruption",
-        "all",
-        "--severity",
-        "all",
-        save_dir=tree / "adapted",
-    )
+    every = ["--dataset", "imagenetc", "--corruption", "all", "--severity", "all"]
+    status, out, _ = call(*every, save_dir=tree / "adapted")
     assert status == 0 and "done        24" in out
 
 
@@ -641,34 +586,11 @@ def test_the_published_commands_run_as_they_stand(call, tmp_path, config, flags)
     from DDA.image_adapt.unet import create_unet
 
     architecture = parity("02_unet_fullsize_names")[1]["flags"][config]
-    torch.save(
-        create_unet(**{name: architecture[name] for name in UNET_FLAGS}).state_dict(),
-        tmp_path / "x.pt",
-    )
-    layout = [
-        "--dataset",
-        "imagenetc",
-        "--corruption",
-        "fog",
-        "--train",
-        "False",
-        "--severity",
-        "5",
-        "--D",
-        "4",
-        "--N",
-        "1",
-    ]
-    status, out, err = call(
-        *flags.split(),
-        *layout,
-        "--scale",
-        "6",
-        "--num_samples",
-        "1",
-        model_path=tmp_path / "x.pt",
-        fast=[],
-    )
+    network = create_unet(**{name: architecture[name] for name in UNET_FLAGS})
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+    cells = "--dataset imagenetc --corruption fog --train False --severity 5 --num_samples 1"
+    command = f"{flags} {cells} --D 4 --N 1 --scale 6"
+    status, out, err = call(*command.split(), model_path=tmp_path / "x.pt", fast=[])
     assert status == 0 and "1 of 1 adapted images" in out, err
     assert "--train is ignored" in out
 
