@@ -200,7 +200,7 @@ class Adapter:
             quiet: print nothing.
 
         Returns:
-            What is there and what failed.
+            The number of finished copies, and the images that failed or are missing.
 
         Raises:
             FileNotFoundError, ValueError: the source lacks what was asked for, the folder holds
@@ -395,7 +395,7 @@ class Report:
         return text if self.gallery is None else f"{text}\ngallery     {self.gallery}"
 
     def faults(self) -> list[str]:
-        """Return a sentence for each kind of thing that is not there."""
+        """Return sentences on failed images, missing images and a missing gallery."""
         advice = (
             f"the reasons are in {self.save_dir}/manifest*.json, and the same command tries them "
             "again"

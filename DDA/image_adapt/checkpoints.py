@@ -56,7 +56,7 @@ PUBLISHED = (
     ),
 )
 
-# told by the tensors
+# the settings that the tensors tell
 RECOGNISED = (
     "num_channels",
     "channel_mult",
@@ -67,7 +67,7 @@ RECOGNISED = (
     "resblock_updown",
     "use_scale_shift_norm",
 )
-# not told by them, and their types
+# the settings that they do not tell, and their types
 UNTOLD = dict(
     image_size=int,
     num_heads=int,

@@ -60,7 +60,7 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
     """Read the prior in a file.
 
     flags: what the user says of it, by the names of `checkpoints.KINDS`; a missing name or None
-    says nothing. Raises FileNotFoundError, and ValueError for an unknown name, for a value of
+    means not given. Raises FileNotFoundError, and ValueError for an unknown name, for a value of
     another kind, and for a file that is damaged, contradicts the flags, tells too little, or holds
     a network that needs to know the class of an image.
     """

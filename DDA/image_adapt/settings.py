@@ -136,7 +136,7 @@ def method(speed: str | None = None, **given: Any) -> Method:
     """Complete the settings of an adaptation from a rung of the speed ladder.
 
     speed: the rung (default: exact). given: settings of `Method`, which win over the rung; None
-    says nothing. Raises ValueError for an unknown rung or setting, for a value that cannot be
+    means not given. Raises ValueError for an unknown rung or setting, for a value that cannot be
     meant, and for a rung of a process of another length without ``N``: a rung counts in steps of
     100.
 
@@ -160,7 +160,7 @@ def method(speed: str | None = None, **given: Any) -> Method:
 
 
 def unread(chosen: Method, given: Sequence[str]) -> list[str]:
-    """Return those of the given settings that the chosen guidance and sampler do not read."""
+    """Return the given settings that the chosen guidance and sampler do not read."""
     return [name for name in PRESET if name in given and name not in chosen.deciding()]
 
 
