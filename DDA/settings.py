@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from numbers import Number
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -31,7 +32,7 @@ def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "")
         if name not in known:
             close = difflib.get_close_matches(str(name), known, 1)
             advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ValueError(f"{prefix}{name} is unknown; {advice}")
+            raise ValueError(f"{_quoted(prefix, name)} is unknown; {advice}")
 
 
 def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
@@ -65,9 +66,21 @@ def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: st
     """
     for name, value in entries.items():
         if name in hints and not is_of(value, hints[name]):
+            expected = words_of(hints[name])
             raise ValueError(
-                f"{prefix}{name} is {tree.shown(value)}, but it is {words_of(hints[name])}"
+                f"{_quoted(prefix, name)} is {tree.shown(value)}, but it is {expected}"
             )
+
+
+def _quoted(prefix: str, name: object) -> str:
+    """Return the name of an entry in backquotes; a prefix such as "data." belongs to the name."""
+    where, colon, group = prefix.rpartition(": ")
+    return f"{where}{colon}`{group}{name}`"
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, and any other value as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def is_of(value: Any, hint: Any) -> bool:
@@ -101,6 +114,8 @@ def names_of(values: Any) -> tuple[str, ...]:
     >>> names_of("fog,snow"), names_of([3, 5])
     (('fog', 'snow'), ('3', '5'))
     """
+    if values is None:
+        return ()
     several = [values] if isinstance(values, str | int) else list(values)
     parts = ",".join(map(str, several)).split(",")
     return tuple(part.strip() for part in parts if part.strip())

@@ -119,19 +119,19 @@ def test_only_some_images_of_some_cells(prior, tree, tmp_path):
     ("settings", "words"),
     [
         ({"speed": "fastest"}, "`speed`: 'fastest' is unknown; use one of exact, balanced, fast"),
-        ({"sped": "fast"}, "sped is unknown; did you mean speed?"),
-        ({"batchsize": 3}, "batchsize is unknown; did you mean batch_size?"),
+        ({"sped": "fast"}, "`sped` is unknown; did you mean speed?"),
+        ({"batchsize": 3}, "`batchsize` is unknown; did you mean batch_size?"),
         ({"N": 0}, "`N` 0 is outside 1..100"),
-        ({"N": "8"}, "N is '8', but it is a whole number"),
+        ({"N": "8"}, "`N` is '8', but it is a whole number"),
         ({"D": 3}, "`D` 3 does not divide the image size 16"),
         ({"dtype": "int8"}, "`dtype`: 'int8' is unknown"),
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
-        ({"batch_size": "4"}, "batch_size is '4', but it is a whole number"),
-        ({"use_fp16": "no"}, "use_fp16 is 'no', but it is true or false"),
+        ({"batch_size": "4"}, "`batch_size` is '4', but it is a whole number"),
+        ({"use_fp16": "no"}, "`use_fp16` is 'no', but it is true or false"),
         ({"device": "tpu"}, "`device` tpu is unknown"),
         ({"prior": {"image_size": 32}}, "`image_size` 32, but the .json says 16"),
-        ({"prior": {"image_size": "16"}}, "`prior`: image_size is '16', but it is a whole number"),
-        ({"prior": {"image_sise": 16}}, "`prior`: image_sise is unknown; did you mean image_size?"),
+        ({"prior": {"image_size": "16"}}, "`prior`: `image_size` is '16'"),
+        ({"prior": {"image_sise": 16}}, "`prior`: `image_sise` is unknown"),
     ],
 )
 def test_a_wrong_setting_is_named(prior, settings, words):
@@ -144,9 +144,9 @@ def test_a_wrong_setting_is_named(prior, settings, words):
     ("settings", "words"),
     [
         ({"layout": "imagenetcc"}, "`layout`: 'imagenetcc' is unknown"),
-        ({"num_samples": "3"}, "num_samples is '3', but it is a whole number"),
+        ({"num_samples": "3"}, "`num_samples` is '3', but it is a whole number"),
         ({"num_samples": 0}, "`num_samples` 0 must be at least 1"),
-        ({"train": "test"}, "train is 'test', but it is true or false"),
+        ({"train": "test"}, "`train` is 'test', but it is true or false"),
         ({"keys": ["none"]}, "`keys` names 1 images that"),
     ],
 )
@@ -227,3 +227,11 @@ def test_the_command_gives_its_result_as_json(prior, tree, tmp_path, capsys):
     assert image_sample.main([*map(str, flags), "--quiet"]) == 0
     said = capsys.readouterr()
     assert said.out == f"24 of 24 adapted images are in {tmp_path / 'out'}\n" and said.err == ""
+
+
+def test_numbers_of_numpy_are_numbers(prior, tree, tmp_path):
+    adapter = Adapter(prior, N=np.int64(3), D=np.int32(2), batch_size=np.int64(5), k=np.float32(1))
+    report = adapter.folder(
+        tree, tmp_path / "out", num_samples=np.int64(3), corruption=None, quiet=True
+    )
+    assert report.done == 3 and json.loads((tmp_path / "out/settings.json").read_text())["N"] == 3

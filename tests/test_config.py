@@ -154,11 +154,11 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"trian": {}}, "trian is unknown; did you mean train?"),
-        ({"train.epoch": 3}, "train.epoch is unknown; did you mean epochs?"),
+        ({"trian": {}}, "`trian` is unknown; did you mean train?"),
+        ({"train.epoch": 3}, "`train.epoch` is unknown; did you mean epochs?"),
         ({"train.epochs": None}, "give a budget"),
         ({"train.batch_size": -1}, "train: batch_size -1 must be at least 1"),
-        ({"train.batch_size": "many"}, "train.batch_size is 'many', but it is a whole number"),
+        ({"train.batch_size": "many"}, "`train.batch_size` is 'many', but it is a whole number"),
         ({"train.ema": 1.5}, "train: ema 1.5 is outside 0..1"),
         ({"panel.sees": "nothing"}, "panel: `sees`: 'nothing' is unknown; use one of same, clean"),
         ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
@@ -169,7 +169,7 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ({"optimizer.lr": "fast"}, "optimizer.lr: 'fast'"),
         ({"schedule": {"type": "step"}}, "schedule.type: 'step' is unknown"),
         ({"schedule": {"type": "cosine", "gamma": 1}}, "cosine takes no settings, not gamma"),
-        ({"train.epochs": 10**400}, "train.epochs is 1000"),
+        ({"train.epochs": 10**400}, "`train.epochs` is 1000"),
         (
             {"schedule": {"type": "multistep", "milestones": ["x"], "gamma": 0.1}},
             "schedule: multistep takes numbers, not x",

@@ -251,8 +251,8 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("outt: x", "outt is unknown; did you mean out?"),
-        ("out: x\ndata: {rot: y}", "data.rot is unknown; there are base_samples"),
+        ("outt: x", "`outt` is unknown; did you mean out?"),
+        ("out: x\ndata: {rot: y}", "`data.rot` is unknown; there are base_samples"),
         ("out: x", "data is missing"),
         (WHOLE.replace("base_samples: digits, ", ""), "data.base_samples is missing"),
         ("out: x\nprior: net.pt", "prior is 'net.pt', but it holds entries"),

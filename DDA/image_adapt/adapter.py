@@ -75,6 +75,7 @@ class Adapter:
         names = [field.name for field in dataclasses.fields(Method)]
         settings.check_names(method, [*Adapter.__init__.__kwdefaults__, *names])
         self.settings: Method = settings_module.method(speed, **method)
+        batch_size = settings.plain(batch_size)
         settings_module.check_machine(dtype=dtype, use_fp16=use_fp16, batch_size=batch_size)
         self.batch_size = batch_size
         self.device: torch.device = pick_device(str(device), world.local_rank if world else 0)
@@ -220,7 +221,7 @@ class Adapter:
             corruption=settings.names_of(corruption),
             severity=settings.names_of(severity),
             train=train,
-            num_samples=num_samples,
+            num_samples=settings.plain(num_samples),
             keys=_selected(keys),
             format=format,
             overwrite=overwrite,

@@ -143,7 +143,7 @@ def method(speed: str | None = None, **given: Any) -> Method:
     >>> method("fast", N=20).steps
     8
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: settings.plain(value) for name, value in given.items() if value is not None}
     settings.check_names(given, [item.name for item in fields(Method)])
     settings.check_one_of("speed", speed or "exact", SPEEDS)
     respacing = given.get("timestep_respacing", "100")
