@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make the tables of the documentation from the result files in docs/results.
 
-scripts/docs_tables.py            fills in every table of README.md and docs/
-scripts/docs_tables.py --check    changes nothing; fails where a table is not its result file's
+scripts/docs_tables.py          fills in every table of README.md and docs/
+scripts/docs_tables.py --check  changes nothing; fails where a table is not its result file's
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ same run, and peaks of memory.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from PIL import Image
 
 from DDA import commands
 from DDA.image_adapt import job
+from DDA.settings import check_at_least
 from DDA.sources import Folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +38,9 @@ def plan(count: int) -> Figures:
     The images lie in 75 cells, and a tenth of them are done. The baseline is making and sorting the
     same names.
 
-    count: the number of images.
+    count: the number of images, at least 1.
     """
+    check_at_least(1, count=count)
     cells = [f"corruption_{c:02}/{s}" for c in range(15) for s in range(1, 6)]
     each = count // len(cells)
     begun = time.perf_counter()
@@ -172,8 +175,7 @@ def train() -> Figures:
 
     A ResNet-20 learns from 3 x 128 images of 32 pixels a step, which 2 threads degrade on the fly.
     """
-    from DistilledClassifier import classifiers
-    from DistilledClassifier.train_all_deg import main as train_all_deg
+    from DistilledClassifier import classifiers, experiments
 
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
@@ -182,14 +184,12 @@ def train() -> Figures:
             images.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(_smooth(rng, 32)).save(images / f"cat_{i:05}.png")
-        splits = ["data.train=train", "data.val=val"]
-        changes = [f"data.root={folder}/tree", *splits, "init=null", "train.steps=60"]
+        changes = {"data.root": f"{folder}/tree", "data.train": "train", "data.val": "val"}
+        changes |= {"init": None, "train.steps": 60}
         config = "configs/deg_all/CIFAR10/ResNet20/deg_all.yaml"
-        flags = ["-c", config, "--save_dir", folder, "--workers", "2", "--bs", "128"]
-        if train_all_deg([*flags, "--set", *changes]):
-            raise RuntimeError("the training failed")
-        (path,) = Path(folder).rglob("resume.pt")
-        state = classifiers.read(path)
+        budget = {"batch_size": 128, "workers": 2, "quiet": True}
+        trained = experiments.train(config, changes=changes, save_dir=folder, **budget)
+        state = classifiers.read(trained.folder / "resume.pt")
     share = 1 - state["waited"] / state["seconds"]
     return {"share of the time not spent waiting for images": share, "steps": state["step"]}
 
@@ -212,24 +212,16 @@ def sweep(classifier: Path, degraded: Path) -> Figures:
     classifiers.initialise(plain, classifier)
     plain.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     x = torch.rand(64, 32, 32, 3).permute(0, 3, 1, 2)
-    logits, within = classifiers.Classifier.logits, []
-
-    def timed(instance: classifiers.Classifier, batch: torch.Tensor) -> torch.Tensor:
-        begun = time.perf_counter()
-        scores = logits(instance, batch)
-        within[-1] += time.perf_counter() - begun
-        return scores
-
-    classifiers.Classifier.logits = timed
-    whole, bare, count = [], {"plain": [], "own": []}, 0
+    whole, within, bare, count = [], [], {"plain": [], "own": []}, 0
     for _ in range(6):  # the first, which also imports, does not count
-        within.append(0.0)
-        seconds, count = _evaluate(classifier, degraded)
+        with _timed_passes() as passes:
+            seconds, count = _evaluate(classifier, degraded)
         whole.append(seconds)
+        within.append(sum(passes))
         for name, network in (("plain", plain), ("own", own.network)):
             with torch.inference_mode():
-                passes = (_seconds(partial(network, x)) for _ in range(2 * count // 64))
-                bare[name].append(sum(passes))
+                each = (_seconds(partial(network, x)) for _ in range(2 * count // 64))
+                bare[name].append(sum(each))
     total = sum(whole[1:])
     return {
         "images": count,
@@ -237,6 +229,26 @@ def sweep(classifier: Path, degraded: Path) -> Figures:
         "bare forward passes as the command runs them": sum(bare["own"][1:]) / total,
         "the command's passes within it": sum(within[1:]) / total,
     }
+
+
+@contextlib.contextmanager
+def _timed_passes() -> Iterator[list[float]]:
+    """Yield a list that gets the seconds of every forward pass of a classifier."""
+    from DistilledClassifier.classifiers import Classifier
+
+    logits, seconds = Classifier.logits, []
+
+    def timed(classifier: Classifier, batch: Any) -> Any:
+        begun = time.perf_counter()
+        scores = logits(classifier, batch)
+        seconds.append(time.perf_counter() - begun)
+        return scores
+
+    Classifier.logits = timed
+    try:
+        yield seconds
+    finally:
+        Classifier.logits = logits
 
 
 def _evaluate(classifier: Path, degraded: Path) -> tuple[float, int]:
@@ -248,8 +260,10 @@ def _evaluate(classifier: Path, degraded: Path) -> tuple[float, int]:
         config = "configs/ensemble/resnet18_ensemble_b64_cifar10c.py"
         flags = [config, classifier, *views, "--dataset", "cifar10c", "--out", folder]
         begun = time.perf_counter()
-        if evaluate([*map(str, flags), "--quiet"]):
-            raise RuntimeError("the evaluation failed")
+        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for the figures
+            status = evaluate([*map(str, flags), "--quiet"])
+        if status:
+            raise ValueError("the evaluation failed; its message above tells why")
         seconds = time.perf_counter() - begun
         return seconds, sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
 
@@ -263,7 +277,8 @@ def _seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_cou
 def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
     """Adapt ``count`` random images in a process of its own.
 
-    Returns the seconds of its work and its peak memory in KiB.
+    Returns the seconds of its work and its peak memory in KiB. Raises ValueError where it fails;
+    its own message then stands on stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
@@ -275,12 +290,11 @@ def run_job(model_path: Path, count: int, *flags: str) -> tuple[float, int]:
         script = ROOT / "DDA/image_adapt/scripts/image_sample.py"
         paths = ["--base_samples", source, "--save_dir", f"{folder}/out"]
         command = [sys.executable, script, "--model_path", model_path, *paths, *flags]
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*map(str, command)], **silent)
+        process = subprocess.Popen([*map(str, command), "--quiet"], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             code = os.waitstatus_to_exitcode(status)
-            raise RuntimeError(f"the job ended with status {code}")
+            raise ValueError(f"the job ended with status {code}; its message above tells why")
         manifest = (Path(folder) / "out/manifest.json").read_text()
         return float(re.search(r'"seconds": ([0-9.]+)', manifest)[1]), usage.ru_maxrss
 
