@@ -51,7 +51,7 @@ def main(task: str, prior: str, classifier: str, degraded: str, folder: str, out
         keys = stored["keys"].tolist()
         images = {
             "pixels": np.stack([source.pixels(names[key]) for key in keys]),
-            "labels": stored["labels"].astype(np.int64),
+            "labels": stored["labels"].astype(np.uint8),  # as the files of CIFAR-10-C hold them
         }
         contents[cell] = ({**settings, "second": classifier, **images}, keys)
     answers = {cell: TASKS[task](*content) for cell, content in contents.items()}
@@ -95,9 +95,10 @@ def torch_uncertainty(content: dict[str, Any], keys: list[str]) -> dict[str, flo
 
 
 def gradient(content: dict[str, Any], keys: list[str]) -> list[float]:
-    """Return the loss on four images adapted with a gradient:
+    """Return the loss on four images that are adapted with a gradient.
 
-    torch-uncertainty's, and without it.
+    The first number is that of torch-uncertainty, which turns inference mode on; the second is that
+    of a plain call.
     """
     few = {name: content[name][:4] for name in ("pixels", "labels")}
     names = set_up({**content, **few}, 0)
