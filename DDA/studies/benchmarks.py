@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from DDA import commands
+from DDA import commands, ranks
 from DDA.image_adapt import job
 from DDA.progress import Show
 from DDA.settings import check_at_least
@@ -262,7 +262,7 @@ def _evaluate(classifier: Path, degraded: Path) -> tuple[float, int]:
         both = {"first": classifier, "second": classifier, "classes": "cifar10"}
         settings = Settings(**both, **views, out=Path(folder))
         begun = time.perf_counter()
-        evaluate(settings, show=Show(quiet=True))
+        ranks.alone(lambda world: evaluate(settings, world=world, show=Show(quiet=True)))
         seconds = time.perf_counter() - begun
         return seconds, sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
 
