@@ -7,7 +7,7 @@ benchmark.py overhead --model_path PRIOR    the whole job over the network alone
 benchmark.py data                           known degradations over library calls; glass blur
 benchmark.py train                          share of a training not spent waiting for images
 benchmark.py sweep --classifier RESNET.th --degraded CIFAR10C.npz
-                                            test_ensemble.py against its forward passes
+                                            an evaluation over its forward passes
 """
 
 from __future__ import annotations

@@ -46,11 +46,9 @@ def _work(values: dict[str, Any], output: commands.Output) -> int:
     from DistilledClassifier.experiments.settings import assignments
 
     changes = assignments(values["changes"])
-    outcome = pipeline.run(
-        values["config"], changes=changes, dry_run=values["dry_run"], show=output
-    )
-    if outcome.status == 0 and not values["dry_run"]:
-        output.result(f"report      {outcome.report}", asdict(outcome))
+    config, dry_run = Path(values["config"]), values["dry_run"]
+    outcome = pipeline.run_config(config, changes, dry_run=dry_run, show=output)
+    output.result(f"{outcome}", asdict(outcome))
     return outcome.status
 
 

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from DDA import commands
+from DDA import commands, ranks
 from DDA.image_adapt import job
+from DDA.progress import Show
 from DDA.settings import check_at_least
 from DDA.sources import Folder
 
@@ -195,12 +196,12 @@ def train() -> Figures:
 
 
 def sweep(classifier: Path, degraded: Path) -> Figures:
-    """Compare test_ensemble.py over all cells with the forward passes of its two classifiers.
+    """Compare an evaluation of all cells with the forward passes of its two classifiers.
 
-    One process measures them in turns, five times. The copies are the images themselves, and both
-    classifiers are the same. The bare passes are those of the module as its checkpoint has it; the
-    command's own passes (`classifiers.still`) stand beside them. The figures are shares of the
-    command's time.
+    Both are measured in turns, five times, in this process. The copies are the images themselves,
+    and both classifiers are the same. The bare passes are those of the module as its checkpoint has
+    it; the evaluation's own passes (`classifiers.still`) stand beside them. The figures are shares
+    of the evaluation's time.
     """
     import torch
 
@@ -226,8 +227,8 @@ def sweep(classifier: Path, degraded: Path) -> Figures:
     return {
         "images": count,
         "bare forward passes of two classifiers as published": sum(bare["plain"][1:]) / total,
-        "bare forward passes as the command runs them": sum(bare["own"][1:]) / total,
-        "the command's passes within it": sum(within[1:]) / total,
+        "bare forward passes as the evaluation runs them": sum(bare["own"][1:]) / total,
+        "the evaluation's passes within it": sum(within[1:]) / total,
     }
 
 
@@ -252,18 +253,16 @@ def _timed_passes() -> Iterator[list[float]]:
 
 
 def _evaluate(classifier: Path, degraded: Path) -> tuple[float, int]:
-    """Return the seconds of test_ensemble.py on one source as both views, and its image count."""
-    from DDA.model_adapt.test_ensemble import main as evaluate
+    """Return the seconds of an evaluation with one source as both views, and its image count."""
+    from DDA.model_adapt.evaluate import evaluate
+    from DDA.model_adapt.settings import Settings
 
     with tempfile.TemporaryDirectory() as folder:
-        views = ["--data_prefix1", degraded, "--data_prefix2", degraded]
-        config = "configs/ensemble/resnet18_ensemble_b64_cifar10c.py"
-        flags = [config, classifier, *views, "--dataset", "cifar10c", "--out", folder]
+        views = {"degraded": degraded, "adapted": degraded, "layout": "cifar10c"}
+        both = {"first": classifier, "second": classifier, "classes": "cifar10"}
+        settings = Settings(**both, **views, out=Path(folder))
         begun = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for the figures
-            status = evaluate([*map(str, flags), "--quiet"])
-        if status:
-            raise ValueError("the evaluation failed; its message above tells why")
+        ranks.alone(lambda world: evaluate(settings, world=world, show=Show(quiet=True)))
         seconds = time.perf_counter() - begun
         return seconds, sum(len(np.load(path)["labels"]) for path in Path(folder).rglob("*.npz"))
 

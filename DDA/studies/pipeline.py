@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ SCRIPTS = {
     "test_ensemble.py": "DDA/model_adapt/test_ensemble.py",
     "report.py": "DDA/model_adapt/report.py",
 }
-# entries of the YAML that hold flags of a command, by their names; docs/pipeline.md explains all
+TRAIN = ("train.py", "train_all_deg.py")
+# entries of the config that hold flags of a command, by their names; docs/pipeline.md explains all
 COMMANDS = ("prior", "adaptation", "evaluation", "report")
 TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
 HINTS = {
@@ -87,68 +89,106 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run: its folder, its status, its stages and its report.
+    """The outcome of a run: its folder, its exit status, its stages and its report.
 
-    stages: the status and the seconds of each stage, by its title. A stage that was finished before
-    has the status ``done before``.
+    status: 0, or that of the command that failed. stages: the status and the seconds of each stage,
+    by its title. The status is 0, that of a command that failed, ``done before``, or ``planned``; a
+    planned stage has its commands too, as a shell reads them. report: the page, once it is made.
     """
 
     out: Path
     status: int
     stages: Mapping[str, Mapping[str, Any]]
-    report: Path
+    report: Path | None = None
+
+    def __str__(self) -> str:
+        """Return the path of the report, the stage that failed, or the planned commands."""
+        if self.report is not None:
+            return f"report      {self.report}"
+        if self.status:
+            return f"stopped     {list(self.stages)[-1]}: status {self.status}"
+        lines = []
+        for title, stage in self.stages.items():
+            lines += [f"# {title}", *stage["commands"]]
+        return "\n".join(lines)
 
 
 def run(
-    path: str | Path,
+    config: str | PathLike[str] | Mapping[str, Any],
     *,
     changes: Mapping[str, Any] | None = None,
     dry_run: bool = False,
-    show: Show | None = None,
+    quiet: bool = False,
 ) -> Outcome:
-    """Run the whole method from a YAML.
+    """Run the whole method: prepare, degrade, adapt, train, distil, evaluate, report.
+
+    Every stage runs commands of this project as processes. Finished stages are skipped, so the same
+    call goes on after a failure or an interruption.
 
     Args:
-        path: the YAML; docs/pipeline.md lists its entries, scripts/pipelines/ has examples.
-        changes: entries by their dotted names, such as ``{"prior.minutes": 10}``, which win.
-        dry_run: check everything, print the commands and stop.
-        show: where the plan is printed.
+        config: a YAML, or its entries. docs/pipeline.md lists them, scripts/pipelines/ has
+            examples.
+        changes: entries by their dotted names, such as ``{"prior.minutes": 10}``. They win over
+            those of the config.
+        dry_run: check everything and run nothing. The outcome has the commands.
+        quiet: print errors only.
 
     Returns:
-        The outcome of each stage, and the path of the report.
+        What became of each stage, and the path of the report. A stage that fails is no exception:
+        ``status`` is then that of its command.
 
     Raises:
-        FileNotFoundError: the YAML, or a file that it names, does not exist.
+        FileNotFoundError: the YAML, or a file that the config names, does not exist.
         ValueError: an entry is wrong, a command would refuse it, or the folder holds images of
-            another YAML.
+            another config.
+        KeyboardInterrupt: the run was stopped, after the running command saved its state.
 
     Example:
-        >>> run(digits_yaml, dry_run=True, show=quiet).status
-        0
+        >>> from DDA.studies import pipeline
+        >>> planned = pipeline.run(digits_yaml, changes={"seed": 1}, dry_run=True)
+        >>> planned.stages["the images, as a tree"]["commands"]
+        ['make_data.py prepare --base_samples digits --save_dir runs/quickstart/clean']
     """
-    show = show or Show()
-    config = read_config(Path(path), changes or {})
-    stages = plan(config)
+    return run_config(config, changes or {}, dry_run=dry_run, show=Show(quiet=quiet))
+
+
+def run_config(
+    config: str | PathLike[str] | Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    dry_run: bool,
+    show: Show,
+) -> Outcome:
+    """Run the whole method as `run` does. show: where the plan is printed."""
+    config = config if isinstance(config, Mapping) else Path(config)
+    entries = read_config(config, changes)
+    stages, out = plan(entries), Path(entries["out"])
     check(stages)
-    out = Path(config["out"])
     if dry_run:
-        for line in command_lines(stages):
-            show.say(line)
-        return Outcome(out, 0, {}, out / "eval" / "report.html")
-    check_inputs(config, Path(path))
-    return run_stages(stages, out, config["threads"], show)
+        planned = {}
+        for stage in stages:
+            planned[stage.title] = {"status": "planned", "commands": command_lines(stage)}
+        return Outcome(out, 0, planned)
+    check_inputs(entries, _name(config))
+    return run_stages(stages, out, entries["threads"], show)
 
 
-def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked entries of a YAML. Raises FileNotFoundError and ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; scripts/pipelines/ has examples")
+def read_config(config: Path | Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked entries of a config. Raises FileNotFoundError and ValueError."""
+    entries = config
+    if isinstance(config, Path):
+        if not config.is_file():
+            raise FileNotFoundError(f"{config} is not a file; scripts/pipelines/ has examples")
+        entries = files.read_yaml(config)
     try:
-        return check_entries(change(files.read_yaml(path), changes))
-    except files.BadFile:
-        raise
+        return check_entries(change(entries, changes))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{_name(config)}: {error}") from None
+
+
+def _name(config: Path | Mapping[str, Any]) -> str:
+    """Return the name of a config for messages."""
+    return f"{config}" if isinstance(config, Path) else "config"
 
 
 def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -394,32 +434,41 @@ def check(stages: Iterable[Stage]) -> None:
     for stage in stages:
         for command in stage.commands:
             errors = io.StringIO()
+            name, *words = command
+            parser = _parser(name)
             try:
                 with contextlib.redirect_stderr(errors):
-                    _parse(*command)
+                    values, _ = parser.read(words)
+                if name in TRAIN:
+                    _check_training(name, values)
             except SystemExit:
                 last = errors.getvalue().strip().splitlines()[-1]
                 raise ValueError(f"{stage.title}: {last}") from None
             except (ValueError, OSError) as error:
-                parser = train.parser() if command[0].startswith("train") else None
-                text = commands.with_flags(f"{error}", parser.flags if parser else {})
-                raise ValueError(f"{stage.title}: {command[0]}: {text}") from None
+                text = commands.with_flags(f"{error}", parser.flags)
+                raise ValueError(f"{stage.title}: {name}: {text}") from None
 
 
-def _parse(name: str, *words: str) -> None:
-    """Read a command line, and the config of a training."""
-    if name in ("train.py", "train_all_deg.py"):
-        from DistilledClassifier.experiments.config import configure
-
-        values, _ = train.parser(name).read(words)
-        configure(train.settings_of(values), program=name)
-    else:
-        module = importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
-        module.parser().read(words)
+def _parser(name: str) -> commands.Parser:
+    """Return the parser of one of SCRIPTS."""
+    if name in TRAIN:
+        return train.parser(name)
+    module = importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
+    return module.parser()
 
 
-def check_inputs(config: Mapping[str, Any], path: Path) -> None:
-    """Raise FileNotFoundError for a file that the YAML names and that does not exist."""
+def _check_training(name: str, values: dict[str, Any]) -> None:
+    """Raise ValueError and FileNotFoundError for a wrong config of a training."""
+    from DistilledClassifier.experiments.config import configure
+
+    configure(train.settings_of(values), program=name)
+
+
+def check_inputs(config: Mapping[str, Any], where: str) -> None:
+    """Raise FileNotFoundError for a file that the config names and that does not exist.
+
+    where: the name of the config.
+    """
     degraded = config["degraded"]
     named = {
         "data.base_samples": config["data"]["base_samples"],
@@ -429,7 +478,7 @@ def check_inputs(config: Mapping[str, Any], path: Path) -> None:
     }
     for name, value in named.items():
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
-            raise FileNotFoundError(f"{path}: {name} is {value}, which does not exist")
+            raise FileNotFoundError(f"{where}: {name} is {value}, which does not exist")
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -470,12 +519,9 @@ def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
 # --------------------------------------------------------------------------------- running them
 
 
-def command_lines(stages: Iterable[Stage]) -> Iterator[str]:
-    """Yield the commands as a shell would read them, below the title of their stage."""
-    for stage in stages:
-        yield f"# {stage.title}"
-        for command in stage.commands:
-            yield shlex.join((*launcher(stage.ranks), *command))
+def command_lines(stage: Stage) -> list[str]:
+    """Return the commands of a stage as a shell reads them."""
+    return [shlex.join((*launcher(stage.ranks), *command)) for command in stage.commands]
 
 
 def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Show) -> Outcome:
@@ -488,7 +534,6 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     state = _State(out)
     state.check(stages)
     outcome: dict[str, dict[str, Any]] = {}
-    report = out / "eval" / "report.html"
     begun, digest = time.monotonic(), ""
     for number, stage in enumerate(stages, start=1):
         digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
@@ -508,11 +553,11 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
                     "Mend it and run the same pipeline again: it goes on from here"
                 )
                 outcome[stage.title] = {"status": status, "seconds": time.monotonic() - started}
-                return Outcome(out, status, outcome, report)
+                return Outcome(out, status, outcome)
         state.finish(stage.title, digest)
         outcome[stage.title] = {"status": 0, "seconds": time.monotonic() - started}
     show.say(f"\n== finished in {duration(time.monotonic() - begun)}")
-    return Outcome(out, 0, outcome, report)
+    return Outcome(out, 0, outcome, out / "eval" / "report.html")
 
 
 class _State:
