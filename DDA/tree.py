@@ -275,10 +275,10 @@ def class_list(name: str | Path) -> tuple[str, ...]:
 
 
 def parse(name: str, classes: Sequence[str]) -> tuple[str, str, str | None]:
-    """Return the cell (two folders), the image's own name and its class.
+    """Return the cell, the image's own name, and its class or None.
 
     The name is <cell>/<class>/<image> or <cell>/<class>_<index>. Raises ValueError where folder
-    and file tell different classes: classes called 1, 2, 3 are mistaken for severities.
+    and file tell different classes: a class called 1, 2 or 3 can be confused with a severity.
     """
     *folders, file = name.split("/")
     stem = key_of(file)

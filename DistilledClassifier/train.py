@@ -28,7 +28,7 @@ PROGRAM = "train.py"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train one degradation and return the exit status."""
+    """Train a classifier and return the exit status."""
     return run(parser(), argv)
 
 

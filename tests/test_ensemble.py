@@ -5,7 +5,6 @@ import torch
 from helpers import parity
 
 from DDA.model_adapt.ensemble import (
-    FUSE_RULES,
     RULES,
     combine,
     entropy,
@@ -24,8 +23,14 @@ def vector(name):
     return torch.from_numpy(VECTORS[name])
 
 
+# the rules of the reference code, whose vectors lie in parity/
+PUBLISHED = [rule for rule in RULES if f"logits/{rule}/out" in VECTORS]
+PUBLISHED_BLENDS = ("entropy_fuse", "confidence_fuse", "var_fuse")
+assert len(PUBLISHED) == 8
+
+
 @pytest.mark.parametrize("kind", ["logits", "probs"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PUBLISHED)
 def test_rules_are_the_references(kind, rule):
     first, second = vector(f"{kind}/x1"), vector(f"{kind}/x2")
     out = combine(first, second, rule)
@@ -47,7 +52,7 @@ def test_of_two_equal_ones_the_second_is_taken(rule):
 
 
 @pytest.mark.parametrize("kind", ["logits", "probs"])
-@pytest.mark.parametrize("rule", FUSE_RULES)
+@pytest.mark.parametrize("rule", PUBLISHED_BLENDS)
 def test_blends_are_the_references(kind, rule):
     weights = fuse_weights(vector(f"{kind}/x1"), vector(f"{kind}/x2"), rule)
     torch.testing.assert_close(weights, vector(f"{kind}/{rule}/weights"), atol=1e-5, rtol=1e-5)
@@ -114,8 +119,10 @@ def test_the_weighted_sum_and_what_is_refused():
     assert combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2)).tolist() == [
         [0.75, 0.5]
     ]
-    with pytest.raises(ValueError, match="rule 'max' is unknown; use one of first, second"):
-        combine(one, two, "max")
+    with pytest.raises(
+        ValueError, match="rule 'no_such_rule' is unknown; use one of first, second"
+    ):
+        combine(one, two, "no_such_rule")
     with pytest.raises(ValueError, match="blends no images"):
         fuse_weights(one, two, "sum")
     with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 3\)"):

@@ -17,7 +17,7 @@ from PIL import Image
 from DDA import files, images, metrics, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import evaluate, gate, predict, report, results, tables
-from DDA.model_adapt.ensemble import FUSE_RULES, OURS, RULES, combine
+from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine
 from DDA.model_adapt.settings import Facts
 from DDA.tree import is_held_out
 from DistilledClassifier import classifiers
@@ -366,7 +366,7 @@ def test_what_has_parameters_is_fitted_on_known_degradations_and_stored_with_the
     make_trees(tmp_path, cells=("jpeg/1", "noise/1"))
     for i in range(2):
         shutil.copy(here / f"{i}.pth", tmp_path)
-    rule, gate = OURS
+    rule, gate = "weighted_sum", "gate"
 
     def run(*more, views=here):
         flags = [

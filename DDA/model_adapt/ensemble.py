@@ -131,13 +131,13 @@ def fit_weighted_sum(
 def fit_gate(
     first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, keep: float = 0.9
 ) -> dict[str, Any]:
-    """Fit the weighted sum and the gate's ``threshold`` on the first one's calibrated confidence.
+    """Fit the weighted sum, then the gate's ``threshold`` on the first one's calibrated
+    confidence.
 
-    The threshold, in steps of 0.01, is the lowest that keeps the share ``keep`` of the gain in
-    cross-entropy of adapting always over adapting never. It is 0 where there is nothing to gain.
-    Accuracy is too coarse to tell on some thousand images.
-
-    first, second: logits (N,K) of known degradations. labels: (N,).
+    first, second: logits (N,K) of known degradations; labels: (N,). The threshold, in steps of
+    0.01, is the lowest that keeps the share ``keep`` of what adapting always gains in
+    cross-entropy over adapting never. It is 0 where there is nothing to gain. Cross-entropy is
+    used because accuracy is too coarse on some thousand images.
     """
     params = fit_weighted_sum(first, second, labels)
     thresholds = [round(0.01 * i, 2) for i in range(102)]
@@ -168,8 +168,9 @@ def fuse_weights(first: torch.Tensor, second: torch.Tensor, rule: str) -> torch.
 def fuse_images(
     degraded: torch.Tensor, adapted: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the blend (N,C,H,W) of two images under weights (N,2); the first classifier sees "
-    "it."""
+    """Return the blend (N,C,H,W) of two images under weights (N,2). The first classifier sees the
+    blend.
+    """
     return degraded * weights[:, 0, None, None, None] + adapted * weights[:, 1, None, None, None]
 
 

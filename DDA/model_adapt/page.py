@@ -29,7 +29,7 @@ KNOWN = {
     "first": ("#2b6cb0", "the first classifier on degraded images"),
     "second": ("#c05621", "the second classifier on adapted copies"),
     "combined": ("#276749", "both, combined"),
-    "sum": ("#97266d", "the sum of what both say (DiffAUD)"),
+    "sum": ("#97266d", "the sum of both classifiers' scores (DiffAUD)"),
     "weighted_sum": ("#6b46c1", "a sum whose weights are fitted on known degradations"),
     "gate": (
         "#0e7490",
@@ -143,7 +143,7 @@ class Report:
         return images_of_cell
 
     def title(self, name: str) -> str:
-        """Return how people call a column."""
+        """Return the title of a column."""
         return results.title(name, self.facts)
 
     def meaning(self, name: str) -> str:
@@ -291,19 +291,18 @@ class Report:
             if shown.is_right("first") != shown.is_right("combined"):
                 (lost if shown.is_right("first") else won).append(shown)
         outcomes = (
-            ("Won", won, "wrong before and right after"),
-            ("Lost", lost, "right before and wrong after"),
+            ("Won", won, "wrong without the adapted copy, right with it"),
+            ("Lost", lost, "right without the adapted copy, wrong with it"),
         )
         parts, count = [], len(self._counted)
-        for name, group, change in outcomes:
+        for name, group, note in outcomes:
             share = f"{100 * len(group) / count:.1f} %"
             title = f"{name}: {len(group):,} of {count:,} images, {share}"
-            note = f"{change} the adapted copy was heard"
             parts.append(self._gallery(title, note, tree.spread(group, 2 * self._count)))
         return "".join(parts)
 
     def _flips(self) -> str:
-        """Return a table of the images that a column breaks and mends of those before it."""
+        """Return the shares of images that each later column breaks and mends, as a table."""
         hits = {}
         for name in self.names:
             hits[name] = np.array([shown.is_right(name) for shown in self._counted])

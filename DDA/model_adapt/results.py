@@ -112,7 +112,7 @@ def _partial(stored: Mapping[str, np.ndarray], facts: Facts) -> dict[str, np.nda
 
 
 def title(name: str, facts: Facts) -> str:
-    """Return how people call a column."""
+    """Return the title of a column."""
     return facts.rules.get(name) or TITLES[name]
 
 

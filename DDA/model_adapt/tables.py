@@ -286,7 +286,7 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
 def _flips_table(
     flips: Mapping[str, Mapping[str, float]], names: Sequence[str], facts: Facts
 ) -> str:
-    """Return a table of the images that a column breaks and mends of those before it."""
+    """Return the shares of images that each later column breaks and mends, as a table."""
     rows = []
     for one, two in itertools.combinations(names, 2):
         rates = flips[f"{one} to {two}"]

@@ -65,9 +65,7 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         return
     content = read_tensors(path, "state of a run")
     if "task" not in content or not isinstance(content.get("settings"), dict):
-        raise files.BadFile(
-            f"{path} is no state of this version, which keeps other things; {advice}"
-        )
+        raise files.BadFile(f"{path} was saved by another version and cannot be read; {advice}")
     differ = ledger.differences(content["settings"], settings)
     if differ:
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
@@ -245,9 +243,9 @@ def _events(folder: Path, step: int) -> Any:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], first: str = "step") -> bytes:
-    """Return rows of numbers as CSV, one line a row. No rows give no bytes.
+    """Return rows as CSV, one line for each; without rows the result is empty.
 
-    first: the name of the first column. Rows without it are numbered from 1.
+    first: the first column, which numbers the rows from 1 where they do not tell it.
     """
     if not rows:
         return b""

@@ -43,7 +43,7 @@ class Task(nn.Module):
     def evaluate(self, world: World) -> dict[str, float]:
         """Return numbers measured on held-out data, with `monitor` among them.
 
-        Each image counts once over all ranks. A task without held-out data returns nothing.
+        Each image counts once over all ranks. A task without held-out data returns an empty dict.
         """
         return {}
 

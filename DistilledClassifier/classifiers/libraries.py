@@ -1,4 +1,4 @@
-"""Networks of our own, of timm and of mmcls behind one interface.
+"""Networks of our own, of timm, of torchvision and of mmcls behind one interface.
 
 A new kind of network is a builder here and its entry in `build`.
 """
@@ -65,7 +65,7 @@ def _build_cifar(settings: dict) -> Network:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hide the warnings of mmcv and mmcls on import, of which a user can change nothing."""
+    """Hide the import warnings of mmcv and mmcls, which a user cannot fix."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -49,7 +49,7 @@ def kinds() -> list[str]:
 
 
 def kind_of(name: str) -> Kind:
-    """Return what a kind's folder says of it; a config of one's own may have no kind."""
+    """Return the entries of a kind's ``kind.yaml``, or the defaults for a config without a kind."""
     if name not in kinds():
         return Kind()
     entries = files.read_yaml(CONFIGS / name / "kind.yaml")

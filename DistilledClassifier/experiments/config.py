@@ -84,12 +84,12 @@ class Teaching:
 class Config:
     """A checked config.
 
-    view: clean, degraded or adapted copies. made: degraded copies are made on the ``fly``, or read
-    from ``trees``. known: the degradations. init: where the weights come from, which is a stage
-    such as ``clean``, a file, ``pretrained``, or nothing. pretrained: the file of that word.
-    teachers: the stage whose classifiers teach, one for each of known, or nothing. panel: how they
-    answer. source: a file that takes the place of the stage ``clean``. raw: the entries as they
-    were composed.
+    view: clean, degraded or adapted copies. made: degraded copies are made on the ``fly``, or
+    read from ``trees``. known: the degradations. init: where the weights come from, which is a
+    stage such as ``clean``, a file, ``pretrained``, or nothing. pretrained: the file of that
+    word. teachers: the stage whose classifiers teach, one for each of known, or nothing. panel:
+    how they answer. task: a name in `DistilledClassifier.tasks`. source: a file that takes the
+    place of the stage ``clean``. raw: the entries as they were composed.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Config:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     panel: Teaching = Teaching()
+    task: str = "classify"
     init: str | None = None
     teachers: str | None = None
     source: str | None = None

@@ -32,7 +32,7 @@ from DistilledClassifier.experiments.stages import (
     of_known,
     stage_folder,
 )
-from DistilledClassifier.tasks.classify import Classify
+from DistilledClassifier.tasks import TASKS
 from DistilledClassifier.tasks.panel import Panel, check_teachers, needs_of
 
 ADVICE = "lower `lr`, or set train.warmup=200 or train.clip_norm=1, and start anew with `new`"
@@ -199,6 +199,7 @@ class Experiment:
     """A config with what it starts from: its networks, its images, its state."""
 
     def __init__(self, config: Config, inputs: Inputs, device: torch.device):
+        check_one_of("task", config.task, TASKS)
         self.config, self._inputs = config, inputs
         self._classes = config.data.class_names
         torch.manual_seed(config.train.seed)
@@ -217,7 +218,7 @@ class Experiment:
         self._twins = bool(self.panel) and self.panel.sees == "clean"
         self.views, self.held_out = views(config, "train", twins=self._twins), views(config, "val")
         self._check_sizes()
-        task = Classify(
+        task = TASKS[config.task](
             network,
             config.preprocess,
             config.loss,
