@@ -581,3 +581,9 @@ def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"], *more)) == 0
     best = only_run(tmp_path) / "model_best.pth"
     assert read == [best] and digested == [best]
+
+
+def test_an_unknown_task_is_named(tree, tmp_path, capsys):
+    given = flags(tmp_path, write_config(tmp_path, "clean", task="detect"))
+    assert train.main(given) == 2
+    assert "`task`: 'detect' is unknown; use one of classify" in capsys.readouterr().err

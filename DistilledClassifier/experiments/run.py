@@ -15,6 +15,7 @@ from DDA import files, ranks
 from DDA.devices import pick_device
 from DDA.progress import Show
 from DDA.ranks import World
+from DDA.settings import check_one_of
 from DDA.training.loop import State, make_rate, start
 from DDA.training.run import RESUME, Run, precision
 from DDA.training.run import resume as resume_state
