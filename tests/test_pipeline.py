@@ -75,7 +75,7 @@ def test_what_a_later_command_would_refuse_is_said_before_the_first(
 
 def test_a_file_that_is_missing_is_named_with_its_entry(tmp_path, capsys):
     assert command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
-    assert "source is nowhere.th, which does not exist" in capsys.readouterr().err
+    assert "`source` is nowhere.th, which does not exist" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -178,9 +178,9 @@ def test_entries_that_python_holds_are_planned_like_those_of_a_yaml(tmp_path, ca
     held = pipeline.run(entries, changes=changes, dry_run=True)
     assert held == pipeline.run(str(DIGITS), changes=changes, dry_run=True) and held.status == 0
     assert entries == files.read_yaml(DIGITS)  # the caller's entries stay as they are
-    with pytest.raises(ValueError, match="^config: rank is unknown; did you mean ranks?"):
+    with pytest.raises(ValueError, match="^config: `rank` is unknown; did you mean ranks?"):
         pipeline.run({**entries, "rank": 2}, dry_run=True)
-    with pytest.raises(FileNotFoundError, match="^config: source is nowhere.th"):
+    with pytest.raises(FileNotFoundError, match="^config: `source` is nowhere.th"):
         pipeline.run({**entries, "source": "nowhere.th", "out": str(tmp_path / "out")})
     assert capsys.readouterr() == ("", "") and not (tmp_path / "out").exists()
 
@@ -278,15 +278,15 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
     [
         ("outt: x", "`outt` is unknown; did you mean out?"),
         ("out: x\ndata: {rot: y}", "`data.rot` is unknown; there are base_samples"),
-        ("out: x", "data is missing"),
-        (WHOLE.replace("base_samples: digits, ", ""), "data.base_samples is missing"),
-        ("out: x\nprior: net.pt", "prior is 'net.pt', but it holds entries"),
-        (WHOLE + "known: jpeg", "known is 'jpeg', but it is a list of some of clean, jpeg"),
+        ("out: x", "`data` is missing"),
+        (WHOLE.replace("base_samples: digits, ", ""), "`data.base_samples` is missing"),
+        ("out: x\nprior: net.pt", "`prior` is 'net.pt', but it holds entries"),
+        (WHOLE + "known: jpeg", "`known` is 'jpeg', but it is a list of some of clean, jpeg"),
         (
             WHOLE.replace("[{command: degrade, type: blur}]", "[{type: blur}]"),
             "or a list of {command: degrade or corrupt",
         ),
-        (WHOLE + "training: {students: 3}", "training.students is 3, but it holds entries"),
+        (WHOLE + "training: {students: 3}", "`training.students` is 3, but it holds entries"),
         ("- 1", "holds no entries"),
     ],
 )
