@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import parity
 
+from DDA.model_adapt import choices
 from DDA.model_adapt.ensemble import (
+    FITS,
+    FUSE_RULES,
+    OURS,
     RULES,
     combine,
     entropy,
@@ -27,6 +32,21 @@ def vector(name):
 PUBLISHED = [rule for rule in RULES if f"logits/{rule}/out" in VECTORS]
 PUBLISHED_BLENDS = ("entropy_fuse", "confidence_fuse", "var_fuse")
 assert len(PUBLISHED) == 8
+
+
+def test_the_names_that_settings_know_are_those_of_the_rules():
+    assert tuple(RULES) == choices.RULES
+    assert tuple(choices.FITTED_RULES) == tuple(OURS) == tuple(FITS)
+    assert tuple(FUSE_RULES) == choices.FUSE_RULES
+
+
+@pytest.mark.parametrize("rule", choices.FITTED_RULES)
+def test_a_fit_gives_the_parameters_that_its_rule_names(rule):
+    labels = torch.tensor([0, 1, 2])
+    logits = torch.eye(3)
+    params = FITS[rule](logits, 2 * logits, labels)
+    assert set(params) == set(choices.FITTED_RULES[rule])
+    assert combine(logits, logits, rule, **params).shape == (3, 3)
 
 
 @pytest.mark.parametrize("kind", ["logits", "probs"])
@@ -69,17 +89,15 @@ def test_the_fit_calibrates_both_and_weighs_what_each_adds():
     both = fit_weighted_sum(4 * good, other, labels)  # the good one is too sure of itself
     assert both["temperatures"][0] == pytest.approx(4 / 3, rel=0.2) and 0.4 < both["weight"] < 0.6
     turned = fit_weighted_sum(other, 4 * good, labels)
-    assert turned["temperatures"] == both["temperatures"][::-1] and turned[
-        "weight"
-    ] == pytest.approx(1 - both["weight"], abs=0.02)
+    assert turned["temperatures"] == both["temperatures"][::-1]
+    assert turned["weight"] == pytest.approx(1 - both["weight"], abs=0.02)
     assert fit_weighted_sum(good, echo, labels)["weight"] < 0.1
 
     def accuracy(scores):
         return (scores.argmax(1) == labels).float().mean()
 
-    assert accuracy(combine(4 * good, other, "weighted_sum", **both)) > accuracy(
-        combine(4 * good, other, "sum")
-    )
+    weighted = combine(4 * good, other, "weighted_sum", **both)
+    assert accuracy(weighted) > accuracy(combine(4 * good, other, "sum"))
 
 
 def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
@@ -95,33 +113,25 @@ def test_the_gate_adapts_where_the_first_is_unsure_and_no_more_than_it_must():
     assert asked[hard].float().mean() > 0.8 and not asked[~hard].any()
     always = {name: fitted[name] for name in ("weight", "temperatures")}
     both = combine(one, two, "weighted_sum", **always)
-    assert torch.equal(
-        combine(one, two, "gate", **always), both
-    )  # by default every image is adapted
+    # without a threshold every image is adapted
+    assert torch.equal(combine(one, two, "gate", **always), both)
     gated = combine(one, two, "gate", **fitted)
-    assert torch.equal(gated[~asked], one[~asked] / temperature) and torch.equal(
-        gated[asked], both[asked]
-    )
-    losses = [
-        torch.nn.functional.cross_entropy(scores, labels)
-        for scores in (one / temperature, gated, both)
-    ]
-    assert losses[0] - losses[1] >= 0.9 * (losses[0] - losses[2]) > 0
+    assert torch.equal(gated[~asked], one[~asked] / temperature)
+    assert torch.equal(gated[asked], both[asked])
     lower = combine(one, two, "gate", **{**fitted, "threshold": threshold - 0.01})
-    assert losses[0] - torch.nn.functional.cross_entropy(lower, labels) < 0.9 * (
-        losses[0] - losses[2]
-    )
+    never = F.cross_entropy(one / temperature, labels)
+    enough = 0.9 * (never - F.cross_entropy(both, labels))
+    assert never - F.cross_entropy(gated, labels) >= enough > 0
+    assert never - F.cross_entropy(lower, labels) < enough
     assert fit_gate(9 * truth, torch.randn(4000, 5), labels)["threshold"] == 0  # nothing to gain
 
 
 def test_the_weighted_sum_and_what_is_refused():
     one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    assert combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2)).tolist() == [
-        [0.75, 0.5]
-    ]
-    with pytest.raises(
-        ValueError, match="rule 'no_such_rule' is unknown; use one of first, second"
-    ):
+    weighted = combine(one, two, "weighted_sum", weight=0.25, temperatures=(1, 2))
+    assert weighted.tolist() == [[0.75, 0.5]]
+    message = "rule 'no_such_rule' is unknown; use one of first, second"
+    with pytest.raises(ValueError, match=message):
         combine(one, two, "no_such_rule")
     with pytest.raises(ValueError, match="blends no images"):
         fuse_weights(one, two, "sum")

@@ -1,5 +1,6 @@
 """A torchvision classifier on both sides of an `Ensemble`, and its table: as one would do it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from DDA import Adapter, Ensemble, images, inputs
+from DDA import Adapter, Ensemble, files, images, inputs
 from DDA import tree as trees
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import results
@@ -16,6 +17,11 @@ from DistilledClassifier import classifiers
 
 torchvision = pytest.importorskip("torchvision")
 CLASSES = ("cat", "dog")
+# the parameters of a fit in which the second classifier has no weight
+FITTED = {
+    "weighted_sum": {"weight": 0.0, "temperatures": [1.0, 1.0]},
+    "gate": {"weight": 0.0, "temperatures": [1.0, 1.0], "threshold": 0.5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +111,59 @@ def test_every_rule_takes_copies_that_were_made_before(checkpoint, pixels, rule)
     assert scores.shape == (5, 2) and torch.isfinite(scores).all()
 
 
+def test_only_the_images_that_are_evaluated_get_copies(checkpoint, prior, tree, tmp_path):
+    both = Ensemble(checkpoint, adapter=Adapter(prior, speed="one-shot"))
+    cells = {"layout": "imagenetc", "corruption": "fog"}
+    result = both.evaluate(tree, num_samples=1, out=tmp_path / "eval", **cells)
+    copies = tmp_path / "eval/adapted"
+    assert [row["N"] for row in result.summary["cells"].values()] == [1, 1]
+    assert sorted(trees.list_images(copies)[0]) == ["fog/3/cat/1.png", "fog/5/cat/1.png"]
+    more = both.evaluate(tree, num_samples=2, out=tmp_path / "eval", **cells)
+    assert [row["N"] for row in more.summary["cells"].values()] == [2, 2]
+    assert len(trees.list_images(copies)[0]) == 4
+
+
+def test_a_folder_is_adapted_without_a_word_on_settings_that_were_not_given(
+    checkpoint, prior, tree, tmp_path, capsys
+):
+    both = Ensemble(checkpoint, adapter=Adapter(prior, speed="one-shot"))
+    result = both.evaluate(tree / "fog/3", out=tmp_path / "eval")
+    assert result.summary["cells"]["."]["N"] == 6
+    assert "is ignored" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("rule", ["gate", "sum"])
+def test_fitted_parameters_hold_for_the_columns_beside_the_result(checkpoint, tree, tmp_path, rule):
+    both = Ensemble(checkpoint, rule=rule, fitted=FITTED)
+    cells = {"layout": "imagenetc", "beside": ["weighted_sum"], "out": tmp_path / "eval"}
+    facts = both.evaluate(tree, tree, **cells, quiet=True).summary["facts"]
+    used = {name: FITTED[name] for name in (rule, "weighted_sum") if name in FITTED}
+    assert facts["params"] == used
+
+
+def test_parameters_that_were_fitted_for_other_weights_are_refused(checkpoint, pixels, tmp_path):
+    path, digest = tmp_path / "fitted.json", files.sha256(checkpoint)
+    files.write_json(path, {**FITTED, "first_sha256": digest, "second_sha256": digest})
+    both = Ensemble(checkpoint, rule="gate", fitted=path)
+    kept = Ensemble(checkpoint, rule="gate", fitted=FITTED)
+    assert torch.equal(both.scores(pixels, adapted=pixels), kept.scores(pixels, adapted=pixels))
+    files.write_json(path, {**FITTED, "first_sha256": digest, "second_sha256": "0" * 64})
+    with pytest.raises(ValueError, match=r"`fitted` .*fitted.json was fitted for another"):
+        Ensemble(checkpoint, rule="gate", fitted=path)
+    with pytest.raises(FileNotFoundError, match="`fitted` .* does not exist; test_ensemble.py"):
+        Ensemble(checkpoint, rule="gate", fitted=tmp_path / "nowhere.json")
+
+
+def test_classes_are_listed_where_the_classifiers_do_not_tell_them(checkpoint, tree, tmp_path):
+    nameless = dataclasses.replace(classifiers.load(checkpoint), classes=None)
+    arguments = {"layout": "imagenetc", "out": tmp_path / "eval", "quiet": True}
+    with pytest.raises(ValueError, match="does not tell its classes; name them with `classes`"):
+        Ensemble(nameless).evaluate(tree, tree, **arguments)
+    listed = Ensemble(nameless, classes=str(tree / "classes.txt"))
+    result = listed.evaluate(tree, tree, **arguments)
+    assert listed.classes == CLASSES == tuple(result.summary["facts"]["classes"])
+
+
 def test_what_is_wrong_is_named(checkpoint, pixels, tmp_path):
     both = Ensemble(checkpoint)
     with pytest.raises(ValueError, match="the rule sum needs adapted copies: give .* `adapter`"):
@@ -121,6 +180,8 @@ def test_what_is_wrong_is_named(checkpoint, pixels, tmp_path):
         Ensemble(checkpoint, rule="gate")
     with pytest.raises(ValueError, match="`fitted` does not tell threshold"):
         Ensemble(checkpoint, rule="gate", fitted={"weight": 0.5, "temperatures": [1, 1]})
+    with pytest.raises(ValueError, match="`fitted.weight` is 'half', but it is a number"):
+        Ensemble(checkpoint, rule="gate", fitted={**FITTED["gate"], "weight": "half"})
     with pytest.raises(ValueError, match=r"in \[0,1\], but these are in \[-1,1\]"):
         both(torch.linspace(-1, 1, 3 * 256).reshape(1, 3, 16, 16))
 

@@ -1,3 +1,5 @@
+"""The speed ladder: accuracy, intervals and cost of each setting, and wrong input."""
+
 import json
 import sys
 
@@ -27,28 +29,23 @@ def test_the_ladder_counts_calls_scores_both_views_and_draws_a_chart(small, tmp_
     result = files.read_json(tmp_path / "out/ladder.json")
     source, slow, quick = result["rows"]
     assert (slow["forward"], slow["backward"], quick["forward"], quick["backward"]) == (4, 4, 2, 0)
-    assert (
-        slow["adapted"]["difference"] == slow["adapted"]["difference_interval"] == 0
-        and slow["speedup"] == 1
-    )
+    assert slow["adapted"]["difference"] == slow["adapted"]["difference_interval"] == 0
+    assert slow["speedup"] == 1
     assert "8 images in 2 cells" in result["protocol"] and result["cells"] == ["fog/1", "snow/1"]
     classifier = classifiers.load(tmp_path / "net.pt")
     for row, folder in ((source, "tree"), (quick, "out/quick")):
         paths = tree.list_images(tmp_path / folder)[0]
-        scores = classifier.scores(
-            np.stack([np.asarray(images.read_rgb(tmp_path / folder / path)) for path in paths])
-        )
+        pixels = [np.asarray(images.read_rgb(tmp_path / folder / path)) for path in paths]
         labels = torch.tensor(["dog" in path for path in paths]).long()
-        assert row["adapted"]["accuracy"] == pytest.approx(
-            100 * float((scores.argmax(1) == labels).double().mean())
-        )
+        right = classifier.scores(np.stack(pixels)).argmax(1) == labels
+        accuracy = 100 * float(right.double().mean())
+        assert row["adapted"]["accuracy"] == pytest.approx(accuracy)
     with Image.open(tmp_path / "out/ladder.png") as chart:
         assert chart.width > 400
     table = (tmp_path / "out/ladder.md").read_text()
     lines = {line.split(" | ")[0]: line for line in table.splitlines()}
-    assert lines["| slow"].endswith("| 4 (+ 4 backward) | 1.0 |") and lines["| source"].count(
-        "|"
-    ) == lines["| slow"].count("|")
+    assert lines["| slow"].endswith("| 4 (+ 4 backward) | 1.0 |")
+    assert lines["| source"].count("|") == lines["| slow"].count("|")
     assert lines["| quick"].endswith(f"| 2 | {quick['speedup']:.1f} |")
     for row in (slow, quick):
         del row["speedup"]
@@ -62,10 +59,8 @@ def test_intervals_are_half_of_the_bootstrap_intervals_over_images():
     numbers = ladder._statistics(right, before, images)
     assert numbers["accuracy"] == pytest.approx(100 * right.mean())
     assert numbers["difference"] == pytest.approx(100 * (right.mean() - before.mean()))
-    for name, values in (
-        ("interval", 100.0 * right),
-        ("difference_interval", 100.0 * right - 100.0 * before),
-    ):
+    difference = 100.0 * right - 100.0 * before
+    for name, values in (("interval", 100.0 * right), ("difference_interval", difference)):
         low, high = metrics.interval(values, images)
         assert numbers[name] == pytest.approx((high - low) / 2)
         assert numbers[name] == pytest.approx(1.96 * values.std() / 20, rel=0.1)
@@ -108,19 +103,10 @@ def test_labels_of_another_class_list_are_refused(small, tmp_path, capfd):
         "classifier": {"type": "CifarResNet", "depth": 8, "num_classes": 2},
         "preprocess": {"size": 16, "mean": [0.5] * 3, "std": [0.2] * 3},
     }
-    classifiers.save(
-        tmp_path / "other.pth", classifiers.build(config["classifier"]), config, ("dog", "cat")
-    )
-    flags = [
-        *small,
-        "--classifier",
-        str(tmp_path / "other.pth"),
-        "--setting",
-        "one-shot",
-        "--timing_images",
-        "0",
-    ]
-    assert command.main(flags) == 2
+    path, network = tmp_path / "other.pth", classifiers.build(config["classifier"])
+    classifiers.save(path, network, config, ("dog", "cat"))
+    flags = ["--classifier", str(path), "--setting", "one-shot", "--timing_images", "0"]
+    assert command.main([*small, *flags]) == 2
     assert "has the classes dog, cat, …, but" in capfd.readouterr().err
 
 

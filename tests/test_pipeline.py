@@ -1,6 +1,7 @@
 """The pipeline: its commands, the stages that it skips, and the place where it stops."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,11 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import pipeline as command
 
+from DDA import files
 from DDA.progress import Show
 from DDA.studies import pipeline
 
 DIGITS = ROOT / "scripts/pipelines/digits.yaml"
-
-
 WHOLE = """
 out: x
 data: {base_samples: digits, experiment: digits, backbone: ResNet20, train: train, test: test}
@@ -75,10 +75,8 @@ def test_what_a_later_command_would_refuse_is_said_before_the_first(
 
 def test_a_file_that_is_missing_is_named_with_its_entry(tmp_path, capsys):
     assert command.main([str(DIGITS), "--set", f"out={tmp_path / 'out'}", "source=nowhere.th"]) == 2
-    assert (
-        "source is nowhere.th, which does not exist" in capsys.readouterr().err
-        and not (tmp_path / "out").exists()
-    )
+    assert "`source` is nowhere.th, which does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_stages_of_the_method_are_there_in_order():
@@ -97,12 +95,8 @@ def test_stages_of_the_method_are_there_in_order():
         "the classifiers on both views",
         "the report",
     ]
-    shorter = [
-        stage.title
-        for stage in plan(
-            source="net.th", prior={"model_path": "prior.pt"}, degraded={"base_samples": "c.npz"}
-        )
-    ]
+    given = {"source": "net.th", "degraded": {"base_samples": "c.npz"}}
+    shorter = [stage.title for stage in plan(**given, prior={"model_path": "prior.pt"})]
     assert shorter == [title for i, title in enumerate(titles) if i not in (1, 2, 3)]
 
 
@@ -111,6 +105,11 @@ def test_what_learns_and_what_is_tested_is_adapted_alike():
     assert len(jobs) == 2
     settings = [command[: command.index("--base_samples")] for command in jobs]
     assert settings[0] == settings[1]
+
+
+def notes(*words):
+    """Return a stage for each word, which notes it."""
+    return [pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)]
 
 
 @pytest.fixture
@@ -129,10 +128,7 @@ def steps(tmp_path, monkeypatch):
 
     def run(*words: str) -> tuple[int, list[str]]:
         (tmp_path / "log").write_text("")
-        stages = [
-            pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)
-        ]
-        status = pipeline.run_stages(stages, tmp_path / "out", None, Show()).status
+        status = pipeline.run_stages(notes(*words), tmp_path / "out", None, Show()).status
         return status, (tmp_path / "log").read_text().split()
 
     return run
@@ -141,23 +137,52 @@ def steps(tmp_path, monkeypatch):
 def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, tmp_path, capsys):
     (tmp_path / "fail").write_text("b")
     assert steps("a", "b", "c") == (3, ["a", "b"])
-    assert "stage 2 of 3: stage 1 ended with status 3" in (
-        said := capsys.readouterr()
-    ).err and "run the same pipeline again" in " ".join(said.err.split())
+    message = " ".join(capsys.readouterr().err.split())
+    assert "stage 2 of 3: stage 1 ended with status 3" in message
+    assert "run the same pipeline again" in message
     (tmp_path / "fail").unlink()
     assert steps("a", "b", "c") == (0, ["b", "c"])
     assert steps("a", "b", "c") == (0, [])
-    assert steps("a", "other", "c") == (
-        0,
-        ["other", "c"],
-    )  # a stage that changed, and those after it
+    # a stage that changed runs again, and so do those after it
+    assert steps("a", "other", "c") == (0, ["other", "c"])
     (tmp_path / "fail").write_text("b")
     assert steps("a", "b", "c") == (3, ["b"])
     (tmp_path / "fail").unlink()
-    assert steps("a", "other", "c") == (
-        0,
-        ["other", "c"],
-    )  # what b left in its place is not taken for theirs
+    # the files that b left are not taken for those of the other
+    assert steps("a", "other", "c") == (0, ["other", "c"])
+
+
+def test_json_tells_the_stages_of_a_run_that_failed_and_of_one_that_did_not(
+    steps, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(pipeline, "plan", lambda config: notes("a", "b"))
+    monkeypatch.setattr(pipeline, "check", lambda stages: None)
+    words = [str(DIGITS), "--json", "--set", f"out={tmp_path / 'out'}"]
+    (tmp_path / "log").write_text("")
+    (tmp_path / "fail").write_text("b")
+    assert command.main(words) == 3
+    failed = json.loads(capfd.readouterr().out)
+    assert [stage["status"] for stage in failed["stages"].values()] == [0, 3]
+    assert failed["status"] == 3 and failed["report"] is None
+    (tmp_path / "fail").unlink()
+    assert command.main(words) == 0
+    finished = json.loads(capfd.readouterr().out)
+    assert [stage["status"] for stage in finished["stages"].values()] == ["done before", 0]
+    assert finished["report"] == str(tmp_path / "out/eval/report.html")
+    assert finished["out"] == str(tmp_path / "out")
+
+
+def test_entries_that_python_holds_are_planned_like_those_of_a_yaml(tmp_path, capsys):
+    entries = files.read_yaml(DIGITS)
+    changes = {"data.backbone": "ResNet56"}
+    held = pipeline.run(entries, changes=changes, dry_run=True)
+    assert held == pipeline.run(str(DIGITS), changes=changes, dry_run=True) and held.status == 0
+    assert entries == files.read_yaml(DIGITS)  # the caller's entries stay as they are
+    with pytest.raises(ValueError, match="^config: `rank` is unknown; did you mean ranks?"):
+        pipeline.run({**entries, "rank": 2}, dry_run=True)
+    with pytest.raises(FileNotFoundError, match="^config: `source` is nowhere.th"):
+        pipeline.run({**entries, "source": "nowhere.th", "out": str(tmp_path / "out")})
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "out").exists()
 
 
 def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch, capsys):
@@ -165,23 +190,15 @@ def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch,
     monkeypatch.setitem(pipeline.SCRIPTS, "make_data.py", str(tmp_path / "note.py"))
 
     def run(out, *levels: str) -> None:
-        commands = [
-            ("make_data.py", "degrade", "--level", level, "--save_dir", f"{out}/degraded")
-            for level in levels
-        ]
-        assert (
-            pipeline.run_stages(
-                [pipeline.Stage("degraded", tuple(commands))], out, None, Show()
-            ).status
-            == 0
-        )
+        words = [("--level", level, "--save_dir", f"{out}/degraded") for level in levels]
+        made = tuple(("make_data.py", "degrade", *flags) for flags in words)
+        stage = pipeline.Stage("degraded", made)
+        assert pipeline.run_stages([stage], out, None, Show()).status == 0
 
     run(tmp_path / "out", "1")
     run(tmp_path / "out", "1", "2")
-    with pytest.raises(
-        ValueError,
-        match="images of another YAML, made by: make_data.py degrade --level 1 .* give another out",
-    ):
+    words = "images of another YAML, made by: make_data.py degrade --level 1 .* give another out"
+    with pytest.raises(ValueError, match=words):
         run(tmp_path / "out", "2")
     (tmp_path / "out").rename(tmp_path / "moved")
     run(tmp_path / "moved", "1", "2")
@@ -195,15 +212,11 @@ def test_settings_of_a_training_replace_no_others(tmp_path):
 
 
 def test_what_learns_from_adapted_copies_may_begin_elsewhere():
-    changes = {
-        "training.adapted_teachers": {"init": "deg"},
-        "training.adapted_student": {"init": "degDistill"},
-    }
-    trained = commands_of(plan(**changes), "train")
-    begins = {
-        Path(command[2]).stem: [word for word in command if word.startswith("init=")]
-        for command in trained
-    }
+    inits = {"adapted_teachers": "deg", "adapted_student": "degDistill"}
+    changes = {f"training.{name}": {"init": stage} for name, stage in inits.items()}
+    begins = {}
+    for words in commands_of(plan(**changes), "train"):
+        begins[Path(words[2]).stem] = [word for word in words if word.startswith("init=")]
     assert begins == {
         "clean": [],
         "deg": [],
@@ -222,18 +235,30 @@ def test_one_known_degradation_is_looked_for_where_it_is_trained(tmp_path):
     assert not any("combined_deg" in word for command in commands for word in command)
 
 
+CHILD = """
+import pathlib, sys, time
+here = pathlib.Path(sys.argv[0]).parent
+(here / "begun").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1.5)
+    (here / "saved").touch()
+    sys.exit(130)
+"""
+PARENT = """
+import sys
+sys.path.insert(0, "{root}")
+from DDA import commands
+def work(values, output):
+    return commands.call([sys.executable, "{child}"])
+sys.exit(commands.run(commands.Parser("parent.py"), [], work))
+"""
+
+
 def test_an_interruption_waits_for_the_command_to_save(tmp_path):
-    (tmp_path / "child.py").write_text(
-        "import pathlib, sys, time\nhere = pathlib.Path(sys.argv[0]).parent\n(here / "
-        "'begun').touch()\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(1.5); (here / "
-        "'saved').touch(); sys.exit(130)\n"
-    )
-    (tmp_path / "parent.py").write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom DDA import commands\n"
-        f"work = lambda *_: commands.call([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
-        "sys.exit(commands.run(commands.Parser('parent.py'), [], work))\n"
-    )
+    (tmp_path / "child.py").write_text(CHILD)
+    (tmp_path / "parent.py").write_text(PARENT.format(root=ROOT, child=tmp_path / "child.py"))
     for kill, status, saved in ((signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)):
         process = subprocess.Popen([sys.executable, tmp_path / "parent.py"], start_new_session=True)
         while not (tmp_path / "begun").exists():
@@ -253,15 +278,15 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
     [
         ("outt: x", "`outt` is unknown; did you mean out?"),
         ("out: x\ndata: {rot: y}", "`data.rot` is unknown; there are base_samples"),
-        ("out: x", "data is missing"),
-        (WHOLE.replace("base_samples: digits, ", ""), "data.base_samples is missing"),
-        ("out: x\nprior: net.pt", "prior is 'net.pt', but it holds entries"),
-        (WHOLE + "known: jpeg", "known is 'jpeg', but it is a list of some of clean, jpeg"),
+        ("out: x", "`data` is missing"),
+        (WHOLE.replace("base_samples: digits, ", ""), "`data.base_samples` is missing"),
+        ("out: x\nprior: net.pt", "`prior` is 'net.pt', but it holds entries"),
+        (WHOLE + "known: jpeg", "`known` is 'jpeg', but it is a list of some of clean, jpeg"),
         (
             WHOLE.replace("[{command: degrade, type: blur}]", "[{type: blur}]"),
             "or a list of {command: degrade or corrupt",
         ),
-        (WHOLE + "training: {students: 3}", "training.students is 3, but it holds entries"),
+        (WHOLE + "training: {students: 3}", "`training.students` is 3, but it holds entries"),
         ("- 1", "holds no entries"),
     ],
 )
@@ -274,14 +299,12 @@ def test_a_wrong_yaml_is_named(tmp_path, capsys, text, words):
 
 
 def test_the_newest_run_of_a_stage_is_taken(tmp_path):
-    for name in ("20250101", "20260101"):
+    for name in ("20250101", "20260101", "20270101"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_best.pth").write_bytes(b"")
-        (tmp_path / name / "finished").write_bytes(b"")
-    (tmp_path / "20270101").mkdir()  # not finished
-    (tmp_path / "20270101" / "model_best.pth").write_bytes(b"")
-    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(
-        tmp_path / "20260101" / "model_best.pth"
-    )
+        if name != "20270101":
+            (tmp_path / name / "finished").write_bytes(b"")
+    newest = tmp_path / "20260101/model_best.pth"
+    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(newest)
     with pytest.raises(FileNotFoundError, match="was the stage before removed"):
         pipeline._latest(f"{Path(tmp_path)}/*/model_last.pth")

@@ -33,11 +33,8 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
     assert files.read_json(tmp_path / "out/N4-D2-k0.5/settings.json")["N"] == 4
     classifier = classifiers.load(tmp_path / "net.pt")
     for row in result["rows"]:
-        copies = (
-            tmp_path
-            / "out"
-            / row["flags"].replace("--", "").replace(" ", "").replace("D", "-D").replace("k", "-k")
-        )
+        name = row["flags"].replace(" --", "-").replace("--", "").replace(" ", "")
+        copies = tmp_path / "out" / name
         paths = tree.list_images(copies)[0]
         scores = classifier.scores([np.asarray(images.read_rgb(copies / path)) for path in paths])
         right = scores.argmax(1) == torch.tensor(["dog" in path for path in paths]).long()
@@ -50,8 +47,8 @@ def test_every_combination_is_measured_and_the_best_is_first(flags, tmp_path, ca
 
 def test_samplers_are_compared_too(flags, tmp_path):
     assert command.main([*flags, "--sampler", "ddim", "ddpm", "--flags", "--N 2 --D 2"]) == 0
-    found = {row["flags"] for row in files.read_json(tmp_path / "out/search.json")["rows"]}
-    assert found == {"--sampler ddim", "--sampler ddpm"}
+    rows = files.read_json(tmp_path / "out/search.json")["rows"]
+    assert {row["flags"] for row in rows} == {"--sampler ddim", "--sampler ddpm"}
     assert files.read_json(tmp_path / "out/samplerddpm/settings.json")["sampler"] == "ddpm"
 
 
@@ -62,7 +59,5 @@ def test_nothing_is_chosen_on_what_is_judged(flags, tmp_path, capsys):
     assert command.main([*flags, "--N", "2", "--flags=--severity 5"]) == 2
     assert "--flags: --severity is not for some settings alone" in capsys.readouterr().err
     assert command.main(flags) == 2
-    assert (
-        "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler"
-        in capsys.readouterr().err
-    )
+    words = "give values to try: --N, --D, --k, --scale, --steps, --eta, --sampler"
+    assert words in capsys.readouterr().err

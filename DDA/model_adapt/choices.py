@@ -13,7 +13,11 @@ RULES = (
     "entropy_sum",
     "confidence_sum",
 )
-FITTED_RULES = ("weighted_sum", "gate")  # their parameters are fitted on known degradations
+# rules whose parameters are fitted on known degradations, and the names of these
+FITTED_RULES = {
+    "weighted_sum": ("weight", "temperatures"),
+    "gate": ("weight", "temperatures", "threshold"),
+}
 FUSE_RULES = ("entropy_fuse", "confidence_fuse", "var_fuse")  # they blend the two images
 SCORES = ("logits", "probabilities")
 METRICS = ("accuracy", "precision", "recall", "f1_score", "support", "calibration", "flips", "mCE")

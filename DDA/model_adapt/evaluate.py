@@ -23,7 +23,7 @@ from DDA.devices import pick_device
 from DDA.model_adapt import fitted, results, tables
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, RULES
 from DDA.model_adapt.ensemble import FITS, combine, fuse_images, fuse_weights, is_doubtful
-from DDA.model_adapt.paired import Cell, join
+from DDA.model_adapt.paired import Cell, join, named
 from DDA.model_adapt.settings import Facts, Settings
 from DDA.progress import Show
 from DDA.sources import Source
@@ -69,18 +69,19 @@ class Ensemble(nn.Module):
         first: the classifier of degraded images: a checkpoint, ``timm/<name>``, or a `Classifier`.
         second: the classifier of adapted copies (default: the first one, as in DDA's
             self-ensemble).
-        adapter: makes the adapted copies. Only the rule ``first`` needs none.
+        adapter: makes the adapted copies. Scores of the rule ``first`` need none.
         rule: a name in `DDA.model_adapt.choices`: sum, entropy, confidence, gate, and so on. The
             rule ``gate`` adapts only the images of which the first classifier is unsure.
-        fitted: parameters of the rules weighted_sum and gate, or the JSON file that holds them
-            (default: the file beside the second classifier's weights).
+        fitted: parameters of the rules weighted_sum and gate, or the JSON file of a fit that holds
+            them (default: the file beside the second classifier's weights).
         classes: class names, where the classifiers do not tell them: a built-in list or a file.
         device: of the classifiers; the adapter has its own.
         batch_size: images that are scored at once.
 
     Raises:
         FileNotFoundError: a checkpoint or the fitted parameters are missing.
-        ValueError: the classifiers have other classes, or a setting is unknown.
+        ValueError: the classifiers have other classes, the parameters were fitted for other
+            weights, or a setting is unknown.
 
     Example:
         >>> from DDA import Ensemble
@@ -108,27 +109,15 @@ class Ensemble(nn.Module):
         opened = open_classifiers([first, first if second is None else second])
         self.classifiers: tuple[Classifier, Classifier] = (opened[0], opened[1])
         self.classes = common_classes(opened, classes)
-        self._params = self._rule_parameters(fitted)
+        self._named_classes, self._fitted = classes, fitted
+        self._params = self._rule_parameters([rule]).get(rule, {})
         self.networks = nn.ModuleList(classifier.network for classifier in opened)
         self.to(pick_device(device))
         self.eval()
 
-    def _rule_parameters(self, given: Any) -> Mapping[str, Any]:
-        """Return the parameters of the rule, where it has some."""
-        if self.rule not in FITTED_RULES:
-            return {}
-        if given is None:
-            digests = fitted.digests_of(*self.classifiers)
-            return fitted.read(*self.classifiers, [self.rule], digests)[self.rule]
-        entries = given if isinstance(given, Mapping) else files.read_json(Path(given))
-        entries = entries.get(self.rule, entries)
-        names = ("weight", "temperatures", *(("threshold",) if self.rule == "gate" else ()))
-        missing = [name for name in names if name not in entries]
-        if missing:
-            raise ValueError(
-                f"`fitted` does not tell {missing[0]}, which the rule {self.rule} needs"
-            )
-        return {name: entries[name] for name in names}
+    def _rule_parameters(self, rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the parameters of those of the rules that have some."""
+        return fitted.parameters(self._fitted, *self.classifiers, rules)
 
     def train(self, mode: bool = True) -> Ensemble:
         """Stay in evaluation mode: the weights are frozen and copies are judged as they are."""
@@ -239,7 +228,8 @@ class Ensemble(nn.Module):
 
         Args:
             degraded: a tree of degraded images, or a data set's files.
-            adapted: the tree of their copies (default: the adapter makes it in ``out/adapted``).
+            adapted: the tree of their copies (default: ``out/adapted``, where the adapter makes a
+                copy of every image that is evaluated; so every column is there for every rule).
             layout: imagenet, imagenetc, cifar10, cifar10c, digits or folder.
             corruption: one or several folders of the tree (default: all; for ``folder`` the whole
                 tree).
@@ -247,7 +237,8 @@ class Ensemble(nn.Module):
             train: the split, for layouts that have one.
             num_samples: at most so many images a cell, the first by key.
             source: a classifier of clean images, for columns to compare with.
-            beside: other rules whose columns stand beside the result.
+            beside: other rules whose columns stand beside the result. Their parameters come from
+                ``fitted`` too.
             scores: logits, or probabilities as the published code has them.
             metrics: accuracy, calibration, flips and others (`DDA.model_adapt.choices`).
             out: the folder that gets the scores of every image, summary.json and summary.md.
@@ -265,41 +256,56 @@ class Ensemble(nn.Module):
             >>> list(result.top1)
             ['first (degraded)', 'second (adapted)', 'sum']
         """
-        show = Show(quiet=quiet)
         chosen = ([] if layout == "folder" else ["all"]) if corruption is None else corruption
-        cells = {"layout": layout, "corruption": chosen, "severity": severity}
-        if adapted is None:
-            adapted = Path(out) / "adapted"
-            self._adapt_tree(degraded, adapted, {**cells, "train": train}, quiet)
+        rules = (self.rule, *beside)
         settings = Settings(
             first=self.classifiers[0],
             second=self.classifiers[1],
             source=source,
             degraded=files.find(degraded),
-            adapted=files.find(adapted),
+            adapted=files.find(Path(out) / "adapted" if adapted is None else adapted),
             out=Path(out),
             layout=layout,
             corruption=checks.names_of(chosen),
             severity=checks.names_of(severity),
-            rules=(self.rule, *beside),
+            rules=rules,
             scores=scores,
             metrics=tuple(metrics),
             train=train,
             num_samples=num_samples,
             batch_size=self.batch_size,
-            classes=None,
-            params={self.rule: self._params} if self._params else None,
+            classes=self._named_classes,
+            params=self._rule_parameters(rules),
         )
-        device = f"{self.classifiers[0].device}"
+        if adapted is None:
+            self._make_copies(settings, quiet)
+        device, show = f"{self.classifiers[0].device}", Show(quiet=quiet)
         return ranks.alone(lambda world: evaluate(settings, device, world, show))
 
-    def _adapt_tree(
-        self, source: Any, save_dir: Path, cells: Mapping[str, Any], quiet: bool
-    ) -> None:
-        """Make the copies of a tree. Raises ValueError without an adapter, or where some failed."""
+    def _make_copies(self, settings: Settings, quiet: bool) -> None:
+        """Make the copies of the images that are evaluated.
+
+        Raises ValueError without an adapter, and where a copy failed.
+        """
         if self.adapter is None:
             raise ValueError("give the tree of copies as `adapted`, or the ensemble an `adapter`")
-        report = self.adapter.folder(source, save_dir, **cells, quiet=quiet)
+        keys = None
+        if settings.num_samples is not None:
+            view = _open_view("degraded", settings.degraded, self.classes, settings.severity)
+            cells = [sorted(named(view, cell)) for cell in _cells(view, settings)]
+            keys = {key for names in cells for key in names[: settings.num_samples]}
+        has_severities = settings.layout in ("imagenetc", "cifar10c")
+        means_all = "all" in settings.severity and not has_severities
+        report = self.adapter.folder(
+            settings.degraded,
+            settings.adapted,
+            layout=settings.layout,
+            corruption=settings.corruption,
+            severity=() if means_all else settings.severity,
+            train=settings.train if settings.layout in SPLITS else None,
+            keys=keys,
+            quiet=quiet,
+        )
         if not report.complete:
             raise ValueError("; ".join(report.faults()))
 
@@ -368,10 +374,15 @@ class Evaluation:
         self.columns = open_columns(settings, device)
         self._first, self._second = (self.columns[name][0] for name in ("first", "second"))
         opened = [classifier for classifier, _ in self.columns.values()]
-        self.classes = common_classes(opened, settings.classes) or tree.class_list(settings.classes)
+        classes = common_classes(opened, settings.classes)
+        if classes is None:
+            raise ValueError(
+                f"{self._first.name} does not tell its classes; name them with `classes`"
+            )
+        self.classes = classes
         self.views = (
-            self._open("degraded", settings.degraded),
-            self._open("adapted", settings.adapted),
+            _open_view("degraded", settings.degraded, classes, settings.severity),
+            _open_view("adapted", settings.adapted, classes, settings.severity),
         )
         if isinstance(self.views[1], sources.Folder):
             self._second.check_adapted(self.views[1].path)
@@ -383,26 +394,10 @@ class Evaluation:
         )
         self.cells = self._join()
 
-    def _open(self, name: str, path: Path) -> Source:
-        if not path.exists():
-            makers = "make_data.py and image_sample.py make such trees"
-            raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
-        classes = None if path.is_dir() else self.classes
-        return sources.open_source(path, classes, one_severity(self.settings.severity))
-
     def _join(self) -> list[Cell]:
         """Return the cells with their pairs of images."""
         settings = self.settings
-        names = cells_of(
-            self.views[0],
-            settings.layout,
-            settings.corruption,
-            [] if settings.layout in SPLITS else settings.severity,
-            train=settings.train,
-            leave_out=settings.adapted,
-        )
-        if "all" in settings.corruption and "clean" not in settings.corruption:
-            names = [name for name in names if name.split("/")[0] != "clean"]
+        names = _cells(self.views[0], settings)
         if "mCE" in settings.metrics:
             metrics.check_mce(names)
         gated = list(settings.rules) == ["gate"]
@@ -564,6 +559,34 @@ class Evaluation:
         return "\n".join(lines)
 
 
+def _open_view(
+    name: str, path: Path, classes: Sequence[str] | None, severity: Sequence[str]
+) -> Source:
+    """Open a view of the images. Raises FileNotFoundError, which names the setting."""
+    if not path.exists():
+        makers = "make_data.py and image_sample.py make such trees"
+        raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
+    return sources.open_source(path, None if path.is_dir() else classes, one_severity(severity))
+
+
+def _cells(view: Source, settings: Settings) -> list[str]:
+    """Return the names of the cells that are evaluated. Raises FileNotFoundError for a missing one.
+
+    All corruptions are those without clean images, unless these are named.
+    """
+    names = cells_of(
+        view,
+        settings.layout,
+        settings.corruption,
+        [] if settings.layout in SPLITS else settings.severity,
+        train=settings.train,
+        leave_out=settings.adapted,
+    )
+    if "all" in settings.corruption and "clean" not in settings.corruption:
+        return [name for name in names if name.split("/")[0] != "clean"]
+    return names
+
+
 def open_classifiers(
     names: Sequence[Any],
     model: Mapping[str, Any] | None = None,
@@ -591,13 +614,13 @@ def open_classifiers(
     return result
 
 
-def common_classes(opened: Sequence[Classifier], named: str | None) -> tuple[str, ...] | None:
-    """Return the classes of the first classifier, else those that are named.
+def common_classes(opened: Sequence[Classifier], listed: str | None) -> tuple[str, ...] | None:
+    """Return the classes of the first classifier, else those of a list.
 
-    Raises ValueError where another classifier has other classes.
+    listed: a built-in list or a file. Raises ValueError where another classifier has other classes.
     """
     first = opened[0]
-    classes = first.classes or (None if named is None else tree.class_list(named))
+    classes = first.classes or (None if listed is None else tree.class_list(listed))
     for classifier in opened:
         if classes and classifier.classes and tuple(classifier.classes) != tuple(classes):
             raise ValueError(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from DDA import files
+from DDA import files, settings
 from DDA.model_adapt.choices import FITTED_RULES
 from DistilledClassifier.classifiers import Classifier
 
 Digests = Mapping[Path, str]
+KINDS = {"weight": float, "temperatures": list, "threshold": float}
 
 
 def digests_of(*classifiers: Classifier) -> dict[Path, str]:
@@ -74,7 +76,50 @@ def read(
         raise ValueError(
             f"{path} was fitted for other checkpoints; fit it anew (test_ensemble.py with `fit`)"
         )
-    return {rule: stored[rule] for rule in rules}
+    return {rule: _of_rule(stored, rule) for rule in rules}
+
+
+def parameters(
+    given: str | PathLike[str] | Mapping[str, Any] | None,
+    first: Classifier,
+    second: Classifier,
+    rules: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    """Return the parameters of those of the rules that have some.
+
+    given: the parameters of one rule, those of several rules by their names, or the JSON file that
+    holds them (default: the file beside the second classifier). Raises FileNotFoundError, and
+    ValueError where parameters are missing or were fitted for other weights.
+    """
+    rules = [rule for rule in rules if rule in FITTED_RULES]
+    if not rules:
+        return {}
+    if given is None:
+        return read(first, second, rules, digests_of(first, second))
+    if isinstance(given, Mapping):
+        stored = given
+    else:
+        path = files.find(given)
+        stored = _stored(path)
+        pair = {"first_sha256": first, "second_sha256": second}
+        for name, classifier in pair.items():
+            if name in stored and classifier.path is not None:
+                _check_weights(path, stored[name], classifier.path)
+    return {rule: _of_rule(stored, rule) for rule in rules}
+
+
+def _of_rule(stored: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """Return the parameters of a rule. Raises ValueError for one that is missing or wrong.
+
+    stored: the parameters of rules by their names, or those of this rule alone.
+    """
+    entries = stored.get(rule, stored)
+    settings.check_kinds({rule: entries}, {rule: dict}, "fitted.")
+    settings.check_kinds(entries, KINDS, "fitted.")
+    for name in FITTED_RULES[rule]:
+        if name not in entries:
+            raise ValueError(f"`fitted` does not tell {name}, which the rule {rule} needs")
+    return {name: entries[name] for name in FITTED_RULES[rule]}
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
@@ -82,17 +127,28 @@ def read_gate(path: Path, first: Path) -> tuple[float, float]:
 
     Raises FileNotFoundError, and ValueError where they were fitted for another file.
     """
+    stored = _stored(path)
+    _check_weights(path, stored.get("first_sha256"), first)
+    gate = _of_rule(stored, "gate")
+    return gate["threshold"], gate["temperatures"][0]
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Return the content of a file of parameters. Raises FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(
             f"`fitted` {path} does not exist; test_ensemble.py with `fit` writes it"
         )
-    stored = files.read_json(path)
-    if stored.get("first_sha256") != files.sha256(first) or "gate" not in stored:
+    return files.read_json(path)
+
+
+def _check_weights(path: Path, sha256: str | None, weights: Path) -> None:
+    """Raise ValueError unless a file of parameters names the SHA-256 of these weights."""
+    if sha256 != files.sha256(weights):
         raise ValueError(
-            f"`fitted` {path} was fitted for another classifier than {first}; fit it anew "
+            f"`fitted` {path} was fitted for another classifier than {weights}; fit it anew "
             "(test_ensemble.py with `fit`)"
         )
-    return stored["gate"]["threshold"], stored["gate"]["temperatures"][0]
 
 
 def _weights(first: Classifier, second: Classifier, digests: Digests) -> dict[str, str]:

@@ -15,7 +15,6 @@ import torch
 from DDA import files, sources, tree
 from DDA.devices import pick_device
 from DDA.model_adapt import fitted, results
-from DDA.model_adapt.choices import FITTED_RULES
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.model_adapt.evaluate import open_classifiers
 from DDA.model_adapt.paired import named, refuse
@@ -123,8 +122,7 @@ def classify(settings: Prediction, show: Show) -> Predicted:
     classes = tree.class_list(settings.classes) if settings.classes else opened[0].classes
     if classes is None:
         raise ValueError(f"{settings.first} does not tell its classes; name them with `classes`")
-    digests = fitted.digests_of(*opened) if settings.rule in FITTED_RULES else {}
-    params = fitted.read(*opened, [settings.rule], digests)
+    params = fitted.parameters(None, *opened, [settings.rule])
     views = [
         sources.open_source(path, classes, settings.severity)
         for path in (settings.degraded, settings.adapted)

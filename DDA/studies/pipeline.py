@@ -210,17 +210,17 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in HINTS if name not in config]
     missing += [f"data.{name}" for name in DATA_HINTS if name not in data]
     if missing:
-        raise ValueError(f"{missing[0]} is missing")
+        raise ValueError(f"`{missing[0]}` is missing")
     settings.check_kinds(data, DATA_HINTS, "data.")
     for name in ("train", "test", "experiment", "backbone"):
-        tree.check_name(data[name], f"data.{name}:")  # they become folders
+        tree.check_name(data[name], f"`data.{name}`:")  # they become folders
     _check_known(config["known"])
     _check_degraded(config["degraded"])
     for name in COMMANDS:
         flags(config[name], f"{name}.")
     _check_numbers(config, data)
     if not config["out"]:
-        raise ValueError("out is empty; name the folder of the results")
+        raise ValueError("`out` is empty; name the folder of the results")
     return {**config, "data": data, "training": training}
 
 
@@ -229,7 +229,7 @@ def _check_known(known: Any) -> None:
     names = ("clean", *DEGRADATIONS)
     if not isinstance(known, list) or not known or any(name not in names for name in known):
         raise ValueError(
-            f"known is {tree.shown(known)}, but it is a list of some of {', '.join(names)}"
+            f"`known` is {tree.shown(known)}, but it is a list of some of {', '.join(names)}"
         )
 
 
@@ -240,7 +240,8 @@ def _check_degraded(degraded: Any) -> None:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get(wanted), str):
             raise ValueError(
-                "degraded is {base_samples: TREE, …}, or a list of {command: degrade or corrupt, …}"
+                "`degraded` is {base_samples: TREE, …}, "
+                "or a list of {command: degrade or corrupt, …}"
             )
         flags(entry, "degraded.")
 
@@ -250,13 +251,13 @@ def _check_numbers(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     numbers = {**config, "data.known_samples": data["known_samples"]}
     for name, least in (("ranks", 1), ("threads", 1), ("seed", 0), ("data.known_samples", 1)):
         if numbers[name] is not None and numbers[name] < least:
-            raise ValueError(f"{name} {numbers[name]} must be at least {least}")
+            raise ValueError(f"`{name}` {numbers[name]} must be at least {least}")
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:
     """Return the entries of a section, which may be empty. Raises ValueError for anything else."""
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r}, but it holds entries, such as {{batch_size: 16}}")
+        raise ValueError(f"`{name}` is {value!r}, but it holds entries, such as {{batch_size: 16}}")
     return value or {}
 
 
@@ -478,7 +479,7 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     }
     for name, value in named.items():
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
-            raise FileNotFoundError(f"{where}: {name} is {value}, which does not exist")
+            raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -506,7 +507,7 @@ def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
         values = settings.as_list(value)
         if not values or not all(isinstance(one, str | int | float | Path) for one in values):
             raise ValueError(
-                f"{where}{name} is {tree.shown(value)}, "
+                f"`{where}{name}` is {tree.shown(value)}, "
                 "but a flag takes a value, or a list of values"
             )
         if isinstance(value, bool):
