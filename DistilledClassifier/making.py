@@ -128,11 +128,13 @@ class Made:
         return f"{counts}; {where}, and the same command tries them again"
 
 
-From = Originals | str | PathLike[str]
-To = Target | str | PathLike[str]
+AnySource = Originals | str | PathLike[str]
+AnyTarget = Target | str | PathLike[str]
 
 
-def prepare(source: From, save_dir: To, *, quiet: bool = False, show: Show | None = None) -> Made:
+def prepare(
+    source: AnySource, save_dir: AnyTarget, *, quiet: bool = False, show: Show | None = None
+) -> Made:
     """Write a data set as a tree: pixels as PNG, image files as they are (as links if possible).
 
     Args:
@@ -163,8 +165,8 @@ def prepare(source: From, save_dir: To, *, quiet: bool = False, show: Show | Non
 
 
 def degrade(
-    source: From,
-    save_dir: To,
+    source: AnySource,
+    save_dir: AnyTarget,
     *,
     type: str | Sequence[str],
     level: str | float | Sequence[str | float] = (),
@@ -209,8 +211,8 @@ def degrade(
 
 
 def sequence(
-    source: From,
-    save_dir: To,
+    source: AnySource,
+    save_dir: AnyTarget,
     *,
     name: str | Sequence[str],
     quiet: bool = False,
@@ -245,8 +247,8 @@ def sequence(
 
 
 def corrupt(
-    source: From,
-    save_dir: To,
+    source: AnySource,
+    save_dir: AnyTarget,
     *,
     corruption: str | Sequence[str] = "all",
     severity: str | int | Sequence[str | int] = "all",
@@ -296,11 +298,11 @@ def corrupt(
     return made
 
 
-def _originals(source: From) -> Originals:
+def _originals(source: AnySource) -> Originals:
     return source if isinstance(source, Originals) else Originals(Path(source))
 
 
-def _target(save_dir: To) -> Target:
+def _target(save_dir: AnyTarget) -> Target:
     return save_dir if isinstance(save_dir, Target) else Target(Path(save_dir))
 
 
@@ -342,7 +344,7 @@ def _severities(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
 
 
 def _check_labels(originals: Originals, source: Source, names: Sequence[str]) -> None:
-    """Raise ValueError for arrays of images whose labels nothing tells."""
+    """Raise ValueError for arrays of images without labels."""
     classes = source.classes
     if not classes or any(tree.parse(name, classes)[2] is None for name in names):
         raise ValueError(
@@ -504,7 +506,7 @@ def _write(
     show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
-        show.say(f"note        nothing tells the class names, {missing}")
+        show.say(f"note        the class names are unknown, {missing}")
     options = {"seed": target.seed, "workers": target.workers, "show": show}
     try:
         failures = trees.write(source, originals.opening, tasks, target.save_dir, **options)
@@ -537,7 +539,7 @@ class Checked:
         return "\n".join([*lines, f"{total}, {len(self.faults)} faults"])
 
 
-def verify(save_dir: str | PathLike[str], source: From | None = None) -> Checked:
+def verify(save_dir: str | PathLike[str], source: AnySource | None = None) -> Checked:
     """Count the images of a tree, and find missing, extra, damaged and mislabelled ones.
 
     Args:
@@ -571,7 +573,7 @@ def verify(save_dir: str | PathLike[str], source: From | None = None) -> Checked
 
 
 def sheet(
-    source: From,
+    source: AnySource,
     out: str | PathLike[str],
     *,
     type: str,
