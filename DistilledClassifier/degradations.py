@@ -4,7 +4,9 @@ They are JPEG, Gaussian blur, white Gaussian noise, salt and pepper, and sequenc
 function takes uint8 (H,W,3) or (H,W), a level and a numpy Generator, and returns a new uint8 image
 of the same shape. Level None is the clean image. ``behavior="published"`` has the quirks of the
 reference code. It truncates values instead of rounding them, so that images are about half a grey
-level darker, and blurred ones a whole level. Its salt is 1 of 255, which is black.
+level darker, and blurred ones a whole level. Its salt is 1 of 255, which is black. Any other image,
+level or behavior is a ValueError. OpenCV and SciPy are imported at their first use, so that a help,
+which lists the names alone, does not wait for them.
 """
 
 from __future__ import annotations
@@ -15,10 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 BEHAVIORS = ("corrected", "published")
 
@@ -55,6 +55,8 @@ def blur(
 
     level: the standard deviation in pixels, 0 or more.
     """
+    from scipy import ndimage
+
     level = _check("blur", image, level, 0, math.inf, behavior)
     if not level:
         return image.copy()
@@ -72,6 +74,8 @@ def noise(
 
     level: the standard deviation in grey levels, 0 or more.
     """
+    import cv2
+
     level = _check("noise", image, level, 0, math.inf, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()

@@ -57,8 +57,8 @@ NAME = "--name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: a
 CORRUPT = """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
 --severity 1..5+ = [all]  (default: all)
---constants {auto,cifar,imagenet} = auto  auto: CIFAR's up to 64 pixels
---format {png,npy} = png  npy: <corruption>.npy and labels.npy of equal sizes
+--constants {CONSTANTS} = auto  auto: CIFAR's up to 64 pixels
+--format {FORMATS} = png  npy: <corruption>.npy and labels.npy of equal sizes
 """
 VERIFY = """
 --save_dir DIR!  the tree to check
@@ -67,7 +67,7 @@ VERIFY = """
 """
 SHEET = """
 --type NAME!  a degradation, a sequence or a corruption
---constants {auto,cifar,imagenet} = auto  of a corruption
+--constants {CONSTANTS} = auto  of a corruption
 --out PNG!
 --seed INT = 0
 """
@@ -99,6 +99,7 @@ def parser() -> commands.Parser:
     p = commands.Parser(PROGRAM, description=__doc__)
     types = (*DEGRADATIONS, COMBINED)
     choices = {"TYPES": types, "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
+    choices |= {"CONSTANTS": making.CONSTANTS, "FORMATS": making.FORMATS}
     subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, flags in FLAGS.items():
         command = subcommands.add_parser(name, help=ABOUT[name], description=ABOUT[name])
@@ -112,7 +113,7 @@ def _work(values: dict[str, Any], output: commands.Output) -> int:
         return _verify(values, output) if command == "verify" else _sheet(values, output)
     originals, target = _take(Originals, values), _take(Target, values)
     try:
-        made = getattr(making, command)(originals, target, output, **values)
+        made = getattr(making, command)(originals, target, show=output, **values)
     except LostWorker as error:
         output.warn(f"{error}")
         return 1
@@ -132,10 +133,8 @@ def _verify(values: dict[str, Any], output: commands.Output) -> int:
 
 
 def _sheet(values: dict[str, Any], output: commands.Output) -> int:
-    values["num_samples"] = values["num_samples"] or 6
-    originals = _take(Originals, values)
-    path = making.sheet(originals, **values)
-    output.result(f"sheet       {path}", {"sheet": path})
+    path = making.sheet(_take(Originals, values), **values)
+    output.result(f"sheet       {path}", {"path": path})
     return 0
 
 

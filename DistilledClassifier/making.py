@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +33,12 @@ from DistilledClassifier.verify import verify as verify_tree
 
 SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
 SEVERITIES = ("1", "2", "3", "4", "5")
+CONSTANTS = ("auto", "cifar", "imagenet")
+FORMATS = ("png", "npy")
+SHEET_IMAGES = 6  # the images of a contact sheet, where their number is not given
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Originals:
     """The images that are read.
 
@@ -41,10 +46,11 @@ class Originals:
     that is read, such as ``cifar_test``. num_samples: the greatest number of images, which are
     spread evenly. classes: the class list, where the data do not tell it. labels: the labels of a
     flat ImageNet folder. list: a file of the names that are wanted. file_severity: the severity of
-    a corruption's .npy that holds only one.
+    a corruption's .npy that holds only one. Paths may be text.
     """
 
     source: Path
+    _: KW_ONLY
     split: str | None = None
     num_samples: int | None = None
     classes: str | None = None
@@ -53,8 +59,11 @@ class Originals:
     file_severity: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of images."""
+        """Make paths of texts, and check the numbers."""
+        _make_paths(self, "source", "labels", "list")
         settings.check_at_least(1, num_samples=self.num_samples)
+        if self.file_severity not in (None, 1, 2, 3, 4, 5):
+            raise ValueError(f"`file_severity` {self.file_severity} must be 1..5")
 
     @property
     def opening(self) -> tuple:
@@ -63,24 +72,39 @@ class Originals:
         return self.source, classes, self.labels, self.file_severity
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Target:
-    """The tree that is written, the number of processes, and the seed of every random stream."""
+    """The tree that is written, the number of processes, and the seed of every random stream.
+
+    A script with several ``workers`` keeps its calls below ``if __name__ == "__main__":``, because
+    each process imports the script.
+    """
 
     save_dir: Path
+    _: KW_ONLY
     workers: int = os.cpu_count() or 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the number of processes."""
+        """Make a path of a text, and check the number of processes."""
+        _make_paths(self, "save_dir")
         settings.check_at_least(1, workers=self.workers)
+
+
+def _make_paths(chosen: Originals | Target, *names: str) -> None:
+    """Turn texts among settings into paths, while the settings are made."""
+    for name in names:
+        value = getattr(chosen, name)
+        if value is not None:
+            object.__setattr__(chosen, name, Path(value))
 
 
 @dataclass(frozen=True)
 class Made:
     """The outcome of a run: how many images were wanted, and why some are not there.
 
-    failed: the reason for each image that failed, by its path in the tree.
+    total: the number of images. failed: the reason for each image that failed, by its path in the
+    tree. save_dir: the tree.
     """
 
     total: int
@@ -104,113 +128,227 @@ class Made:
         return f"{counts}; {where}, and the same command tries them again"
 
 
-def prepare(originals: Originals, target: Target, show: Show) -> Made:
+AnySource = Originals | str | PathLike[str]
+AnyTarget = Target | str | PathLike[str]
+
+
+def prepare(
+    source: AnySource, save_dir: AnyTarget, *, quiet: bool = False, show: Show | None = None
+) -> Made:
     """Write a data set as a tree: pixels as PNG, image files as they are (as links if possible).
 
-    Raises FileNotFoundError and ValueError for images that cannot be found or told apart.
+    Args:
+        source: a folder of images or a data set's files, or `Originals` for a part of them.
+        save_dir: the tree to write, or a `Target`, which also has the number of processes.
+        quiet: print nothing but failures.
+        show: the place where a command prints, instead of ``quiet``.
+
+    Returns:
+        The number of images, and the reasons of those that failed.
+
+    Raises:
+        FileNotFoundError, ValueError: images cannot be found or told apart, or the tree holds
+            images that were made in another way.
+        LostWorker: a process died.
+
+    Example:
+        >>> prepare(photos, Target(out, workers=1), quiet=True).done
+        3
     """
-    source, names = _choose(originals, target.save_dir, with_copies=True)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir, with_copies=True)
     tasks = []
     for name in names:
         folder, rest = _place(name)
         tasks.append(Task(Recipe(folder, "copy"), name, f"{folder}/{rest}"))
-    return _write(originals, target, source, tasks, show)
+    return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
 def degrade(
-    originals: Originals,
-    target: Target,
-    show: Show,
+    source: AnySource,
+    save_dir: AnyTarget,
     *,
-    type: Sequence[str],
-    level: Sequence[str] = (),
+    type: str | Sequence[str],
+    level: str | float | Sequence[str | float] = (),
     behavior: str = BEHAVIORS[0],
+    quiet: bool = False,
+    show: Show | None = None,
 ) -> Made:
     """Write copies with known degradations, in a folder for each degradation.
 
-    type: names of degradations, or ``combined``, which is one of them by chance. level: fixed
-    levels, each in a folder of its own, or the one word ``test`` for the five of the papers;
-    without levels, one is drawn for each image. Raises ValueError for an unknown degradation or a
-    level that it does not take.
+    Args:
+        source, save_dir: as in `prepare`.
+        type: jpeg, blur, noise, saltpepper, or combined, which is one of them by chance; one or
+            several.
+        level: fixed levels, each in a folder of its own, or the one word test for the five of the
+            papers. Without levels, one is drawn for each image.
+        behavior: corrected, or published for the quirks of the reference code.
+        quiet, show: as in `prepare`.
 
-    >>> target = Target(save_dir=out, workers=1)
-    >>> degrade(Originals(source=photos), target, quiet, type=["jpeg"]).done
-    3
+    Returns:
+        The number of images, and the reasons of those that failed.
+
+    Raises:
+        ValueError: the degradation is unknown or does not take the level; and as `prepare`.
+        FileNotFoundError, LostWorker: as `prepare`.
+
+    Example:
+        >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
+        6
     """
-    for kind in type:
-        settings.check_one_of("type", kind, (*DEGRADATIONS, COMBINED))
+    types = _known("type", type, (*DEGRADATIONS, COMBINED))
+    levels = _texts(level)
     settings.check_one_of("behavior", behavior, BEHAVIORS)
-    source, names = _choose(originals, target.save_dir)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
     tasks = []
-    for kind in type:
-        if not level:
+    for kind in types:
+        if not levels:
             tasks += _tasks(Recipe(kind, "degrade", kind, None, behavior), names, _inside_clean)
-        for folder, value in _levels(kind, level) if level else ():
+        for folder, value in _levels(kind, levels).items():
             tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior), names)
-    return _write(originals, target, source, tasks, show)
+    return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
-def sequence(originals: Originals, target: Target, show: Show, *, name: Sequence[str]) -> Made:
+def sequence(
+    source: AnySource,
+    save_dir: AnyTarget,
+    *,
+    name: str | Sequence[str],
+    quiet: bool = False,
+    show: Show | None = None,
+) -> Made:
     """Write copies with blur, then noise, then JPEG, in ``<name>/0/``.
 
-    name: the sequences. Raises ValueError for an unknown one.
+    Args:
+        source, save_dir: as in `prepare`.
+        name: weak_seq, medium_seq or strong_seq, or one of these with ``_published``; one or
+            several.
+        quiet, show: as in `prepare`.
+
+    Returns:
+        The number of images, and the reasons of those that failed.
+
+    Raises:
+        ValueError: the sequence is unknown; and as `prepare`.
+        FileNotFoundError, LostWorker: as `prepare`.
+
+    Example:
+        >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
+        3
     """
-    for kind in name:
-        settings.check_one_of("name", kind, SEQUENCE_NAMES)
-    source, chosen = _choose(originals, target.save_dir)
+    kinds = _known("name", name, SEQUENCE_NAMES)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
     tasks: list[Task] = []
-    for kind in name:
-        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), chosen)
-    return _write(originals, target, source, tasks, show)
+    for kind in kinds:
+        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
+    return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
 def corrupt(
-    originals: Originals,
-    target: Target,
-    show: Show,
+    source: AnySource,
+    save_dir: AnyTarget,
     *,
-    corruption: Sequence[str] = ("all",),
-    severity: Sequence[str] = ("all",),
+    corruption: str | Sequence[str] = "all",
+    severity: str | int | Sequence[str | int] = "all",
     constants: str = "auto",
     format: str = "png",
+    quiet: bool = False,
+    show: Show | None = None,
 ) -> Made:
     """Write the common corruptions in ``<corruption>/<severity>/``, or as the official arrays.
 
-    corruption: names, ``all`` for the 15, ``extra`` for the other 4. severity: 1 to 5, or ``all``.
-    constants: auto, cifar or imagenet. format: png, or npy for arrays beside the tree. Raises
-    ValueError for unknown names, and for arrays of images of several sizes.
+    Args:
+        source, save_dir: as in `prepare`.
+        corruption: names, one or several; ``all`` for the 15, ``extra`` for the other 4.
+        severity: one or several of 1 to 5, or ``all``.
+        constants: cifar, imagenet, or auto, which takes CIFAR's up to 64 pixels.
+        format: png, or npy for arrays beside the tree.
+        quiet, show: as in `prepare`.
+
+    Returns:
+        The number of images, and the reasons of those that failed.
+
+    Raises:
+        ValueError: a name is unknown, or arrays lack labels or images of one size; and as
+            `prepare`.
+        FileNotFoundError, LostWorker: as `prepare`.
+
+    Example:
+        >>> target = Target(out, workers=1)
+        >>> corrupt(photos, target, corruption="contrast", severity=[1, 5], quiet=True).done
+        6
     """
-    groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
-    chosen = list(dict.fromkeys(name for one in corruption for name in groups.get(one, (one,))))
-    known = CORRUPTIONS + EXTRA_CORRUPTIONS
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        names = ", ".join(known)
-        raise ValueError(f"`corruption` {unknown[0]} is unknown; use all, extra, {names}")
-    severities = SEVERITIES if "all" in severity else sorted(set(severity))
-    if not set(severities) <= set(SEVERITIES):
-        raise ValueError(f"`severity` {' '.join(severity)} must be 1..5 or all")
+    corruptions, severities = _corruptions(corruption), _severities(severity)
+    settings.check_one_of("constants", constants, CONSTANTS)
+    settings.check_one_of("format", format, FORMATS)
     if format == "npy" and len(severities) < 5:
         raise ValueError("`format` npy holds all five severities; leave `severity` out")
-    source, names = _choose(originals, target.save_dir)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
     if format == "npy":
-        _check_labels(originals, source, names)
+        _check_labels(originals, opened, names)
     tasks: list[Task] = []
-    for kind, level in itertools.product(chosen, severities):
+    for kind, level in itertools.product(corruptions, severities):
         tasks += _tasks(Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants), names)
-    made = _write(originals, target, source, tasks, show)
+    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
     if format == "npy" and not made.failed:
-        _write_arrays(target.save_dir, chosen, severities)
+        _write_arrays(target.save_dir, corruptions, severities)
     return made
 
 
+def _originals(source: AnySource) -> Originals:
+    return source if isinstance(source, Originals) else Originals(Path(source))
+
+
+def _target(save_dir: AnyTarget) -> Target:
+    return save_dir if isinstance(save_dir, Target) else Target(Path(save_dir))
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    """Return the texts of a setting that holds one value or several, each text once."""
+    return tuple(dict.fromkeys(settings.names_of(settings.as_list(given))))
+
+
+def _known(setting: str, given: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that were given. Raises ValueError for none and for an unknown one."""
+    names = _texts(given)
+    if not names:
+        raise ValueError(f"`{setting}` is empty; use {', '.join(known)}")
+    for name in names:
+        settings.check_one_of(setting, name, known)
+    return names
+
+
+def _corruptions(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the corruptions that were given by their names or those of their groups."""
+    groups = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
+    known = CORRUPTIONS + EXTRA_CORRUPTIONS
+    names = [name for one in _texts(given) for name in groups.get(one, (one,))]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        fault = f"{unknown[0]} is unknown" if unknown else "is empty"
+        raise ValueError(f"`corruption` {fault}; use all, extra, {', '.join(known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _severities(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    """Return severities in order. Raises ValueError for other numbers and for none."""
+    texts = _texts(given)
+    if "all" in texts:
+        return SEVERITIES
+    if not texts or not set(texts) <= set(SEVERITIES):
+        raise ValueError(f"`severity` {' '.join(texts)} must be 1..5 or all")
+    return tuple(sorted(texts))
+
+
 def _check_labels(originals: Originals, source: Source, names: Sequence[str]) -> None:
-    """Raise ValueError for arrays of images whose labels nothing tells."""
+    """Raise ValueError for arrays of images without labels."""
     classes = source.classes
     if not classes or any(tree.parse(name, classes)[2] is None for name in names):
         raise ValueError(
-            f"`format` npy needs labels, but nothing tells those of {originals.source}; "
-            "give `classes`"
+            f"`format` npy needs labels, but {originals.source} has none; give `classes`"
         )
 
 
@@ -261,18 +399,20 @@ def _tasks(
     return [Task(recipe, name, f"{recipe.folder}/{tree.key_of(place(name))}.png") for name in names]
 
 
-def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the folder and the number of each fixed level.
+def _levels(kind: str, levels: Sequence[str]) -> dict[str, float]:
+    """Return the number of each fixed level, by its folder.
 
     Raises ValueError for a level that the degradation does not take.
     """
+    if not levels:
+        return {}
     if kind == COMBINED:
         raise ValueError(
             "`level` does not go with `type` combined, which draws degradation and level"
         )
     if list(levels) == ["test"]:
         tests = DEGRADATIONS[kind].test
-        return [(str(severity), level) for severity, level in enumerate(tests, start=1)]
+        return {str(severity): level for severity, level in enumerate(tests, start=1)}
     try:
         numbers = [float(level) for level in levels]
         for number in numbers:
@@ -281,7 +421,7 @@ def _levels(kind: str, levels: Sequence[str]) -> list[tuple[str, float]]:
         raise ValueError(
             f"`level` {' '.join(levels)}: {error}; levels are numbers, or the one word test"
         ) from None
-    return [(f"{number:g}", number) for number in numbers]
+    return {f"{number:g}": number for number in numbers}
 
 
 def _choose(
@@ -366,7 +506,7 @@ def _write(
     show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
-        show.say(f"note        nothing tells the class names, {missing}")
+        show.say(f"note        the class names are unknown, {missing}")
     options = {"seed": target.seed, "workers": target.workers, "show": show}
     try:
         failures = trees.write(source, originals.opening, tasks, target.save_dir, **options)
@@ -399,42 +539,83 @@ class Checked:
         return "\n".join([*lines, f"{total}, {len(self.faults)} faults"])
 
 
-def verify(save_dir: Path, originals: Originals | None = None) -> Checked:
+def verify(save_dir: str | PathLike[str], source: AnySource | None = None) -> Checked:
     """Count the images of a tree, and find missing, extra, damaged and mislabelled ones.
 
-    originals: clean images that every cell without a manifest must have. Raises FileNotFoundError
-    where there is no tree, and ValueError where it has no images or no classes to compare.
+    Args:
+        save_dir: the tree.
+        source: clean images that every cell without a manifest must have, or `Originals` for a
+            part of them. By default the cells are compared with each other.
+
+    Returns:
+        The number of images in each folder, and the fault of each name that has one.
+
+    Raises:
+        FileNotFoundError: there is no tree.
+        ValueError: the tree has no images, or no classes to compare with the source.
+
+    Example:
+        >>> checked = verify(photos)
+        >>> dict(checked.counts), checked.faults
+        ({'.': 3}, {})
     """
-    has_classes = tree.read_classes(save_dir) is not None
+    root = Path(save_dir)
+    has_classes = tree.read_classes(root) is not None
     expected: list[str] = []
-    if originals is not None:
-        expected = [_inside_split(name) for name in _choose(originals, save_dir)[1]]
+    if source is not None:
+        expected = [_inside_split(name) for name in _choose(_originals(source), root)[1]]
         if not has_classes:
             raise ValueError(
-                f"`source` compares images by their classes, but {save_dir} has no {tree.CLASSES}"
+                f"`source` compares images by their classes, but {root} has no {tree.CLASSES}"
             )
-    counts, faults = verify_tree(save_dir, expected)
+    counts, faults = verify_tree(root, expected)
     return Checked(counts, faults, has_classes)
 
 
-def sheet(originals: Originals, *, type: str, out: Path, constants: str, seed: int) -> Path:
-    """Draw some images under a degradation at all its levels, as one PNG, and return its path.
+def sheet(
+    source: AnySource,
+    out: str | PathLike[str],
+    *,
+    type: str,
+    constants: str = "auto",
+    seed: int = 0,
+) -> Path:
+    """Draw some images under a degradation at all its levels, as one picture.
 
-    type: a degradation, a sequence or a corruption. out: the PNG. constants: those of a corruption.
-    seed: that of the images' random streams. Raises ValueError for an unknown type.
+    Args:
+        source: a folder of images or a data set's files, or `Originals` for a part of them. Six
+            images are drawn, where their number is not given.
+        out: the PNG to write.
+        type: a degradation, a sequence or a corruption.
+        constants: those of a corruption: auto, cifar or imagenet.
+        seed: the seed of every image's random stream.
+
+    Returns:
+        The path of the PNG.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no images, a name is unknown, or ``out`` is no
+            PNG.
+
+    Example:
+        >>> sheet(photos, "blur.png", type="blur").name
+        'blur.png'
     """
+    settings.check_one_of("constants", constants, CONSTANTS)
     recipes = _recipes(type, constants)
-    source, names = _choose(originals, None)
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"`out` {out} must end in .png")
-    clean = [np.asarray(source.read(name)) for name in names]
+    path, originals = Path(out), _originals(source)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"`out` {path} must end in .png")
+    number = SHEET_IMAGES if originals.num_samples is None else originals.num_samples
+    opened, names = _choose(replace(originals, num_samples=number), None)
+    clean = [np.asarray(opened.read(name)) for name in names]
     rows = {"clean": clean}
     for title, recipe in recipes.items():
         pairs = zip(names, clean, strict=True)
         rows[title] = [recipe.apply(image, generator(seed, name)) for name, image in pairs]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    images.write_image(out, np.asarray(images.contact_sheet(rows, names)))
-    return out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write_image(path, np.asarray(images.contact_sheet(rows, names)))
+    return path
 
 
 def _recipes(name: str, constants: str) -> dict[str, Recipe]:

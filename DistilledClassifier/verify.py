@@ -66,9 +66,9 @@ def _below(names: Iterable[str], folders: Sequence[str]) -> set[str]:
 
 
 def _fault(save_dir: Path, name: str, digest: str | None, classes: Sequence[str]) -> str | None:
-    """Tell the fault of one file.
+    """Return the fault of one file, or None.
 
-    None says that it is a whole image with a class, and the one that was made.
+    A file without a fault is a whole image with a class, and is the file that was made.
     """
     try:
         images.read_rgb(save_dir / name)

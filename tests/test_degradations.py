@@ -1,3 +1,5 @@
+"""The known degradations: published images, levels, shapes, faults."""
+
 import numpy as np
 import pytest
 from helpers import parity
@@ -31,27 +33,25 @@ def photo(size=64):
     "name", sorted(VECTORS.keys() - {f"{image}/x" for image in IMAGES} - {"normalize_level_table"})
 )
 def test_published_behaviour_gives_the_published_images(name):
-    image, what = name.split("/")
+    image, how = name.split("/")
     x, expected = VECTORS[f"{image}/x"], VECTORS[name]
-    level = int(what.split("level")[-1].split("_q")[-1].split("_sd")[-1])
-    if what.startswith("jpeg"):
+    level = int(how.split("level")[-1].split("_q")[-1].split("_sd")[-1])
+    if how.startswith("jpeg"):
         actual = by_name("jpeg", "published")(x, level, None)
-    elif what.startswith("blurfloat"):
+    elif how.startswith("blurfloat"):
         actual = ndimage.gaussian_filter(
             x, (level / 10, level / 10, 0), mode="nearest", truncate=3.0, output=np.float32
         )
-        assert (
-            np.abs(by_name("blur")(x, level / 10, None) - actual).max() <= 0.5 + 1e-4
-        )  # ours rounds this one
-    elif what.startswith("blur"):
+        gap = np.abs(by_name("blur")(x, level / 10, None) - actual)
+        assert gap.max() <= 0.5 + 1e-4  # ours rounds this one
+    elif how.startswith("blur"):
         actual = by_name("blur", "published")(x, level / 10, None)
-    elif what.startswith("noise"):
-        actual = by_name("noise", "published")(
-            x, level, np.random.RandomState(META["seed"] + META["noise"].index(level))
-        )
+    elif how.startswith("noise"):
+        draws = np.random.RandomState(META["seed"] + META["noise"].index(level))
+        actual = by_name("noise", "published")(x, level, draws)
     else:
         draws = np.random.RandomState(META["seed"] + 100 + META["sp"].index(level))
-        salt = 255 if "255" in what else 1
+        salt = 255 if "255" in how else 1
         actual = salt_over_pepper(x, level, draws, salt=salt)
     np.testing.assert_allclose(actual.astype(float), expected, atol=1e-4)
 
@@ -90,9 +90,8 @@ def test_documented_sequences_blur_ten_times_more():
 def test_salt_is_white_and_pepper_black_in_equal_shares_of_the_level():
     out = by_name("saltpepper")(np.full((200, 200, 3), 100, np.uint8), 20, rng())
     shares = [(out == value).mean() for value in (0, 255, 100)]
-    np.testing.assert_allclose(
-        shares, (0.1, 0.1, 0.8), atol=0.005
-    )  # 120,000 values: standard error 0.001
+    # of 120,000 values: the standard error is 0.001
+    np.testing.assert_allclose(shares, (0.1, 0.1, 0.8), atol=0.005)
     assert not np.array_equal(out[..., 0] == 100, out[..., 1] == 100)  # channels are independent
 
 
@@ -108,18 +107,15 @@ def test_noise_has_the_stated_deviation_and_no_bias():
     grey = np.full((200, 200, 3), 128, np.uint8)
     gap = by_name("noise")(grey, 20, rng()) - 128.0
     assert abs(gap.mean()) < 0.2 and gap.std() == pytest.approx(20, rel=0.01)
-    assert (by_name("noise", "published")(grey, 20, rng()) - 128.0).mean() == pytest.approx(
-        -0.5, abs=0.2
-    )  # truncated
+    truncated = by_name("noise", "published")(grey, 20, rng()) - 128.0
+    assert truncated.mean() == pytest.approx(-0.5, abs=0.2)
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_the_error_grows_with_the_level(name):
     levels = sorted(DEGRADATIONS[name].test, reverse=name == "jpeg")
-    errors = [
-        np.square(by_name(name)(photo(), level, rng()) - photo().astype(float)).mean()
-        for level in levels
-    ]
+    copies = [by_name(name)(photo(), level, rng()) for level in levels]
+    errors = [np.square(copy - photo().astype(float)).mean() for copy in copies]
     assert errors == sorted(errors) and errors[0] > 0
 
 
