@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# another precision has to be so many times faster than float32, because it costs accuracy and
+# the factor by which another precision has to be faster than float32; it costs accuracy, and
 # timings scatter
 MARGIN = 1.25
 
@@ -96,7 +96,7 @@ def relative_speed(device: torch.device, dtype: torch.dtype) -> float:
         work = _Work(device)
         for kind in seconds:  # kernels are chosen and memory is taken the first time
             work.run(kind)
-        for _ in range(5):  # in turns: the machine's speed may change
+        for _ in range(5):  # turns, because the machine's speed may change
             for kind, times in seconds.items():
                 times.append(work.run(kind))
             if seconds[dtype][0] > 3 * seconds[torch.float32][0]:

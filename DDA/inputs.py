@@ -16,7 +16,7 @@ from PIL import Image
 from DDA import images
 
 FORMS = "uint8 (N,H,W,3), float (N,3,H,W) in [0,1], PIL images, or a list of such images"
-TOLERANCE = 1e-4  # beyond [0,1]: the error of float arithmetic
+TOLERANCE = 1e-4  # the error of float arithmetic beyond [0,1]
 
 
 def read(batch: Any) -> list[np.ndarray]:
@@ -160,12 +160,16 @@ def keys(pixels: Sequence[np.ndarray], given: Sequence[str] | None = None) -> li
 def _as_array(batch: Any) -> np.ndarray | None:
     """Return a numpy array of an array or a tensor; None for anything else."""
     if hasattr(batch, "detach"):  # a tensor of torch, perhaps of a type that numpy lacks
-        batch = batch.detach().cpu()
-        return (batch.float() if batch.is_floating_point() else batch).numpy()
+        batch = batch.detach()
+        try:
+            return (batch.float() if batch.is_floating_point() else batch).numpy(force=True)
+        except (TypeError, NotImplementedError):  # sparse and meta tensors hold no array
+            return None
     return batch if isinstance(batch, np.ndarray) else None
 
 
 def _describe(batch: Any) -> str:
     """Return what was given, as a message names it: its type, and its shape if it has one."""
     shape = getattr(batch, "shape", None)
-    return type(batch).__name__ if shape is None else f"{type(batch).__name__} {tuple(shape)}"
+    name = type(batch).__name__
+    return f"{name} {tuple(shape)}" if isinstance(shape, tuple) else name

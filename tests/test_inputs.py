@@ -215,7 +215,10 @@ REFUSED = {
     "a list of texts": (["photo.png"], "image 0 is uint8 .* or PIL, not str"),
     "a list of batches": ([PIXELS[0], PIXELS], r"image 1 is .*, not ndarray \(2, 5, 7, 3\)"),
     "numbers in lists": ([[1, 2], [3, 4]], "image 0 is .*, not list"),
+    "a class": (np.ndarray, "images are .*, not type"),
     "nothing": (None, "images are .*, not NoneType"),
+    "a sparse tensor": (as_tensor(FLOATS).to_sparse(), r"images are .*, not Tensor \(2, 3, 5, 7\)"),
+    "a tensor without data": (torch.zeros(2, 3, 5, 7, device="meta"), "images are .*, not Tensor"),
     "a generator": ((image for image in PIXELS), "images are .*, not generator"),
 }
 
