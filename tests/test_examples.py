@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ ENTRY_POINTS = (
     "DDA.model_adapt.evaluate.Ensemble",
     "DDA.model_adapt.evaluate.Ensemble.scores",
     "DDA.model_adapt.evaluate.Ensemble.evaluate",
+    "DDA.model_adapt.evaluate.Ensemble.fit",
     "DDA.studies.pipeline.run",
     "DDA.inputs.read",
     "DistilledClassifier.experiments.run.train",
@@ -67,6 +69,9 @@ def names(prior, tmp_path, monkeypatch):
         entries = {"classifier": config, "preprocess": {"size": 16}}
         classifiers.save(paths[i], network, entries, tree.class_list("cifar10"))
     adapter = Adapter(prior, speed="one-shot")
+    known = tmp_path / "known"
+    shutil.copytree(photos, known / "jpeg" / "3")
+    tree.write_classes(known, tree.class_list("cifar10"))
     copies = tmp_path / "copies"
     adapter.folder(photos, copies, quiet=True)
     network = {"image_size": 16, "num_channels": 32, "channel_mult": "1,1", "num_heads": 2}
@@ -77,6 +82,7 @@ def names(prior, tmp_path, monkeypatch):
         "tiny_prior": prior,
         "adapter": adapter,
         "photos": photos,
+        "known": known,
         "copies": copies,
         "out": tmp_path / "out",
         "first": paths[0],

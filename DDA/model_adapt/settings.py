@@ -22,7 +22,7 @@ class Settings:
     images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
     of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
     layout. rules: the first rule gives the result, the others are columns beside it. classes: a
-    list by its name, where the first classifier does not tell its classes. num_samples: at most
+    list by its name, a file or the names, where no classifier tells them. num_samples: at most
     so many images a cell. fit: fit the rules that have parameters instead of making tables.
     Raises ValueError for what does not go together.
     """
@@ -44,7 +44,7 @@ class Settings:
     train: bool = False
     num_samples: int | None = None
     batch_size: int = 64
-    classes: str | None = None
+    classes: str | Sequence[str] | None = None
     fit: bool = False
     params: Mapping[str, Mapping[str, Any]] | None = None
     model: Mapping[str, Any] | None = None
@@ -55,6 +55,9 @@ class Settings:
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("scores", self.scores, SCORES)
         settings.check_at_least(1, batch_size=self.batch_size, num_samples=self.num_samples)
+        for view in ("degraded", "adapted"):
+            if self.out.resolve() == getattr(self, view).resolve():
+                raise ValueError(f"`out` {self.out} is the `{view}` tree; give another folder")
         for rule in self.rules:
             settings.check_one_of("rules", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
         for metric in self.metrics:

@@ -16,7 +16,7 @@ from DDA import files, sources, tree
 from DDA.devices import pick_device
 from DDA.model_adapt import fitted, results
 from DDA.model_adapt.ensemble import is_doubtful
-from DDA.model_adapt.evaluate import open_classifiers
+from DDA.model_adapt.opening import open_classifiers
 from DDA.model_adapt.paired import named, refuse
 from DDA.model_adapt.settings import Facts, Gate, Prediction
 from DDA.progress import Progress, Show
@@ -116,7 +116,7 @@ def classify(settings: Prediction, show: Show) -> Predicted:
     """Write the class of each image to a CSV file. Raises FileNotFoundError and ValueError."""
     device = pick_device(settings.device)
     second = settings.first if settings.second is None else settings.second
-    opened = open_classifiers([settings.first, second])
+    opened = open_classifiers({"first": settings.first, "second": second})
     for classifier in opened:
         classifier.network.to(device)
     classes = tree.class_list(settings.classes) if settings.classes else opened[0].classes
