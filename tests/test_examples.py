@@ -32,6 +32,7 @@ ENTRY_POINTS = (
     "DDA.image_adapt.adapter.Adapter",
     "DDA.image_adapt.adapter.Adapter.__call__",
     "DDA.image_adapt.adapter.Adapter.folder",
+    "DDA.image_adapt.cache.CachedAdapter",
     "DDA.image_adapt.prior_training.train_prior",
     "DDA.model_adapt.evaluate.Ensemble",
     "DDA.model_adapt.evaluate.Ensemble.scores",
