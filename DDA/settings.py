@@ -46,7 +46,11 @@ def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
 def check_at_least(least: float, **values: float | None) -> None:
     """Raise ValueError for the first of these settings that is given (not None) and too small."""
     for name, value in values.items():
-        if value is not None and value < least:
+        if value is None:
+            continue
+        if not isinstance(value, Number) or isinstance(value, bool):
+            raise ValueError(f"`{name}` must be a number, not {tree.shown(value)}")
+        if not value >= least:
             raise ValueError(f"`{name}` {value} must be at least {least}")
 
 
@@ -124,3 +128,10 @@ def names_of(values: Any) -> tuple[str, ...]:
 def as_list(value: Any) -> list[Any]:
     """Return the values of an entry that holds one value or several."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_path(setting: str, value: object) -> Path:
+    """Return a path that was given as text or as a path. Raises ValueError for anything else."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{setting}` must be a path, not {tree.shown(value)}")
+    return Path(value).expanduser()

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
-    "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images"},
+    "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.ranks", "DDA.progress"},
     "DDA/metrics.py": {"numpy"},
     "DDA/progress.py": set(),
