@@ -221,7 +221,10 @@ REFUSED = {
     "no height": (PIXELS[:, :0], r"an image of the shape \(0, 7, 3\) has no pixels"),
     "no width": (FLOATS[:, :, :, :0], r"an image of the shape \(3, 5, 0\) has no pixels"),
     "PIL without pixels": (Image.new("RGB", (0, 5)), "the image: .* has no pixels"),
-    "PIL of floats": (Image.fromarray(FLOATS[0, 0]), "the image: .*neither 8 nor 16 bits .*; scale them"),
+    "PIL of floats": (
+        Image.fromarray(FLOATS[0, 0]),
+        "the image: .*neither 8 nor 16 bits .*; scale them",
+    ),
     "PIL of 32 bits": (Image.new("I", (4, 4)), "the image: .*neither 8 nor 16 bits .*; scale them"),
     "animated": ([animated()], "image 0: animated: it has 2 frames"),
     "damaged": ([PIL_IMAGES["L"], damaged()], "image 1: image file is truncated"),

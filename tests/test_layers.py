@@ -65,7 +65,12 @@ MAY_IMPORT = {
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
-    "DDA/image_adapt/prior_settings.py": {"DDA", "DDA.settings", "DDA.image_adapt.choices"},
+    "DDA/image_adapt/prior_settings.py": {
+        "DDA",
+        "DDA.settings",
+        "DDA.tree",
+        "DDA.image_adapt.choices",
+    },
     "DDA/model_adapt/choices.py": set(),
     "DDA/model_adapt/settings.py": {
         "DDA",
@@ -76,7 +81,9 @@ MAY_IMPORT = {
     },
     "DDA/image_adapt/settings.py": {
         "DDA",
+        "DDA.inputs",
         "DDA.settings",
+        "DDA.tree",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
     },

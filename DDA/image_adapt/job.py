@@ -166,9 +166,10 @@ def _check_keys(
     others = keys - {tree.key_of(path) for paths in listed for path in paths}
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
+        has_suffix = unknown[0].lower().endswith(tree.SUFFIXES)
         raise ValueError(
             f"`keys` names {len(unknown)} images that {source.path} does not have, such as "
-            f"{unknown[0]}"
+            f"{unknown[0]}{'; a key has no suffix' if has_suffix else ''}"
         )
     if keys and others == keys:
         raise ValueError(
