@@ -172,6 +172,7 @@ def test_a_wrong_setting_is_named(prior, settings, words):
         ({"world": 2}, "`world` must be a World of DDA.ranks, not 2"),
         ({"dataset": "folder"}, "`dataset` is unknown here; give `layout`"),
         ({"batch_size": 3}, "`batch_size` is unknown here; it belongs to `Adapter`"),
+        ({"image_size": 3}, "`image_size` is unknown here; give it to `Adapter`, as an entry of"),
         ({"galery": "look.png"}, "`galery` is unknown; did you mean gallery?"),
     ],
 )
@@ -185,15 +186,16 @@ def test_a_wrong_setting_of_a_folder_is_named_before_anything_is_written(
     assert words in str(error.value) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("value", [None, 3, b"x.pt", ""])
+@pytest.mark.parametrize("value", [None, 3, b"x.pt", "", ["a.png"], np.zeros((2, 16, 16, 3))])
 def test_what_is_no_path_is_named(prior, tree, tmp_path, value):
     with pytest.raises(ValueError, match="`model_path` must be a path, not "):
         Adapter(value)
     adapter = Adapter(prior)
     with pytest.raises(ValueError, match="`source` must be a path, not "):
         adapter.folder(value, tmp_path / "out")
-    with pytest.raises(ValueError, match="`save_dir` must be a path, not "):
+    with pytest.raises(ValueError, match="`save_dir` must be a path, not .*$") as error:
         adapter.folder(tree, value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 130
 
 
 def test_severities_and_keys_come_as_numpy_and_paths_have_them(prior, tree, tmp_path):

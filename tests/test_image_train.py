@@ -346,6 +346,19 @@ def test_a_folder_from_python_must_be_a_path(photos, tmp_path, value):
         prior_training.train_prior(photos, value, steps=1)
 
 
+def test_the_lines_of_the_documentation_train_a_prior_and_adapt_with_it(
+    photos, tmp_path, monkeypatch
+):
+    page = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
+    lines = page.split("```python\n")[1].split("```")[0]
+    shown = 'image_size=64, minutes=60, attention_resolutions="16"'
+    assert lines.count("\n") == 3 and shown in lines
+    monkeypatch.chdir(tmp_path)
+    names = {"small": SMALL}
+    exec(lines.replace(shown, "steps=1, **small"), names)
+    assert names["prior"].path.is_file() and names["adapter"].image_size == 16
+
+
 def test_what_is_unusual_but_can_be_meant_is_trained(photos, tmp_path, capsys):
     more = {"cache_gib": 0, "diffusion_steps": 50, "batch_size": np.int64(12)}
     more["device"] = torch.device("cpu")

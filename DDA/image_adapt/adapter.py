@@ -452,7 +452,9 @@ OF_FOLDER = dict.fromkeys(FOLDER, "it belongs to `folder`") | {
     "use_ddim": "give `sampler` ddim",
     "dataset": "give `layout` to `folder`",
 }
-OF_ADAPTER = dict.fromkeys((*ADAPTER, *OF_THE_PRIOR), "it belongs to `Adapter`") | {
+OF_ADAPTER = {
+    **dict.fromkeys(OF_THE_PRIOR, "give it to `Adapter`, as an entry of `prior`"),
+    **dict.fromkeys(ADAPTER, "it belongs to `Adapter`"),
     "dataset": "give `layout`",
     "use_ddim": "give `sampler` ddim to `Adapter`",
 }

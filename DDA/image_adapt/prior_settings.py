@@ -31,7 +31,7 @@ PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_vari
 RECIPE = ("batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
 # A run is identified by these, its images, its network and its process, but not by its budget.
 IDENTITY = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
-SAMPLE_STEPS = 50  # of the DDIM that draws samples; so long a process must be
+SAMPLE_STEPS = 50  # steps of DDIM in which samples are drawn; a process has as many or more
 AT_LEAST = {
     SAMPLE_STEPS: ("diffusion_steps",),
     1: ("batch_size", "accumulate", "anneal_steps", "num_channels", "num_res_blocks", "num_heads"),
