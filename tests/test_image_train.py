@@ -17,7 +17,7 @@ from helpers import ROOT
 from PIL import Image
 
 from DDA import files
-from DDA.image_adapt import checkpoints, prior_settings, prior_task, prior_training
+from DDA.image_adapt import checkpoints, job, prior_settings, prior_task, prior_training
 from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 
@@ -109,7 +109,7 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
     assert len(losses(out)) == 4
     with Image.open(out / "samples.png") as samples, Image.open(out / "loss.png") as curve:
         assert min(*samples.size, *curve.size) > 200
-    job = [
+    flags_of_job = [
         "--model_path",
         out / "ema.pt",
         "--base_samples",
@@ -119,7 +119,7 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
         "--speed",
         "one-shot",
     ]
-    assert image_sample.main([*map(str, job)]) == 0
+    assert image_sample.main([*map(str, flags_of_job)]) == 0
     assert "10 of 10 adapted images" in capsys.readouterr().out
 
 
@@ -233,6 +233,11 @@ def test_mixed_sizes_and_broken_images_are_named(photos, tmp_path, capsys):
     (photos / "small.png").unlink()
     assert main([*command, "--image_size", "16"]) == 2
     assert "1 of 11 images cannot be used" in capsys.readouterr().err
+
+
+def test_an_image_of_a_file_of_many_is_not_called_gone(tmp_path):
+    assert job.reason("images.npz: 3.png", ValueError("bad")) == "bad"
+    assert job.reason(tmp_path / "3.png", ValueError("bad")) == "it is gone"
 
 
 def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_path, capsys):

@@ -506,19 +506,23 @@ def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
         tree.check_name(name, source.path)  # a copy has the same name
         return images.fit_square(source.read(name), image_size)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
-        return reason(Path(source.where(name)), error)
+        return reason(source.where(name), error)
 
 
-def reason(path: Path, error: Exception) -> str:
+def reason(place: Path | str, error: Exception) -> str:
     """Return why an image cannot be read, in words.
 
-    path: the file that holds it. error: what reading it raised.
+    place: its file, or the text by which a source of several images names it. error: what reading
+    it raised.
     """
-    if not path.exists():
-        return "it is a broken link" if path.is_symlink() else "it is gone"
-    if path.is_file() and path.stat().st_size == 0:
+    words = f"{error}" or type(error).__name__
+    if isinstance(place, str):
+        return words
+    if not place.exists():
+        return "it is a broken link" if place.is_symlink() else "it is gone"
+    if place.stat().st_size == 0:
         return "it is empty (0 bytes)"
-    return f"{error}".replace(f"{path}", path.name) or type(error).__name__
+    return words.replace(f"{place}", place.name)
 
 
 class _Writer:

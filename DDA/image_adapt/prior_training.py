@@ -267,7 +267,7 @@ class Images:
             return self._source.read(name)
         except Exception as error:  # PIL and its plugins raise many types for damaged files
             place = self._source.where(name)
-            return f"{place}: {job.reason(Path(place), error)}"
+            return f"{place}: {job.reason(place, error)}"
 
     def load(self, rows: np.ndarray) -> np.ndarray:
         """Return the images of these rows, uint8 (b,S,S,3)."""
