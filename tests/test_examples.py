@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,12 @@ def test_entry_points_say_what_they_take_give_and_raise(path):
 def is_module(parts):
     place = Path(ROOT, *parts)
     return place.with_suffix(".py").is_file() or place.is_dir()
+
+
+def test_the_public_names_import_nothing_before_they_are_used():
+    code = "import sys, DDA; print(*DDA.__all__, {'torch', 'numpy'} & {*sys.modules}, *dir(DDA))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("Adapter Ensemble train_prior set()")
+    assert result.stdout.count("train_prior") == 2
