@@ -298,7 +298,7 @@ def test_the_example_of_train_prior_runs(photos, tmp_path):
         ({}, "give a budget: `steps` or `minutes`"),
         ({"steps": 1, "warmup": -1}, "`warmup` -1 must be at least 0"),
         ({"steps": 1, "noise_schedule": "square"}, "`noise_schedule`: 'square' is unknown"),
-        ({"steps": 1, "seed": "one"}, "`seed` is 'one', but it is a whole number"),
+        ({"steps": 1, "seed": "one"}, "`seed` must be a whole number, not 'one'"),
     ],
 )
 def test_settings_from_python_are_named_as_settings(photos, tmp_path, settings, words):

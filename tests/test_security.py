@@ -71,7 +71,7 @@ PIPELINE = "data: {test: {pipeline: [{type: LoadImageFromFile}], layout: cifar10
             PIPELINE + "evaluation: {ensemble: bogus}\n",
             "evaluation.ensemble 'bogus' is unknown",
         ),
-        ("e.yaml", "data: 5\n", "`data` is 5, but it is a group of entries"),
+        ("e.yaml", "data: 5\n", "`data` must be a group of entries, not 5"),
     ],
 )
 def test_a_config_of_values_executes_nothing(tmp_path, monkeypatch, capsys, name, text, words):
