@@ -24,7 +24,6 @@ from DDA.ranks import World
 from DDA.training.task import Batches, Moment, Task
 
 LOOK_EVERY = 10  # steps between looks at the losses; a look waits for the device
-MOST_RATE = 1e3  # the largest learning rate: no optimizer of torch can use a larger one
 LARGEST = 1e12  # the most steps, epochs or minutes of a budget
 ENDLESS = 1 << 40  # the last step of a budget in minutes alone
 # the settings of each schedule of the learning rate
@@ -160,10 +159,8 @@ def make_optimizer(
             f"`optimizer.type`: {name!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW"
         )
     rate = settings.get("lr")
-    if not isinstance(rate, int | float) or not 0 < rate <= MOST_RATE:
-        raise ValueError(
-            f"`optimizer.lr` must be a number above 0 and at most {MOST_RATE:g}, not {rate!r}"
-        )
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"`optimizer.lr` must be a number above 0, not {rate!r}")
     parameters: list[Any] = _learning(task)
     if not decay_norms:
         weights = [parameter for parameter in parameters if parameter.ndim > 1]

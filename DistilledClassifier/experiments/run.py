@@ -52,6 +52,10 @@ class Trained:
     epochs: float
     steps: int
 
+    def __repr__(self) -> str:
+        length = f"epochs={self.epochs:g}, steps={self.steps}"
+        return f"Trained(top1={self.top1:.2f}, {length}, folder='{self.folder}')"
+
     @property
     def best(self) -> Path:
         """Return the file of the best weights."""
