@@ -119,8 +119,10 @@ def test_what_is_no_path_is_refused_with_the_name_of_the_setting(value):
 
 
 def test_a_config_without_a_base_is_told_what_it_lacks(tmp_path):
-    (tmp_path / "mine.yaml").write_text("preprocess: {resize: 8}")
-    with pytest.raises(ValueError, match=r"`preprocess.size` must be given; `base`, the name of"):
+    (tmp_path / "mine.yaml").write_text("data: {root: here, train: train}")
+    with pytest.raises(
+        ValueError, match="`data.val`, `data.classes` must be given; `base`, the name of a"
+    ):
         load(tmp_path / "mine.yaml")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from DDA import settings, tree
+from DDA import settings
 
 COMBINED = "combined_deg"  # for `known`: the degradations that the config names
 # what kind of value each setting of a training holds, where it is not made by this package
@@ -62,7 +62,7 @@ class Training:
         if not isinstance(changes, Mapping) or any(not isinstance(name, str) for name in changes):
             raise ValueError(
                 "`changes` must map dotted names of entries to values, such as "
-                f"{{'train.epochs': 3}}, not {tree.shown(changes)}"
+                f"{{'train.epochs': 3}}, not {changes!r:.80}"
             )
 
     @property
