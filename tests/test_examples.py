@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,12 @@ ENTRY_POINTS = (
     "DistilledClassifier.classifiers.checkpoints.load",
     "DistilledClassifier.classifiers.scoring.Classifier.scores",
     "DistilledClassifier.classifiers.libraries.build",
+    "DistilledClassifier.making.prepare",
+    "DistilledClassifier.making.degrade",
+    "DistilledClassifier.making.sequence",
+    "DistilledClassifier.making.corrupt",
+    "DistilledClassifier.making.verify",
+    "DistilledClassifier.making.sheet",
 )
 
 
@@ -53,7 +60,6 @@ ENTRY_POINTS = (
 def names(prior, tmp_path, monkeypatch):
     """What the examples talk about: a tiny prior, three photographs, two classifiers."""
     from DDA import Adapter, Ensemble, tree
-    from DDA.progress import Show
     from DistilledClassifier import classifiers
 
     monkeypatch.chdir(tmp_path)
@@ -92,7 +98,6 @@ def names(prior, tmp_path, monkeypatch):
         "second": paths[1],
         "both": Ensemble(paths[0], paths[1], adapter=adapter),
         "tiny_network": network,
-        "quiet": Show(quiet=True),
         "digits_yaml": ROOT / "scripts/pipelines/digits.yaml",
     }
 
@@ -122,6 +127,17 @@ def test_entry_points_say_what_they_take_give_and_raise(path):
     names = [name for name in inspect.signature(target).parameters if name != "self"]
     missing = [name for name in names if f"{name}:" not in text and f"{name}, " not in text]
     assert not missing, f"not explained: {missing}"
+
+
+def test_the_python_of_dataset_makes_a_tree_a_copy_and_no_faults(names):
+    page = (ROOT / "dataset" / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = lines.replace("DOWNLOAD", "photos")
+    space = {}
+    exec(lines, space)
+    root = Path("dataset/mine")
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["clean", "jpeg"]
+    assert len([*root.rglob("*.png")]) == 6 and not space["checked"].faults
 
 
 def is_module(parts):

@@ -318,7 +318,7 @@ def test_the_example_of_train_prior_runs(photos, tmp_path):
         ({}, "give a budget: `steps` or `minutes`"),
         ({"steps": 1, "warmup": -1}, "`warmup` -1 must be at least 0"),
         ({"steps": 1, "noise_schedule": "square"}, "`noise_schedule`: 'square' is unknown"),
-        ({"steps": 1, "seed": "one"}, "`seed` is 'one', but it is a whole number"),
+        ({"steps": 1, "seed": "one"}, "`seed` must be a whole number, not 'one'"),
         ({"steps": 1, "num_channels": 0}, "`num_channels` 0 must be at least 1"),
         ({"steps": 1, "num_res_blocks": 0}, "`num_res_blocks` 0 must be at least 1"),
         ({"steps": 1, "num_heads": 0}, "`num_heads` 0 must be at least 1"),
@@ -334,7 +334,7 @@ def test_the_example_of_train_prior_runs(photos, tmp_path):
         ({"steps": 1, "cache_gib": -1}, "`cache_gib` -1 must be at least 0"),
         ({"steps": 1, "diffusion_steps": 20}, "`diffusion_steps` 20 must be at least 50"),
         ({"steps": 1, "device": None}, "`device` None is unknown; use auto, cpu"),
-        ({"steps": 1, "quiet": "yes"}, "`quiet` is 'yes', but it is true or false"),
+        ({"steps": 1, "quiet": "yes"}, "`quiet` must be true or false, not 'yes'"),
     ],
 )
 def test_settings_from_python_are_named_as_settings(photos, tmp_path, settings, words):
