@@ -8,9 +8,9 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from DDA import files, images, sources
+from DDA import files, images, inputs, sources
 from DDA import tree as trees
 from DDA.sources.cells import cells_of
 
@@ -118,11 +118,70 @@ def test_every_kind_of_file_is_read_as_rgb(tmp_path):
         np.testing.assert_allclose(pixels[..., 0].astype(int), expected, atol=1, err_msg=name)
 
 
-def test_exif_rotation_is_ignored(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
-    assert images.read_rgb(tmp_path / "x.jpg").size == (8, 4)
+SQUARES = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[250] * 3, [0] * 3, [120] * 3]])
+
+
+def blocks():
+    """Six blocks of one colour each, 3 wide and 2 high; no two turns of them are equal."""
+    return Image.fromarray(SQUARES.astype(np.uint8).repeat(16, 0).repeat(16, 1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".mpo", ".avif"])
+def test_photographs_are_put_upright_where_that_is_wanted(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    for orientation in range(1, 9):
+        image, exif = blocks(), Image.Exif()
+        exif[0x0112] = orientation
+        image.save(path, exif=exif, quality=100)
+        image = Image.open(path)
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+        upright = np.asarray(images.read_rgb(path, upright=True)).astype(int)
+        np.testing.assert_array_equal(upright, expected)
+        assert images.turned(path) == (orientation > 1 and suffix != ".tif")
+        if suffix != ".tif":  # Pillow turns TIFF files while it loads them
+            assert images.read_rgb(path).size == (48, 32)
+    assert abs(expected[8::16, 8::16] - np.rot90(SQUARES)).max() < 30
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_data_turn_nothing(tmp_path):
+    blocks().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01")
+    pixels = images.read_rgb(tmp_path / "x.jpg", upright=True)
+    np.testing.assert_array_equal(pixels, images.read_rgb(tmp_path / "x.jpg"))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".avif", ".jp2", ".j2k", ".mpo"])
+def test_formats_of_cameras_and_browsers_are_read_and_written(tmp_path, suffix, monkeypatch):
+    pixels = np.asarray(blocks())
+    images.write_image(tmp_path / f"x{suffix}", pixels)
+    assert trees.list_images(tmp_path)[0] == [f"x{suffix}"]
+    again = np.asarray(images.read_rgb(tmp_path / f"x{suffix}")).astype(int)
+    assert abs(again - pixels)[8::16, 8::16].max() < 30
+    if suffix in images.OPTIONAL:
+        (tmp_path / f"x{suffix}").write_bytes(b"of another format")
+        monkeypatch.setattr(images.features, "check", lambda name: False)
+        with pytest.raises(ValueError, match=rf"this Pillow reads no {suffix}.*-U pillow"):
+            images.read_rgb(tmp_path / f"x{suffix}")
+
+
+def test_frames_that_only_accompany_the_first_are_left_out(tmp_path):
+    image, other = blocks(), Image.new("RGB", (48, 32), "red")
+    image.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[other], quality=100)
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    gap = np.asarray(images.read_rgb(tmp_path / "x.jpg")).astype(int) - np.asarray(image)
+    assert abs(gap).mean() < 5
+    for kind, tag in ((1, 254), (2, 255), (0, 254), (2, 254)):
+        small = image.resize((12, 8))
+        small.encoderinfo = {"tiffinfo": {tag: kind}}
+        image.save(tmp_path / "x.tif", save_all=True, append_images=[small, small])
+        opened = Image.open(tmp_path / "x.tif")
+        assert opened.n_frames == 3
+        if (kind, tag) in ((1, 254), (2, 255)):
+            np.testing.assert_array_equal(images.read_rgb(tmp_path / "x.tif"), image)
+            np.testing.assert_array_equal(inputs.read(opened)[0], image)
+        else:
+            with pytest.raises(ValueError, match="3 pages; save each"):
+                images.read_rgb(tmp_path / "x.tif")
 
 
 def test_animated_and_other_depths_are_refused_in_words(tmp_path):
