@@ -21,7 +21,10 @@ import numpy as np
 from DDA import files
 from DDA.files import TEMPORARY
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm"),
+)
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
