@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from DDA import interrupts
+
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
     from DDA.model_adapt.evaluate import Ensemble
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Ensemble"]
 
 _MODULES = {"Adapter": "DDA.image_adapt.adapter", "Ensemble": "DDA.model_adapt.evaluate"}
+
+
+interrupts.begin()  # before anything that takes time is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from DDA import files, ranks
+from DDA import files, interrupts, ranks
 from DDA.progress import Show
 
 STATUSES = """exit status:
@@ -93,7 +93,7 @@ def with_flags(text: str, flags: Mapping[str, str]) -> str:
 
 Work = Callable[[dict[str, Any], Output], int]
 RanksWork = Callable[[ranks.World, dict[str, Any], Output], int]
-GO_ON = "run the same command again to go on"
+GO_ON = interrupts.GO_ON
 
 
 def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_ON) -> int:
@@ -103,7 +103,7 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
-    ranks.interrupt_on_sigterm()
+    interrupts.work()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
     try:
@@ -115,6 +115,8 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     except KeyboardInterrupt as stop:
         output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
+    finally:
+        interrupts.end()
 
 
 def run_ranks(
@@ -126,7 +128,7 @@ def run_ranks(
     command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
-    ranks.interrupt_on_sigterm()
+    interrupts.work()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
 
@@ -134,7 +136,10 @@ def run_ranks(
         values, output = world.on_root(lambda: parser.read(argv))
         return work(world, values, output)
 
-    return ranks.run(main, parser.prog, go_on, say=output.warn)
+    try:
+        return ranks.run(main, parser.prog, go_on, say=output.warn)
+    finally:
+        interrupts.end()
 
 
 def _print_any_name() -> None:

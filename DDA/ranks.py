@@ -637,15 +637,6 @@ class Stop:
         return self._asked
 
 
-def interrupt_on_sigterm() -> None:
-    """Let a scheduler's SIGTERM stop the process as Ctrl-C does.
-
-    It does nothing outside the main thread.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 def _number(*names: str) -> int:
     """Return the first of these variables of the environment that is a whole number, else 0."""
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
