@@ -28,8 +28,7 @@ _MODULES = {
     "train_prior": "DDA.image_adapt.prior_training",
 }
 
-
-interrupts.begin()  # before anything that takes time is imported
+interrupts.hold()  # before anything that takes time is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ def with_flags(text: str, flags: Mapping[str, str]) -> str:
 
 Work = Callable[[dict[str, Any], Output], int]
 RanksWork = Callable[[ranks.World, dict[str, Any], Output], int]
-GO_ON = interrupts.GO_ON
+GO_ON = "run the same command again to go on"
 
 
 def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_ON) -> int:
@@ -124,16 +124,17 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
-    interrupts.work()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
     try:
+        interrupts.allow()
         values, output = parser.read(argv)
         return work(values, output)
     except (ValueError, OSError) as error:
         output.warn(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
+        interrupts.end()
         output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
     finally:
@@ -149,7 +150,6 @@ def run_ranks(
     command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
-    interrupts.work()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
 

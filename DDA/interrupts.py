@@ -1,8 +1,8 @@
 """How Ctrl-C and SIGTERM end a command: in one line, from its first import to its last step.
 
-Ctrl-C usually raises KeyboardInterrupt. Nothing catches it before ``main`` is called, and libraries
-that are being imported may crash on it. So a command ends at once while its modules are imported,
-and later waits for the end of an import. In programs of other people nothing changes.
+Both raise KeyboardInterrupt, which somebody must catch, and libraries that are being imported may
+crash on it. So the two signals wait from the first import of a command until its main function has
+begun, and later until an import is over. In programs of other people nothing changes.
 """
 
 from __future__ import annotations
@@ -13,54 +13,45 @@ import sys
 import threading
 from types import FrameType
 
-# the programs whose first import of this package takes over Ctrl-C
-COMMANDS = frozenset(
-    (
-        *("image_sample.py", "image_train.py", "make_data.py", "train.py", "train_all_deg.py"),
-        *("test_ensemble.py", "test_corrupt.py", "gate.py", "predict.py", "report.py"),
-        *("pipeline.py", "ladder.py", "search.py", "benchmark.py", "docs_tables.py"),
-    )
-)
-GO_ON = "run the same command again to go on"
 BOTH = (signal.SIGINT, signal.SIGTERM)
+_FOLDERS = ("DDA", "DistilledClassifier", "scripts")  # those of the commands in a checkout
 
 
-def begin() -> None:
-    """Let a command that is interrupted while it imports its modules end in one line.
+def hold() -> None:
+    """Let both signals wait until `allow`, if this process is a command of ours.
 
-    It does nothing in other programs, and in those that ignore Ctrl-C or have their own answer.
+    A worker of a command is none: its main file is not known while it is imported again.
     """
-    is_command = bool(sys.argv) and os.path.basename(sys.argv[0]) in COMMANDS
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_command and is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        for number in BOTH:
-            signal.signal(number, _leave)
+    path = getattr(sys.modules["__main__"], "__file__", None) or ""
+    package = os.path.dirname(os.path.realpath(__file__))
+    homes = [os.path.join(os.path.dirname(package), name, "") for name in _FOLDERS]
+    installed = os.path.dirname(path) == os.path.dirname(sys.executable)
+    is_ours = installed or os.path.realpath(path).startswith(tuple(homes))
+    if path.endswith(".py") and is_ours and hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, BOTH)
 
 
-def work() -> None:
-    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt from now on, but not within an import.
+def allow() -> None:
+    """Let both signals raise KeyboardInterrupt from now on, those that wait too.
 
-    Outside of commands Ctrl-C stays as it is. It does nothing outside the main thread.
+    It does nothing outside the main thread, and nothing about Ctrl-C where somebody else answers
+    it.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGINT) is _leave:
-            signal.signal(signal.SIGINT, _interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BOTH)
 
 
 def end() -> None:
-    """Let a command that has done its work end silently when it is interrupted."""
+    """Let a command that is done, or that says that it was interrupted, end without more words."""
     if threading.current_thread() is threading.main_thread():
         for number in BOTH:
             if signal.getsignal(number) is _interrupt:
                 signal.signal(number, signal.SIG_DFL)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End the process at once: nothing is done yet."""
-    text = f"{os.path.basename(sys.argv[0])}: interrupted; {GO_ON}\n"
-    os.write(sys.__stderr__.fileno(), text.encode())
-    os._exit(130)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
