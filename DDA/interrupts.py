@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM end a command: in one line, from its first import to its last step.
+"""Ctrl-C and SIGTERM end a command in one line, from its first import to its last step.
 
 Both raise KeyboardInterrupt, which somebody must catch, and libraries that are being imported may
 crash on it. So the two signals wait from the first import of a command until its main function has
