@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from DDA import files, ranks
+from DDA import files, interrupts, ranks
 from DDA.progress import Show
 
 STATUSES = """exit status:
@@ -124,18 +124,21 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
-    ranks.interrupt_on_sigterm()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
     try:
+        interrupts.allow()
         values, output = parser.read(argv)
         return work(values, output)
     except (ValueError, OSError) as error:
         output.warn(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
+        interrupts.end()
         output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
+    finally:
+        interrupts.end()
 
 
 def run_ranks(
@@ -147,7 +150,6 @@ def run_ranks(
     command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
-    ranks.interrupt_on_sigterm()
     _print_any_name()
     output = Output(program=parser.prog, flags=parser.flags)
 
@@ -155,7 +157,10 @@ def run_ranks(
         values, output = world.on_root(lambda: parser.read(argv))
         return work(world, values, output)
 
-    return ranks.run(main, parser.prog, go_on, say=output.warn)
+    try:
+        return ranks.run(main, parser.prog, go_on, say=output.warn)
+    finally:
+        interrupts.end()
 
 
 def _print_any_name() -> None:
