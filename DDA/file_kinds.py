@@ -1,0 +1,143 @@
+"""What a file or a folder is that somebody gave in the place of a file of weights.
+
+The first bytes tell it. Nothing is read beyond them, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+from DDA import files, tree
+
+HEAD = 512  # bytes that tell the kind of a file
+MAGIC_NUMBER = b"119547037146038801333356"  # of torch's files, where a pickle has it as text
+# the first bytes of files of other kinds, and what to do
+KINDS = {
+    b"version https://git-lfs": "is a Git LFS pointer in the place of the file; run: git lfs pull",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them, not one of torch",
+    b"\x93NUMPY": "is an array of NumPy, not a file of torch",
+    b"\x1f\x8b": "is packed by gzip; unpack it",
+    b"BZh": "is packed by bzip2; unpack it",
+    b"\xfd7zXZ": "is packed by xz; unpack it",
+    b"\x89PNG": "is a picture",
+    b"\xff\xd8\xff": "is a picture",
+}
+WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
+SUFFIXES = (".pt", ".pth", ".th", ".safetensors")
+
+
+def check(path: Path, label: str, expected: str) -> bytes:
+    """Return the first bytes of a file that may hold weights.
+
+    label: how a message calls the file. expected: what it should be. Raises FileNotFoundError, and
+    BadFile, in words, for a folder and for a file of another kind.
+    """
+    if path.is_dir():
+        raise files.BadFile(f"{label} {_folder(path)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{label} does not exist; expected a {expected}")
+    with files.parsing(label, expected), open(path, "rb") as file:
+        head = file.read(HEAD)
+    fault = _fault(path, head)
+    if fault is not None:
+        raise files.BadFile(f"{label} {fault}; expected a {expected}")
+    return head
+
+
+def _folder(path: Path) -> str:
+    """Return in words what a folder is, and which of its files may be meant."""
+    for name in ("model_index.json", "unet/config.json"):
+        if (path / name).is_file():
+            return (
+                f"is a folder of diffusers (it holds {name}), whose networks have other parts; give "
+                "a file in the form of guided-diffusion"
+            )
+    names = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
+    inside = f", such as {tree.shown(names[0])} in it" if names else ""
+    return f"is a folder; give the file of weights{inside}"
+
+
+def _fault(path: Path, head: bytes) -> str | None:
+    """Return in words why a file with these first bytes holds no weights, or None."""
+    if not head:
+        return "is empty (0 bytes)"
+    if head.startswith(b"PK"):
+        return _zip_fault(path)
+    if is_safetensors(head):
+        return None
+    for start, words in KINDS.items():
+        if head.startswith(start):
+            return words
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.lower().startswith(WEB_PAGES):
+        return "is a web page (HTML): the download failed; get it again"
+    if head[257:262] == b"ustar":
+        return _tar_fault(head)
+    if MAGIC_NUMBER in head:
+        return None
+    return _text_fault(path, start) if is_text(head) else None
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Tell whether a file begins as those of safetensors: the size of a JSON text, and the text."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def is_text(head: bytes) -> bool:
+    """Tell whether the first bytes of a file are printable text."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if len(head) < HEAD or error.start < HEAD - 3:  # no letter that the end cuts off
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)
+
+
+def _text_fault(path: Path, start: bytes) -> str:
+    """Return in words what a text file is."""
+    if start[:1] in (b"{", b"["):
+        beside = [path.with_suffix(suffix) for suffix in SUFFIXES]
+        names = [one.name for one in beside if one != path and one.is_file()]
+        advice = f"give the file beside it, {names[0]}" if names else "give the weights"
+        return f"is JSON, which holds no weights; {advice}"
+    if start.startswith((b"(dp", b"(lp", b"ccollections")):
+        return "is a pickle of Python as text, not a file of torch"
+    return f"is a text file ({json.dumps(start[:40].decode('utf-8', 'ignore'))}…)"
+
+
+def _tar_fault(head: bytes) -> str:
+    """Return in words what a tar archive is; torch wrote its files as such before 2017."""
+    parts = (b"sys_info", b"pickle", b"storages", b"tensors")
+    if not head.removeprefix(b"./").startswith(parts):
+        return "is a tar archive; unpack it and give the file of weights in it"
+    return (
+        "is in the tar format of torch 0.1, which cannot be read without executing code. If you "
+        'trust it, convert it in Python: x = torch.load("OLD", weights_only=False); '
+        'torch.save(x, "weights.pth")'
+    )
+
+
+def _zip_fault(path: Path) -> str | None:
+    """Return in words why an archive holds no weights of torch, or None."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return f"is cut off: its {path.stat().st_size:,} bytes lack the end; get it again"
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception:  # zipfile raises many types for damaged archives
+        return "is a damaged zip archive; get it again"
+    names = {member.filename.partition("/")[2] or member.filename for member in members}
+    if "constants.pkl" in names:
+        return (
+            "is a program of TorchScript. If you trust it, take its weights in Python: "
+            'x = torch.jit.load("OLD"); torch.save(x.state_dict(), "weights.pth")'
+        )
+    if "data.pkl" not in names:
+        shown = ", ".join(tree.shown(member.filename) for member in members[:3])
+        return f"is a zip archive without weights of torch (it holds {shown or 'nothing'})"
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        return "is a zip archive that was packed anew; unpack it and give the file of weights in it"
+    return None
