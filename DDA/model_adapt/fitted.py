@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from DDA import files, settings
+from DDA import files, settings, tree
 from DDA.model_adapt.choices import FITTED_RULES
 from DistilledClassifier.classifiers import Classifier
 
@@ -69,7 +69,7 @@ def read(
         return {}
     path = path_of(first, second)
     if not path.is_file():
-        how = "fit it first, on known degradations (test_ensemble.py with `fit`)"
+        how = "fit it first, on known degradations (`Ensemble.fit`, test_ensemble.py with `fit`)"
         raise FileNotFoundError(f"{path} does not exist: {how}")
     stored, weights = files.read_json(path), _weights(first, second, digests)
     if not weights.items() <= stored.items():
@@ -99,7 +99,7 @@ def parameters(
     if isinstance(given, Mapping):
         stored = given
     else:
-        path = files.find(given)
+        path = files.find(settings.as_path("fitted", given))
         stored = _stored(path)
         pair = {"first_sha256": first, "second_sha256": second}
         for name, classifier in pair.items():
@@ -115,11 +115,38 @@ def _of_rule(stored: Mapping[str, Any], rule: str) -> dict[str, Any]:
     """
     entries = stored.get(rule, stored)
     settings.check_kinds({rule: entries}, {rule: dict}, "fitted.")
-    settings.check_kinds(entries, KINDS, "fitted.")
-    for name in FITTED_RULES[rule]:
-        if name not in entries:
-            raise ValueError(f"`fitted` does not tell {name}, which the rule {rule} needs")
-    return {name: entries[name] for name in FITTED_RULES[rule]}
+    missing = [name for name in FITTED_RULES[rule] if name not in entries]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"`fitted` does not tell {names}, which the rule {rule} needs")
+    params = {name: entries[name] for name in FITTED_RULES[rule]}
+    settings.check_kinds(params, KINDS, "fitted.")
+    wrong = [name for name, value in params.items() if not RANGES[name][0](value)]
+    if wrong:
+        value, expected = tree.shown(params[wrong[0]]), RANGES[wrong[0]][1]
+        raise ValueError(f"`fitted.{wrong[0]}` must be {expected}, not {value}")
+    return params
+
+
+def _is_pair_of_temperatures(values: Sequence[Any]) -> bool:
+    return len(values) == 2 and all(settings.is_of(value, float) and value > 0 for value in values)
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _is_threshold(value: float) -> bool:
+    return 0 <= value <= 1.01
+
+
+# the test of each parameter, and the words for what passes it; a fit may give the threshold 1.01,
+# which adapts every image
+RANGES = {
+    "weight": (_is_share, "in 0..1"),
+    "temperatures": (_is_pair_of_temperatures, "two numbers above 0"),
+    "threshold": (_is_threshold, "a probability, in 0..1.01"),
+}
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
@@ -137,7 +164,8 @@ def _stored(path: Path) -> dict[str, Any]:
     """Return the content of a file of parameters. Raises FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"`fitted` {path} does not exist; test_ensemble.py with `fit` writes it"
+            f"`fitted` {path} does not exist or is no file; `Ensemble.fit` and test_ensemble.py "
+            "with `fit` write it"
         )
     return files.read_json(path)
 
