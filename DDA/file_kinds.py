@@ -1,18 +1,20 @@
-"""What a file or a folder is that somebody gave in the place of a file of weights.
+"""Kinds of files and folders that people give in the place of a file of weights.
 
-The first bytes tell it. Nothing is read beyond them, and nothing here imports torch.
+The first bytes of a file tell its kind, and the list of its members that of an archive. Nothing
+else is read, and nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import zipfile
 from pathlib import Path
 
 from DDA import files, tree
 
 HEAD = 512  # bytes that tell the kind of a file
-MAGIC_NUMBER = b"119547037146038801333356"  # of torch's files, where a pickle has it as text
+# the number with which torch's older files begin, as pickles have it: as text, and in bytes
+MAGIC_NUMBERS = (b"119547037146038801333356", bytes.fromhex("6cfc9c46f9206aa85019"))
 # the first bytes of files of other kinds, and what to do
 KINDS = {
     b"version https://git-lfs": "is a Git LFS pointer in the place of the file; run: git lfs pull",
@@ -31,12 +33,15 @@ SUFFIXES = (".pt", ".pth", ".th", ".safetensors")
 def check(path: Path, label: str, expected: str) -> bytes:
     """Return the first bytes of a file that may hold weights.
 
-    label: how a message calls the file. expected: what it should be. Raises FileNotFoundError, and
-    BadFile, in words, for a folder and for a file of another kind.
+    Nothing but a regular file is opened. label: how a message calls the file. expected: what it
+    should be. Raises FileNotFoundError, and BadFile, in words, for a folder and for a file of
+    another kind.
     """
     if path.is_dir():
         raise files.BadFile(f"{label} {_folder(path)}")
     if not path.is_file():
+        if os.path.lexists(path):
+            raise files.BadFile(f"{label} is {_other(path)}; expected a {expected}")
         raise FileNotFoundError(f"{label} does not exist; expected a {expected}")
     with files.parsing(label, expected), open(path, "rb") as file:
         head = file.read(HEAD)
@@ -46,13 +51,20 @@ def check(path: Path, label: str, expected: str) -> bytes:
     return head
 
 
+def _other(path: Path) -> str:
+    """Return in words what a path is that leads to no file and no folder."""
+    if path.exists():
+        return "no regular file, and was not opened"
+    return "a link that leads nowhere"
+
+
 def _folder(path: Path) -> str:
     """Return in words what a folder is, and which of its files may be meant."""
     for name in ("model_index.json", "unet/config.json"):
         if (path / name).is_file():
             return (
-                f"is a folder of diffusers (it holds {name}), whose networks have other parts; give "
-                "a file in the form of guided-diffusion"
+                f"is a folder of diffusers (it holds {name}), whose networks have other parts; "
+                "give a file in the form of guided-diffusion"
             )
     names = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
     inside = f", such as {tree.shown(names[0])} in it" if names else ""
@@ -65,23 +77,16 @@ def _fault(path: Path, head: bytes) -> str | None:
         return "is empty (0 bytes)"
     if head.startswith(b"PK"):
         return _zip_fault(path)
-    if is_safetensors(head):
+    if is_safetensors(head) or any(number in head for number in MAGIC_NUMBERS):
         return None
-    for start, words in KINDS.items():
-        if head.startswith(start):
-            return words
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.lower().startswith(WEB_PAGES):
-        return "is a web page (HTML): the download failed; get it again"
     if head[257:262] == b"ustar":
         return _tar_fault(head)
-    if MAGIC_NUMBER in head:
-        return None
-    return _text_fault(path, start) if is_text(head) else None
+    known = (words for start, words in KINDS.items() if head.startswith(start))
+    return next(known, None) or _pickle_fault(path, head) or _text_fault(path, head)
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Tell whether a file begins as those of safetensors: the size of a JSON text, and the text."""
+    """Tell whether a file begins as one of safetensors: the size of a JSON text, and the text."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
@@ -96,16 +101,31 @@ def is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)
 
 
-def _text_fault(path: Path, start: bytes) -> str:
-    """Return in words what a text file is."""
+def _pickle_fault(path: Path, head: bytes) -> str | None:
+    """Return in words that a file is a pickle, but none of torch, where its first bytes say so."""
+    in_bytes = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
+    if not in_bytes and not head.startswith((b"(dp", b"(lp", b"ccollections")):
+        return None
+    return (
+        "is a pickle of Python, not a file of torch, and loading that would execute code; it was "
+        "not loaded. Only if you trust the file, convert it in Python: "
+        f'x = pickle.load(open({tree.shown(path.name)}, "rb")); torch.save(x, "weights.pth")'
+    )
+
+
+def _text_fault(path: Path, head: bytes) -> str | None:
+    """Return in words what a text file is, or None for a file of another kind."""
+    if not is_text(head):
+        return None
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.lower().startswith(WEB_PAGES):
+        return "is a web page (HTML): the download failed; get it again"
     if start[:1] in (b"{", b"["):
         beside = [path.with_suffix(suffix) for suffix in SUFFIXES]
         names = [one.name for one in beside if one != path and one.is_file()]
         advice = f"give the file beside it, {names[0]}" if names else "give the weights"
         return f"is JSON, which holds no weights; {advice}"
-    if start.startswith((b"(dp", b"(lp", b"ccollections")):
-        return "is a pickle of Python as text, not a file of torch"
-    return f"is a text file ({json.dumps(start[:40].decode('utf-8', 'ignore'))}…)"
+    return f"is a text file ({tree.shown(start.decode('utf-8', 'ignore'), 40)})"
 
 
 def _tar_fault(head: bytes) -> str:

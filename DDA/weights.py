@@ -125,7 +125,7 @@ def _unsafe(path: Path, text: str, *, is_zip: bool) -> str | None:
         return None
     return (
         f"holds {holds}, and loading that would execute code; it was not loaded. Only if you trust "
-        f'the file, convert it in Python: x = torch.load({tree.shown(path.name)}, '
+        f"the file, convert it in Python: x = torch.load({tree.shown(path.name)}, "
         f'weights_only=False); torch.save({_weights_in(path, is_zip=is_zip)}, "weights.pth")'
     )
 
@@ -169,8 +169,8 @@ def _check_tensors(content: dict[Any, Any], label: str, size: int) -> None:
             waiting.extend((f"{name}.{key}" if name else f"{key}", item) for key, item in items)
     if total > LARGEST_SHARE * size:
         raise files.BadFile(
-            f"{label} has {size:,} bytes, but its tensors declare {total:,}; it is damaged, or made "
-            "to fill the memory"
+            f"{label} has {size:,} bytes, but its tensors declare {total:,}; it is damaged, or "
+            "made to fill the memory"
         )
 
 
@@ -198,14 +198,13 @@ def _tensor_fault(value: torch.Tensor) -> str | None:
 def state_of(content: Mapping[Any, Any], label: str) -> dict[str, torch.Tensor]:
     """Return the state dict in what `read` gave, wherever its program put it.
 
-    label: how a message calls the file. Raises BadFile where there is none, and for weights that
-    are NaN.
+    label: how a message calls the file. Raises BadFile where there is none.
     """
-    state = _inner(content, DEEPEST)
+    state = inner(content)
     if content.keys() >= {"task", "optimizer"}:
         raise files.BadFile(
-            f"{label} is the state of a run, from which its training goes on; give the weights that "
-            "the run wrote beside it"
+            f"{label} is the state of a run, from which its training goes on; give the weights "
+            "that the run wrote beside it"
         )
     if content.keys() >= {"state", "param_groups"}:
         raise files.BadFile(
@@ -215,21 +214,26 @@ def state_of(content: Mapping[Any, Any], label: str) -> dict[str, torch.Tensor]:
     if not state:
         parts = ", ".join(shown(f"{name}") for name in [*content][:6])
         raise files.BadFile(f"{label} holds no weights (it holds {parts or 'nothing'})")
-    damaged = [shown(name) for name, value in state.items() if _has_nan(value)]
-    if damaged:
-        raise files.BadFile(
-            f"{label} holds weights that are NaN, no numbers: {some(damaged)}; its training failed, "
-            "or it is damaged"
-        )
     return state
 
 
-def _inner(content: Any, depth: int) -> dict[str, torch.Tensor]:
-    """Return the tensors of a mapping, or of the container in it."""
+def check_numbers(state: State, label: str) -> None:
+    """Raise BadFile for weights that are NaN. label: how a message calls the file."""
+    with files.parsing(label, "file of weights"):
+        damaged = [shown(name) for name, value in state.items() if _has_nan(value)]
+    if damaged:
+        raise files.BadFile(
+            f"{label} holds weights that are NaN, no numbers: {some(damaged)}; its training "
+            "failed, or it is damaged"
+        )
+
+
+def inner(content: Any, depth: int = DEEPEST) -> dict[str, torch.Tensor]:
+    """Return the tensors of a mapping, or of the container in it. There may be none."""
     if not isinstance(content, Mapping) or not depth:
         return {}
     for name in CONTAINERS:
-        state = _inner(content.get(name), depth - 1)
+        state = inner(content.get(name), depth - 1)
         if state:
             return state
     return {
@@ -284,10 +288,15 @@ def _begins(prefix: str) -> Any:
 
 
 def misfits(state: State, network: State) -> list[str]:
-    """Return in words each weight that differs from a network in its name, shape or kind."""
+    """Return in words each weight that differs from a network in its name, shape or kind.
+
+    The counters of BatchNorm may be missing: files from before torch 0.4.1 have none.
+    """
     faults = []
     for name, own in network.items():
         value = state.get(name)
+        if value is None and name.endswith("num_batches_tracked"):
+            continue
         if value is None:
             faults.append(f"{name} is missing")
         elif value.shape != own.shape:

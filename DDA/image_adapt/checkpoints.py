@@ -141,8 +141,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     the file is executed. Raises FileNotFoundError, and ValueError in words for a file that is
     damaged, would execute code or holds no weights.
     """
+    label = f"`model_path` {path}"
     content = weights.read(path, EXPECTED, "model_path")
-    return weights.named_for(weights.state_of(content, f"`model_path` {path}"), SIGNS)
+    state = weights.named_for(weights.state_of(content, label), SIGNS)
+    weights.check_numbers(state, label)
+    return state
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from DDA import files, images, ranks, sources, tree
 from DDA.devices import pick_device
-from DDA.image_adapt import job
+from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.prior import process_of
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, SAMPLE_STEPS, PriorSettings

@@ -48,7 +48,11 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     path = folder / RESUME
     if not path.is_file():
         return
-    content = weights.read(path, "state of a run")
+    anew = f"remove {folder} to start anew"
+    try:
+        content = weights.read(path, "state of a run")
+    except files.BadFile as error:
+        raise files.BadFile(f"{error}; {anew}") from None
     if "task" not in content or not isinstance(content.get("settings"), dict):
         raise files.BadFile(f"{path} was saved by another version and cannot be read; {advice}")
     differ = ledger.differences(content["settings"], settings)
@@ -57,7 +61,7 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     try:
         state.load(content)
     except Exception:  # torch reports what does not fit through many types
-        raise files.BadFile(f"{path} is damaged; remove {folder} to start anew") from None
+        raise files.BadFile(f"{path} is damaged; {anew}") from None
 
 
 def is_foreign(folder: Path) -> bool:
