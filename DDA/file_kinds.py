@@ -38,16 +38,16 @@ def check(path: Path, label: str, expected: str) -> bytes:
     another kind.
     """
     if path.is_dir():
-        raise files.BadFile(f"{label} {_folder(path)}")
+        raise files.BadFile(f"{label} is no {expected}; it {_folder(path)}")
     if not path.is_file():
         if os.path.lexists(path):
-            raise files.BadFile(f"{label} is {_other(path)}; expected a {expected}")
+            raise files.BadFile(f"{label} is no {expected}; it is {_other(path)}")
         raise FileNotFoundError(f"{label} does not exist; expected a {expected}")
     with files.parsing(label, expected), open(path, "rb") as file:
         head = file.read(HEAD)
     fault = _fault(path, head)
     if fault is not None:
-        raise files.BadFile(f"{label} {fault}; expected a {expected}")
+        raise files.BadFile(f"{label} is no {expected}; it {fault}")
     return head
 
 
@@ -77,10 +77,10 @@ def _fault(path: Path, head: bytes) -> str | None:
         return "is empty (0 bytes)"
     if head.startswith(b"PK"):
         return _zip_fault(path)
-    if is_safetensors(head) or any(number in head for number in MAGIC_NUMBERS):
+    if is_safetensors(head) or is_old_torch(head):
         return None
     if head[257:262] == b"ustar":
-        return _tar_fault(head)
+        return _tar_fault(path, head)
     known = (words for start, words in KINDS.items() if head.startswith(start))
     return next(known, None) or _pickle_fault(path, head) or _text_fault(path, head)
 
@@ -88,6 +88,11 @@ def _fault(path: Path, head: bytes) -> str | None:
 def is_safetensors(head: bytes) -> bool:
     """Tell whether a file begins as one of safetensors: the size of a JSON text, and the text."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def is_old_torch(head: bytes) -> bool:
+    """Tell whether a file begins as torch wrote them before 1.6, which were no archives."""
+    return any(number in head[:40] for number in MAGIC_NUMBERS)
 
 
 def is_text(head: bytes) -> bool:
@@ -104,7 +109,7 @@ def is_text(head: bytes) -> bool:
 def _pickle_fault(path: Path, head: bytes) -> str | None:
     """Return in words that a file is a pickle, but none of torch, where its first bytes say so."""
     in_bytes = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
-    if not in_bytes and not head.startswith((b"(dp", b"(lp", b"ccollections")):
+    if not in_bytes and not head.startswith((b"(dp", b"(lp", b"}q", b"]q", b"ccollections")):
         return None
     return (
         "is a pickle of Python, not a file of torch, and loading that would execute code; it was "
@@ -128,15 +133,15 @@ def _text_fault(path: Path, head: bytes) -> str | None:
     return f"is a text file ({tree.shown(start.decode('utf-8', 'ignore'), 40)})"
 
 
-def _tar_fault(head: bytes) -> str:
+def _tar_fault(path: Path, head: bytes) -> str:
     """Return in words what a tar archive is; torch wrote its files as such before 2017."""
     parts = (b"sys_info", b"pickle", b"storages", b"tensors")
     if not head.removeprefix(b"./").startswith(parts):
         return "is a tar archive; unpack it and give the file of weights in it"
     return (
-        "is in the tar format of torch 0.1, which cannot be read without executing code. If you "
-        'trust it, convert it in Python: x = torch.load("OLD", weights_only=False); '
-        'torch.save(x, "weights.pth")'
+        "is in the tar format of torch 0.1, which cannot be read without executing code. Only if "
+        f"you trust the file, convert it in Python: x = torch.load({tree.shown(path.name)}, "
+        'weights_only=False); torch.save(x, "weights.pth")'
     )
 
 
@@ -152,8 +157,9 @@ def _zip_fault(path: Path) -> str | None:
     names = {member.filename.partition("/")[2] or member.filename for member in members}
     if "constants.pkl" in names:
         return (
-            "is a program of TorchScript. If you trust it, take its weights in Python: "
-            'x = torch.jit.load("OLD"); torch.save(x.state_dict(), "weights.pth")'
+            "is a program of TorchScript. Only if you trust the file, take its weights in Python: "
+            f"x = torch.jit.load({tree.shown(path.name)}); "
+            'torch.save(x.state_dict(), "weights.pth")'
         )
     if "data.pkl" not in names:
         shown = ", ".join(tree.shown(member.filename) for member in members[:3])

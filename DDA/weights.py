@@ -49,7 +49,8 @@ def read(path: Path, expected: str, setting: str = "") -> dict[str, Any]:
         else:
             content = _read_torch(path, label, is_zip=head.startswith(b"PK"))
         if not isinstance(content, dict):
-            raise files.BadFile(f"{label} holds a {type(content).__name__}, not a {expected}")
+            kind = type(content).__name__
+            raise files.BadFile(f"{label} is no {expected}; it holds a {kind}")
         _check_tensors(content, label, path.stat().st_size)
     return content
 
@@ -112,39 +113,45 @@ def _scalar(kind: _Dtype, data: bytes) -> Any:
 def _unsafe(path: Path, text: str, *, is_zip: bool) -> str | None:
     """Return in words what a file holds beside tensors and plain values, and how to convert it.
 
-    text: what torch says; it names the first class that it refuses. None: nothing else is known.
+    text: what torch says; it names the first class that it refuses. None: nothing is known.
     """
     asked = re.search(r"GLOBAL (\S+)", text)
+    data = _pickle_of(path, is_zip=is_zip)
     if asked is not None:
         holds = f"an object of the class {shown(asked[1])}"
     elif re.search("unrecognized function|Can only (create|build)", text):
         holds = "more than tensors and plain values"
-    elif "Unsupported operand" in text:
-        holds = "a pickle of another protocol than torch writes"
+    elif data[:1] == b"\x80" and data[1:2] in b"\x04\x05":
+        holds = f"a pickle of protocol {data[1]} (torch writes 2)"
+    elif data[:1] != b"\x80" and (is_zip or file_kinds.is_old_torch(data)):
+        holds = "a pickle of protocol 0 or 1 (torch writes 2)"
     else:
         return None
     return (
         f"holds {holds}, and loading that would execute code; it was not loaded. Only if you trust "
         f"the file, convert it in Python: x = torch.load({tree.shown(path.name)}, "
-        f'weights_only=False); torch.save({_weights_in(path, is_zip=is_zip)}, "weights.pth")'
+        f'weights_only=False); torch.save({_weights_in(data, is_zip=is_zip)}, "weights.pth")'
     )
 
 
-def _weights_in(path: Path, *, is_zip: bool, most: int = 1 << 26) -> str:
-    """Return the expression that takes the weights out of a loaded file, as its pickle tells it."""
-    data = b""
-    if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            name = next(one for one in archive.namelist() if one.endswith("/data.pkl"))
-            with archive.open(name) as file:
-                data = file.read(most)
-    else:
+def _pickle_of(path: Path, *, is_zip: bool, most: int = 1 << 26) -> bytes:
+    """Return the pickle in a file of torch, or the file's beginning."""
+    if not is_zip:
         with open(path, "rb") as file:
-            data = file.read(most)
-    if is_zip and not re.match(rb"\x80.(}|ccollections\nOrderedDict)", data, re.DOTALL):
+            return file.read(most)
+    with zipfile.ZipFile(path) as archive:
+        name = next(one for one in archive.namelist() if one.endswith("/data.pkl"))
+        with archive.open(name) as file:
+            return file.read(most)
+
+
+def _weights_in(data: bytes, *, is_zip: bool) -> str:
+    """Return the expression that takes the weights out of a loaded file, as its pickle tells it."""
+    if is_zip and not re.search(rb"^[^c]{0,12}(}|\(dp|ccollections\nOrderedDict)", data[:40]):
         return "x.state_dict()"
     for name in CONTAINERS:
-        if b"X" + len(name).to_bytes(4, "little") + name.encode() in data:
+        texts = (b"X" + len(name).to_bytes(4, "little"), b"\x8c" + bytes([len(name)]), b"V")
+        if any(text + name.encode() in data for text in texts):
             return f'x["{name}"]'
     return "{name: x[name] for name in x if torch.is_tensor(x[name])}"
 
@@ -322,9 +329,12 @@ def shown(name: str) -> str:
 
 
 def digest(state: State, plain: Mapping[str, Any] | None = None) -> str:
-    """Return the SHA-256 of weights, of their names, types, shapes and bytes, and plain values."""
+    """Return the SHA-256 of weights, of their names, types, shapes and bytes, and plain values.
+
+    The order of the weights does not matter.
+    """
     result = hashlib.sha256(json.dumps(plain or {}, sort_keys=True, default=repr).encode())
-    for name, value in state.items():
+    for name, value in sorted(state.items()):
         result.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode("utf-8", "replace"))
         flat = value.detach().cpu().contiguous().reshape(-1)
         result.update(flat.view(torch.uint8).numpy())

@@ -106,7 +106,7 @@ SIGNS = (
     "out.2.weight",
     "middle_block.0.in_layers.2.weight",
 )
-EXPECTED = "prior, a checkpoint in the form of guided-diffusion"
+EXPECTED = "prior in the form of guided-diffusion"
 MOST_BLOCKS = 500  # of a network; the published ones have 24 at most in each half
 # the entries of the .json that say which bytes the checkpoint beside it has
 DIGESTS = ("sha256", "previous_sha256")

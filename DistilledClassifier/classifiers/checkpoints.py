@@ -48,13 +48,16 @@ def save(
     files.write_bytes(path, weights.encoded(path, content))
 
 
-def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> Classifier:
+def load(
+    path: str | PathLike[str], content: dict[str, Any] | None = None, *, setting: str = ""
+) -> Classifier:
     """Return the classifier of a checkpoint; nothing in the file is executed.
 
     Args:
         path: a checkpoint of this project, or one of a CIFAR ResNet with the names of
             akamaster/pytorch_resnet_cifar10.
         content: what `read` gave of it, if it was read already.
+        setting: the setting that names the file, for messages.
 
     Returns:
         The classifier on the CPU. Move it with ``classifier.network.to("cuda")``.
@@ -72,7 +75,7 @@ def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> Cl
         torch.Size([2, 3])
     """
     if content is None:
-        content = read(path)
+        content = read(path, setting)
     path = files.find(path)
     if is_ours(content):
         return _ours(path, content)
@@ -100,12 +103,25 @@ def _ours(path: Path, content: dict[str, Any]) -> Classifier:
         state = weights.state_of({"state_dict": content["state_dict"]}, f"{path}")
         _check_digest(path, content)
         classes = tuple(content["classes"])
-        try:
-            preprocess = Preprocess(**content["preprocess"])
-        except (TypeError, ValueError) as error:
-            raise files.BadFile(f"{path} has another `preprocess` than ours: {error}") from None
+        if not isinstance(config, dict) or not isinstance(content["preprocess"], dict):
+            raise files.BadFile(f"{path} has no model dict, or no `preprocess`; get it again")
+        preprocess = _preprocess(path, content["preprocess"])
     network = _filled(path, config, state, "its own config")
+    count = getattr(network.last, "out_features", len(classes))
+    if count != len(classes):
+        raise files.BadFile(
+            f"{path} names {len(classes)} classes, but its network has {count}; get it again"
+        )
     return Classifier(network, preprocess, classes, content["config"], content.get("adapted"), path)
+
+
+def _preprocess(path: Path, entries: dict[str, Any]) -> Preprocess:
+    """Return the preprocessing that a checkpoint tells. Raises BadFile for one without meaning."""
+    try:
+        return Preprocess(**entries)
+    except Exception as error:
+        reason = f"{error}" if isinstance(error, ValueError) else weights.shown(f"{entries}")
+        raise files.BadFile(f"{path} has a `preprocess` that cannot be meant: {reason}") from None
 
 
 def _check_digest(path: Path, content: Mapping[str, Any]) -> None:
@@ -130,7 +146,10 @@ def _filled(
     outline = _outline(config)
     if outline is not None:
         _check_fit(path, state, outline, name)
-    network = build(config)
+    try:
+        network = build(config)
+    except ValueError as error:
+        raise files.BadFile(f"{path}: {error}") from None
     own = network.model.state_dict()
     _check_fit(path, state, own, name)
     network.model.load_state_dict(own | dict(state))
