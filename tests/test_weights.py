@@ -439,7 +439,6 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
         ({"config": {"classifier": {**SMALL, "num_classes": 10**9}}}, "does not fit"),
         ({"config": {"classifier": {**SMALL, "num_classes": -3}}}, "`num_classes` -3"),
         ({"classes": 5}, "is damaged, or no classifier's checkpoint"),
-        ({"classes": ["a", "b"]}, "2 classes, but its network has 3"),
     ],
 )
 def test_a_part_of_our_checkpoint_that_cannot_be_meant_is_refused(tmp_path, change, words):
