@@ -33,6 +33,9 @@ MAY_IMPORT = {
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
+    "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
+    "DDA/weights.py": PURE
+    | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
     "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.ranks", "DDA.progress"},
     "DDA/metrics.py": {"numpy"},
@@ -58,7 +61,9 @@ MAY_IMPORT = {
     | {"DDA.image_adapt.diffusion", "DDA.ahead", "DDA.training.loop", "DDA.training.task"},
     "DDA/training/task.py": PURE | {"DDA.ranks"},
     "DDA/training/loop.py": PURE | {"DDA.ranks", "DDA.training.task"},
-    "DDA/training/run.py": PURE | GROUND | {"DDA.training.loop", "DDA.training.task"},
+    "DDA/training/run.py": PURE
+    | GROUND
+    | {"DDA.weights", "DDA.training.loop", "DDA.training.task"},
     "DDA/ahead.py": set(),
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.tree"},

@@ -17,7 +17,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images
+from DDA import files, images, weights
 from DDA import tree as trees
 from DDA.ranks import World
 from DDA.training.loop import Recipe, fit, make_rate, start
@@ -569,11 +569,9 @@ def test_bfloat16_trains_to_about_the_same_loss(stages):
 def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     read, digested = [], []
-    load, digest = classifiers.checkpoints.read_tensors, files.sha256
+    load, digest = weights.read, files.sha256
     monkeypatch.setattr(
-        classifiers.checkpoints,
-        "read_tensors",
-        lambda path, what: (read.append(path), load(path, what))[1],
+        weights, "read", lambda path, *more: (read.append(path), load(path, *more))[1]
     )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
     # the clean classifier is the beginning and the teacher

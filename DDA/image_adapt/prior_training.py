@@ -16,7 +16,7 @@ from PIL import Image
 
 from DDA import files, images, ranks, sources, tree
 from DDA.devices import pick_device
-from DDA.image_adapt import job
+from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.prior import process_of
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, SAMPLE_STEPS, PriorSettings
@@ -305,8 +305,7 @@ class Results:
         """Write the prior. Draw the loss at most once a minute, samples every ten minutes."""
         state_dict = self._state.judged.model.state_dict()
         weights = {name: value.contiguous() for name, value in state_dict.items()}
-        files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))
-        files.write_json(self._folder / "ema.json", dict(self._flags))
+        checkpoints.save(self._folder / "ema.pt", weights, self._flags)
         now = time.monotonic()
         if now - self._sampled > 600:
             self.write_samples()

@@ -38,7 +38,7 @@ def open_classifiers(
         text = _classifier_name(setting, value)
         steps = pipelines[view]
         if text not in opened:
-            opened[text] = classifiers.open_classifier(text, model, steps)
+            opened[text] = classifiers.open_classifier(text, model, steps, setting)
         own = opened[text]
         if isinstance(own.preprocess, classifiers.Pipeline):  # each view has a pipeline of its own
             own = replace(own, preprocess=classifiers.Pipeline(steps))

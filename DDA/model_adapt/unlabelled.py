@@ -59,7 +59,7 @@ def choose(settings: Gate, show: Show) -> Doubtful:
     gate = (settings.threshold, 1.0)
     if settings.fitted is not None:
         gate = fitted.read_gate(files.find(settings.fitted), settings.classifier)
-    classifier = classifiers.load(settings.classifier)
+    classifier = classifiers.load(settings.classifier, setting="classifier")
     classifier.network.to(pick_device(settings.device))
     severity = one_severity(settings.severity)
     source = sources.open_source(settings.source, classifier.classes, severity)

@@ -100,7 +100,7 @@ def run(
     settings.check_at_least(0, timing_images=timing_images)
     for name, flags in chosen.items():  # a wrong flag ends the study here
         image_sample.parser().read(study.adapt_flags(study.source, name, flags))
-    classifier = classifiers.load(study.classifier)
+    classifier = classifiers.load(study.classifier, setting="classifier")
     source = sources.Folder(tree_of(study, show))
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     examples = label(source, cells, classifier)

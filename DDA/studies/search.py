@@ -48,7 +48,7 @@ def run(
         chosen[name] = [*shared, *(f"--{flag}={value}" for flag, value in own.items())]
     if not study.source.is_dir():
         raise ValueError(f"`source` {study.source} is no folder; make_data.py degrade makes a tree")
-    classifier = classifiers.load(study.classifier)
+    classifier = classifiers.load(study.classifier, setting="classifier")
     source = sources.Folder(study.source)
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     check_known(cells, study.source)

@@ -93,7 +93,7 @@ def open_classifier(path: Path, config: Config) -> Classifier:
     A checkpoint of this project and a published CIFAR ResNet tell what they want to see. Raises
     FileNotFoundError and ValueError.
     """
-    content = classifiers.read(path)
+    content = classifiers.read(path, "resume")
     if classifiers.is_ours(content):
         return classifiers.load(path, content)
     model = dict(config.classifier)
