@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError, features
@@ -60,7 +61,7 @@ def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
         ) from None
 
 
-def turned(path: Path) -> bool:
+def is_turned(path: Path) -> bool:
     """Tell whether the EXIF data of an image file say that it is to be turned."""
     with Image.open(path) as image:
         image.load()
@@ -172,14 +173,14 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.round((values + 1) * 127.5).clip(0, 255).astype(np.uint8), -3, -1)
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
+def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
     """Write uint8 (H,W,3) under ``path``, whose suffix names the format.
 
-    A final name never holds half a file.
+    A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
     encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
-    Image.fromarray(pixels).save(encoded, format=kind)
+    Image.fromarray(pixels).save(encoded, format=kind, **options)
     files.write_bytes(path, encoded.getvalue(), sync=False)
 
 

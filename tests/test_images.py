@@ -137,7 +137,7 @@ def test_photographs_are_put_upright_where_that_is_wanted(tmp_path, suffix):
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
         upright = np.asarray(images.read_rgb(path, upright=True)).astype(int)
         np.testing.assert_array_equal(upright, expected)
-        assert images.turned(path) == (orientation > 1 and suffix != ".tif")
+        assert images.is_turned(path) == (orientation > 1 and suffix != ".tif")
         if suffix != ".tif":  # Pillow turns TIFF files while it loads them
             assert images.read_rgb(path).size == (48, 32)
     assert abs(expected[8::16, 8::16] - np.rot90(SQUARES)).max() < 30

@@ -209,7 +209,7 @@ class Images:
 
     def __init__(self, settings: PriorSettings):
         source, cell = settings.source, settings.cell
-        self._source = sources.open_source(source)
+        self._source = sources.open_source(source, upright=sources.is_upright(source))
         if cell != "." and source.is_dir() and not (source / cell).is_dir():
             raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
         self._names = self._source.list(cell)[0]

@@ -97,7 +97,11 @@ class Report:
         self._names: list[dict[str, str]] = []
         self._shown: dict[str, list[Shown]] = {}
         if count:
-            self._views = [self._open(path) for path in (self.facts.degraded, self.facts.adapted)]
+            upright = self.facts.orientation == "apply"
+            self._views = [
+                self._open(self.facts.degraded, upright=upright),
+                self._open(self.facts.adapted),
+            ]
             self._names = [self._names_of(view) for view in self._views]
             self._shown = {cell: self._predictions(out, cell) for cell in self.cells}
         # clean images have a line of their own, and no part in the rest
@@ -123,13 +127,13 @@ class Report:
             accuracies[place] = 100 * row[name]["top1"]
         return accuracies
 
-    def _open(self, path: str) -> Source:
+    def _open(self, path: str, *, upright: bool = False) -> Source:
         if not Path(path).exists():
             raise FileNotFoundError(
                 f"{path}, whose images were evaluated, is gone; `images` 0 leaves the galleries out"
             )
         classes = None if Path(path).is_dir() else self.facts.classes
-        return sources.open_source(Path(path), classes, self.facts.severity)
+        return sources.open_source(Path(path), classes, self.facts.severity, upright=upright)
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
         """Return the images of a cell, with the class that each column predicts."""

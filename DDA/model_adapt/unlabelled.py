@@ -18,10 +18,10 @@ from DDA.model_adapt import fitted
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.model_adapt.evaluate import Ensemble, Scored
 from DDA.model_adapt.opening import open_classifiers
-from DDA.model_adapt.paired import named, refuse
+from DDA.model_adapt.paired import agreed_orientation, named, refuse
 from DDA.model_adapt.settings import Gate, Prediction
 from DDA.progress import Progress, Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
 from DistilledClassifier.classifiers.scoring import check_scores
@@ -62,7 +62,9 @@ def choose(settings: Gate, show: Show) -> Doubtful:
     classifier = classifiers.load(settings.classifier, setting="classifier")
     classifier.network.to(pick_device(settings.device))
     severity = one_severity(settings.severity)
-    source = sources.open_source(settings.source, classifier.classes, severity)
+    orientation = settings.orientation or orientation_of(settings.layout)
+    upright = orientation == "apply"
+    source = sources.open_source(settings.source, classifier.classes, severity, upright=upright)
     cells = cells_of(
         source, settings.layout, settings.corruption, settings.severity, train=settings.train
     )
@@ -151,12 +153,21 @@ def classify(settings: Prediction, show: Show) -> Predicted:
     )
     if both.classes is None:
         raise ValueError(f"{settings.first} does not tell its classes; name them with `classes`")
-    paths = [path for path in (settings.degraded, settings.adapted) if path is not None]
-    views = [sources.open_source(path, both.classes, settings.severity) for path in paths]
-    rows = predict(both, views, show)
+    rows = predict(both, _open_views(settings, both.classes), show)
     write_csv(settings.out, rows)
     folder = None if adapter is None else adapter.folder
     return Predicted(rows, (pair[0].name, pair[1].name), rule, settings.out, folder)
+
+
+def _open_views(settings: Prediction, classes: Sequence[str]) -> list[sources.Source]:
+    """Open the images, and their copies if there are some."""
+    orientation, copies = settings.orientation or "apply", []
+    if settings.adapted is not None:
+        orientation = agreed_orientation(settings.orientation, settings.adapted)
+        copies = [sources.open_source(settings.adapted, classes, settings.severity)]
+    upright = orientation == "apply"
+    degraded = sources.open_source(settings.degraded, classes, settings.severity, upright=upright)
+    return [degraded, *copies]
 
 
 def _default_rule(settings: Prediction, pair: Sequence[Classifier], show: Show) -> str:

@@ -16,13 +16,19 @@ class Folder:
     """A folder of images.
 
     files: the file of each image by its name in the tree, where the names differ from those on
-    disk.
+    disk. upright: whether images are turned as their EXIF data say.
     """
 
     def __init__(
-        self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
+        self,
+        path: Path,
+        files: dict[str, Path] | None = None,
+        classes: Iterable[str] | None = None,
+        *,
+        upright: bool = False,
     ):
         self.path = path
+        self.upright = upright
         self.classes = (
             tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
         )
@@ -68,15 +74,16 @@ class Folder:
 
     def read(self, name: str) -> Image.Image:
         """Return an image as RGB."""
-        return images.read_rgb(self.where(name))
+        return images.read_rgb(self.where(name), upright=self.upright)
 
     def pixels(self, name: str) -> np.ndarray:
         """Return an image as uint8 (H,W,3)."""
         return np.asarray(self.read(name))
 
-    def encoded(self, name: str) -> bytes:
-        """Return the bytes of an image's file."""
-        return self.where(name).read_bytes()
+    def encoded(self, name: str) -> bytes | None:
+        """Return the bytes of an image's file; None where its pixels are turned."""
+        path = self.where(name)
+        return None if self.upright and images.is_turned(path) else path.read_bytes()
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of an image's file."""

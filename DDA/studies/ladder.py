@@ -19,7 +19,7 @@ from DDA.image_adapt.adapter import Adapter
 from DDA.image_adapt.choices import SPEEDS
 from DDA.image_adapt.scripts import image_sample
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.classifiers import Classifier
 
@@ -101,7 +101,8 @@ def run(
     for name, flags in chosen.items():  # a wrong flag ends the study here
         image_sample.parser().read(study.adapt_flags(study.source, name, flags))
     classifier = classifiers.load(study.classifier, setting="classifier")
-    source = sources.Folder(tree_of(study, show))
+    upright = orientation_of(study.layout) == "apply"
+    source = sources.Folder(tree_of(study, show), upright=upright)
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     examples = label(source, cells, classifier)
     adapt_all(study, source.path, chosen, show)

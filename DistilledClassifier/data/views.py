@@ -200,7 +200,8 @@ class _Images:
         """Open the images of an entry of ``data``. Raises ValueError where there are none."""
         root = files.find(getattr(self._config.data, entry))
         try:
-            return sources.open_source(root, None if root.is_dir() else self._classes)
+            classes = None if root.is_dir() else self._classes
+            return sources.open_source(root, classes, upright=sources.is_upright(root))
         except FileNotFoundError:
             how = "make_data.py prepare makes it (dataset/README.md)"
             if entry == "adapted":
