@@ -75,7 +75,7 @@ def read_lines(path: Path, name: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the entries of a YAML file.
 
     Values are text, numbers, True, False, null, and lists and mappings of these. Nothing in the
@@ -86,6 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise ValueError("configs need PyYAML: pip install pyyaml") from None
 
+    path = Path(path)
     with parsing(path, "YAML file"):
         try:
             content = yaml.safe_load(_config_text(path))
@@ -148,8 +149,9 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
     return content
 
 
-def read_config_json(path: Path) -> dict[str, Any]:
+def read_config_json(path: str | Path) -> dict[str, Any]:
     """Return the entries of a JSON file, as `read_yaml` does."""
+    path = Path(path)
     with parsing(path, "JSON file"):
         content = json.loads(_config_text(path))
     return _entries(path, content)

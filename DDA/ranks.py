@@ -619,14 +619,25 @@ def keep_memory() -> None:
 class Stop:
     """A flag that is true once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop.
 
-    It lets the work in hand be finished. The second request is a KeyboardInterrupt. Only the main
-    thread may make a `Stop`.
+    It lets the work in hand be finished. The second request is a KeyboardInterrupt. The signals
+    are handled so inside of a ``with`` block, and as before after it. Outside the main thread,
+    which alone receives signals, the flag stays false.
     """
 
     def __init__(self) -> None:
         self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            # None stands for a handler that Python did not set and cannot set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         if self._asked:

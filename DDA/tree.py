@@ -93,6 +93,7 @@ def shown(value: object, most: int = 80) -> str:
     Messages show such values in this form.
     """
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = " ".join(text.splitlines())  # arrays are shown on several
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

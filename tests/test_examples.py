@@ -3,7 +3,10 @@
 import doctest
 import importlib
 import inspect
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,7 @@ ENTRY_POINTS = (
     "DDA.image_adapt.adapter.Adapter",
     "DDA.image_adapt.adapter.Adapter.__call__",
     "DDA.image_adapt.adapter.Adapter.folder",
+    "DDA.image_adapt.cache.CachedAdapter",
     "DDA.image_adapt.prior_training.train_prior",
     "DDA.model_adapt.evaluate.Ensemble",
     "DDA.model_adapt.evaluate.Ensemble.scores",
@@ -43,6 +47,12 @@ ENTRY_POINTS = (
     "DistilledClassifier.classifiers.checkpoints.load",
     "DistilledClassifier.classifiers.scoring.Classifier.scores",
     "DistilledClassifier.classifiers.libraries.build",
+    "DistilledClassifier.making.prepare",
+    "DistilledClassifier.making.degrade",
+    "DistilledClassifier.making.sequence",
+    "DistilledClassifier.making.corrupt",
+    "DistilledClassifier.making.verify",
+    "DistilledClassifier.making.sheet",
 )
 
 
@@ -50,7 +60,6 @@ ENTRY_POINTS = (
 def names(prior, tmp_path, monkeypatch):
     """What the examples talk about: a tiny prior, three photographs, two classifiers."""
     from DDA import Adapter, Ensemble, tree
-    from DDA.progress import Show
     from DistilledClassifier import classifiers
 
     monkeypatch.chdir(tmp_path)
@@ -89,7 +98,6 @@ def names(prior, tmp_path, monkeypatch):
         "second": paths[1],
         "both": Ensemble(paths[0], paths[1], adapter=adapter),
         "tiny_network": network,
-        "quiet": Show(quiet=True),
         "digits_yaml": ROOT / "scripts/pipelines/digits.yaml",
     }
 
@@ -121,6 +129,26 @@ def test_entry_points_say_what_they_take_give_and_raise(path):
     assert not missing, f"not explained: {missing}"
 
 
+def test_the_python_of_dataset_makes_a_tree_a_copy_and_no_faults(names):
+    page = (ROOT / "dataset" / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = lines.replace("DOWNLOAD", "photos")
+    space = {}
+    exec(lines, space)
+    root = Path("dataset/mine")
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["clean", "jpeg"]
+    assert len([*root.rglob("*.png")]) == 6 and not space["checked"].faults
+
+
 def is_module(parts):
     place = Path(ROOT, *parts)
     return place.with_suffix(".py").is_file() or place.is_dir()
+
+
+def test_the_public_names_import_nothing_before_they_are_used():
+    code = "import sys, DDA; print(*DDA.__all__, {'torch', 'numpy'} & {*sys.modules}, *dir(DDA))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("Adapter Ensemble train_prior set()")
+    assert result.stdout.count("train_prior") == 2

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class Result:
     def _repr_markdown_(self) -> str:
         """Return the tables, as a notebook shows them."""
         return self.markdown
+
+
+class Scored(NamedTuple):
+    """The scores (N,K) of both views of N images, float32 on the CPU, and their combination.
+
+    copied: (N,) tells which images have a copy; second is NaN for the others.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    combined: torch.Tensor
+    copied: torch.Tensor
 
 
 class Ensemble(nn.Module):
@@ -181,32 +193,44 @@ class Ensemble(nn.Module):
         for first in range(0, len(pixels), self.batch_size):
             part = slice(first, first + self.batch_size)
             own_copies = None if copies is None else copies[part]
-            parts.append(self._score_batch(pixels[part], names[part], own_copies))
+            parts.append(self.score_views(pixels[part], names[part], own_copies).combined)
         return torch.cat(parts)
 
-    def _score_batch(
-        self, pixels: Sequence[np.ndarray], keys: Sequence[str], copies: Any
-    ) -> torch.Tensor:
-        """Return the combined scores of some images on the CPU."""
+    @torch.no_grad()
+    def score_views(
+        self,
+        pixels: Sequence[np.ndarray],
+        keys: Sequence[str],
+        copies: Sequence[np.ndarray | None] | None = None,
+    ) -> Scored:
+        """Return the scores of both views of one batch of images, and their combination.
+
+        pixels: uint8 (H,W,3) of any sizes. keys: as in `scores`. copies: the copies that were made
+        before; those that the rule does not ask for may be None. Raises ValueError where a copy is
+        missing.
+        """
         classifier = self.classifiers[0]
         degraded = classifier.batch([classifier.preprocess.fit(image) for image in pixels])
         first = self._logits(0, degraded)
-        if self.rule == "first":
-            return first
-        wanted = list(range(len(pixels)))
-        if self.rule == "gate":
-            gate = (self._params["threshold"], self._params["temperatures"][0])
-            wanted = is_doubtful(first, *gate).nonzero()[:, 0].tolist()
+        wanted = self._wanted(first)
         second = torch.full_like(first, torch.nan)
-        if wanted:
-            copies = self._copies(pixels, keys, copies, wanted)
+        if wanted.any():
+            own = self._copies(pixels, keys, copies, wanted.nonzero()[:, 0].tolist())
             other = self.classifiers[1]
-            second[wanted] = self._logits(1, other.batch([*map(other.preprocess.fit, copies)]))
-        if self.rule not in FUSE_RULES:
-            return combine(first, second, self.rule, **self._params)
-        adapted = classifier.batch([classifier.preprocess.fit(image) for image in copies])
-        weights = fuse_weights(first, second, self.rule).to(degraded.device)
-        return self._logits(0, fuse_images(degraded, adapted, weights))
+            second[wanted] = self._logits(1, other.batch([*map(other.preprocess.fit, own)]))
+        if self.rule in FUSE_RULES:
+            adapted = classifier.batch([*map(classifier.preprocess.fit, own)])
+            weights = fuse_weights(first, second, self.rule).to(degraded.device)
+            combined = self._logits(0, fuse_images(degraded, adapted, weights))
+        else:
+            combined = combine(first, second, self.rule, **self._params)
+        return Scored(first, second, combined, wanted)
+
+    def _wanted(self, first: torch.Tensor) -> torch.Tensor:
+        """Return which images need a copy (N,), given the scores of the first classifier."""
+        if self.rule == "gate":
+            return is_doubtful(first, self._params["threshold"], self._params["temperatures"][0])
+        return torch.full((len(first),), self.rule != "first")
 
     def _logits(self, view: int, batch: torch.Tensor) -> torch.Tensor:
         return self.classifiers[view].logits(batch).cpu()
@@ -216,6 +240,11 @@ class Ensemble(nn.Module):
     ) -> Sequence[np.ndarray]:
         """Return the adapted copies of the wanted images."""
         if copies is not None:
+            missing = [keys[i] for i in wanted if copies[i] is None]
+            if missing:
+                raise ValueError(
+                    f"{missing[0]} has no adapted copy, but the rule {self.rule} asks for one"
+                )
             return [copies[i] for i in wanted]
         if self.adapter is None:
             raise ValueError(

@@ -167,14 +167,24 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The settings of predict.py: two classifiers, and two views of images without labels."""
+    """The settings of predict.py: two classifiers, and two views of images without labels.
+
+    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed`` and with
+    ``seed``. cache: the folder that keeps such copies (default: that of the user). rule: by default
+    the gate where one is fitted and a prior is given, else the sum. Raises ValueError for what does
+    not go together.
+    """
 
     first: str
     degraded: Path
-    adapted: Path
     out: Path
+    adapted: Path | None = None
+    prior: Path | None = None
+    speed: str | None = None
+    seed: int | None = None
+    cache: Path | None = None
     second: str | None = None
-    rule: str = "sum"
+    rule: str | None = None
     classes: str | None = None
     severity: int | None = None
     batch_size: int = 64
@@ -182,5 +192,13 @@ class Prediction:
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything."""
-        settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES))
+        if self.rule is not None:
+            settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
+        if (self.adapted is None) == (self.prior is None) and self.rule != "first":
+            raise ValueError(
+                "give one of `adapted`, the copies of the images, and `prior`, which makes them"
+            )
+        given = [name for name in ("speed", "seed", "cache") if getattr(self, name) is not None]
+        if given and self.prior is None:
+            raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)
