@@ -12,8 +12,8 @@ from PIL import Image
 
 from DDA.model_adapt.html import safe
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 320, 58, 50, 12, 18  # pixels of a chart of curves
-MATRIX = 360  # side of a matrix
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 480, 330, 58, 50, 12, 18  # pixels of a chart of curves
+MATRIX = 320  # side of a matrix
 LABELLED = 20  # classes at most whose names stand beside a matrix
 BLUE = np.array([43, 108, 176])
 

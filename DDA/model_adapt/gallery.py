@@ -15,19 +15,17 @@ from DDA.model_adapt.results import Answers
 from DDA.model_adapt.settings import Facts
 from DDA.sources import Source
 
-# columns whose answers stand below an image
-JUDGES = ("source", "first", "second", "combined")
-
 
 class Gallery:
     """The images that were evaluated, opened again.
 
-    clean: the place of the clean originals, where the degraded tree does not tell it. Raises
-    FileNotFoundError and ValueError for trees that are gone.
+    columns: those whose answers stand below an image. clean: the place of the clean originals,
+    where the degraded tree does not tell it. Raises FileNotFoundError and ValueError for trees that
+    are gone.
     """
 
-    def __init__(self, facts: Facts, clean: Path | None) -> None:
-        self._facts = facts
+    def __init__(self, facts: Facts, columns: Sequence[str], clean: Path | None) -> None:
+        self._facts, self._columns = facts, columns
         degraded, adapted = (_open(path, facts) for path in (facts.degraded, facts.adapted))
         names: dict[str, dict[str, str]] = {}
         copies: dict[str, str] = {}
@@ -76,14 +74,15 @@ class Gallery:
             for view in self.views(key)
         )
         items = ""
-        for name in JUDGES:
-            if name in answers.predicted:
-                kind = "right" if answers.right(name)[row] else "wrong"
-                predicted = classes[answers.predicted[name][row]]
-                said = html.safe(f"{results.title(name, self._facts)}: {predicted}")
-                items += f"<li class={kind}>{said}</li>"
+        for name in self._columns:
+            kind = "right" if answers.right(name)[row] else "wrong"
+            predicted = classes[answers.predicted[name][row]]
+            said = html.safe(f"{results.title(name, self._facts)}: {predicted}")
+            items += f"<li class={kind}>{said}</li>"
         label = html.safe(classes[answers.labels[row]])
-        caption = f"<figcaption><b>{label}</b><ul>{items}</ul></figcaption>"
+        cells = (cell for cell in self._facts.cells if key.startswith(f"{cell}/"))
+        where = html.safe(next(cells, ""))  # there is none where the whole tree is one cell
+        caption = f"<figcaption><b>{label}</b> {where}<ul>{items}</ul></figcaption>"
         return f"<figure class=views title='{html.safe(key)}'>{pictures}{caption}</figure>"
 
     def sheet(self, groups: dict[str, Answers], columns: int = 8) -> np.ndarray:

@@ -36,6 +36,8 @@ def find(
     Raises FileNotFoundError and ValueError for a place that cannot be read.
     """
     originals = {}
+    if clean is not None and not clean.exists():
+        raise FileNotFoundError(f"`clean` {clean}, the folder of the originals, does not exist")
     given = None if clean is None else sources.open_official(clean)
     for cell, keys in cells.items():
         if cell.partition("/")[0] == CLEAN:

@@ -40,7 +40,7 @@ KNOWN = {
 # the columns that are looked at more closely
 CHIEF = ("source", "first", "second", "combined")
 OPEN = 10  # lines of a long table that stand open; the rest is folded
-BINS = 10  # of the reliability diagram
+BINS = 15  # of the reliability diagram, as of the ECE
 
 
 def write(out: Path, count: int, title: str, clean: Path | None = None) -> list[Path]:
@@ -92,7 +92,7 @@ class Report:
             [self._answers[cell] for cell in tables.corrupted(self.cells)]
         )
         self._count = count
-        self._gallery = Gallery(self.facts, clean) if count else None
+        self._gallery = Gallery(self.facts, self._chief(), clean) if count else None
         self._likeness: originals.Likeness = {}
         if self._gallery is not None:
             keys = {cell: list(map(str, each.keys)) for cell, each in self._answers.items()}
@@ -119,7 +119,9 @@ class Report:
         return KNOWN.get(self.facts.rules.get(name, name), KNOWN["other"])[1]
 
     def _chief(self) -> list[str]:
-        return [name for name in CHIEF if name in self.names]
+        """Return those of the chief columns that exist, each classifier of a view once."""
+        twice = {"source"} if self.facts.source == self.facts.first else set()
+        return [name for name in CHIEF if name in self.names and name not in twice]
 
     def _group(self, corruption: str) -> Answers:
         """Return the answers to all images of a corruption."""
@@ -280,7 +282,7 @@ class Report:
             if base in self.names:
                 title = html.safe(self.title(base))
                 grids += f"<div><h3>over {title}</h3>{self._grid('combined', base)}</div>"
-        return f"<div class=charts>{grids}</div>"
+        return f"<div class=beside>{grids}</div>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
         """Return a table of corruptions by severities.
@@ -385,8 +387,8 @@ class Report:
             title = f"{self.title(name)}, ECE {bins.error:.3f}"
             lines.append(Curve(title, _colour(name), points.T.tolist()))
         text = (
-            f"Reliability: images in {BINS} bins of confidence (without bins of less than 0.5 % of "
-            "the images). Below the grey line a classifier is too sure."
+            f"Reliability: all images together in {BINS} bins of confidence, without bins of less "
+            "than 0.5 % of them. Below the grey line a classifier is too sure."
         )
         titles = ("confidence, the largest probability, %", "accuracy, %")
         return f"<div class=charts>{charts.curves(lines, _ticks(20), titles, text)}</div>"
