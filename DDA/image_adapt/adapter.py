@@ -306,6 +306,7 @@ class Adapter:
                 show=show,
             )
         facts["seconds"] = round(time.time() - started, 1)
+        facts |= {"made": plan.todo - len(failures), "prior": str(self.prior.path)}
         return world.on_root(lambda: self._finish(selection, plan, failures, facts))
 
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:

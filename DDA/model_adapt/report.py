@@ -21,6 +21,7 @@ PROGRAM = "report.py"
 FLAGS = """
 out path:EVAL  the folder that test_ensemble.py wrote
 --images INT = 5  shown of each corruption
+--clean find:PATH  the clean originals, where the degraded tree does not tell them
 --title TEXT = 'Classifying images whose degradation is unknown'
 """
 
@@ -38,7 +39,7 @@ def parser() -> commands.Parser:
 def _work(values: dict[str, Any], output: commands.Output) -> int:
     from DDA.model_adapt.page import write
 
-    paths = write(values["out"], values["images"], values["title"])
+    paths = write(values["out"], values["images"], values["title"], values["clean"])
     gallery = f"gallery     {paths[-1]}\n" if values["images"] else ""
     output.result(f"{gallery}report      {paths[0]}", {"files": paths})
     return 0
