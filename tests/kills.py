@@ -223,7 +223,8 @@ def _digest(path: Path) -> str:
         value = _facts_left_out(torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix == ".npz":
         with np.load(path) as arrays:
-            value = {name: arrays[name] for name in arrays.files}
+            # the digest of what decides the scores tells files by their times
+            value = {name: arrays[name] for name in arrays.files if name != "digest"}
     else:
         text = re.sub(rb"\d{8}_\d{6}_\d+", b"run", path.read_bytes())
         return hashlib.sha256(text).hexdigest()
