@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
-import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -214,26 +212,10 @@ def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
 
 def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
     """Remove those of the listed temporaries whose writers are dead, and return their number."""
-    dead = [root / path for path in unfinished if not _is_being_written(root / path)]
+    dead = [root / path for path in unfinished if not files.is_being_written(root / path)]
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
-
-
-def _is_being_written(path: Path) -> bool:
-    """Tell whether a temporary may belong to a living process.
-
-    That is a process of this machine, or of another one within the last day.
-    """
-    match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
-    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
-        return False
-    try:
-        if match[1] == files.host():
-            os.kill(int(match[2]), 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # a living process of another user
-    return True
 
 
 def read_keys(path: Path) -> frozenset[str]:

@@ -28,7 +28,7 @@ from DDA import commands
 from DistilledClassifier import making
 from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES
 from DistilledClassifier.making import Originals, Target
-from DistilledClassifier.trees import LostWorker
+from DistilledClassifier.trees import LostFolder, LostWorker
 
 PROGRAM = "make_data.py"
 FROM = """
@@ -116,8 +116,8 @@ def _work(values: dict[str, Any], output: commands.Output) -> int:
     originals, target = _take(Originals, values), _take(Target, values)
     try:
         made = getattr(making, command)(originals, target, show=output, **values)
-    except LostWorker as error:
-        output.warn(f"{error}")
+    except (LostWorker, LostFolder) as error:
+        output.warn(f"error: {error}")
         return 1
     if made.failed:
         output.warn(made.fault())

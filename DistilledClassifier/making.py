@@ -155,6 +155,7 @@ def prepare(
         FileNotFoundError, ValueError: images cannot be found or told apart, or the tree holds
             images that were made in another way.
         LostWorker: a process died.
+        LostFolder: the folder cannot be written to any more.
 
     Example:
         >>> prepare(photos, Target(out, workers=1), quiet=True).done
@@ -195,7 +196,7 @@ def degrade(
 
     Raises:
         ValueError: the degradation is unknown or does not take the level; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
@@ -236,7 +237,7 @@ def sequence(
 
     Raises:
         ValueError: the sequence is unknown; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
@@ -278,7 +279,7 @@ def corrupt(
     Raises:
         ValueError: a name is unknown, or arrays lack labels or images of one size; and as
             `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> target = Target(out, workers=1)

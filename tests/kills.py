@@ -40,8 +40,8 @@ if __name__ == "__main__":
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MARK = "DIFFAUD_KILLS"  # the variable of the environment by which a job's processes are known
-LIMIT = 180.0  # seconds within which a job ends by itself
-PATIENCE = 20.0  # seconds within which the processes of a killed job end
+LIMIT = 600.0  # seconds within which a job ends by itself
+PATIENCE = 60.0  # seconds within which the processes of a killed job end
 # entries of JSON files that tell of a run and not of its result
 FACTS = {"started", "command", "source_sha256", "seconds", "waited", "batch_size", "ranks"}
 ENV = {
@@ -223,7 +223,8 @@ def _digest(path: Path) -> str:
         value = _facts_left_out(torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix == ".npz":
         with np.load(path) as arrays:
-            value = {name: arrays[name] for name in arrays.files}
+            # the digest of what decides the scores tells files by their times
+            value = {name: arrays[name] for name in arrays.files if name != "digest"}
     else:
         text = re.sub(rb"\d{8}_\d{6}_\d+", b"run", path.read_bytes())
         return hashlib.sha256(text).hexdigest()
@@ -254,11 +255,12 @@ def _as_bytes(value: Any) -> bytes:
 
 
 def processes(mark: str) -> list[int]:
-    """Return the processes with that mark in their environment."""
+    """Return the processes whose environment has a mark that begins so."""
     found, wanted = [], f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            entries = (folder / "environ").read_bytes().split(b"\0")
+            if any(entry.startswith(wanted) for entry in entries):
                 found.append(int(folder.name))
     return sorted(found)
 
@@ -269,12 +271,19 @@ def wait_until_gone(mark: str) -> str:
     while left := processes(mark):
         if time.monotonic() > end:
             shown = "; ".join(_command_line(pid) for pid in left)
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            end_processes(mark)
             return f"processes are left: {shown}"
         time.sleep(0.05)
     return ""
+
+
+def end_processes(mark: str) -> None:
+    """Kill the processes with a mark that begins so, and those that they start meanwhile."""
+    while left := processes(mark):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _command_line(pid: int) -> str:
@@ -325,7 +334,7 @@ class Campaign:
             for _ in range(2):
                 self.fresh()
                 begun = time.monotonic()
-                if fault := self.finish(self.start(self.jobs[name], "whole")):
+                if fault := self.finish(self.start(self.jobs[name], f"{self.work}/whole/")):
                     raise SystemExit(f"{name}: {fault}")
                 seconds = time.monotonic() - begun
                 runs.append({"seconds": seconds, "files": self.files()})
@@ -373,7 +382,7 @@ class Campaign:
         weights = [job.weight for job in self.jobs.values()]
         drawn = rng.choices(list(self.jobs), weights)[0]
         name = name or drawn
-        job, mark = self.jobs[name], f"{self.work}/{number}"
+        job, mark = self.jobs[name], f"{self.work}/{number}/"
         whole = self.whole(name)
         self.fresh()
         kills, faults = [], []
@@ -481,6 +490,7 @@ def main() -> int:
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     campaign, begun = Campaign(args.work.resolve(), args.seed), time.monotonic()
+    end_processes(f"{campaign.work}/")  # of a campaign that was stopped
     if args.series is not None:
         series = campaign.run_series(args.series, args.job)
         print(json.dumps(series, indent=1))

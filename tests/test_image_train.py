@@ -275,6 +275,20 @@ def test_a_full_disk_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
     )
 
 
+def test_a_folder_that_vanishes_ends_the_training_and_is_not_made_again(
+    photos, tmp_path, capsys, monkeypatch
+):
+    out, write = tmp_path / "out", files.write_bytes
+
+    def write_and_move(path, *args, **kwargs):
+        write(path, *args, **kwargs)
+        out.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(files, "write_bytes", write_and_move)
+    assert main(flags(photos, out, "--steps", 1)) == 1
+    assert f"error: the folder {out} is gone" in capsys.readouterr().err and not out.exists()
+
+
 def test_the_settings_beside_the_prior_tell_everything(photos, tmp_path):
     assert main(flags(photos, tmp_path / "out", "--steps", 1, "--noise_schedule", "cosine")) == 0
     told = files.read_json(tmp_path / "out/ema.json")

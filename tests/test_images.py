@@ -1,6 +1,5 @@
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -286,15 +285,29 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     dead = subprocess.Popen(["true"])
     dead.wait()
     own = files.temporary(tmp_path / "x")
-    other = f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
+    pid = f"-{os.getpid()}-"
+    begin = own.name.partition(pid)[2].partition("-")[0]
+    assert begin
+    others = [
+        own.name.replace(pid, f"-{dead.pid}-"),
+        own.name.replace(begin, f"{begin}0"),  # of an earlier process of the same id
+    ]
     own.write_bytes(b"being written")
-    (tmp_path / other).write_bytes(b"half")
+    for other in others:
+        (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
     saved = trees.list_saved(tmp_path, ["cell", "absent"], at_root=True)
-    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 3
-    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 2
+    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 4
+    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 3
     assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
+
+
+def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
+    stray = tmp_path / f"{files.host()}-1-0-0123456789ab{files.TEMPORARY}"
+    stray.write_bytes(b"half")
+    files.write_bytes(tmp_path / "x", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_exclusive_json_is_written_once(tmp_path):

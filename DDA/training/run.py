@@ -219,6 +219,8 @@ class Run:
         """Call a function that writes. Raises OSError that names the folder and says what to do."""
         try:
             work()
+        except FileNotFoundError:  # the folder is gone
+            raise
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"cannot write to {self._folder}: {reason}; make room") from error
