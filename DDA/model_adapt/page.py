@@ -429,7 +429,7 @@ def _cost(adapted: Path, cells: Sequence[str]) -> dict[str, str]:
     for cell in cells:  # a job tells the same of each of its cells
         manifest = ledger.read_manifest(ledger.manifest_path(adapted, "manifest", cell))
         if manifest.get("made"):
-            jobs[manifest.get("started")] = manifest
+            jobs[manifest.get("started"), manifest.get("command")] = manifest
     priors = dict.fromkeys(str(job.get("prior")) for job in jobs.values())
     made = sum(job["made"] for job in jobs.values())
     if not made:
