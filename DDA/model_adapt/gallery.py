@@ -78,8 +78,8 @@ class Gallery:
         for name in self._columns:
             kind = "right" if answers.right(name)[row] else "wrong"
             predicted = classes[answers.predicted[name][row]]
-            said = html.safe(f"{results.title(name, self._facts)}: {predicted}")
-            items += f"<li class={kind}>{said}</li>"
+            answer = html.safe(f"{results.title(name, self._facts)}: {predicted}")
+            items += f"<li class={kind}>{answer}</li>"
         label = html.safe(classes[answers.labels[row]])
         cells = (cell for cell in self._facts.cells if key.startswith(f"{cell}/"))
         where = html.safe(next(cells, ""))  # there is none where the whole tree is one cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -183,20 +183,15 @@ class Report:
 
     def _overview(self) -> str:
         """Return the date, the data, the models and the cost, a line for each."""
-        facts, cost = self.facts, _cost(Path(self.facts.adapted), list(self.cells))
-        count = len(self._counted.labels)
-        models = {
-            "Your classifier": facts.source or "",
-            "Sees degraded images": facts.first,
-            "Sees adapted copies": facts.second,
-            "Prior": cost.pop("prior"),
-        }
+        facts, count = self.facts, len(self._counted.labels)
         lines = {
             "Evaluated": f"{self._date}",
             "Images": f"{count:,} of {len(facts.classes):,} classes in {facts.degraded}",
             "Adapted copies": facts.adapted,
-            **models,
-            "Cost": cost.pop("time"),
+            "Your classifier": facts.source or "",
+            "Sees degraded images": facts.first,
+            "Sees adapted copies": facts.second,
+            **_cost(Path(facts.adapted), self.cells),
         }
         items = (
             f"<dt>{html.safe(name)}</dt><dd>{html.safe(text)}</dd>"
@@ -278,8 +273,8 @@ class Report:
     def _gains(self) -> str:
         """Return the gain of the result over each single classifier."""
         grids = ""
-        for base in ("source", "first", "second"):
-            if base in self.names:
+        for base in self._chief():
+            if base != "combined":
                 title = html.safe(self.title(base))
                 grids += f"<div><h3>over {title}</h3>{self._grid('combined', base)}</div>"
         return f"<div class=beside>{grids}</div>"
@@ -423,25 +418,23 @@ class Report:
         return f"<div class=settings>{html.table([], rows)}</div>"
 
 
-def _cost(adapted: Path, cells: Sequence[str]) -> dict[str, str]:
+def _cost(adapted: Path, cells: Iterable[str]) -> dict[str, str]:
     """Return the prior of adapted copies, and the time of a copy, where their folder tells them."""
     jobs: dict[Any, Mapping[str, Any]] = {}
     for cell in cells:  # a job tells the same of each of its cells
         manifest = ledger.read_manifest(ledger.manifest_path(adapted, "manifest", cell))
         if manifest.get("made"):
-            jobs[manifest.get("started")] = manifest
-    priors = dict.fromkeys(str(job.get("prior")) for job in jobs.values())
-    made = sum(job["made"] for job in jobs.values())
-    if not made:
-        return {"prior": "", "time": ""}
-    seconds = sum(job["seconds"] for job in jobs.values()) / made
+            jobs[manifest["started"], manifest.get("command")] = manifest
+    if not jobs:
+        return {}
+    made, seconds = (sum(job[name] for job in jobs.values()) for name in ("made", "seconds"))
     machines = dict.fromkeys(
         f"{job['device']}, {job['ranks']} process{'es' * (job['ranks'] > 1)}"
         for job in jobs.values()
     )
     return {
-        "prior": ", ".join(priors),
-        "time": f"{seconds:.2g} s for an adapted copy ({'; '.join(machines)})",
+        "Prior": ", ".join(dict.fromkeys(job["prior"] for job in jobs.values())),
+        "Cost": f"{seconds / made:.2g} s for an adapted copy ({'; '.join(machines)})",
     }
 
 

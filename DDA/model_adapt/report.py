@@ -4,6 +4,7 @@
 report.py eval               writes report.html, report.csv, report.md and gallery.png there
 report.py eval --images 8    more images of each corruption
 report.py eval --images 0    no images (the degraded and adapted trees may be gone)
+report.py eval --clean FOLDER    their clean originals, where the degraded tree does not tell them
 """
 
 from __future__ import annotations
