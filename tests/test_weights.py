@@ -410,11 +410,11 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
     os.mkfifo(tmp_path / "fifo.pt")
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
     (tmp_path / "gone.pt").symlink_to(tmp_path / "nowhere.pt")
-    assert "is no regular file" in fault(door, tmp_path / "fifo.pt")
-    assert "is a link that leads nowhere" in fault(door, tmp_path / "loop.pt")
-    assert "is a link that leads nowhere" in fault(door, tmp_path / "gone.pt")
+    assert "fifo.pt is a named pipe, not a file" in fault(door, tmp_path / "fifo.pt")
+    assert "loop.pt is a link that leads back to itself" in fault(door, tmp_path / "loop.pt")
+    assert "is a link to a file that does not exist" in fault(door, tmp_path / "gone.pt")
     (tmp_path / "zero.pt").symlink_to("/dev/zero")
-    assert "is no regular file" in fault(door, tmp_path / "zero.pt")
+    assert "zero.pt is a device, not a file" in fault(door, tmp_path / "zero.pt")
     assert "does not exist" in fault(door, tmp_path / "absent.pt")
 
 
