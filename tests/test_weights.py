@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import TINY, TINY_PROCESS, tiny_unet
 
-from DDA import Adapter, files, weights
+from DDA import Adapter, Ensemble, files, weights
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt import prior as priors
 from DistilledClassifier import classifiers
@@ -526,6 +526,20 @@ def test_a_prior_alone_says_what_to_give_and_where(tmp_path):
         Adapter(tmp_path / "alone.pt")
     for words in ("`image_size` 64", "`noise_schedule` linear", "in Python as prior={'image_size'"):
         assert words in f"{error.value}"
+
+
+def test_the_two_classifiers_of_an_ensemble_are_named_by_their_settings(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    put(tmp_path / "b.pth", b"<html>")
+    ours = put(tmp_path / "c.pth", STATES["classifier"])
+    for first, second, words in (
+        (tmp_path / "first.pth", None, "`first` .*first.pth does not exist; give"),
+        (tmp_path, None, "`first` .* is a folder; give the file"),
+        (tmp_path / "a.pth", None, "`first` .*a.pth is a named pipe"),
+        (ours, tmp_path / "b.pth", "`second` .*b.pth is no classifier's checkpoint; it is a web"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            Ensemble(first, second)
 
 
 def test_messages_name_the_setting_and_what_takes_a_name_of_timm(tmp_path):
