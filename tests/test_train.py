@@ -572,7 +572,7 @@ def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     read, digested = [], []
     load, digest = weights.read, files.sha256
     monkeypatch.setattr(
-        weights, "read", lambda path, *more: (read.append(path), load(path, *more))[1]
+        weights, "read", lambda *given, **more: (read.append(given[0]), load(*given, **more))[1]
     )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
     # the clean classifier is the beginning and the teacher

@@ -11,6 +11,7 @@ import time
 import types
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -435,8 +436,10 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
         ({"config": {"classifier": None}}, "has no model dict"),
         ({"config": {"classifier": {"type": ["x"]}}}, "classifier type"),
         ({"config": {"classifier": {**SMALL, "depth": "x"}}}, "depth 'x'"),
-        ({"config": {"classifier": {**SMALL, "depth": 6 * 10**9 + 2}}}, "depth"),
-        ({"config": {"classifier": {**SMALL, "num_classes": 10**9}}}, "does not fit"),
+        ({"config": {"classifier": {**SMALL, "depth": 6 * 10**3 + 8}}}, "depth 6008"),
+        ({"config": {"classifier": {**SMALL, "num_classes": 10**9}}}, "at most 100,000 is meant"),
+        ({"config": {"classifier": {**SMALL, "num_classes": float("nan")}}}, "has nan in its"),
+        ({"config": {"classifier": {**SMALL, "num_classes": 99_999}}}, "does not fit"),
         ({"config": {"classifier": {**SMALL, "num_classes": -3}}}, "`num_classes` -3"),
         ({"classes": 5}, "is damaged, or no classifier's checkpoint"),
     ],
@@ -455,6 +458,18 @@ def test_a_name_with_a_colon_is_not_followed(tmp_path, name):
     content = {"state_dict": STATES["classifier"], "config": config, "classes": ["x"]}
     path = put(tmp_path / "x.pth", {**content, "preprocess": {"size": 8}})
     assert "outside the checkpoint and is not followed" in fault("classifier", path)
+
+
+def test_a_state_of_a_run_holds_no_mapped_file(tmp_path):
+    path = put(tmp_path / "resume.pt", {"w": torch.zeros(9999)})
+
+    def maps():
+        return path.name in Path("/proc/self/maps").read_text()
+
+    state = weights.read(path, "state of a run", is_mapped=False)
+    assert state["w"].sum() == 0 and not maps()
+    state = weights.read(path, "state of a run")
+    assert state["w"].sum() == 0 and maps()
 
 
 # -------------------------------------------------------------------------------- declared sizes

@@ -50,7 +50,7 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         return
     anew = f"remove {folder} to start anew"
     try:
-        content = weights.read(path, "state of a run")
+        content = weights.read(path, "state of a run", is_mapped=False)
     except files.BadFile as error:
         reason = f"{error}".removesuffix("; get it again")
         raise files.BadFile(f"{reason}; {anew}") from None
