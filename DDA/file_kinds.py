@@ -6,7 +6,6 @@ else is read, and nothing here imports torch.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -39,23 +38,16 @@ def check(path: Path, label: str, expected: str) -> bytes:
     """
     if path.is_dir():
         raise files.BadFile(f"{label} is no {expected}; it {_folder(path)}")
-    if not path.is_file():
-        if os.path.lexists(path):
-            raise files.BadFile(f"{label} is no {expected}; it is {_other(path)}")
-        raise FileNotFoundError(f"{label} does not exist; expected a {expected}")
-    with files.parsing(label, expected), open(path, "rb") as file:
-        head = file.read(HEAD)
+    try:
+        with files.open_regular(path) as file:
+            head = file.read(HEAD)
+    except (FileNotFoundError, files.BadFile) as error:
+        setting = label.removesuffix(f"{path}")
+        raise type(error)(f"{setting}{error}; expected a {expected}") from None
     fault = _fault(path, head)
     if fault is not None:
         raise files.BadFile(f"{label} is no {expected}; it {fault}")
     return head
-
-
-def _other(path: Path) -> str:
-    """Return in words what a path is that leads to no file and no folder."""
-    if path.exists():
-        return "no regular file, and was not opened"
-    return "a link that leads nowhere"
 
 
 def _folder(path: Path) -> str:

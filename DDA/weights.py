@@ -35,11 +35,12 @@ LARGEST_SHARE = 16
 OURS = "diffaud"  # the entry of a safetensors file that holds the plain values of a checkpoint
 
 
-def read(path: Path, expected: str, setting: str = "") -> dict[str, Any]:
+def read(path: Path, expected: str, setting: str = "", *, is_mapped: bool = True) -> dict[str, Any]:
     """Read a file of tensors and plain values, by their names, on the CPU.
 
-    Tensors are mapped from the file, where it can be mapped. expected: what the file should be, for
-    the message. setting: the setting that names it. Raises FileNotFoundError and BadFile.
+    expected: what the file should be, for the message. setting: the setting that names it.
+    is_mapped: tensors are mapped from the file, where it can be mapped; the disk keeps its bytes
+    as long as they are in use. Raises FileNotFoundError and BadFile.
     """
     label = f"`{setting}` {path}" if setting else f"{path}"
     head = file_kinds.check(path, label, expected)
@@ -47,7 +48,8 @@ def read(path: Path, expected: str, setting: str = "") -> dict[str, Any]:
         if file_kinds.is_safetensors(head):
             content = _read_safetensors(path, label)
         else:
-            content = _read_torch(path, label, is_zip=head.startswith(b"PK"))
+            is_zip = head.startswith(b"PK")
+            content = _read_torch(path, label, is_zip=is_zip, is_mapped=is_zip and is_mapped)
         if not isinstance(content, dict):
             kind = type(content).__name__
             raise files.BadFile(f"{label} is no {expected}; it holds a {kind}")
@@ -75,15 +77,17 @@ def _safetensors(label: str) -> Any:
     return safetensors
 
 
-def _read_torch(path: Path, label: str, *, is_zip: bool) -> Any:
-    """Return the content of a file of torch."""
+def _read_torch(path: Path, label: str, *, is_zip: bool, is_mapped: bool) -> Any:
+    """Return the content of a file of torch.
+
+    is_zip: it is an archive. Files from before torch 1.6 are none, and cannot be mapped.
+    """
     names = [f"numpy.{package}.multiarray.scalar" for package in ("core", "_core")]
     stand_ins = [(_Dtype, "numpy.dtype"), *((_scalar, name) for name in names)]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # of other versions, which change nothing
         try:
-            # files from before torch 1.6 are no zip archives and cannot be mapped
-            return torch.load(f"{path}", map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(f"{path}", map_location="cpu", weights_only=True, mmap=is_mapped)
         except pickle.UnpicklingError as error:
             fault = _unsafe(path, f"{error}", is_zip=is_zip)
             if fault is None:

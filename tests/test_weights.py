@@ -11,13 +11,14 @@ import time
 import types
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, TINY_PROCESS, tiny_unet
 
-from DDA import Adapter, files, weights
+from DDA import Adapter, Ensemble, files, weights
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt import prior as priors
 from DistilledClassifier import classifiers
@@ -410,11 +411,11 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
     os.mkfifo(tmp_path / "fifo.pt")
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
     (tmp_path / "gone.pt").symlink_to(tmp_path / "nowhere.pt")
-    assert "is no regular file" in fault(door, tmp_path / "fifo.pt")
-    assert "is a link that leads nowhere" in fault(door, tmp_path / "loop.pt")
-    assert "is a link that leads nowhere" in fault(door, tmp_path / "gone.pt")
+    assert "fifo.pt is a named pipe, not a file" in fault(door, tmp_path / "fifo.pt")
+    assert "loop.pt is a link that leads back to itself" in fault(door, tmp_path / "loop.pt")
+    assert "is a link to a file that does not exist" in fault(door, tmp_path / "gone.pt")
     (tmp_path / "zero.pt").symlink_to("/dev/zero")
-    assert "is no regular file" in fault(door, tmp_path / "zero.pt")
+    assert "zero.pt is a device, not a file" in fault(door, tmp_path / "zero.pt")
     assert "does not exist" in fault(door, tmp_path / "absent.pt")
 
 
@@ -435,8 +436,10 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
         ({"config": {"classifier": None}}, "has no model dict"),
         ({"config": {"classifier": {"type": ["x"]}}}, "classifier type"),
         ({"config": {"classifier": {**SMALL, "depth": "x"}}}, "depth 'x'"),
-        ({"config": {"classifier": {**SMALL, "depth": 6 * 10**9 + 2}}}, "depth"),
-        ({"config": {"classifier": {**SMALL, "num_classes": 10**9}}}, "does not fit"),
+        ({"config": {"classifier": {**SMALL, "depth": 6 * 10**3 + 8}}}, "depth 6008"),
+        ({"config": {"classifier": {**SMALL, "num_classes": 10**9}}}, "at most 100,000 is meant"),
+        ({"config": {"classifier": {**SMALL, "num_classes": float("nan")}}}, "has nan in its"),
+        ({"config": {"classifier": {**SMALL, "num_classes": 99_999}}}, "does not fit"),
         ({"config": {"classifier": {**SMALL, "num_classes": -3}}}, "`num_classes` -3"),
         ({"classes": 5}, "is damaged, or no classifier's checkpoint"),
     ],
@@ -455,6 +458,18 @@ def test_a_name_with_a_colon_is_not_followed(tmp_path, name):
     content = {"state_dict": STATES["classifier"], "config": config, "classes": ["x"]}
     path = put(tmp_path / "x.pth", {**content, "preprocess": {"size": 8}})
     assert "outside the checkpoint and is not followed" in fault("classifier", path)
+
+
+def test_a_state_of_a_run_holds_no_mapped_file(tmp_path):
+    path = put(tmp_path / "resume.pt", {"w": torch.zeros(9999)})
+
+    def maps():
+        return path.name in Path("/proc/self/maps").read_text()
+
+    state = weights.read(path, "state of a run", is_mapped=False)
+    assert state["w"].sum() == 0 and not maps()
+    state = weights.read(path, "state of a run")
+    assert state["w"].sum() == 0 and maps()
 
 
 # -------------------------------------------------------------------------------- declared sizes
@@ -526,6 +541,20 @@ def test_a_prior_alone_says_what_to_give_and_where(tmp_path):
         Adapter(tmp_path / "alone.pt")
     for words in ("`image_size` 64", "`noise_schedule` linear", "in Python as prior={'image_size'"):
         assert words in f"{error.value}"
+
+
+def test_the_two_classifiers_of_an_ensemble_are_named_by_their_settings(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    put(tmp_path / "b.pth", b"<html>")
+    ours = put(tmp_path / "c.pth", STATES["classifier"])
+    for first, second, words in (
+        (tmp_path / "first.pth", None, "`first` .*first.pth does not exist; give"),
+        (tmp_path, None, "`first` .* is a folder; give the file"),
+        (tmp_path / "a.pth", None, "`first` .*a.pth is a named pipe"),
+        (ours, tmp_path / "b.pth", "`second` .*b.pth is no classifier's checkpoint; it is a web"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            Ensemble(first, second)
 
 
 def test_messages_name_the_setting_and_what_takes_a_name_of_timm(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -55,7 +56,8 @@ def _classifier_name(setting: str, value: object) -> str:
             f"the preprocessing of a network), not {kind}"
         )
     path = files.find(value)
-    if not path.is_file() and not str(value).startswith("timm/"):
+    is_absent = path.is_dir() or not os.path.lexists(path)
+    if is_absent and not str(value).startswith("timm/"):
         what = "is a folder" if path.is_dir() else "does not exist"
         advice = "give the file of a checkpoint, or timm/<name>"
         raise FileNotFoundError(f"`{setting}` {value} {what}; {advice}")

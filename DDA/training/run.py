@@ -50,9 +50,10 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         return
     anew = f"remove {folder} to start anew"
     try:
-        content = weights.read(path, "state of a run")
+        content = weights.read(path, "state of a run", is_mapped=False)
     except files.BadFile as error:
-        raise files.BadFile(f"{error}; {anew}") from None
+        reason = f"{error}".removesuffix("; get it again")
+        raise files.BadFile(f"{reason}; {anew}") from None
     if "task" not in content or not isinstance(content.get("settings"), dict):
         raise files.BadFile(f"{path} was saved by another version and cannot be read; {advice}")
     differ = ledger.differences(content["settings"], settings)

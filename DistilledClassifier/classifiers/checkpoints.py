@@ -16,7 +16,7 @@ from DistilledClassifier.classifiers.preprocess import Preprocess
 from DistilledClassifier.classifiers.scoring import Classifier
 
 EXPECTED = "classifier's checkpoint"
-LARGEST = 1_000_000  # number in a model dict; classes, channels and layers are fewer
+LARGEST = 100_000  # number in a model dict; classes, channels and layers are fewer
 _CIFAR = {"conv1.weight", "layer3.0.conv1.weight", "linear.weight"}
 # settings of timm with which a model dict reads other files
 _FETCHED = (
@@ -235,8 +235,11 @@ def _state(content: dict[str, Any], path: Path, wanted: Collection[str]) -> dict
 def _as_data(value: Any, path: Path) -> Any:
     """Return a model dict from a checkpoint, without what leads to another file or a download.
 
-    Raises BadFile where it asks for one that its weights cannot replace.
+    Raises BadFile where it asks for one that its weights cannot replace, and for a number that no
+    network has.
     """
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise files.BadFile(f"{path} has {value!r} in its model dict; at most {LARGEST:,} is meant")
     if isinstance(value, list | tuple):
         return [_as_data(item, path) for item in value]
     if not isinstance(value, Mapping):
