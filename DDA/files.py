@@ -205,7 +205,7 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

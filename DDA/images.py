@@ -18,7 +18,7 @@ def read_rgb(path: Path) -> Image.Image:
     Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be
     decoded.
     """
-    with Image.open(path) as image:
+    with files.open_regular(path) as file, Image.open(file) as image:
         return to_rgb(image)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from DDA import files
+from DDA import files, sources, tree
+from DDA.image_adapt.adapter import Adapter
 
 ODD = ("pipe", "link to a pipe", "socket", "device", "folder", "loop", "broken link")
 
@@ -63,3 +66,52 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda _: seen)
 
     assert not files.read_regular(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["images.npz", "images.npy", "cifar.tar.gz", "folder/image.png"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_every_reader_of_a_source_refuses_what_is_no_regular_file_at_once(tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    make_odd(path, kind)
+
+    with pytest.raises(files.BadFile, match=rf"{path} is a .*, not a file"):
+        if path.suffix == ".png":
+            sources.open_source(path.parent).read(path.name)
+        else:
+            sources.open_source(path)
+
+
+def test_an_odd_file_is_a_failure_of_its_own_and_the_rest_goes_on(prior, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    kinds = [kind for kind in ODD if kind not in ("folder", "link to a pipe")]
+    for kind in kinds:
+        make_odd(folder / f"{kind}.png", kind)
+
+    report = Adapter(prior, speed="one-shot").folder(folder, tmp_path / "out", quiet=True)
+
+    assert report.done == 1 and set(report.failed) == {f"{kind}.png" for kind in kinds}
+    assert report.failed["pipe.png"] == "pipe.png is a named pipe, not a file; leave it out"
+    assert report.failed["loop.png"] == "it is a broken link"
+
+
+def test_folders_in_which_the_system_shows_itself_are_named_and_not_entered(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "system").symlink_to("/proc/self")
+    (tmp_path / "loop").symlink_to("loop")
+
+    images, others, _ = tree.list_images(tmp_path)
+
+    assert images == ["a.png"] and sorted(others) == ["loop", "system/"]
+    assert list(tree.walk(Path("/proc"))) == ["./"]
+
+
+def test_a_folder_that_is_closed_to_us_is_named(tmp_path, monkeypatch):
+    def closed(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(files.BadFile, match=rf"{tmp_path}/? cannot be looked into; permit it"):
+        tree.list_images(tmp_path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -264,7 +265,7 @@ def _header(file: Any, where: str, size: int) -> Header:
 def _load_npy(path: Path) -> np.ndarray:
     """Map an .npy file instead of reading it, because CIFAR-10-C has 15 files of 150 MB."""
     with files.parsing(path, "npy file of numbers"):
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             _header(file, f"{path}", path.stat().st_size)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -382,8 +383,17 @@ class _Archive:
 
     def __init__(self, path: Path):
         self.path = path
-        with files.parsing(path, "npz file of arrays"), np.load(path, allow_pickle=False) as data:
+        with self._opened(f"{path}", "npz file of arrays") as data:
             self.headers = {name: self._declared(data, name) for name in data.files}
+
+    @contextlib.contextmanager
+    def _opened(self, where: str, expected: str) -> Iterator[Any]:
+        with (
+            files.parsing(where, expected),
+            files.open_regular(self.path) as file,
+            np.load(file, allow_pickle=False) as data,
+        ):
+            yield data
 
     def _declared(self, data: Any, name: str) -> Header:
         tree.check_name(name, self.path)
@@ -400,8 +410,7 @@ class _Archive:
 
     def read(self, name: str) -> np.ndarray:
         """Return an array by its name."""
-        parsing = files.parsing(f"{self.path}: {tree.shown(name)}", "array of numbers")
-        with parsing, np.load(self.path, allow_pickle=False) as data:
+        with self._opened(f"{self.path}: {tree.shown(name)}", "array of numbers") as data:
             return data[name]
 
 

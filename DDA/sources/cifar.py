@@ -38,7 +38,7 @@ def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
     """Open the unpacked files in a folder; return None for any other folder."""
 
     def content(name: str) -> bytes | None:
-        return (path / name).read_bytes() if (path / name).is_file() else None
+        return files.read_regular(path / name) if (path / name).is_file() else None
 
     return _python(path, content, classes) or _binary(path, content, classes)
 
@@ -52,7 +52,11 @@ def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
     for meta, parts, _ in BINARY:
         wanted |= {meta, *(f"{part}.bin" for part in parts)}
     contents: dict[str, bytes] = {}
-    with files.parsing(path, "tar archive"), tarfile.open(path) as members:
+    with (
+        files.parsing(path, "tar archive"),
+        files.open_regular(path) as file,
+        tarfile.open(fileobj=file) as members,
+    ):
         for member in members:
             name = member.name.rsplit("/", 1)[-1]
             if member.isfile() and name in wanted and member.size < LARGEST:

@@ -53,7 +53,7 @@ class Folder:
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
         with os.scandir(self.path / folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if tree.is_folder(entry)]
         return sorted(name for name in names if not name.startswith("."))
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
@@ -76,7 +76,7 @@ class Folder:
 
     def encoded(self, name: str) -> bytes:
         """Return the bytes of an image's file."""
-        return self.where(name).read_bytes()
+        return files.read_regular(self.where(name))
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of an image's file."""

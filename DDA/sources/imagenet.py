@@ -151,5 +151,6 @@ def _development_kit(path: Path) -> dict[int, str]:
     from scipy.io import loadmat
 
     with files.parsing(meta, "meta.mat of the development kit"):
-        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        with files.open_regular(meta) as file:
+            synsets = loadmat(file, squeeze_me=True)["synsets"]
         return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
