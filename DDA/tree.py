@@ -22,7 +22,10 @@ import numpy as np
 from DDA import files
 from DDA.files import TEMPORARY
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm"),
+)
 # the types of file systems that hold no files of anybody, but show the system as files
 SYSTEM = (
     *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"),

@@ -626,7 +626,7 @@ def test_a_lost_worker_is_one_line_and_the_status_of_work_that_goes_on(
     monkeypatch.setattr(trees, "_make", lose_a_worker)
     run("degrade --type jpeg --workers 1", base_samples=clean, save_dir=tmp_path, status=1)
     errors = capsys.readouterr().err
-    assert errors.count("a worker process died") == 1 and "with fewer --workers\n" in errors
+    assert errors.count("a worker process died") == 1 and "with fewer --workers;" in errors
     assert "Traceback" not in errors
     with pytest.raises(trees.LostWorker, match="with fewer `workers`"):
         making.degrade(clean, Target(tmp_path, workers=1), type="jpeg", quiet=True)

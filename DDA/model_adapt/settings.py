@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from DDA import settings
+from DDA.image_adapt.choices import SPEEDS
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
 from DDA.sources.cells import LAYOUTS, SPLITS
+
+LEAST_IMAGES = 20  # fewer cannot be split in halves that say anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,3 +205,40 @@ class Prediction:
         if given and self.prior is None:
             raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The settings of advise.py: a classifier, a prior, and labelled images to try them on.
+
+    student: a classifier of degraded images, to compare with. speeds: the rungs that are tried.
+    num_samples: at most so many images, evenly spread. cache: the folder that keeps the copies
+    (default: that of the user). Raises ValueError for what cannot be meant.
+    """
+
+    classifier: Any
+    prior: Path
+    source: Path
+    out: Path
+    student: Any = None
+    layout: str = "folder"
+    corruption: Sequence[str] = ()
+    severity: Sequence[str] = ()
+    train: bool = False
+    speeds: Sequence[str] = ("one-shot", "fast")
+    num_samples: int = 1000
+    classes: str | Sequence[str] | None = None
+    seed: int = 0
+    cache: Path | None = None
+    batch_size: int = 16
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything."""
+        settings.check_one_of("layout", self.layout, LAYOUTS)
+        settings.check_at_least(1, batch_size=self.batch_size)
+        settings.check_at_least(LEAST_IMAGES, num_samples=self.num_samples)
+        for speed in self.speeds:
+            settings.check_one_of("speeds", speed, SPEEDS)
+        if not self.speeds or len(set(self.speeds)) < len(self.speeds):
+            raise ValueError(f"`speeds` {' '.join(self.speeds)}: name each rung once")

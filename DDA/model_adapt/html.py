@@ -1,0 +1,64 @@
+"""Parts of pages: HTML files that open offline, whose text is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from DDA.settings import as_list
+
+
+def document(title: str, verdict: str, note: str, sections: Mapping[str, str]) -> str:
+    """Return a page. verdict, note: texts below its title. sections: HTML by their titles."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    head = (
+        "<meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(title)}</title><style>{style}</style>"
+    )
+    body = f"<h1>{escape(title)}</h1><p class=verdict>{escape(text(verdict))}</p>"
+    body += f"<p class=note>{escape(text(note))}</p>"
+    for name, content in sections.items():
+        if content:
+            body += f"<section><h2>{escape(name)}</h2>{content}</section>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
+
+
+def table(heads: Sequence[str], rows: Sequence[str]) -> str:
+    """Return a table. heads: texts. rows: those of `row`."""
+    cells = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    head = f"<tr>{cells}</tr>" if heads else ""
+    return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
+
+
+def row(head: str, cells: Sequence[Any]) -> str:
+    """Return a line of a table. Lists are shown with commas."""
+    texts = [text(", ".join(map(str, as_list(cell)))) for cell in cells]
+    shown = "".join(f"<td>{escape(one)}</td>" for one in texts)
+    return f"<tr><th>{escape(head)}</th>{shown}</tr>"
+
+
+def text(value: str) -> str:
+    """Return a text that can be written; bytes of names that are no text become escapes."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def picture(pixels: np.ndarray, side: int = 96) -> str:
+    """Return an image inside the page.
+
+    Small images stay as they are, and the browser enlarges them without blur. Large ones shrink.
+    """
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    size, kind = ("large", "jpeg") if max(image.size) > side else ("small", "png")
+    image.thumbnail((2 * side, 2 * side))
+    image.save(buffer, kind, quality=80)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='' class={size} src='data:image/{kind};base64,{content}'>"
