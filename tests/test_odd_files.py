@@ -6,6 +6,8 @@ import copy
 import gzip
 import io
 import os
+import pickle
+import re
 import socket
 import tarfile
 import time
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import files, sources, tree
+from DDA import files, images, sources, tree
 from DDA.image_adapt.adapter import Adapter
 from DDA.sources import arrays, cifar
 
@@ -180,12 +182,12 @@ def test_more_images_than_can_be_named_are_refused(tmp_path):
 
 def test_an_npz_that_is_made_to_fill_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays._Archive, "MOST_UNPACKED", 1 << 20)
-    np.savez_compressed(tmp_path / "a.npz", fog=np.zeros((1500, 32, 32, 3), np.uint8))
-    refused(tmp_path / "a.npz", r"fog.* has 4,608,128 bytes, packed to .* save it as .npy")
+    np.savez_compressed(tmp_path / "a.npz", fog=np.zeros((500, 32, 32, 3), np.uint8))
+    refused(tmp_path / "a.npz", r"fog.* has 1,536,128 bytes, packed to .* save it as .npy")
 
-    noise = np.random.default_rng(0).integers(0, 8, (1500, 32, 32, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 8, (500, 32, 32, 3), dtype=np.uint8)
     np.savez_compressed(tmp_path / "b.npz", fog=noise)
-    assert len(sources.open_source(tmp_path / "b.npz").names) == 1500
+    assert len(sources.open_source(tmp_path / "b.npz").names) == 500
 
 
 def test_members_of_an_npz_that_share_their_bytes_are_refused(tmp_path):
@@ -217,12 +219,12 @@ class Zeros(io.RawIOBase):
 
 
 def test_no_more_of_an_archive_is_read_than_cifar_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, "LARGEST", 1 << 20)
-    monkeypatch.setattr(cifar, "MOST", 1 << 22)
+    monkeypatch.setattr(cifar, "LARGEST", 1 << 18)
+    monkeypatch.setattr(cifar, "MOST", 1 << 20)
     for members in (
-        [(f"data_batch_{i}", 1_000_000) for i in range(1, 6)],
-        [("images", 10_000_000)],
-        [(f"{i}", 0) for i in range(10_000)],
+        [(f"data_batch_{i}", 250_000) for i in range(1, 6)],
+        [("images", 2_000_000)],
+        [(f"{i}", 0) for i in range(3000)],
     ):
         tar_of(tmp_path / "a.tar.gz", members)
         refused(tmp_path / "a.tar.gz", "holds more than CIFAR-10 or CIFAR-100 does")
@@ -243,3 +245,152 @@ def test_a_huge_file_of_cifar_is_refused_unread(tmp_path):
     os.truncate(tmp_path / "meta", 1 << 40)
     with pytest.raises(files.BadFile, match=r"meta has 1,099,511,627,776 bytes; expected at most"):
         sources.open_source(tmp_path)
+
+
+# --------------------------------------------------------------- whatever a parser raises is words
+
+
+def packed_npz(path):
+    """Write an npz file of one array, packed, and return its bytes."""
+    pixels = np.random.default_rng(0).integers(0, 9, (4, 8, 8, 3), dtype=np.uint8)
+    np.savez_compressed(path, fog=pixels)
+    return bytearray(path.read_bytes())
+
+
+def damaged_npz(path, kind):
+    data = packed_npz(path)
+    local, central = data.index(b"PK\x03\x04"), data.index(b"PK\x01\x02")
+    if kind == "flipped":  # zlib.error or a wrong checksum
+        data[local + 80 : local + 90] = b"\xff" * 10
+    elif kind == "encrypted":  # RuntimeError
+        data[local + 6] |= 1
+        data[central + 8] |= 1
+    elif kind == "unknown packing":  # NotImplementedError
+        data[local + 8] = data[central + 10] = 97
+    elif kind == "cut off":
+        del data[len(data) // 2 :]
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "encrypted", "unknown packing", "cut off"])
+def test_whatever_is_wrong_with_an_npz_is_told_in_words(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    damaged_npz(path, kind)
+
+    with pytest.raises(
+        files.BadFile, match=r"a\.npz.* is damaged, or no .*; get it again"
+    ) as caught:
+        source = sources.open_source(path)
+        source.pixels(source.names[0])
+    assert "\n" not in f"{caught.value}"
+
+
+HEADERS = {  # what numpy raises for each, without us
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (": "TokenError",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (1e3,), }": "ValueError",
+    "{'descr': '<M8[ns', 'fortran_order': False, 'shape': (3,), }": "TypeError",
+    "{'descr': '|u1', 'fortran_order': False}": "ValueError",
+    "(" * 400: "RecursionError or MemoryError",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-3, 8, 8), }": "ValueError",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999, 8, 8), }": "Overflow",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_whatever_is_wrong_with_the_header_of_an_npy_is_told_in_words(tmp_path, header):
+    path, text = tmp_path / "a.npy", header.encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(99))
+    refused(path, "a.npy (is damaged, or no npy file of numbers|declares)")
+
+
+LABELS = {
+    "texts": np.array(["x", "y"]),
+    "dates": np.array(["2020-01-01", "2021-01-01"], "M8[D]"),
+    "records": np.zeros(2, [("x", "i4"), ("y", "U3")]),
+    "truths": np.array([True, False]),
+    "complex": np.array([1j, 2j]),
+    "nothing": np.zeros((2, 0)),
+    "one number": np.array(3),
+    "no numbers": np.array([np.nan, np.inf]),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_kind_are_refused_in_words(tmp_path, kind):
+    np.savez(tmp_path / "a.npz", fog=np.zeros((2, 8, 8, 3), np.uint8), labels=LABELS[kind])
+    refused(tmp_path / "a.npz", r"a\.npz.* has (the|labels)")
+
+
+def damaged_tar(path, kind):
+    members = [("batches.meta", 700), ("data_batch_1", 9000)]
+    data = bytearray(tar_of(path, members).read_bytes())
+    if kind == "flipped":
+        data[30:60] = b"\xff" * 30
+    elif kind == "cut off":
+        del data[len(data) // 2 :]
+    elif kind == "no archive":
+        data = bytearray(b"\x1f\x8bno gzip")
+    elif kind == "a wrong size":
+        plain = bytearray(gzip.decompress(data))
+        plain[124:136] = b"\x80" + b"\xff" * 11
+        header = plain[:148] + b" " * 8 + plain[156:512]
+        plain[148:156] = f"{sum(header):06o}\0 ".encode()
+        data = plain
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut off", "no archive", "a wrong size", "zeros"])
+def test_whatever_is_wrong_with_an_archive_is_told_in_words(tmp_path, kind):
+    path = tmp_path / "a.tar.gz"
+    damaged_tar(path, kind)
+    refused(path, r"a\.tar\.gz(: .*)? (is|holds|has)")
+
+
+PICKLES = {
+    "nothing": b"",
+    "cut off": pickle.dumps({b"label_names": [b"cat"]})[:-3],
+    "a number": pickle.dumps(3),
+    "names that are numbers": pickle.dumps({b"label_names": 3}),
+    "names twice": pickle.dumps({b"label_names": [b"cat", b"cat"]}),
+    "names that are no text": pickle.dumps({b"label_names": [b"\xff\xfe"]}),
+    "keys that are lists": b"\x80\x02}]K\x01s.",
+    "an index without an object": b"\x80\x02h\x07.",
+    "deep": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_whatever_is_wrong_with_a_pickle_of_cifar_is_told_in_words(tmp_path, kind):
+    (tmp_path / "batches.meta").write_bytes(PICKLES[kind])
+    for name in cifar.BATCHES:
+        (tmp_path / name).write_bytes(pickle.dumps({b"data": 3, b"labels": [1, {}]}))
+    with pytest.raises(files.BadFile, match=rf"{tmp_path}(: )?.*(is|has|holds)") as caught:
+        sources.open_source(tmp_path)
+    assert "\n" not in f"{caught.value}"
+
+
+def image_bytes(kind, **options):
+    buffer = io.BytesIO()
+    Image.effect_noise((32, 32), 90).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM"])
+def test_whatever_pillow_raises_is_told_in_words(tmp_path, kind):
+    rng, path = np.random.default_rng(0), tmp_path / f"image.{kind.lower()}"
+    for _ in range(60):
+        data = np.frombuffer(image_bytes(kind), np.uint8).copy()
+        data[rng.integers(0, min(len(data), 200), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(data[: rng.integers(1, len(data))].tobytes())
+        try:
+            images.read_rgb(path)
+        except files.BadFile as error:
+            assert re.match("(it|this Pillow|its pixels) ", f"{error}") and f"{error}".isprintable()
+
+
+def test_members_of_an_npz_that_are_no_arrays_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", fog=np.zeros((2, 8, 8, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README.txt", "Some words")
+    assert len(sources.open_source(tmp_path / "a.npz").names) == 2

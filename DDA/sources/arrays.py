@@ -464,8 +464,8 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
     of_splits = [labels for labels, _ in SPLITS.values()]
     known = ("labels", *of_splits, "y", "classes", "jpeg", "offsets")
     small = {name: archive.read(name) for name in known if name in archive.headers.keys() - large}
-    named = [small[name] for name in known[:-3] if name in small]
-    labels = named[0] if named else None
+    named = next((name for name in known[:-3] if name in small), None)
+    labels = None if named is None else as_labels(small[named], f"{path}: {named}")
     if classes is None and labels is not None:
         _check_known(large, small, path)
         classes = _named_classes(small, labels, path)
@@ -536,7 +536,7 @@ def _check_known(large: dict[str, Header], small: dict[str, np.ndarray], path: P
 
 def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> Sequence[str]:
     if "classes" not in small:
-        return _classes_of(as_labels(labels, f"{path}"), f"{path}")
+        return _classes_of(labels, f"{path}")
     names = small["classes"]
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise files.BadFile(
