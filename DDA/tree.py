@@ -163,14 +163,14 @@ def walk(
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        entries = _entries(os.path.join(folder, prefix))
-        if entries is None:
+        scanned = entries(os.path.join(folder, prefix))
+        if scanned is None:
             yield prefix or "./"
             continue
-        if prefix and any(entry.name == SETTINGS for entry in entries):
+        if prefix and any(entry.name == SETTINGS for entry in scanned):
             yield prefix
             continue
-        for entry in entries:
+        for entry in scanned:
             if not is_folder(entry):
                 yield prefix + entry.name
                 continue
@@ -193,13 +193,13 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _entries(folder: str) -> list[os.DirEntry] | None:
+def entries(folder: str | Path) -> list[os.DirEntry] | None:
     """Return what is in a folder, without hidden entries; None if the system shows itself in it."""
     try:
         if os.stat(folder).st_dev in _system_devices():
             return None
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as scanned:
+            return [entry for entry in scanned if not entry.name.startswith(".")]
     except PermissionError:
         raise files.BadFile(
             f"{folder} cannot be looked into; permit it, or name a folder without it"

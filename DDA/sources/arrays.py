@@ -44,6 +44,7 @@ class Arrays:
     ):
         self.path = path
         self.classes = None if classes is None else tree.check_classes(classes, path)
+        self.left_out = ""
         self._severity = severity
         self._places: dict[str, tuple[Rows | Jpegs, int]] = {}
         self._sorted: list[str] = []

@@ -16,13 +16,17 @@ class Folder:
     """A folder of images.
 
     files: the file of each image by its name in the tree, where the names differ from those on
-    disk.
+    disk. left_out: what is left out of the images on disk, in words.
     """
 
     def __init__(
-        self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
+        self,
+        path: Path,
+        files: dict[str, Path] | None = None,
+        classes: Iterable[str] | None = None,
+        left_out: str = "",
     ):
-        self.path = path
+        self.path, self.left_out = path, left_out
         self.classes = (
             tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
         )
