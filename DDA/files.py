@@ -99,9 +99,15 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_regular(path: str | Path) -> bytes:
-    """Return the bytes of a file of the user, opened as `open_regular` does."""
+def read_regular(path: str | Path, most: int | None = None) -> bytes:
+    """Return the bytes of a file of the user, opened as `open_regular` does.
+
+    most: the most bytes that such a file may have. Raises BadFile where there are more.
+    """
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise BadFile(f"{path} has {size:,} bytes; expected at most {most:,}")
         return file.read()
 
 
@@ -207,7 +213,7 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +38,51 @@ def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
     """Return an image file as RGB, as `to_rgb` does.
 
     upright: turn it as its EXIF data say, as cameras leave it to those who show a photograph.
-    Raises ValueError for animated files, for those with more pixels than Pillow's limit and for
-    formats that this Pillow does not read, OSError (or PIL's own errors) for files that cannot be
-    decoded.
+    Raises FileNotFoundError, and BadFile for all else: its message begins with "it", because those
+    who ask know the file.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = to_rgb(image)
-            # now that it is loaded: Pillow turns TIFF files itself, and then says so
-            turn = TURNS.get(_orientation(image)) if upright else None
-            return pixels if turn is None else pixels.transpose(turn)
-    except UnidentifiedImageError:
-        suffix = path.suffix.lower()
-        if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
-            raise ValueError(
-                f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
-            ) from None
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
-            f"it says that it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, as files do "
-            "that are made to fill the memory; if it is a real image, make it smaller first"
-        ) from None
+    with _opened(path) as image:
+        pixels = to_rgb(image)
+        # now that it is loaded: Pillow turns TIFF files itself, and then says so
+        turn = TURNS.get(_orientation(image)) if upright else None
+        return pixels if turn is None else pixels.transpose(turn)
 
 
 def is_turned(path: Path) -> bool:
     """Tell whether the EXIF data of an image file say that it is to be turned."""
-    with Image.open(path) as image:
+    with _opened(path) as image:
         image.load()
         return _orientation(image) in TURNS
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, and say in words whatever is wrong with it inside the block.
+
+    Pillow and its plugins raise dozens of types for damaged files.
+    """
+    try:
+        with files.open_regular(path) as file, Image.open(file) as image:
+            yield image
+    except (files.BadFile, FileNotFoundError):
+        raise
+    except UnidentifiedImageError:
+        suffix = path.suffix.lower()
+        if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
+            raise files.BadFile(
+                f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
+            ) from None
+        raise files.BadFile("it is no image file, or its first bytes are damaged") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise files.BadFile(
+            f"it says that it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, as files do "
+            "that are made to fill the memory; if it is a real image, make it smaller first"
+        ) from None
+    except MemoryError:
+        raise files.BadFile("it does not fit into the memory; make it smaller") from None
+    except Exception as error:
+        words = " ".join(f"{error}".split()) or type(error).__name__
+        raise files.BadFile(f"it is damaged ({ascii(words)[1:-1][:160]})") from None
 
 
 def _orientation(image: Image.Image) -> object:
@@ -80,21 +97,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as RGB: grey and palette are expanded, alpha is dropped, 16 bits become 8.
 
     16 bits are scaled by 1/257. Further frames that only accompany the first are left out: the
-    second view in the MPO files of cameras, and smaller copies in TIFF files. Raises ValueError
+    second view in the MPO files of cameras, and smaller copies in TIFF files. Raises BadFile
     for animated images, for several pages, and for pixels of an unknown range.
     """
     count = getattr(image, "n_frames", 1)
     if count > 1 and image.format == "TIFF":
         if not _are_smaller_copies(image, count):
-            raise ValueError(f"it has {count} pages; save each of them as an image of its own")
+            raise files.BadFile(f"it has {count} pages; save each of them as an image of its own")
     elif count > 1 and image.format != "MPO":
-        raise ValueError(f"animated: it has {count} frames; save those that are wanted as images")
+        raise files.BadFile(f"it is animated, with {count} frames; save those you want as images")
     if image.mode[0] in "IF":
         # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range
         is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
         if image.mode == "F" or not is_16_bit:
             kind = f"neither 8 nor 16 bits (mode {image.mode})"
-            raise ValueError(f"its pixels are {kind}; scale them to 0..255 as uint8")
+            raise files.BadFile(f"its pixels are {kind}; scale them to 0..255 as uint8")
         values = np.asarray(image)
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -140,5 +140,5 @@ def _digest(digest_of: Digest, name: str) -> str | None:
     """Return a digest, or None where the image cannot be read, which is its own failure."""
     try:
         return digest_of(name)
-    except (OSError, KeyError):
+    except (OSError, KeyError, files.BadFile):
         return None

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,11 @@ from DDA.files import TEMPORARY
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm"),
+)
+# the types of file systems that hold no files of anybody, but show the system as files
+SYSTEM = (
+    *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"),
+    *("tracefs", "configfs", "pstore", "bpf", "mqueue", "hugetlbfs", "fusectl", "efivarfs"),
 )
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # at the root of every tree of adapted images
@@ -146,20 +152,24 @@ def walk(
     """Yield relative POSIX paths of all files below ``folder``, without hidden ones.
 
     Links are followed, but never in a circle. A sub-folder of adapted images is not entered: its
-    own path is yielded, with a slash at its end. leave_out: a folder, by whatever name, that is
-    not entered. skip: relative paths of folders that are not entered.
+    own path is yielded, with a slash at its end. So is that of a folder like /proc and /sys, in
+    which the system shows itself. leave_out: a folder, by whatever name, that is not entered. skip:
+    relative paths of folders that are not entered. Raises BadFile for a folder that cannot be
+    looked into.
     """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        with os.scandir(os.path.join(folder, prefix)) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
-        if prefix and any(entry.name == SETTINGS for entry in entries):
+        scanned = entries(os.path.join(folder, prefix))
+        if scanned is None:
+            yield prefix or "./"
+            continue
+        if prefix and any(entry.name == SETTINGS for entry in scanned):
             yield prefix
             continue
-        for entry in entries:
-            if not entry.is_dir():
+        for entry in scanned:
+            if not is_folder(entry):
                 yield prefix + entry.name
                 continue
             if prefix + entry.name in skip:
@@ -171,6 +181,39 @@ def walk(
                     continue
                 inside = above | {real}
             stack.append((f"{prefix}{entry.name}/", inside))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Tell whether an entry of a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself, or into a folder that is closed to us
+        return False
+
+
+def entries(folder: str | Path) -> list[os.DirEntry] | None:
+    """Return what is in a folder, without hidden entries; None if the system shows itself in it."""
+    try:
+        if os.stat(folder).st_dev in _system_devices():
+            return None
+        with os.scandir(folder) as scanned:
+            return [entry for entry in scanned if not entry.name.startswith(".")]
+    except PermissionError:
+        raise files.BadFile(
+            f"{folder} cannot be looked into; permit it, or name a folder without it"
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def _system_devices() -> frozenset[int]:
+    """Return the numbers of the devices on which the system shows itself as files, if any."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split(" - ") for line in file]
+    except OSError:  # there is no such file where there are no such file systems
+        return frozenset()
+    numbers = (head.split()[2].split(":") for head, tail in mounts if tail.split()[0] in SYSTEM)
+    return frozenset(os.makedev(int(major), int(minor)) for major, minor in numbers)
 
 
 class Saved(NamedTuple):
@@ -225,8 +268,8 @@ def read_keys(path: Path) -> frozenset[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"`keys` {path} is not a file; gate.py writes one")
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-    return frozenset(check_name(line, f"`keys` {path}") for line in lines if line)
+    text = files.read_regular(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return frozenset(check_name(line, f"`keys` {path}") for line in text.split("\n") if line)
 
 
 # --------------------------------------------------------------------------- classes and labels

@@ -510,6 +510,8 @@ def _write(
 ) -> Made:
     """Make the images and say which of them failed."""
     show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
+    if source.left_out:
+        show.say(f"note        {source.left_out}")
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
         show.say(f"note        the class names are unknown, {missing}")

@@ -223,7 +223,7 @@ def test_mixed_sizes_and_broken_images_are_named(photos, tmp_path, capsys):
     (photos / "small.png").write_bytes(b"no image")
     assert main(command) == 2  # the size is that of the others
     said = capsys.readouterr().err
-    assert "1 of 11 images cannot be used" in said and "small.png: cannot identify" in said
+    assert "1 of 11 images cannot be used" in said and "small.png: it is no image file" in said
     Image.new("RGB", (8, 8)).save(photos / "small.png")
     (photos / "large.png").write_bytes(b"")
     assert main([*command, "--image_size", "16"]) == 2

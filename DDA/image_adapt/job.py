@@ -520,7 +520,7 @@ def reason(place: Path | str, error: Exception) -> str:
         return words
     if not place.exists():
         return "it is a broken link" if place.is_symlink() else "it is gone"
-    if place.stat().st_size == 0:
+    if place.is_file() and place.stat().st_size == 0:
         return "it is empty (0 bytes)"
     return words.replace(f"{place}", place.name)
 

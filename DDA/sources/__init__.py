@@ -10,7 +10,8 @@ Every source has
 * ``read(name)``, the image as RGB, and ``pixels(name)``, the same as uint8 (H,W,3);
 * ``encoded(name)``, the bytes of its file, or None where there are only pixels;
 * ``digest(name)``, a SHA-256 of what is read;
-* ``where(name)``, the place of an image for messages.
+* ``where(name)``, the place of an image for messages;
+* ``left_out``, what is left out of it, in words, or nothing.
 
 Nothing that a file says is executed, and no name that it says leads out of the tree.
 """
