@@ -160,7 +160,7 @@ def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = 
     others: the other files there, as `list_images` returns them. elsewhere: the images that
     ``root`` has in other places.
     """
-    copies = [name for name in others if name.endswith("/")]
+    left_out = [name for name in others if name.endswith("/")]
     suffixes = [os.path.splitext(name)[1].lower() for name in others if not name.endswith("/")]
     parts = []
     if suffixes:
@@ -168,8 +168,8 @@ def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = 
         kinds = ", ".join(f"{count:,} {shown(suffix)[1:-1]}" for suffix, count in counted)
         advice = [words for words, known in ADVICE.items() if not set(known).isdisjoint(suffixes)]
         parts.append(f"the files there are {kinds}{': ' if advice else ''}{'; '.join(advice)}")
-    if copies:
-        parts.append(f"{root / copies[0]} holds adapted copies: name it itself to read them")
+    if left_out:
+        parts.append(f"{root / left_out[0]} is not entered: name adapted copies themselves")
     if elsewhere:
         folders = Counter(name.rpartition("/")[0] or "." for name in elsewhere).most_common(3)
         named = ", ".join(f"{shown(folder)[1:-1]} ({count:,})" for folder, count in folders)

@@ -284,7 +284,10 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
         ),
         (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
         (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
-        (("made/settings.json", "made/x.png"), r"made holds adapted copies: name it itself"),
+        (
+            ("made/settings.json", "made/x.png"),
+            r"made is not entered: name adapted copies themselves",
+        ),
     ],
 )
 def test_where_there_are_no_images_it_is_said_what_is_there(tmp_path, names, words):

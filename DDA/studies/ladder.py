@@ -39,6 +39,7 @@ OURS = (
     "--overwrite",
     "--dry_run",
     "--format",
+    "--orientation",
 )
 
 
@@ -79,6 +80,7 @@ class Study:
             "--dataset": [self.layout],
             "--corruption": self.corruption,
             "--severity": self.severity,
+            "--orientation": [orientation_of(self.layout)],
             "--batch_size": [self.batch_size],
             "--save_dir": [self.out / name],
         }
