@@ -49,10 +49,9 @@ def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
 
 
 def is_turned(path: Path) -> bool:
-    """Tell whether the EXIF data of an image file say that it is to be turned."""
+    """Tell whether `read_rgb` turns an image file where that is wanted."""
     with _opened(path) as image:
-        image.load()
-        return _orientation(image) in TURNS
+        return image.format != "TIFF" and _orientation(image) in TURNS
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +13,9 @@ from PIL import Image, ImageOps
 
 from DDA import files, images, inputs, sources
 from DDA import tree as trees
+from DDA.image_adapt import job
 from DDA.sources.cells import cells_of
+from DistilledClassifier import making
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -268,6 +272,47 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
     code += f"print(images.read_rgb({str(tmp_path / 'x.png')!r}).size)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("(12, 12)\n", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), r"; nothing else is there \(hidden files are not seen\)"),
+        (
+            ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+        ),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
+        (
+            ("made/settings.json", "made/x.png"),
+            r"made is not entered: name adapted copies themselves",
+        ),
+    ],
+)
+def test_where_there_are_no_images_it_is_said_what_is_there(tmp_path, names, words):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"{}")
+    assert re.search(words, sources.found_instead(sources.Folder(root)))
+    with pytest.raises(ValueError, match=f"no images in {root} .*{words}"):
+        job.make_plan(sources.Folder(root), tmp_path / "out", ["."])
+
+
+def test_images_beside_the_wanted_folder_are_named(tmp_path):
+    (tmp_path / "fog").mkdir()
+    (tmp_path / "data/val").mkdir(parents=True)
+    for place in ("data/val/1.png", "data/val/2.png", "data/3.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / place)
+    words = r"no images in .*; its images lie in data/val \(2\), data \(1\)"
+    with pytest.raises(ValueError, match=words):
+        job.make_plan(sources.Folder(tmp_path), tmp_path / "out", ["fog"])
+    with pytest.raises(ValueError, match=r"in `split` val; its images lie in data/val \(2\)"):
+        making.prepare(making.Originals(tmp_path, split="val"), tmp_path / "out", quiet=True)
+    with pytest.raises(ValueError, match="holds no images; nothing else is there"):
+        making.verify(tmp_path / "fog")
 
 
 def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):

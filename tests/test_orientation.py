@@ -17,6 +17,7 @@ from DDA.image_adapt.prior_training import Images
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import gate, page, predict, results, test_ensemble
 from DDA.model_adapt.settings import Gate
+from DDA.studies import ladder
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.data.views import views
 from DistilledClassifier.experiments import config
@@ -286,6 +287,15 @@ def test_training_reads_photographs_upright(folders, tmp_path):
     for seen in (of_priors, of_classifiers):
         np.testing.assert_array_equal(seen["exif"], seen["upright"])
         assert not np.array_equal(seen["exif"], seen["sideways"])
+
+
+def test_a_study_adapts_the_images_that_it_scores(tmp_path, pair):
+    paths = {"model_path": tmp_path, "classifier": pair[0], "source": tmp_path, "out": tmp_path}
+    for layout, orientation in (("folder", "apply"), ("cifar10c", "ignore")):
+        flags = ladder.Study(**paths, layout=layout).adapt_flags(tmp_path, "a", [])
+        assert flags[flags.index("--orientation") + 1] == orientation
+    with pytest.raises(ValueError, match="--orientation=ignore is not for some settings"):
+        ladder.check_flags("`flags`", ["--orientation=ignore"])
 
 
 def test_every_command_knows_two_orientations(capsys):

@@ -215,7 +215,8 @@ class Images:
         self._names = self._source.list(cell)[0]
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
-            raise ValueError(f"`source` {source} has no images{where}")
+            instead = sources.found_instead(self._source, [cell])
+            raise ValueError(f"`source` {source} has no images{where}{instead}")
         self._pool = ThreadPoolExecutor(8, "images")
         self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
         self.count = len(self._names)

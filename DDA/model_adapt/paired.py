@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from DDA import ledger, tree
-from DDA.sources import Source
+from DDA.sources import Source, found_instead
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def join(
         "remove them, or give the images that they were made of",
     )
     if not keys:
-        raise ValueError(f"{first.path} has no images in {cell}")
+        raise ValueError(f"{first.path} has no images in {cell}{found_instead(first, [cell])}")
     own = tuple(names[0][key] for key in keys)
     copies = tuple(names[1].get(key) for key in keys)
     return Cell(cell, keys, tree.labels_of(own, classes, first.where), own, copies)

@@ -18,6 +18,7 @@ Nothing that a file says is executed, and no name that it says leads out of the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def is_upright(path: Path, orientation: str | None = None) -> bool:
     """
     own = path.is_dir() and not (path / tree.CLASSES).is_file()
     return orientation == "apply" or (orientation is None and own)
+
+
+def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
+    """Return what a source has instead of images in some cells, as the end of a message."""
+    others: list[str] = []
+    for cell in cells:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            others += source.list(cell)[1]
+    return tree.found_instead(source.path, others, source.names)
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

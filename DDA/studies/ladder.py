@@ -39,6 +39,7 @@ OURS = (
     "--overwrite",
     "--dry_run",
     "--format",
+    "--orientation",
 )
 
 
@@ -79,6 +80,7 @@ class Study:
             "--dataset": [self.layout],
             "--corruption": self.corruption,
             "--severity": self.severity,
+            "--orientation": [orientation_of(self.layout)],
             "--batch_size": [self.batch_size],
             "--save_dir": [self.out / name],
         }
@@ -221,7 +223,8 @@ def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) 
         raise ValueError(f"{theirs}, but {own}: labels would be taken for others")
     names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
     if not names:
-        raise ValueError(f"{source.path} has no images in {', '.join(cells)}")
+        instead = sources.found_instead(source, cells)
+        raise ValueError(f"{source.path} has no images in {', '.join(cells)}{instead}")
     return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
 
 

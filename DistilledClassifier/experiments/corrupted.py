@@ -147,7 +147,8 @@ def _measure(
     top1: dict[str, dict[str, float]] = {}
     for cell, images in names.items():
         if not images:
-            raise ValueError(f"there are no images in {source.path}/{cell}")
+            instead = sources.found_instead(source, [cell])
+            raise ValueError(f"there are no images in {source.path}/{cell}{instead}")
         labels = tree.labels_of(images, classes, source.where)
         logits = classifiers.score(
             classifier, source, images, batch_size=batch_size, classes=classes, progress=progress
