@@ -6,6 +6,7 @@ A fault of a file is an error in words. A file is written as a whole or not at a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -165,6 +166,38 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+# what a user can do about a file that cannot be written
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "write elsewhere, or permit it"),
+    errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "write elsewhere, or remove that file"),
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say in words, with the name of ``path``, why the block could not write.
+
+    The error keeps its class, and has no number. It names the final file, not a temporary one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # it is in words already
+            raise
+        advice = ADVICE.get(error.errno, "write elsewhere")
+        reason = os.strerror(error.errno)
+        raise type(error)(f"cannot write {path}: {reason}; {advice}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, where they are missing, and return it."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
     """Write a file at once.
 
@@ -172,22 +205,23 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
     until it is on the disk, which is slow for many files.
     """
     unfinished = temporary(path)
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if not exclusive:
-            os.replace(unfinished, path)
-            return
+    with writing(path):
         try:
-            os.link(unfinished, path)  # unlike a rename, it fails where the name is taken
-        except OSError:  # the name is taken, which "x" finds too, or a file system without links
-            with open(path, "xb") as file:
+            with open(unfinished, "wb") as file:
                 file.write(data)
-    finally:
-        unfinished.unlink(missing_ok=True)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if not exclusive:
+                os.replace(unfinished, path)
+                return
+            try:
+                os.link(unfinished, path)  # unlike a rename, it fails where the name is taken
+            except OSError:  # the name is taken, as "x" finds too, or there are no links here
+                with open(path, "xb") as file:
+                    file.write(data)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -200,6 +234,14 @@ def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file at once."""
     write_with(path, lambda file: np.save(file, array))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text that people read, at once.
+
+    Bytes of names that are no text become escapes, as commands print them.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:

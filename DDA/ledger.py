@@ -46,7 +46,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
     Another job may have written its own in the meantime.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     if not (folder / SETTINGS).is_file():
         with contextlib.suppress(FileExistsError):
             files.write_json(folder / SETTINGS, dict(settings), exclusive=True)

@@ -74,7 +74,7 @@ def write(
         part = _Part(save_dir, group, source, seed, saved.images[folder])
         part.check()
         parts.append(part)
-    save_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(save_dir)
     tree.sweep_temporaries(save_dir, saved.unfinished)
     if source.classes:
         tree.write_classes(save_dir, source.classes)
@@ -253,7 +253,7 @@ def _make(task: Task) -> Made:
     # PIL and its plugins raise many types for damaged files, and a recipe refuses tiny images
     except Exception as error:
         return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     if data is None:
         images.write_image(path, pixels)
     elif not (isinstance(source, Folder) and _link(source.where(task.name), path)):

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images, ledger, tree
+from DDA import files, images, ledger, tree
 from DDA.ahead import prepared
 from DDA.progress import Show
 from DDA.ranks import World
@@ -303,7 +303,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     Raises OSError where it cannot be written, and ValueError where a job of other settings was
     faster.
     """
-    try:
+    with files.writing(plan.save_dir):
         for path in plan.replaced.values():
             (plan.save_dir / path).unlink()
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
@@ -314,11 +314,6 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
             tree.write_classes(plan.save_dir, plan.source.classes)
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(
-            f"`save_dir` {plan.save_dir} cannot be written: {why}; choose another or make room"
-        ) from error
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -538,14 +533,8 @@ class _Writer:
 
 
 def _write(path: Path, image: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_image(path, images.to_pixels(image))
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another "
-            "`save_dir`"
-        ) from error
+    files.make_folder(path.parent)
+    images.write_image(path, images.to_pixels(image))
 
 
 def versions() -> dict[str, str]:

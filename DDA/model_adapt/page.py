@@ -59,7 +59,7 @@ def write(out: Path, count: int, title: str) -> list[Path]:
         "report.md": tables.markdown(report.summary),
     }
     for name, text in content.items():
-        files.write_bytes(out / name, text.encode())
+        files.write_text(out / name, text)
     paths = [out / name for name in content]
     if count:
         paths.append(out / "gallery.png")

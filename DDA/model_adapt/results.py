@@ -41,7 +41,7 @@ def path_of(out: Path, cell: str) -> Path:
 def write(out: Path, cell: Cell, columns: Mapping[str, np.ndarray], digest: str = "") -> None:
     """Write the scores of a cell's images. digest: of everything that decided them."""
     path = path_of(out, cell.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     content = {"keys": np.array(cell.keys), "labels": cell.labels, "digest": np.array(digest)}
     files.write_with(path, lambda file: np.savez(file, **content, **columns))
 

@@ -53,7 +53,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
     for name in REPORT:  # an earlier report shows other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
-    files.write_bytes(out / "summary.md", markdown(summary).encode())
+    files.write_text(out / "summary.md", markdown(summary))
     return summary
 
 

@@ -531,7 +531,7 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     Raises ValueError where the folder has images that these stages do not make: they would be taken
     for theirs.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     state = _State(out)
     state.check(stages)
     outcome: dict[str, dict[str, Any]] = {}

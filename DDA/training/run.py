@@ -165,7 +165,7 @@ class Run:
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
             }
-            self.write(lambda: files.write_json(path, {"parts": [*before, here]}))
+            files.write_json(path, {"parts": [*before, here]})
 
     def _after_look(self) -> bool:
         """Show the progress and save the state when due; tell whether the user asked to stop."""
@@ -181,7 +181,7 @@ class Run:
     def _after_epoch(self, is_best: bool) -> None:
         """Write the results and the events of a validation."""
         if self._world.rank == 0:
-            self.write(lambda: self._on_epoch(is_best))
+            self._on_epoch(is_best)
             if self._events is not None:
                 row = self._state.epochs[-1]
                 for name, value in row.items():
@@ -206,31 +206,17 @@ class Run:
             return
         state, folder = self._state, self._folder
         content = {**state.as_dict(), "settings": self._settings}
-        self.write(lambda: _write_state(folder / RESUME, content))
-        self.write(lambda: files.write_bytes(folder / self._losses, as_csv(state.losses)))
+        files.write_with(folder / RESUME, lambda file: torch.save(content, file))
+        files.write_bytes(folder / self._losses, as_csv(state.losses))
         if state.epochs:
-            rows = as_csv(state.epochs, "epoch")
-            self.write(lambda: files.write_bytes(folder / "epochs.csv", rows))
-        self.write(self._on_save)
+            files.write_bytes(folder / "epochs.csv", as_csv(state.epochs, "epoch"))
+        self._on_save()
         if self._events is not None:
             for step in range(self._written, len(state.losses)):
                 for name, value in state.losses[step].items():
                     self._events.add_scalar(f"training/{name}", value, step + 1)
             self._written = len(state.losses)
             self._events.flush()
-
-    def write(self, work: Callable[[], None]) -> None:
-        """Call a function that writes. Raises OSError that names the folder and says what to do."""
-        try:
-            work()
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"cannot write to {self._folder}: {reason}; make room") from error
-
-
-def _write_state(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a saved state."""
-    files.write_with(path, lambda file: torch.save(content, file))
 
 
 def _events(folder: Path, step: int) -> Any:
@@ -239,7 +225,8 @@ def _events(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    with files.writing(folder):
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], first: str = "step") -> bytes:

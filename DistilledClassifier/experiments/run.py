@@ -192,7 +192,7 @@ def _fit(
     running.train(steps, config.train, rate, advice=ADVICE)
     result = Trained(folder, state.best, state.epochs[-1]["epoch"], state.step)
     if world.rank == 0:
-        running.write(lambda: _write_result(result))
+        _write_result(result)
     return result
 
 
@@ -344,7 +344,7 @@ def new_run(config: Config, inputs: Inputs, settings: Training) -> Path:
 
     time = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     folder = _runs(config, settings.save_dir) / time
-    folder.mkdir(parents=True)
+    files.make_folder(folder)
     files.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
     files.write_json(folder / "inputs.json", inputs.digests)
     return folder
