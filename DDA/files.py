@@ -43,8 +43,10 @@ class BadFile(ValueError):
 
 
 @contextlib.contextmanager
-def parsing(path: str | Path, expected: str) -> Iterator[None]:
+def parsing(path: str | Path, expected: str, remedy: str = "get it again") -> Iterator[None]:
     """Turn whatever a parser raises inside the block into a `BadFile` that names ``path``.
+
+    remedy: what the user does about the file.
 
     Parsers of binary formats raise dozens of types on damaged bytes, MemoryError and
     RecursionError among them. Their texts speak of the parser, not of the file, and are left out.
@@ -56,7 +58,7 @@ def parsing(path: str | Path, expected: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise BadFile(f"{path} cannot be read: {error.strerror}") from None
-        raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
+        raise BadFile(f"{path} is damaged, or no {expected}; {remedy}") from None
 
 
 def read_lines(path: Path, name: str) -> list[str]:
@@ -153,8 +155,17 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
 def read_config_json(path: Path) -> dict[str, Any]:
     """Return the entries of a JSON file, as `read_yaml` does."""
     with parsing(path, "JSON file"):
-        content = json.loads(_config_text(path))
-    return _entries(path, content)
+        text = _config_text(path)
+    return _entries(path, _json(path, text, "put it right"))
+
+
+def content_of(folder: Path, most: int = 5) -> str:
+    """Return in a sentence what is in a folder, for messages on what is not there."""
+    if not folder.is_dir():
+        return f"{folder} is {'a file' if folder.exists() else 'not there'}"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return f"It holds {', '.join(map(_one_line, names[:most])) or 'nothing'}{more}"
 
 
 def sha256(path: Path) -> str:
@@ -249,17 +260,26 @@ def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), exclusive=exclusive)
 
 
-def read_json(path: Path) -> dict:
-    """Return a JSON object. Raises BadFile that names the file where it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadFile(
-            f"{path} is damaged ({_one_line(str(error))}); remove it or put it right"
-        ) from None
+def read_json(path: Path, remedy: str = "remove it or put it right") -> dict[str, Any]:
+    """Return the JSON object that a file of ours holds, whatever its entries are.
+
+    `DDA.shapes.read_json` also compares the entries with what is expected. remedy: what the user
+    does about another file. Raises FileNotFoundError, and BadFile that names the file.
+    """
+    value = _json(path, path.read_bytes(), remedy)
     if not isinstance(value, dict):
-        raise BadFile(f"{path} holds no JSON object; remove it or put it right")
+        raise BadFile(f"{path} holds no JSON object; {remedy}")
     return value
+
+
+def _json(path: Path, text: str | bytes, remedy: str) -> Any:
+    """Return the value of JSON that a file holds. Raises BadFile."""
+    with parsing(path, "JSON file", remedy):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            where = f"{path}, line {error.lineno},"
+            raise BadFile(f"{where} is damaged, or no JSON ({error.msg}); {remedy}") from None
 
 
 def temporary(path: Path) -> Path:

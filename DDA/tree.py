@@ -101,7 +101,7 @@ def shown(value: object, most: int = 80) -> str:
 
 def key_of(path: str) -> str:
     """Return the key of an image's path relative to its tree."""
-    return path[: path.rindex(".")]
+    return path.rpartition(".")[0] or path
 
 
 def list_images(

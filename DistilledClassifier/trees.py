@@ -26,7 +26,7 @@ from DDA import files, images, ledger, tree
 from DDA.progress import Show
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
-from DistilledClassifier.verify import ENTRIES, verify
+from DistilledClassifier.verify import Manifest, verify
 
 # an image's target, the SHA-256 of its file, and the reason where there is no file
 Made = tuple[str, str | None, str | None]
@@ -113,7 +113,7 @@ class _Part:
         self._tasks, self._saved = tasks, saved
         self._recipe = tasks[0].recipe
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
-        self._manifest = ledger.read_manifest(self._path, ENTRIES)
+        self._manifest = ledger.read_manifest(self._path, Manifest)
         self._settings = {**asdict(self._recipe), "seed": seed}
         self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]
 

@@ -519,9 +519,9 @@ def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "write_with", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     assert train.main(flags(tmp_path, stages["clean"])) == 1
-    assert "No space left on device; make room" in capsys.readouterr().err
+    assert "config.yaml: No space left on device; make room" in capsys.readouterr().err
 
 
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):

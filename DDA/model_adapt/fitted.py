@@ -10,14 +10,27 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from DDA import files, settings
+from DDA import files, shapes
 from DDA.model_adapt.choices import FITTED_RULES
+from DDA.shapes import Share
 from DistilledClassifier.classifiers import Classifier
 
 Digests = Mapping[Path, str]
-KINDS = {"weight": float, "temperatures": list, "threshold": float}
+Temperature = Annotated[float, (1e-6, 1e6)]
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a rule.
+
+    weight: of the second classifier. temperatures: of both. threshold: of the largest probability,
+    below which an image is adapted; above 1 all are.
+    """
+
+    weight: Share
+    temperatures: tuple[Temperature, Temperature]
+    threshold: Annotated[float, (0, 2)]
 
 
 def digests_of(*classifiers: Classifier) -> dict[Path, str]:
@@ -71,12 +84,12 @@ def read(
     if not path.is_file():
         how = "fit it first, on known degradations (test_ensemble.py with `fit`)"
         raise FileNotFoundError(f"{path} does not exist: {how}")
-    stored, weights = files.read_json(path), _weights(first, second, digests)
+    stored, weights = _stored(path), _weights(first, second, digests)
     if not weights.items() <= stored.items():
         raise ValueError(
             f"{path} was fitted for other checkpoints; fit it anew (test_ensemble.py with `fit`)"
         )
-    return {rule: _of_rule(stored, rule) for rule in rules}
+    return {rule: of_rule(stored, rule, f"{path}:") for rule in rules}
 
 
 def parameters(
@@ -96,29 +109,31 @@ def parameters(
         return {}
     if given is None:
         return read(first, second, rules, digests_of(first, second))
-    if isinstance(given, Mapping):
-        stored = given
-    else:
+    where, stored = "`fitted`", given
+    if not isinstance(given, Mapping):
         path = files.find(given)
+        where = f"`fitted` {path}:"
         stored = _stored(path)
         pair = {"first_sha256": first, "second_sha256": second}
         for name, classifier in pair.items():
             if name in stored and classifier.path is not None:
                 _check_weights(path, stored[name], classifier.path)
-    return {rule: _of_rule(stored, rule) for rule in rules}
+    return {rule: of_rule(stored, rule, where) for rule in rules}
 
 
-def _of_rule(stored: Mapping[str, Any], rule: str) -> dict[str, Any]:
+def of_rule(stored: Mapping[str, Any], rule: str, where: str) -> dict[str, Any]:
     """Return the parameters of a rule. Raises ValueError for one that is missing or wrong.
 
-    stored: the parameters of rules by their names, or those of this rule alone.
+    stored: the parameters of rules by their names, or those of this rule alone. where: what a
+    message calls the place that they come from.
     """
     entries = stored.get(rule, stored)
-    settings.check_kinds({rule: entries}, {rule: dict}, "fitted.")
-    settings.check_kinds(entries, KINDS, "fitted.")
+    fault = shapes.fault_of(entries, Parameters, rule)
+    if fault is not None:
+        raise ValueError(f"{where} {fault}")
     for name in FITTED_RULES[rule]:
         if name not in entries:
-            raise ValueError(f"`fitted` does not tell {name}, which the rule {rule} needs")
+            raise ValueError(f"{where} does not tell {name}, which the rule {rule} needs")
     return {name: entries[name] for name in FITTED_RULES[rule]}
 
 
@@ -129,7 +144,7 @@ def read_gate(path: Path, first: Path) -> tuple[float, float]:
     """
     stored = _stored(path)
     _check_weights(path, stored.get("first_sha256"), first)
-    gate = _of_rule(stored, "gate")
+    gate = of_rule(stored, "gate", f"`fitted` {path}:")
     return gate["threshold"], gate["temperatures"][0]
 
 
@@ -139,7 +154,7 @@ def _stored(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"`fitted` {path} does not exist; test_ensemble.py with `fit` writes it"
         )
-    return files.read_json(path)
+    return shapes.read_json(path, dict, "fit it anew (test_ensemble.py with `fit`)")
 
 
 def _check_weights(path: Path, sha256: str | None, weights: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from DDA import files, images, metrics, sources, tree
-from DDA.model_adapt import results, tables
+from DDA import files, images, ledger, metrics, sources, tree
+from DDA.model_adapt import results, summary, tables
 from DDA.model_adapt.paired import named
 from DDA.model_adapt.settings import Facts
 from DDA.settings import as_list
@@ -50,8 +50,6 @@ def write(out: Path, count: int, title: str) -> list[Path]:
     """
     if count < 0:
         raise ValueError(f"`images` {count} must be at least 0")
-    if not (out / "summary.json").is_file():
-        raise FileNotFoundError(f"{out} has no summary.json; test_ensemble.py writes it")
     report = Report(out, count)
     content = {
         "report.html": report.page(title),
@@ -85,7 +83,7 @@ class Report:
     """The results in a folder, read again; ``page``, ``table`` and ``gallery`` show them."""
 
     def __init__(self, out: Path, count: int):
-        self.summary = files.read_json(out / "summary.json")
+        self.summary = summary.read(out)
         self.facts = Facts.read(self.summary["facts"])
         self.cells = self.summary["cells"]
         self.names = results.shown(next(iter(self.cells.values())), self.facts)
@@ -133,7 +131,7 @@ class Report:
 
     def _predictions(self, out: Path, cell: str) -> list[Shown]:
         """Return the images of a cell, with the class that each column predicts."""
-        stored = results.read(out, cell)
+        stored = results.read(out, cell, self.facts)
         columns = results.columns(stored, self.facts)
         classes = {name: scores.argmax(1).tolist() for name, scores in columns.items()}
         images_of_cell = []
@@ -359,10 +357,8 @@ class Report:
     def _settings(self) -> str:
         """Return a table of the facts of the evaluation, and of the adaptation's settings."""
         facts = {**asdict(self.facts), "classes": len(self.facts.classes), "cells": None}
-        settings = Path(self.facts.adapted) / tree.SETTINGS
-        if settings.is_file():
-            for name, value in files.read_json(settings).items():
-                facts[f"adaptation: {name}"] = value
+        for name, value in (ledger.read_settings(Path(self.facts.adapted)) or {}).items():
+            facts[f"adaptation: {name}"] = value
         rows = []
         for name, value in facts.items():
             if value is not None:

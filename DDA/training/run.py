@@ -12,13 +12,13 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
-from DDA import files, ledger, ranks
+from DDA import files, ledger, ranks, shapes
 from DDA.devices import fastest_dtype
 from DDA.progress import Show, duration
 from DDA.ranks import World
@@ -86,6 +86,12 @@ def is_foreign(folder: Path) -> bool:
         not path.name.startswith((MACHINE, "events.")) and path.suffix != files.TEMPORARY
         for path in folder.iterdir()
     )
+
+
+class Machine(TypedDict, total=False):
+    """The content of ``machine.json``: on what each part of a run ran."""
+
+    parts: list[dict[str, Any]]
 
 
 class Run:
@@ -156,7 +162,7 @@ class Run:
         """Record on what the run runs. These facts do not identify the run."""
         if self._world.rank == 0:
             path = self._folder / MACHINE
-            before = files.read_json(path).get("parts", []) if path.is_file() else []
+            before = shapes.read_json(path, Machine).get("parts", []) if path.is_file() else []
             here = {
                 "from_step": self._state.step,
                 "device": device.type,

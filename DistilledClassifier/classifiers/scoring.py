@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import ahead, files, inputs, settings, sources, tree
+from DDA import ahead, inputs, ledger, settings, sources
 from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
 from DistilledClassifier.classifiers.preprocess import Preprocess
@@ -103,16 +103,10 @@ class Classifier:
 
     def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where copies were adapted otherwise than those it learnt from."""
-        path = copies / tree.SETTINGS
-        if self.adapted is None or not path.is_file():
+        theirs = None if self.adapted is None else ledger.read_settings(copies)
+        if theirs is None:
             return
-        own, theirs = self.adapted, files.read_json(path)
-        differ = [
-            f"{name} {theirs.get(name)} there, {own.get(name)} in training"
-            for name in {**theirs, **own}
-            if theirs.get(name) != own.get(name)
-        ]
-        if differ:
+        if differ := ledger.differences(theirs, self.adapted, "in training"):
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of "
                 f"{self.path}: {'; '.join(differ)}; adapt both alike"

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
-from DDA import files, ranks
+from DDA import files, ranks, shapes
 from DDA.devices import pick_device
 from DDA.progress import Show
 from DDA.ranks import World
@@ -334,8 +334,10 @@ def find_run(config: Config, inputs: Inputs, settings: Training) -> Path | None:
     latest = max((path.parent for path in folders), default=None)
     if latest is None or settings.new:
         return None
-    same = identity(files.read_yaml(latest / "config.yaml")) == identity(config.raw)
-    return latest if same and files.read_json(latest / "inputs.json") == inputs.digests else None
+    before = shapes.read_yaml(latest / "config.yaml", Composed)
+    same = identity(before) == identity(config.raw)
+    same = same and shapes.read_json(latest / "inputs.json", dict) == inputs.digests
+    return latest if same else None
 
 
 def new_run(config: Config, inputs: Inputs, settings: Training) -> Path:
@@ -350,6 +352,20 @@ def new_run(config: Config, inputs: Inputs, settings: Training) -> Path:
     return folder
 
 
+class Composed(TypedDict, total=False):
+    """The part of a run's ``config.yaml`` that is read again."""
+
+    train: dict[str, Any]
+
+
+class Finished(TypedDict):
+    """The content of the file that marks a run as finished."""
+
+    top1: float
+    epochs: float
+    steps: int
+
+
 def _write_result(result: Trained) -> None:
     """Mark a run as finished."""
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
@@ -361,5 +377,5 @@ def _read_result(folder: Path | None) -> Trained | None:
     path = None if folder is None else folder / FINISHED
     if path is None or not path.is_file() or not path.stat().st_size:
         return None
-    values = files.read_json(path)
+    values = shapes.read_json(path, Finished, "remove it, and the same training goes on")
     return Trained(folder, values["top1"], values["epochs"], values["steps"])
