@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -84,17 +85,19 @@ def _fault_of_each(
     if items is None:
         return _wrong(value, settings.words_of(kind), name)
     shape = inner[-1] if inner else Any
-    faults = (fault_of(item, shape, _below(name, key)) for key, item in items)
-    return next((fault for fault in faults if fault is not None), None)
+    for key, item in items:
+        if fault_of(item, shape) is not None:  # a name for each value would cost more than it all
+            return fault_of(item, shape, _below(name, key))
+    return None
 
 
 def _fault_of_entries(value: Any, shape: type, name: str) -> str | None:
     """Return the first fault of a group of entries whose names are known."""
     if not isinstance(value, dict):
         return _wrong(value, settings.words_of(dict), name)
-    hints = get_type_hints(shape, include_extras=True)
-    for entry in sorted(_needed(shape) - value.keys()):
-        return f"the entry {_below(name, entry)} is missing"
+    hints, needed = _entries_of(shape)
+    if not needed <= value.keys():
+        return f"the entry {_below(name, min(needed - value.keys()))} is missing"
     faults = (
         fault_of(value[entry], hint, _below(name, entry))
         for entry, hint in hints.items()
@@ -103,15 +106,18 @@ def _fault_of_entries(value: Any, shape: type, name: str) -> str | None:
     return next((fault for fault in faults if fault is not None), None)
 
 
-def _needed(shape: Any) -> set[str]:
-    """Return the names of the entries that may not be missing."""
+@lru_cache(maxsize=100)
+def _entries_of(shape: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the shapes of the entries by their names, and the names that may not be missing."""
+    hints = get_type_hints(shape, include_extras=True)
     if is_typeddict(shape):
-        return set(shape.__required_keys__)
-    return {
+        return hints, frozenset(shape.__required_keys__)
+    optional = {
         item.name
         for item in fields(shape)
-        if item.default is MISSING and item.default_factory is MISSING
+        if (item.default, item.default_factory) != (MISSING, MISSING)
     }
+    return hints, frozenset(hints) - optional
 
 
 def _below(name: str, entry: object) -> str:

@@ -54,6 +54,19 @@ def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor
     return torch.bfloat16 if recipe.amp else torch.float32
 
 
+class Saved(TypedDict):
+    """The entries of a saved state that are no tensors, beside its settings."""
+
+    step: int
+    seconds: float
+    waited: float
+    best: float | None
+    best_epoch: int
+    losses: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]
+    dtype: str
+
+
 def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str) -> None:
     """Load the saved state of a folder where there is one.
 
@@ -69,10 +82,12 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     differ = ledger.differences(content["settings"], settings)
     if differ:
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
-    try:
+    remedy = f"remove {folder} to start anew"
+    fault = shapes.fault_of(content, Saved)
+    if fault is not None:
+        raise files.BadFile(f"{path} is damaged: {fault}; {remedy}")
+    with files.parsing(path, "state of this run", remedy):
         state.load(content)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-        raise files.BadFile(f"{path} is damaged; remove {folder} to start anew") from None
 
 
 def is_foreign(folder: Path) -> bool:

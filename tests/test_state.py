@@ -1,0 +1,248 @@
+"""State files of ours of another shape: each fault is one line that names the file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from DDA import files, ledger, shapes
+from DDA.model_adapt import fitted, results, summary, tables
+from DDA.model_adapt.paired import Cell
+from DDA.model_adapt.report import main as report
+from DDA.model_adapt.settings import Facts
+from DDA.studies import pipeline
+from DistilledClassifier import verify
+from DistilledClassifier.experiments import run as runs
+
+DEEP = "[" * 100_000 + "]" * 100_000
+# texts that are no JSON object of ours, whatever is expected
+NO_OBJECTS = ["", "{", "[]", "5", "null", '"a"', "[1e999]", '{"a": ' + DEEP + "}", "9" * 5000]
+
+
+def one_line(fault, path):
+    """Check a message: one plain line, with the file, an expectation and a remedy."""
+    text = str(fault)
+    assert text.isprintable() and str(path) in text and ";" in text, text
+    assert "Errno" not in text and len(text) < 600
+    return text
+
+
+READERS = {
+    "settings.json": lambda folder: ledger.read_settings(folder),
+    "manifest.json": lambda folder: ledger.read_manifest(folder / "manifest.json"),
+    "made.json": lambda folder: list(verify.read_manifests(folder)),
+    "summary.json": lambda folder: summary.read(folder),
+    "pipeline.json": lambda folder: pipeline._State(folder),
+    "finished": lambda folder: runs._read_result(folder),
+    "x.fitted.json": lambda folder: fitted.read_gate(folder / "x.fitted.json", folder / "x"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("text", NO_OBJECTS, ids=range(len(NO_OBJECTS)))
+def test_a_file_that_is_no_json_object_is_named(tmp_path, name, text):
+    if name == "finished" and not text:
+        return  # an empty file is that of a run that did not end
+    (tmp_path / name).write_text(text)
+    with pytest.raises(files.BadFile) as fault:
+        READERS[name](tmp_path)
+    one_line(fault.value, tmp_path / name)
+
+
+MADE = {
+    "folder": "fog/1",
+    "state": "complete",
+    "settings": {},
+    "images": {"fog/1/a.png": {"sha256": "0"}},
+    "failures": {},
+    "source_sha256": {},
+}
+WRONG = [
+    ("manifest.json", {"source_sha256": ["a"]}, "source_sha256 is ['a'], but it should be a group"),
+    ("manifest.json", {"failures": {"a": 5}}, "failures.a is 5, but it should be text"),
+    ("manifest.json", {"state": []}, "state is [], but it should be text"),
+    ("manifest.json", {"cell": None}, "cell is None, but it should be text"),
+    ("made.json", {**MADE, "images": []}, "images is [], but it should be a group of entries"),
+    ("made.json", {**MADE, "images": {"a": 5}}, "images.a is 5, but it should be a group"),
+    ("made.json", {**MADE, "images": {"a": {}}}, "images.a.sha256 is missing"),
+    ("made.json", {**MADE, "images": {"a\nb": {}}}, "images.'a\\nb'.sha256 is missing"),
+    ("made.json", {**MADE, "folder": 3}, "folder is 3, but it should be text"),
+    ("made.json", {"folder": "a"}, "the entry failures is missing"),
+    ("pipeline.json", {"finished": []}, "finished is [], but it should be a group of entries"),
+    ("pipeline.json", {"finished": {"a": 1}}, "finished.a is 1, but it should be text"),
+    ("pipeline.json", {"made": "make_data.py"}, "made is 'make_data.py', but it should be a list"),
+    ("pipeline.json", {"made": [3]}, "made.0 is 3, but it should be text"),
+    ("finished", {"top1": "high", "epochs": 1.0, "steps": 1}, "top1 is 'high', but it should be a"),
+    ("finished", {"top1": 1.0, "epochs": 1.0, "steps": 10**400}, "steps is 1000"),
+    ("finished", {"top1": float("nan"), "epochs": 1.0, "steps": 1}, "top1 is nan, but it should"),
+    ("finished", {"top1": 1.0}, "the entry epochs is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), WRONG)
+def test_an_entry_of_another_shape_is_named_with_what_was_expected(tmp_path, name, content, words):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(files.BadFile) as fault:
+        READERS[name](tmp_path)
+    assert words in one_line(fault.value, tmp_path / name)
+
+
+def test_entries_of_other_versions_pass_and_those_of_ours_are_read(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"later": [1], "cell": "a"}))
+    assert ledger.read_manifest(tmp_path / "manifest.json")["cell"] == "a"
+    (tmp_path / "made.json").write_text(json.dumps(MADE))
+    assert [manifest for _, manifest in verify.read_manifests(tmp_path)] == [MADE]
+
+
+def test_a_shape_is_a_type_hint():
+    shape = dict[str, list[int | None]]
+    assert shapes.fault_of({"a": [1, None], "b": []}, shape) is None
+    assert shapes.fault_of({"a": [True]}, shape) == (
+        "the entry a.0 is True, but it should be a whole number or null"
+    )
+    pair = tuple[shapes.Share, shapes.Share]
+    assert shapes.fault_of([0, 1.0], pair) is None
+    for value in ([0], [0, 1, 2], [0, 1.5], [0, float("nan")], "ab", {}, [0, -1e-9]):
+        assert "it should be" in shapes.fault_of(value, pair)
+    assert shapes.fault_of({"scores": 5}, Facts).startswith("the entry scores is 5, but it should")
+    assert shapes.fault_of({}, Facts) is None  # every fact has a default
+
+
+# ------------------------------------------------------------------------------- an evaluation
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Return the folder of an evaluation of two cells, with a gate and flips."""
+    rng = np.random.default_rng(0)
+    params = {"weight": 0.5, "temperatures": [1, 1], "threshold": 0.9}
+    for name in ("fog/1", "fog/2"):
+        keys, labels = tuple(f"{name}/{i}" for i in range(4)), np.arange(4) % 3
+        columns = {
+            column: rng.normal(size=(4, 3)).astype(np.float32) for column in ("first", "second")
+        }
+        results.write(tmp_path, Cell(name, keys, labels, (), ()), columns)
+    facts = Facts(
+        ensemble="sum",
+        beside=["gate"],
+        params={"gate": params},
+        metrics=["accuracy", "flips", "calibration"],
+        classes=["a", "b", "c"],
+        cells=["fog/1", "fog/2"],
+    )
+    tables.summarise(tmp_path, facts)
+    return tmp_path
+
+
+def changed(content, name, value):
+    """Return a copy of entries with one set, or removed where the value is ``...``."""
+    content = json.loads(json.dumps(content))
+    *above, last = name.split("|")
+    place = content
+    for key in above:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+SUMMARY = [
+    ("facts", [], "the entry facts is [], but it should be a group of entries"),
+    ("facts", ..., "the entry facts is missing"),
+    ("facts|beside", "gate", "facts.beside is 'gate', but it should be a list"),
+    ("facts|beside", ["maximum"], "facts: `rules`: 'maximum' is unknown"),
+    ("facts|ensemble", {}, "facts.ensemble is {}, but it should be text"),
+    ("facts|scores", "votes", "`scores`: 'votes' is unknown"),
+    ("facts|metrics", ["luck"], "`metrics`: 'luck' is unknown"),
+    ("facts|params", {}, "params does not tell weight, which the rule gate needs"),
+    ("facts|params|gate", 5, "facts.params.gate is 5, but it should be a group of entries"),
+    ("facts|params|gate|weight", 7, "gate.weight is 7, but it should be a number from 0 to 1"),
+    ("facts|params|gate|temperatures", [1], "gate.temperatures is [1], but it should be a list"),
+    ("facts|params|gate|temperatures", [0, 1], "gate.temperatures.0 is 0, but it should be"),
+    ("facts|classes", [1], "facts.classes.0 is 1, but it should be text"),
+    ("cells", {}, "the entry cells has no columns"),
+    ("cells|fog/2", [], "cells.fog/2 is [], but it should be a group of entries"),
+    ("cells|fog/1|N", 0, "cells.fog/1.N is 0, but it should be a whole number from 1"),
+    ("cells|fog/2|gate", ..., "the entry cells.fog/2.gate is missing"),
+    ("cells|fog/2|gate|top1", 1e308, "cells.fog/2.gate.top1 is 1e+308, but it should be a number"),
+    ("cells|fog/2|first|ECE", ..., "the entry cells.fog/2.first.ECE is missing"),
+    ("cells|fog/2|first", None, "cells.fog/2.first is None, but it should be a group"),
+    ("all|combined", ..., "the entry all.combined is missing"),
+    ("all|first|interval", [0.1], "all.first.interval is [0.1], but it should be a list of 2"),
+    ("all|second|minus|first", {}, "the entry all.second.minus.first.interval is missing"),
+    ("all|first|ECE", "low", "all.first.ECE is 'low', but it should be a number"),
+    ("all|flips", {}, "the entry flips.combined to gate is missing"),
+    ("all|flips|first to second", {"NFR": 0.5}, "flips.first to second.PFR is missing"),
+    ("gate", {}, "the entry gate is {}, but it should be a list"),
+    ("gate", [{"threshold": 0.5}], "the entry gate.0.adapted is missing"),
+    ("protocol", None, "the entry protocol is None, but it should be text"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), SUMMARY)
+def test_a_summary_of_another_shape_is_named_and_no_report_is_written(
+    out, capsys, name, value, words
+):
+    content = changed(files.read_json(out / "summary.json"), name, value)
+    files.write_json(out / "summary.json", content)
+    assert report([str(out), "--images", "0"]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and "test_ensemble.py again" in error
+    assert f"{out}/summary.json is damaged" in error and not (out / "report.html").exists()
+
+
+def test_a_whole_summary_is_reported(out):
+    assert report([str(out), "--images", "0"]) == 0
+
+
+ARRAYS = [
+    ({"keys": np.arange(4)}, "keys are int64 (4,), but they should be text (N,)"),
+    ({"keys": np.array([], "U1")}, "keys are <U1 (0,), but they should be text (N,)"),
+    ({"keys": None}, "keys are float64 (0,)"),
+    ({"labels": np.zeros(4)}, "labels are float64 (4,), but they should be whole numbers (4,)"),
+    ({"labels": np.zeros(3, int)}, "labels are int64 (3,), but they should be whole numbers (4,)"),
+    ({"labels": np.arange(4)}, "labels are 0 to 3, but there are 3 classes"),
+    ({"labels": -np.arange(4)}, "labels are -3 to 0, but there are 3 classes"),
+    ({"first": np.zeros((4, 2))}, "it should be numbers (4,K), of the same K classes"),
+    ({"first": np.zeros((5, 3)), "second": np.zeros((5, 3))}, "it should be numbers (4,K)"),
+    ({"first": np.zeros(4), "second": np.zeros(4)}, "it should be numbers (4,K)"),
+    ({"first": np.full((4, 3), np.nan)}, "first holds scores that are not finite"),
+    ({"second": np.full((4, 3), np.inf)}, "second holds scores that are not finite"),
+    ({"first": np.full((4, 3), "a")}, "first is <U1 (4, 3), but it should be numbers"),
+    ({"second": None}, "it has no column second"),
+    (
+        {"first": np.zeros((4, 4)), "second": np.zeros((4, 4))},
+        "its scores are of 4 classes, but the evaluation has 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arrays", "words"), ARRAYS, ids=range(len(ARRAYS)))
+def test_scores_of_another_shape_are_named(out, arrays, words):
+    path = results.path_of(out, "fog/1")
+    content = {**results.read(out, "fog/1"), **arrays}
+    np.savez(path, **{name: value for name, value in content.items() if value is not None})
+    facts = Facts.read(files.read_json(out / "summary.json")["facts"])
+    with pytest.raises(files.BadFile) as fault:
+        results.read(out, "fog/1", facts)
+    assert words in one_line(fault.value, path)
+
+
+def test_files_that_hold_no_scores_are_named(out, tmp_path):
+    path = results.path_of(out, "fog/1")
+    whole = dict(np.load(path))
+    bad = path.with_name("bad.npz")
+    np.savez_compressed(bad, **whole)
+    contents = [bad.read_bytes(), path.read_bytes()[:200], b"", b"\x93NUMPY", b"PK\x05\x06"]
+    np.savez(bad, **{**whole, "keys": np.array([{}], object)})
+    np.save(bad.with_suffix(".npy"), whole["labels"])
+    contents += [bad.read_bytes(), bad.with_suffix(".npy").read_bytes()]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(files.BadFile) as fault:
+            results.read(out, "fog/1")
+        one_line(fault.value, path)
+        cell = Cell("fog/1", (), np.zeros(0), (), ())
+        assert not results.is_complete(out, cell, "")  # so it is scored again
