@@ -1,10 +1,11 @@
 """DiffAUD: classify images whose degradation is unknown.
 
->>> from DDA import Adapter, Ensemble
+>>> from DDA import Adapter, Ensemble, train_prior
 
-An `Adapter` pulls degraded images towards the domain of a diffusion model, an `Ensemble` sums what
-two classifiers say of the degraded and of the adapted images. Both names are imported on first use,
-so that ``import DDA`` waits for no other package.
+`train_prior` trains a diffusion model on images. An `Adapter` pulls degraded images towards the
+domain of such a model. An `Ensemble` sums what two classifiers say of the degraded and of the
+adapted images. The names are imported on first use, so that ``import DDA`` waits for no other
+package.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
+    from DDA.image_adapt.prior_training import train_prior
     from DDA.model_adapt.evaluate import Ensemble
 
-__all__ = ["Adapter", "Ensemble"]
+__all__ = ["Adapter", "Ensemble", "train_prior"]
 
-_MODULES = {"Adapter": "DDA.image_adapt.adapter", "Ensemble": "DDA.model_adapt.evaluate"}
+_MODULES = {
+    "Adapter": "DDA.image_adapt.adapter",
+    "Ensemble": "DDA.model_adapt.evaluate",
+    "train_prior": "DDA.image_adapt.prior_training",
+}
 
 
 def __getattr__(name: str) -> Any:

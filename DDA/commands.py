@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +29,8 @@ STATUSES = """exit status:
   0    everything that was asked for is done
   1    something failed or is missing; what is done is kept
   2    the input is wrong; nothing was done
-  130  interrupted (143: by SIGTERM); run the same command again to go on"""
+  130  interrupted (143: by SIGTERM, while another command ran for it);
+       run the same command again to go on"""
 
 OUTPUT = """
 [output]
@@ -61,6 +62,10 @@ class Output(Show):
         if not self.quiet:
             ranks.say(self.program, f"note: {with_flags(text, self.flags)}")
 
+    def step(self, text: str) -> None:
+        """Print how far the work is, on stderr."""
+        super().step(with_flags(text, self.flags))
+
     def warn(self, text: str) -> None:
         """Print what went wrong, on stderr, also where all else is quiet."""
         ranks.say(self.program, with_flags(text, self.flags))
@@ -74,16 +79,32 @@ class Output(Show):
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: paths as text, numbers of numpy as numbers, NaN as null."""
+    """Return a value as JSON has it.
+
+    Dataclasses become objects, sets become sorted lists, numbers and arrays of numpy become numbers
+    and lists, NaN and infinity become null, and paths become text.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        value = _sorted(value)
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):  # an array or a number of numpy
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    """Return values in their order, or in that of their texts where they have none."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=str)
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:
@@ -331,7 +352,7 @@ def call(
         elif isinstance(show, Output) and show.as_json:
             stdout = sys.stderr
         process = subprocess.Popen(words, env={**os.environ, **(env or {})}, stdout=stdout)
-        if signal.SIGTERM in asked:  # it came before there was a command to pass it on to
+        if signal.SIGTERM in asked:  # the signal came before the command started
             process.terminate()
         status = process.wait()
     finally:

@@ -12,18 +12,19 @@ import torch
 from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# another precision has to be so many times faster than float32, because it costs accuracy and
+# the factor by which another precision has to be faster than float32; it costs accuracy, and
 # timings scatter
 MARGIN = 1.25
 
 
-def pick_device(text: str, local_rank: int = 0) -> torch.device:
+def pick_device(device: str | torch.device | None, local_rank: int = 0) -> torch.device:
     """Return the device of this process, and make it the current one.
 
-    text: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` (the GPU of this process's place
-    on its machine), ``cuda:1``, or the numbers of GPUs that the processes share out, such as
-    ``0,1``. Raises ValueError for a device that does not exist.
+    device: ``auto`` or None (a GPU where there is one), ``cpu``, ``cuda`` (the GPU of this
+    process's place on its machine), ``cuda:1``, the numbers of GPUs that the processes share out,
+    such as ``0,1``, or a `torch.device`. Raises ValueError for a device that does not exist.
     """
+    text = "auto" if device is None else str(device)
     named = re.fullmatch(r"auto|cpu|cuda|(?:cuda:)?(?P<numbers>\d+(?:,\d+)*)", text)
     if named is None:
         raise ValueError(
@@ -40,9 +41,9 @@ def pick_device(text: str, local_rank: int = 0) -> torch.device:
     if max(indices) >= gpus:
         advice = f"use auto or cpu, or numbers below {gpus}"
         raise ValueError(f"`device` {text}: torch sees {gpus} GPUs here; {advice}")
-    device = torch.device("cuda", indices[local_rank % len(indices)])
-    torch.cuda.set_device(device)
-    return device
+    chosen = torch.device("cuda", indices[local_rank % len(indices)])
+    torch.cuda.set_device(chosen)
+    return chosen
 
 
 def fastest_dtype(network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
@@ -96,7 +97,7 @@ def relative_speed(device: torch.device, dtype: torch.dtype) -> float:
         work = _Work(device)
         for kind in seconds:  # kernels are chosen and memory is taken the first time
             work.run(kind)
-        for _ in range(5):  # in turns: the machine's speed may change
+        for _ in range(5):  # turns, because the machine's speed may change
             for kind, times in seconds.items():
                 times.append(work.run(kind))
             if seconds[dtype][0] > 3 * seconds[torch.float32][0]:

@@ -78,17 +78,18 @@ def read_lines(path: Path, name: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the entries of a YAML file: text, numbers, True, False, null, and lists and mappings
-    of these.
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the entries of a YAML file.
 
-    Nothing in the file is executed: tags that ask for more are refused. Raises BadFile in words.
+    Values are text, numbers, True, False, null, and lists and mappings of these. Nothing in the
+    file is executed: tags that ask for more are refused. Raises BadFile in words.
     """
     try:
         import yaml
     except ImportError:
         raise ValueError("configs need PyYAML: pip install pyyaml") from None
 
+    path = Path(path)
     with parsing(path, "YAML file"):
         try:
             content = yaml.safe_load(_config_text(path))
@@ -119,11 +120,10 @@ def _one_line(text: str) -> str:
 
 
 def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
-    """Return ``content`` if it is a mapping of plain values whose names are text; raise BadFile
-    otherwise.
+    """Return ``content`` if it is a mapping of plain values whose names are text.
 
-    Aliases of YAML let some lines stand for billions of values, or for themselves: each is
-    counted as often as it is named.
+    Raises BadFile for anything else. Aliases of YAML let some lines stand for billions of values,
+    or for themselves: each is counted as often as it is named.
     """
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -152,8 +152,9 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
     return content
 
 
-def read_config_json(path: Path) -> dict[str, Any]:
+def read_config_json(path: str | Path) -> dict[str, Any]:
     """Return the entries of a JSON file, as `read_yaml` does."""
+    path = Path(path)
     with parsing(path, "JSON file"):
         text = _config_text(path)
     return _entries(path, _json(path, text, "put it right"))
@@ -227,8 +228,8 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
                 os.replace(unfinished, path)
                 return
             try:
-                os.link(unfinished, path)  # unlike a rename, it fails where the name is taken
-            except OSError:  # the name is taken, as "x" finds too, or there are no links here
+                os.link(unfinished, path)  # a link, unlike a rename, fails for a taken name
+            except OSError:  # a taken name, which "x" refuses too, or no links here
                 with open(path, "xb") as file:
                     file.write(data)
         finally:

@@ -34,7 +34,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range
         is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
         if image.mode == "F" or not is_16_bit:
-            raise ValueError(f"its pixels are neither 8 nor 16 bits (mode {image.mode})")
+            kind = f"neither 8 nor 16 bits (mode {image.mode})"
+            raise ValueError(f"its pixels are {kind}; scale them to 0..255 as uint8")
         values = np.asarray(image)
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from DDA import images
+from DDA import images, tree
 
 FORMS = "uint8 (N,H,W,3), float (N,3,H,W) in [0,1], PIL images, or a list of such images"
-TOLERANCE = 1e-4  # beyond [0,1]: the error of float arithmetic
+TOLERANCE = 1e-4  # the error of float arithmetic beyond [0,1]
 
 
 def read(batch: Any) -> list[np.ndarray]:
@@ -47,7 +49,7 @@ def read(batch: Any) -> list[np.ndarray]:
         return [_read_one(batch, "the image")]
     array = _as_array(batch)
     if array is None or array.ndim != 4:
-        raise ValueError(f"images are {FORMS}, not {_describe(batch)}")
+        raise ValueError(f"images are {FORMS}, not {_describe(batch)}{_advice(batch)}")
     return _to_pixels(array, "the images")
 
 
@@ -66,7 +68,9 @@ def _read_one(image: Any, name: str) -> np.ndarray:
     else:
         array = _as_array(image)
     if array is None or array.ndim != 3:
-        raise ValueError(f"{name} is uint8 (H,W,3), float (3,H,W) or PIL, not {_describe(image)}")
+        raise ValueError(
+            f"{name} is uint8 (H,W,3), float (3,H,W) or PIL, not {_describe(image)}{_advice(image)}"
+        )
     return _to_pixels(array[None], name)[0]
 
 
@@ -74,7 +78,11 @@ def _to_pixels(array: np.ndarray, name: str) -> list[np.ndarray]:
     """Return uint8 (H,W,3) of each image in an array of four dimensions."""
     is_float = array.dtype.kind == "f"
     if not is_float and array.dtype != np.uint8:
-        raise ValueError(f"{name}: pixels are uint8 or float, not {array.dtype}")
+        levels = "(x * 255)" if array.dtype == bool else "x"
+        raise ValueError(
+            f"{name}: pixels are uint8 or float, not {array.dtype}; where they are 0..255, give "
+            f"{levels}.astype(np.uint8), and {levels}.to(torch.uint8) of a tensor"
+        )
     _check_shape(array.shape[1:], name, is_float=is_float)
     if is_float and array.size:
         _check_range(array, name)
@@ -92,9 +100,18 @@ def _check_shape(shape: tuple[int, ...], name: str, *, is_float: bool) -> None:
         form, channels, elsewhere, end = "float pixels are (3,H,W)", shape[0], shape[2], "front"
     else:
         form, channels, elsewhere, end = "uint8 pixels are (H,W,3)", shape[2], shape[0], "end"
-    if channels != 3:
-        advice = f"; move the channels to the {end}" if elsewhere == 3 else ""
-        raise ValueError(f"{name}: {form}, not {shape}{advice}")
+    if channels == 3:
+        return
+    if elsewhere == 3:
+        advice = f"move the channels to the {end}"
+    elif channels == 4:
+        advice = f"drop the fourth channel: x[{'..., :3, :, :' if is_float else '..., :3'}]"
+    elif channels == 1:
+        advice = f"repeat grey three times: np.repeat(x, 3, {-3 if is_float else -1})"
+    else:
+        axis, place = (-3, "..., None, :, :") if is_float else (-1, "..., None")
+        advice = f"where these are grey images, give np.repeat(x[{place}], 3, {axis})"
+    raise ValueError(f"{name}: {form}, not {shape}; {advice}")
 
 
 def _check_range(array: np.ndarray, name: str) -> None:
@@ -104,7 +121,7 @@ def _check_range(array: np.ndarray, name: str) -> None:
     least, most = float(array.min()), float(array.max())
     if least < -TOLERANCE or most > 1 + TOLERANCE:
         raise ValueError(
-            f"{name}: float pixels are in [0,1], but these are in [{least:.3g},{most:.3g}]; "
+            f"{name}: float pixels are in [0,1], but these are in [{least:.5g},{most:.5g}]; "
             "divide, clamp or undo the normalisation first"
         )
 
@@ -141,31 +158,61 @@ def _like_array(batch: Any, pixels: np.ndarray) -> Any:
     return np.ascontiguousarray(pixels, dtype=batch.dtype)
 
 
-def keys(pixels: Sequence[np.ndarray], given: Sequence[str] | None = None) -> list[str]:
+def keys(pixels: Sequence[np.ndarray], given: Any = None) -> list[str]:
     """Return the keys of images: those given, else the SHA-256 of each image's uint8 pixels.
 
-    Raises ValueError where another number of keys is given, or one that is no text.
+    given: texts or paths, one for each image; a single one for a single image. Raises ValueError
+    where another number of keys is given, or something else.
     """
     if given is None:
         return [hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in pixels]
-    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    if isinstance(given, str | PathLike) and len(pixels) == 1:
+        given = [given]
+    is_list = isinstance(given, Iterable) and not isinstance(given, str | bytes | PathLike)
     names = list(given) if is_list else []
-    if not is_list or not all(isinstance(name, str) for name in names):
-        raise ValueError("`keys` is a list of texts, one for each image")
+    misfits = [name for name in names if not isinstance(name, str | PurePath)]
+    if misfits or not is_list:
+        value = tree.shown(misfits[0] if misfits else given)
+        raise ValueError(f"`keys` is a list of texts, one for each image; {value} is none")
     if len(names) != len(pixels):
         raise ValueError(f"`keys` has {len(names)} entries for {len(pixels)} images")
-    return names
+    return [key_text(name) for name in names]
+
+
+def key_text(key: str | PurePath) -> str:
+    """Return a key that was given as text or as a path."""
+    return key.as_posix() if isinstance(key, PurePath) else str(key)
 
 
 def _as_array(batch: Any) -> np.ndarray | None:
     """Return a numpy array of an array or a tensor; None for anything else."""
     if hasattr(batch, "detach"):  # a tensor of torch, perhaps of a type that numpy lacks
-        batch = batch.detach().cpu()
-        return (batch.float() if batch.is_floating_point() else batch).numpy()
+        batch = batch.detach()
+        try:
+            return (batch.float() if batch.is_floating_point() else batch).numpy(force=True)
+        except (TypeError, NotImplementedError):  # sparse and meta tensors hold no array
+            return None
     return batch if isinstance(batch, np.ndarray) else None
 
 
 def _describe(batch: Any) -> str:
     """Return what was given, as a message names it: its type, and its shape if it has one."""
     shape = getattr(batch, "shape", None)
-    return type(batch).__name__ if shape is None else f"{type(batch).__name__} {tuple(shape)}"
+    name = type(batch).__name__
+    return f"{name} {tuple(shape)}" if isinstance(shape, tuple) else name
+
+
+def _advice(batch: Any) -> str:
+    """Return what to do with something that is no image, as the end of a message."""
+    layout = f"{getattr(batch, 'layout', '')}"
+    if isinstance(batch, str | PathLike):
+        return "; open a file with PIL.Image.open (`Adapter.folder` takes folders)"
+    if layout not in ("", "torch.strided"):
+        return "; give x.to_dense() of a sparse tensor"
+    if getattr(batch, "is_meta", False):
+        return "; a meta tensor has no values"
+    if getattr(batch, "ndim", None) == 2:
+        return "; give a grey image three channels: np.repeat(x[..., None], 3, -1)"
+    if isinstance(batch, Iterable) and not hasattr(batch, "__len__"):
+        return "; make a list of them"
+    return ""

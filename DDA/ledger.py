@@ -17,9 +17,9 @@ from DDA import files, shapes
 from DDA.tree import SETTINGS, shown, spread
 
 RUNNING = "running"
-SAMPLES = 8  # so many source images of a cell are remembered
+SAMPLES = 8  # the number of source images of a cell that are remembered
 
-# the SHA-256 of what a source reads under a name; it may raise OSError or KeyError
+# a function that returns the SHA-256 of a source's image; it may raise OSError or KeyError
 Digest = Callable[[str], str]
 
 

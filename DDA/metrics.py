@@ -78,8 +78,9 @@ def corruption_errors(
     clean: float | None = None,
     baseline_clean: float | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return CE of each corruption in per cent of the baseline's, and relative CE with clean
-    errors.
+    """Return the corruption errors, in per cent of the baseline's errors.
+
+    They are the CE of each corruption and, where both clean errors are given, its relative CE.
 
     top1: corruption to severity to accuracy, 0..1. baseline: corruption to error, mean over
     severities, 0..1. clean, baseline_clean: errors on clean images. Raises ValueError where the

@@ -13,7 +13,7 @@ from typing import TextIO
 class Show:
     """The place where long work tells people about itself: its plan, its notes, its progress.
 
-    quiet: show nothing but what went wrong.
+    quiet: show nothing. The results of the work tell what went wrong.
     """
 
     quiet: bool = False
@@ -34,8 +34,9 @@ class Show:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print what went wrong, on stderr, also where all else is quiet."""
-        print(text, file=sys.stderr, flush=True)
+        """Print what went wrong, on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def progress(self, total: int, ranks: int = 1) -> Progress:
         """Return a new count of ``total`` images, shown on stderr."""

@@ -230,7 +230,7 @@ class _Mpi(World):
 
     def abort(self) -> None:
         sys.stderr.flush()
-        time.sleep(0.5)  # so that the launcher can pass on the messages of this process
+        time.sleep(0.5)  # time for the launcher to pass on this process's messages
         self._comm.Abort(1)
 
 
@@ -244,7 +244,7 @@ class _Meeting:
     job: str
     address: str
     port: int
-    served: bool  # by torchrun's agent; else rank 0 serves the store
+    served: bool  # whether torchrun's agent serves the store, and not rank 0
     if_taken: str  # advice, where another program has the port
     if_missing: str  # advice, where ranks do not come
 
@@ -305,7 +305,7 @@ class _TorchDistributed(World):
         torch waits for it silently and does not react to Ctrl-C. Where a program that knows no such
         store has the port, torch waits forever. So a thread opens it.
         """
-        import torch.distributed  # noqa: F401 - before the wait for others, so it is no part of it
+        import torch.distributed  # noqa: F401 - the import is no part of the wait for others
 
         outcome: list = []
         threading.Thread(target=self._open, args=(outcome,), daemon=True).start()
@@ -321,7 +321,7 @@ class _TorchDistributed(World):
 
         meeting = self._meeting
         address = (meeting.address, meeting.port)
-        while not self._serves:  # until somebody listens; torch would print a page for each attempt
+        while not self._serves:  # torch would print a page for each failed attempt
             with suppress(OSError), socket.create_connection(address, 5):
                 break
             time.sleep(0.05)
@@ -435,7 +435,7 @@ class _TorchDistributed(World):
 
     def _leave(self) -> None:
         sys.stderr.flush()
-        time.sleep(0.5)  # so that the others can learn of it, where the store is in this process
+        time.sleep(0.5)  # time for the others to learn of it from a store in this process
         os._exit(1)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
@@ -474,7 +474,7 @@ def start(program: str) -> World:
         return _start_mpi(size)
     if "TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1:
         return _start_torchrun(program)
-    size = _number("SLURM_STEP_NUM_TASKS")  # only srun sets it to several
+    size = _number("SLURM_STEP_NUM_TASKS")  # srun alone sets it to several
     if size > 1 and "SLURM_PROCID" in os.environ:
         return _start_srun(size, program)
     return World()
@@ -498,7 +498,7 @@ def _start_torchrun(program: str) -> World:
 def _start_srun(size: int, program: str) -> World:
     job = _number("SLURM_JOB_ID", "SLURM_JOBID")
     step = _number("SLURM_STEP_ID", "SLURM_STEPID")  # the second is the older name
-    restart = _number("SLURM_RESTART_COUNT")  # of a job that was requeued
+    restart = _number("SLURM_RESTART_COUNT")  # restarts of a job that was requeued
     wanted = os.environ.get("MASTER_PORT", "")
     remedy = "Unset MASTER_PORT" if wanted else "Run it again"
     if wanted and not (wanted.isdigit() and 0 < int(wanted) < 65536):
@@ -611,7 +611,7 @@ def keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mmap_threshold, trim_threshold = -3, -1  # their names in malloc.h start with M_
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD in malloc.h
         mallopt(mmap_threshold, 1 << 25)
         mallopt(trim_threshold, 1 << 30)
 
@@ -619,14 +619,25 @@ def keep_memory() -> None:
 class Stop:
     """A flag that is true once the user (Ctrl-C) or a scheduler (SIGTERM) asked to stop.
 
-    It lets the work in hand be finished. The second request is a KeyboardInterrupt. Only the main
-    thread may make a `Stop`.
+    It lets the work in hand be finished. The second request is a KeyboardInterrupt. The signals
+    are handled so inside of a ``with`` block, and as before after it. Outside the main thread,
+    which alone receives signals, the flag stays false.
     """
 
     def __init__(self) -> None:
         self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            # None stands for a handler that Python did not set and cannot set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         if self._asked:

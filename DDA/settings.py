@@ -6,7 +6,6 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from numbers import Number
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -21,8 +20,10 @@ WORDS = {
     dict: "a group of entries",
     tuple: "a list",
     list: "a list",
-    NoneType: "null",
+    NoneType: "nothing",
 }
+# the words for a hint that a whole number does not fit, because it is too large
+LIMITED = {**WORDS, int: "a whole number below 2**63", float: "a number below 1.8e308"}
 
 
 def check_names(names: Iterable[object], known: Iterable[str], prefix: str = "") -> None:
@@ -46,7 +47,11 @@ def check_one_of(name: str, value: Any, known: Iterable[object]) -> None:
 def check_at_least(least: float, **values: float | None) -> None:
     """Raise ValueError for the first of these settings that is given (not None) and too small."""
     for name, value in values.items():
-        if value is not None and value < least:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(plain(value), int | float):
+            raise ValueError(f"`{name}` must be a number, not {tree.shown(value)}")
+        if not value >= least:
             raise ValueError(f"`{name}` {value} must be at least {least}")
 
 
@@ -66,10 +71,10 @@ def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: st
     """
     for name, value in entries.items():
         if name in hints and not is_of(value, hints[name]):
-            expected = words_of(hints[name])
-            raise ValueError(
-                f"{_quoted(prefix, name)} is {tree.shown(value)}, but it is {expected}"
-            )
+            is_too_large = isinstance(value, int) and not isinstance(value, bool)
+            expected = words_of(hints[name], LIMITED if is_too_large else WORDS)
+            shown = tree.shown(plain(value))
+            raise ValueError(f"{_quoted(prefix, name)} must be {expected}, not {shown}")
 
 
 def _quoted(prefix: str, name: object) -> str:
@@ -79,15 +84,23 @@ def _quoted(prefix: str, name: object) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python, and any other value as it is."""
-    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
+    """Return one number of numpy or torch as one of Python, and any other value as it is.
+
+    >>> import numpy
+    >>> plain(numpy.int64(4)), plain("four")
+    (4, 'four')
+    """
+    is_one = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_one else value
 
 
 def is_of(value: Any, hint: Any) -> bool:
     """Tell whether a value fits a type hint.
 
-    Hints are unions, text, numbers that are finite, and lists and mappings of anything.
+    Hints are unions, text, numbers that are finite, and lists and mappings of anything. Numbers of
+    numpy are numbers.
     """
+    value = plain(value)
     if get_origin(hint) in (Union, UnionType):
         return any(is_of(value, one) for one in get_args(hint))
     kind = get_origin(hint) or hint
@@ -102,10 +115,10 @@ def is_of(value: Any, hint: Any) -> bool:
     return kind is Any or isinstance(value, (list, tuple) if kind in (list, tuple) else kind)
 
 
-def words_of(hint: Any) -> str:
-    """Return a type hint as a message says it, such as ``a number or null``."""
+def words_of(hint: Any, words: Mapping[type, str] = WORDS) -> str:
+    """Return a type hint as a message says it, such as ``a number or nothing``."""
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return " or ".join(WORDS[get_origin(one) or one] for one in hints)
+    return " or ".join(words[get_origin(one) or one] for one in hints)
 
 
 def names_of(values: Any) -> tuple[str, ...]:
@@ -124,3 +137,10 @@ def names_of(values: Any) -> tuple[str, ...]:
 def as_list(value: Any) -> list[Any]:
     """Return the values of an entry that holds one value or several."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_path(setting: str, value: object) -> Path:
+    """Return a path that was given as text or as a path. Raises ValueError for anything else."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{setting}` must be a path, not {tree.shown(value)}")
+    return Path(value).expanduser()

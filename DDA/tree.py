@@ -23,7 +23,7 @@ from DDA.files import TEMPORARY
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
-SETTINGS = "settings.json"  # it lies at the root of every tree of adapted images
+SETTINGS = "settings.json"  # at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
 # four that are kept apart
 CORRUPTIONS = (
@@ -93,6 +93,7 @@ def shown(value: object, most: int = 80) -> str:
     Messages show such values in this form.
     """
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = " ".join(text.splitlines())  # arrays are shown on several
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -174,7 +175,7 @@ def walk(
 class Saved(NamedTuple):
     """The content of some cells of a tree that is being filled."""
 
-    images: dict[str, dict[str, str]]  # of each cell, key to relative path
+    images: dict[str, dict[str, str]]  # key to relative path, for each cell
     unfinished: list[str]  # relative paths of temporaries
 
     def merged(self) -> dict[str, str]:
@@ -228,7 +229,7 @@ def _is_being_written(path: Path) -> bool:
         if match[1] == files.host():
             os.kill(int(match[2]), 0)
     except OSError as error:
-        return isinstance(error, PermissionError)  # it lives, and is another user's
+        return isinstance(error, PermissionError)  # a living process of another user
     return True
 
 

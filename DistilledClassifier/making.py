@@ -512,8 +512,9 @@ def _write(
         failures = trees.write(source, originals.opening, tasks, target.save_dir, **options)
     except BrokenProcessPool:
         raise trees.LostWorker(
-            "a worker process died (out of memory?); "
-            "run the same command again to go on, with fewer `workers`"
+            "a worker process died (out of memory?); run the same command again to go on, with "
+            "fewer `workers`; a Python script that makes images needs "
+            "`if __name__ == '__main__':` around its calls"
         ) from None
     for path, reason in list(failures.items())[:10]:
         show.warn(f"failed: {path}: {reason}")

@@ -26,12 +26,10 @@ from DDA import files, images, ledger, tree
 from DDA.progress import Show
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
-from DistilledClassifier.verify import Manifest, verify
+from DistilledClassifier.verify import Manifest
 
 # an image's target, the SHA-256 of its file, and the reason where there is no file
 Made = tuple[str, str | None, str | None]
-
-__all__ = ["Recipe", "Task", "generator", "verify", "write"]
 
 
 class LostWorker(RuntimeError):

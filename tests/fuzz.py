@@ -259,7 +259,7 @@ class Names:
         from DDA import files, tree
         from DDA.progress import Show
         from DDA.sources import open_official
-        from DistilledClassifier import trees
+        from DistilledClassifier import recipes, trees
 
         name = data.decode("utf-8", rng.choice(("surrogateescape", "replace")))
         kind = rng.randrange(4)
@@ -286,7 +286,7 @@ class Names:
         source = open_official(path)
         out = folder / "o/p/q"
         tasks = [
-            trees.Task(trees.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names
+            trees.Task(recipes.Recipe("copy", "copy"), one, f"copy/{one}") for one in source.names
         ]
         failures = trees.write(
             source, (path,), tasks, out, seed=0, workers=1, show=Show(quiet=True)

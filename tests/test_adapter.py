@@ -1,6 +1,9 @@
 """`Adapter` from Python: it reads like the documentation of it."""
 
 import json
+import pickle
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +94,7 @@ def test_a_folder_is_a_job_that_goes_on(prior, tree, tmp_path, capsys):
     assert report.done == 24 and report.total == 25 and not report.complete
     assert report.failed == {"fog/3/cat/broken.png": "it is empty (0 bytes)"}
     assert report.gallery == tmp_path / "look.png" and report.gallery.is_file()
-    assert "images/s" not in capsys.readouterr().err
+    assert capsys.readouterr() == ("", "")
     (tree / "fog/3/cat/broken.png").unlink()
     (tmp_path / "out/snow/5/cat/1.png").unlink()
     report = adapter.folder(tree, tmp_path / "out")
@@ -122,16 +125,26 @@ def test_only_some_images_of_some_cells(prior, tree, tmp_path):
         ({"sped": "fast"}, "`sped` is unknown; did you mean speed?"),
         ({"batchsize": 3}, "`batchsize` is unknown; did you mean batch_size?"),
         ({"N": 0}, "`N` 0 is outside 1..100"),
-        ({"N": "8"}, "`N` is '8', but it is a whole number"),
+        ({"N": "8"}, "`N` must be a whole number"),
         ({"D": 3}, "`D` 3 does not divide the image size 16"),
         ({"dtype": "int8"}, "`dtype`: 'int8' is unknown"),
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
-        ({"batch_size": "4"}, "`batch_size` is '4', but it is a whole number"),
-        ({"use_fp16": "no"}, "`use_fp16` is 'no', but it is true or false"),
+        ({"batch_size": "4"}, "`batch_size` must be a whole number"),
+        ({"use_fp16": "no"}, "`use_fp16` must be true or false, not 'no'"),
         ({"device": "tpu"}, "`device` tpu is unknown"),
         ({"prior": {"image_size": 32}}, "`image_size` 32, but the .json says 16"),
-        ({"prior": {"image_size": "16"}}, "`prior`: `image_size` is '16'"),
+        ({"prior": {"image_size": "16"}}, "`image_size` must be a whole number, not '16'"),
         ({"prior": {"image_sise": 16}}, "`prior`: `image_sise` is unknown"),
+        ({"prior": "x"}, "`prior` must be settings by their names, such as {"),
+        ({"prior": [("image_size", 16)]}, "`prior` must be settings by their names"),
+        ({"world": 2}, "`world` must be a World of DDA.ranks, not 2"),
+        ({"scale": "6"}, "`scale` '6' must be a number"),
+        ({"image_size": 32}, "`image_size` is unknown here; give it as `prior`, such as prior={"),
+        ({"num_samples": 3}, "`num_samples` is unknown here; it belongs to `folder`"),
+        ({"use_ddim": True}, "`use_ddim` is unknown here; give `sampler` ddim"),
+        ({"use_fp16": True, "dtype": "float32"}, "`use_fp16` True contradicts `dtype` float32"),
+        ({"timestep_respacing": "abc"}, "`timestep_respacing` 'abc' is not a form like"),
+        ({"timestep_respacing": 5000}, "`timestep_respacing` '5000' wants 5000 timesteps"),
     ],
 )
 def test_a_wrong_setting_is_named(prior, settings, words):
@@ -144,18 +157,79 @@ def test_a_wrong_setting_is_named(prior, settings, words):
     ("settings", "words"),
     [
         ({"layout": "imagenetcc"}, "`layout`: 'imagenetcc' is unknown"),
-        ({"num_samples": "3"}, "`num_samples` is '3', but it is a whole number"),
+        ({"num_samples": "3"}, "`num_samples` must be a whole number"),
         ({"num_samples": 0}, "`num_samples` 0 must be at least 1"),
-        ({"train": "test"}, "`train` is 'test', but it is true or false"),
+        ({"train": "test"}, "`train` must be true or false or nothing, not 'test'"),
         ({"keys": ["none"]}, "`keys` names 1 images that"),
+        ({"keys": ["fog/3/cat/1.JPEG"]}, "such as fog/3/cat/1.JPEG; a key has no suffix"),
+        ({"keys": 7}, "`keys` must be a file or a list of keys, which are texts, not 7"),
+        ({"keys": [1]}, "`keys` must be a file or a list of keys, which are texts, not [1]"),
+        ({"severity": 5.5}, "`severity` must be a whole number or text, not 5.5"),
+        ({"corruption": [3]}, "`corruption` must be text, not 3"),
+        ({"gallery": True}, "`gallery` must be a path, not True"),
+        ({"dry_run": "yes"}, "`dry_run` must be true or false, not 'yes'"),
+        ({"quiet": None}, "`quiet` must be true or false, not None"),
+        ({"world": 2}, "`world` must be a World of DDA.ranks, not 2"),
+        ({"dataset": "folder"}, "`dataset` is unknown here; give `layout`"),
+        ({"batch_size": 3}, "`batch_size` is unknown here; it belongs to `Adapter`"),
+        ({"image_size": 3}, "`image_size` is unknown here; give it to `Adapter`, as an entry of"),
+        ({"galery": "look.png"}, "`galery` is unknown; did you mean gallery?"),
     ],
 )
 def test_a_wrong_setting_of_a_folder_is_named_before_anything_is_written(
     prior, tree, tmp_path, settings, words
 ):
     with pytest.raises(ValueError) as error:
-        Adapter(prior, speed="one-shot").folder(tree, tmp_path / "out", quiet=True, **settings)
+        Adapter(prior, speed="one-shot").folder(
+            tree, tmp_path / "out", **{"quiet": True, **settings}
+        )
     assert words in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [None, 3, b"x.pt", "", ["a.png"], np.zeros((2, 16, 16, 3))])
+def test_what_is_no_path_is_named(prior, tree, tmp_path, value):
+    with pytest.raises(ValueError, match="`model_path` must be a path, not "):
+        Adapter(value)
+    adapter = Adapter(prior)
+    with pytest.raises(ValueError, match="`source` must be a path, not "):
+        adapter.folder(value, tmp_path / "out")
+    with pytest.raises(ValueError, match="`save_dir` must be a path, not .*$") as error:
+        adapter.folder(tree, value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 130
+
+
+def test_severities_and_keys_come_as_numpy_and_paths_have_them(prior, tree, tmp_path):
+    job = {"layout": "imagenetc", "corruption": "fog", "quiet": True}
+    adapter = Adapter(prior, speed="one-shot")
+    for severity in (np.int64(3), np.array([3]), "3", range(3, 4)):
+        report = adapter.folder(tree, tmp_path / "out", severity=severity, dry_run=True, **job)
+        assert report.total == 6
+    keys = [Path("fog/3/cat/1"), "fog/3/dog/1"]
+    assert adapter.folder(tree, tmp_path / "out", severity=3, keys=keys, **job).done == 2
+
+
+def test_a_setting_that_changes_nothing_is_a_warning(prior, tree, tmp_path):
+    with pytest.warns(UserWarning, match="`scale` is ignored by `guidance` projection"):
+        adapter = Adapter(prior, speed="one-shot", scale=3)
+    with pytest.warns(UserWarning, match="`train` is ignored: `layout` folder has no splits"):
+        adapter.folder(tree, tmp_path / "out", train=True, dry_run=True, quiet=True)
+
+
+def test_an_adapter_says_in_one_line_what_it_is(prior):
+    adapter = Adapter(prior, speed="one-shot", device="cpu")
+    words = "16 pixels, one-shot (N 8, D 2, seed 0), cpu, float32"
+    assert repr(adapter) == f"<Adapter {prior}: {words}>"
+
+
+def test_an_adapter_that_was_used_can_be_sent_to_another_process(prior, pixels):
+    adapter = Adapter(prior, speed="one-shot", N=4)
+    expected = adapter(pixels)
+    for copy in (pickle.loads(pickle.dumps(adapter)), deepcopy(adapter)):
+        assert np.array_equal(copy(pixels), expected)
+
+
+def test_a_whole_number_of_timesteps_is_its_text(prior):
+    assert Adapter(prior, timestep_respacing=50, N=20).settings.timestep_respacing == "50"
 
 
 def test_no_keys_are_no_images(prior, tree, tmp_path):
@@ -230,7 +304,9 @@ def test_the_command_gives_its_result_as_json(prior, tree, tmp_path, capsys):
 
 
 def test_numbers_of_numpy_are_numbers(prior, tree, tmp_path):
-    adapter = Adapter(prior, N=np.int64(3), D=np.int32(2), batch_size=np.int64(5), k=np.float32(1))
+    adapter = Adapter(
+        prior, N=np.int64(3), D=np.int32(2), batch_size=np.int64(5), scale=np.float32(6)
+    )
     report = adapter.folder(
         tree, tmp_path / "out", num_samples=np.int64(3), corruption=None, quiet=True
     )

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_settings_of_subcommands_become_flags(capsys):
 def talk(values, output):
     output.say("plan")
     output.note("a note")
-    output.step("step 1")
+    output.step("step 1 of `count`")
     output.progress(2).add([(1, 0)])
     output.warn("`count` went wrong")
     numbers = {"nan": float("nan"), "one": np.float32(1), "many": (np.int64(2), {"a": np.inf})}
@@ -160,7 +161,9 @@ def talk(values, output):
 def test_a_command_prints_its_plan_and_result_on_stdout_and_the_rest_on_stderr(parser, capsys):
     status, out, err = run(parser, REQUIRED, talk, capsys)
     assert status == 1 and out == "plan\nthe result\n"
-    assert "x.py: note: a note\nstep 1\nfirst 1 in " in err and err.endswith("--count went wrong\n")
+    assert "x.py: note: a note\nstep 1 of --count\nfirst 1 in " in err and err.endswith(
+        "--count went wrong\n"
+    )
 
 
 def test_quiet_leaves_the_result_and_what_went_wrong(parser, capsys):
@@ -178,6 +181,46 @@ def test_json_is_one_object_on_stdout_and_all_else_is_on_stderr(parser, capsys):
     result = json.loads(out, parse_constant=refuse)
     assert result == {"path": "a/b", "nan": None, "one": 1.0, "many": [2, {"a": None}]}
     assert "plan\n" in err and "x.py: note: a note" in err
+
+
+@dataclass
+class Count:
+    done: int
+    share: float
+    folder: Path
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("-inf"), None),
+        (np.float64("nan"), None),
+        (np.bool_(True), True),
+        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (np.array([0.5, np.nan]), [0.5, None]),
+        ((1, (2, 3)), [1, [2, 3]]),
+        ({10, 9, 2}, [2, 9, 10]),
+        (frozenset({"b", "a", 1}), [1, "a", "b"]),
+        (Count(3, float("nan"), Path("a/b")), {"done": 3, "share": None, "folder": "a/b"}),
+        ([Count(1, 0.5, Path("c"))], [{"done": 1, "share": 0.5, "folder": "c"}]),
+        ({1: None, Path("p"): "ü"}, {"1": None, "p": "ü"}),
+    ],
+)
+def test_a_result_is_valid_json_whatever_it_holds(capsys, value, expected):
+    commands.Output(as_json=True).result("", {"value": value})
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail) == {"value": expected}
+    assert out.count("\n") == 1
+
+
+def test_a_command_of_several_ranks_is_quiet_and_prints_json(parser, capsys):
+    def work(world, values, output):
+        assert world.size == 1 and "quiet" not in values and "json" not in values
+        return talk(values, output)
+
+    assert commands.run_ranks(parser, [*REQUIRED, "--quiet", "--json"], work) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["path"] == "a/b" and err == "x.py: --count went wrong\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

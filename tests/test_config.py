@@ -3,15 +3,17 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from DDA import tree
+from DDA import files, settings, tree
 from DDA.training.loop import make_optimizer, make_rate
 from DDA.training.task import Moment
 from DistilledClassifier import classifiers
 from DistilledClassifier.experiments.compose import CONFIGS, compose, kind_of, kinds
 from DistilledClassifier.experiments.config import load
+from DistilledClassifier.experiments.settings import Training
 
 BACKBONES = {
     "CIFAR10": ("ResNet18", "ResNet50", "ResNet20", "ResNet56", "timm/resnet18"),
@@ -83,6 +85,50 @@ def test_every_file_is_used_and_holds_only_what_is_its_own():
         file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")
     }
     assert there <= used
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "words"),
+    [
+        (2**70, int, "`x` must be a whole number below 2**63, not 1180591620717411303424"),
+        (float("nan"), float | None, "`x` must be a number or nothing, not nan"),
+        (np.float64("nan"), float, "`x` must be a number, not nan"),
+        ("6", int, "`x` must be a whole number, not '6'"),
+        (np.float32(0.5), int | None, "`x` must be a whole number or nothing, not 0.5"),
+        (np.bool_(True), int, "`x` must be a whole number, not True"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_told_what_it_must_be(value, hint, words):
+    with pytest.raises(ValueError) as error:
+        settings.check_kinds({"x": value}, {"x": hint})
+    assert str(error.value) == words
+
+
+def test_numbers_of_numpy_are_numbers():
+    values = {"a": np.int64(4), "b": np.float32(0.5), "c": np.bool_(False)}
+    settings.check_kinds(values, {"a": int, "b": float | None, "c": bool})
+    entries = Training(config=Path("x"), batch_size=np.int64(4), lr=np.float32(0.5)).entries
+    assert [type(value) for value in entries.values()] == [float, int]
+
+
+@pytest.mark.parametrize("value", [None, "", 3, {}])
+def test_what_is_no_path_is_refused_with_the_name_of_the_setting(value):
+    with pytest.raises(ValueError, match="^`save_dir` must be a path, not"):
+        settings.as_path("save_dir", value)
+    assert settings.as_path("save_dir", "a/b") == settings.as_path("x", Path("a/b")) == Path("a/b")
+
+
+def test_a_config_without_a_base_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: {root: here, train: train}")
+    with pytest.raises(
+        ValueError, match="`data.val`, `data.classes` must be given; `base`, the name of a"
+    ):
+        load(tmp_path / "mine.yaml")
+
+
+def test_yaml_is_read_from_a_path_given_as_text(tmp_path):
+    (tmp_path / "a.yaml").write_text("x: 1")
+    assert files.read_yaml(str(tmp_path / "a.yaml")) == {"x": 1}
 
 
 def test_the_published_settings_are_those_of_the_papers():
@@ -157,19 +203,25 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
         ({"trian": {}}, "`trian` is unknown; did you mean train?"),
         ({"train.epoch": 3}, "`train.epoch` is unknown; did you mean epochs?"),
         ({"train.epochs": None}, "give a budget"),
-        ({"train.batch_size": -1}, "train: batch_size -1 must be at least 1"),
-        ({"train.batch_size": "many"}, "`train.batch_size` is 'many', but it is a whole number"),
-        ({"train.ema": 1.5}, "train: ema 1.5 is outside 0..1"),
+        ({"train.batch_size": -1}, "train: `batch_size` -1 must be at least 1"),
+        ({"train.batch_size": "many"}, "`train.batch_size` must be a whole number, not 'many'"),
+        ({"train.ema": 1.5}, "train: `ema` 1.5 is outside 0..1"),
         ({"panel.sees": "nothing"}, "panel: `sees`: 'nothing' is unknown; use one of same, clean"),
         ({"optimizer": {"type": "Sgd", "lr": 1}}, "'Sgd' is no optimizer of torch.optim"),
         (
             {"optimizer.momentum": 0.9, "optimizer.type": "AdamW"},
             "AdamW does not take these settings",
         ),
-        ({"optimizer.lr": "fast"}, "optimizer.lr: 'fast'"),
+        (
+            {"optimizer.lr": "fast"},
+            "`optimizer.lr` must be a number above 0, not 'fast'",
+        ),
         ({"schedule": {"type": "step"}}, "schedule.type: 'step' is unknown"),
         ({"schedule": {"type": "cosine", "gamma": 1}}, "cosine takes no settings, not gamma"),
-        ({"train.epochs": 10**400}, "`train.epochs` is 1000"),
+        (
+            {"train.epochs": 10**400},
+            "`train.epochs` must be a number below 1.8e308 or nothing, not 1000",
+        ),
         (
             {"schedule": {"type": "multistep", "milestones": ["x"], "gamma": 0.1}},
             "schedule: multistep takes numbers, not x",
@@ -192,6 +244,7 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
             "`classifier.num_classes` 7, but `data.classes` 'cifar10' has 10 classes",
         ),
         ({"preprocess.mean": [1, 2]}, "preprocess mean"),
+        ({"preprocess.size": 10**6}, "`size` 1000000 must be at most 4096 pixels"),
         ({"data.classes": "cifar11"}, "cifar11 is neither a file nor one of cifar10"),
         ({"data": 3}, "`data`: 3 has no entries"),
     ],

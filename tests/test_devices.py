@@ -53,6 +53,14 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_an_error(monkeypatch):
             devices.pick_device(text)
 
 
+def test_a_device_of_torch_and_none_are_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for device in (torch.device("cpu"), None):
+        assert devices.pick_device(device) == torch.device("cpu")
+    with pytest.raises(ValueError, match="`device` {} is unknown; use auto"):
+        devices.pick_device({})
+
+
 def test_a_precision_is_measured_once_and_soon():
     cpu = torch.device("cpu")
     assert devices.relative_speed(cpu, torch.float32) == 1

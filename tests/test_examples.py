@@ -3,6 +3,10 @@
 import doctest
 import importlib
 import inspect
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +35,24 @@ ENTRY_POINTS = (
     "DDA.image_adapt.adapter.Adapter",
     "DDA.image_adapt.adapter.Adapter.__call__",
     "DDA.image_adapt.adapter.Adapter.folder",
+    "DDA.image_adapt.cache.CachedAdapter",
     "DDA.image_adapt.prior_training.train_prior",
     "DDA.model_adapt.evaluate.Ensemble",
     "DDA.model_adapt.evaluate.Ensemble.scores",
     "DDA.model_adapt.evaluate.Ensemble.evaluate",
+    "DDA.model_adapt.evaluate.Ensemble.fit",
     "DDA.studies.pipeline.run",
     "DDA.inputs.read",
     "DistilledClassifier.experiments.run.train",
     "DistilledClassifier.classifiers.checkpoints.load",
     "DistilledClassifier.classifiers.scoring.Classifier.scores",
     "DistilledClassifier.classifiers.libraries.build",
+    "DistilledClassifier.making.prepare",
+    "DistilledClassifier.making.degrade",
+    "DistilledClassifier.making.sequence",
+    "DistilledClassifier.making.corrupt",
+    "DistilledClassifier.making.verify",
+    "DistilledClassifier.making.sheet",
 )
 
 
@@ -48,7 +60,6 @@ ENTRY_POINTS = (
 def names(prior, tmp_path, monkeypatch):
     """What the examples talk about: a tiny prior, three photographs, two classifiers."""
     from DDA import Adapter, Ensemble, tree
-    from DDA.progress import Show
     from DistilledClassifier import classifiers
 
     monkeypatch.chdir(tmp_path)
@@ -67,6 +78,9 @@ def names(prior, tmp_path, monkeypatch):
         entries = {"classifier": config, "preprocess": {"size": 16}}
         classifiers.save(paths[i], network, entries, tree.class_list("cifar10"))
     adapter = Adapter(prior, speed="one-shot")
+    known = tmp_path / "known"
+    shutil.copytree(photos, known / "jpeg" / "3")
+    tree.write_classes(known, tree.class_list("cifar10"))
     copies = tmp_path / "copies"
     adapter.folder(photos, copies, quiet=True)
     network = {"image_size": 16, "num_channels": 32, "channel_mult": "1,1", "num_heads": 2}
@@ -77,13 +91,13 @@ def names(prior, tmp_path, monkeypatch):
         "tiny_prior": prior,
         "adapter": adapter,
         "photos": photos,
+        "known": known,
         "copies": copies,
         "out": tmp_path / "out",
         "first": paths[0],
         "second": paths[1],
         "both": Ensemble(paths[0], paths[1], adapter=adapter),
         "tiny_network": network,
-        "quiet": Show(quiet=True),
         "digits_yaml": ROOT / "scripts/pipelines/digits.yaml",
     }
 
@@ -115,6 +129,26 @@ def test_entry_points_say_what_they_take_give_and_raise(path):
     assert not missing, f"not explained: {missing}"
 
 
+def test_the_python_of_dataset_makes_a_tree_a_copy_and_no_faults(names):
+    page = (ROOT / "dataset" / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = lines.replace("DOWNLOAD", "photos")
+    space = {}
+    exec(lines, space)
+    root = Path("dataset/mine")
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["clean", "jpeg"]
+    assert len([*root.rglob("*.png")]) == 6 and not space["checked"].faults
+
+
 def is_module(parts):
     place = Path(ROOT, *parts)
     return place.with_suffix(".py").is_file() or place.is_dir()
+
+
+def test_the_public_names_import_nothing_before_they_are_used():
+    code = "import sys, DDA; print(*DDA.__all__, {'torch', 'numpy'} & {*sys.modules}, *dir(DDA))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("Adapter Ensemble train_prior set()")
+    assert result.stdout.count("train_prior") == 2

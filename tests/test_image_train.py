@@ -17,7 +17,7 @@ from helpers import ROOT
 from PIL import Image
 
 from DDA import files
-from DDA.image_adapt import checkpoints, prior_settings, prior_training
+from DDA.image_adapt import checkpoints, job, prior_settings, prior_task, prior_training
 from DDA.image_adapt.scripts import image_sample
 from DDA.image_adapt.scripts.image_train import main
 
@@ -109,7 +109,7 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
     assert len(losses(out)) == 4
     with Image.open(out / "samples.png") as samples, Image.open(out / "loss.png") as curve:
         assert min(*samples.size, *curve.size) > 200
-    job = [
+    flags_of_job = [
         "--model_path",
         out / "ema.pt",
         "--base_samples",
@@ -119,7 +119,7 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
         "--speed",
         "one-shot",
     ]
-    assert image_sample.main([*map(str, job)]) == 0
+    assert image_sample.main([*map(str, flags_of_job)]) == 0
     assert "10 of 10 adapted images" in capsys.readouterr().out
 
 
@@ -219,9 +219,25 @@ def test_mixed_sizes_and_broken_images_are_named(photos, tmp_path, capsys):
     assert (
         "several sizes or not square (16x16, 20x30): give --image_size" in capsys.readouterr().err
     )
+    (photos / "large.png").unlink()
+    (photos / "small.png").write_bytes(b"no image")
+    assert main(command) == 2  # the size is that of the others
+    said = capsys.readouterr().err
+    assert "1 of 11 images cannot be used" in said and "small.png: cannot identify" in said
+    Image.new("RGB", (8, 8)).save(photos / "small.png")
     (photos / "large.png").write_bytes(b"")
     assert main([*command, "--image_size", "16"]) == 2
+    said = capsys.readouterr().err
+    assert "2 of 12 images cannot be used" in said and "large.png: it is empty (0 bytes)" in said
+    assert "small.png is 8x8, smaller than --image_size 16" in said
+    (photos / "small.png").unlink()
+    assert main([*command, "--image_size", "16"]) == 2
     assert "1 of 11 images cannot be used" in capsys.readouterr().err
+
+
+def test_an_image_of_a_file_of_many_is_not_called_gone(tmp_path):
+    assert job.reason("images.npz: 3.png", ValueError("bad")) == "bad"
+    assert job.reason(tmp_path / "3.png", ValueError("bad")) == "it is gone"
 
 
 def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_path, capsys):
@@ -237,8 +253,12 @@ def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_
     assert "holds other files" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_says_what_to_do(photos, tmp_path, capsys):
-    assert main(flags(photos, tmp_path / "out", "--steps", 60, "--lr", 1e9, "--clip_norm", 0)) == 2
+def test_a_loss_that_is_not_finite_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
+    def diverged(*_):
+        return {"loss": torch.full((2,), torch.nan, requires_grad=True)}
+
+    monkeypatch.setattr(prior_task, "training_losses", diverged)
+    assert main(flags(photos, tmp_path / "out", "--steps", 60)) == 2
     assert "lower --lr or raise --warmup" in capsys.readouterr().err
 
 
@@ -298,13 +318,58 @@ def test_the_example_of_train_prior_runs(photos, tmp_path):
         ({}, "give a budget: `steps` or `minutes`"),
         ({"steps": 1, "warmup": -1}, "`warmup` -1 must be at least 0"),
         ({"steps": 1, "noise_schedule": "square"}, "`noise_schedule`: 'square' is unknown"),
-        ({"steps": 1, "seed": "one"}, "`seed` is 'one', but it is a whole number"),
+        ({"steps": 1, "seed": "one"}, "`seed` must be a whole number, not 'one'"),
+        ({"steps": 1, "num_channels": 0}, "`num_channels` 0 must be at least 1"),
+        ({"steps": 1, "num_res_blocks": 0}, "`num_res_blocks` 0 must be at least 1"),
+        ({"steps": 1, "num_heads": 0}, "`num_heads` 0 must be at least 1"),
+        ({"steps": 1, "num_heads": 5}, "`num_heads` 5 does not divide the 32 channels"),
+        ({"steps": 1, "num_head_channels": 0}, "`num_head_channels` 0 must be at least 1, or -1"),
+        ({"steps": 1, "dropout": 2}, "`dropout` 2 must be at least 0 and below 1"),
+        ({"steps": 1, "attention_resolutions": "x"}, "`attention_resolutions` 'x' must be image"),
+        ({"steps": 1, "channel_mult": "x"}, "`channel_mult` 'x' must be multipliers"),
+        ({"steps": 1, "channel_mult": ""}, "`channel_mult` '' must be multipliers"),
+        ({"steps": 1, "channel_mult": "1,inf"}, "`channel_mult` '1,inf' must be multipliers"),
+        ({"steps": 1, "class_cond": True}, "`class_cond` True makes a prior that cannot adapt"),
+        ({"steps": 1, "lr": 1e30}, "`lr` 1e.30 must be at most 1"),
+        ({"steps": 1, "cache_gib": -1}, "`cache_gib` -1 must be at least 0"),
+        ({"steps": 1, "diffusion_steps": 20}, "`diffusion_steps` 20 must be at least 50"),
+        ({"steps": 1, "device": None}, "`device` None is unknown; use auto, cpu"),
+        ({"steps": 1, "quiet": "yes"}, "`quiet` must be true or false, not 'yes'"),
     ],
 )
 def test_settings_from_python_are_named_as_settings(photos, tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
-        prior_training.train_prior(photos, tmp_path / "out", **settings)
+        prior_training.train_prior(photos, tmp_path / "out", **{**SMALL, **settings})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [None, np.zeros((2, 16, 16, 3)), ""])
+def test_a_folder_from_python_must_be_a_path(photos, tmp_path, value):
+    with pytest.raises(ValueError, match="`source` must be a path, not "):
+        prior_training.train_prior(value, tmp_path / "out", steps=1)
+    with pytest.raises(ValueError, match="`save_dir` must be a path, not "):
+        prior_training.train_prior(photos, value, steps=1)
+
+
+def test_the_lines_of_the_documentation_train_a_prior_and_adapt_with_it(
+    photos, tmp_path, monkeypatch
+):
+    page = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
+    lines = page.split("```python\n")[1].split("```")[0]
+    shown = 'image_size=64, minutes=60, attention_resolutions="16"'
+    assert lines.count("\n") == 3 and shown in lines
+    monkeypatch.chdir(tmp_path)
+    names = {"small": SMALL}
+    exec(lines.replace(shown, "steps=1, **small"), names)
+    assert names["prior"].path.is_file() and names["adapter"].image_size == 16
+
+
+def test_what_is_unusual_but_can_be_meant_is_trained(photos, tmp_path, capsys):
+    more = {"cache_gib": 0, "diffusion_steps": 50, "batch_size": np.int64(12)}
+    more["device"] = torch.device("cpu")
+    prior = prior_training.train_prior(photos, tmp_path / "out", steps=1, **{**SMALL, **more})
+    assert prior.steps == 1 and (tmp_path / "out/samples.png").is_file()
+    assert "note: `batch_size` 12: each step sees some of the 10 images" in capsys.readouterr().err
 
 
 def test_the_result_is_one_json_object_and_quiet_shows_nothing_else(photos, tmp_path, capsys):

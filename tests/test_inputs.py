@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,9 +184,12 @@ def with_a_value(value: float) -> np.ndarray:
 
 
 REFUSED = {
-    "int64": (PIXELS.astype(np.int64), "the images: pixels are uint8 or float, not int64"),
+    "int64": (
+        PIXELS.astype(np.int64),
+        "pixels are uint8 or float, not int64; .* x.astype",
+    ),
     "int64 tensor": (as_tensor(PIXELS).long(), "pixels are uint8 or float, not int64"),
-    "bool": (PIXELS > 9, "pixels are uint8 or float, not bool"),
+    "bool": (PIXELS > 9, r"pixels are uint8 or float, not bool; .* give \(x \* 255\).astype"),
     "complex": (FLOATS.astype(complex), "pixels are uint8 or float, not complex128"),
     "uint8 with channels first": (
         PIXELS.transpose(0, 3, 1, 2),
@@ -195,28 +199,47 @@ REFUSED = {
         PIXELS / 255,
         r"float pixels are \(3,H,W\), not \(5, 7, 3\); move the channels to the front",
     ),
-    "four channels": (np.zeros((2, 5, 7, 4), np.uint8), r"are \(H,W,3\), not \(5, 7, 4\)$"),
-    "one channel": (FLOATS[:, :1], r"float pixels are \(3,H,W\), not \(1, 5, 7\)$"),
-    "grey (N,H,W)": (PIXELS[..., 0], r"the image: uint8 pixels are \(H,W,3\), not \(2, 5, 7\)$"),
-    "grey (H,W)": (GREY, r"images are uint8 \(N,H,W,3\).*, not ndarray \(5, 7\)"),
+    "four channels": (
+        np.zeros((2, 5, 7, 4), np.uint8),
+        r"not \(5, 7, 4\); .*x\[..., :3\]$",
+    ),
+    "float with four channels": (np.zeros((2, 4, 5, 7)), r"x\[..., :3, :, :\]$"),
+    "one channel": (FLOATS[:, :1], r"not \(1, 5, 7\); .* np.repeat\(x, 3, -3\)$"),
+    "one channel of uint8": (PIXELS[..., :1], r"not \(5, 7, 1\); .* np.repeat\(x, 3, -1\)$"),
+    "grey (N,H,W)": (
+        PIXELS[..., 0],
+        r"uint8 pixels are \(H,W,3\), not \(2, 5, 7\); .*np.repeat\(x\[..., None\], 3, -1\)$",
+    ),
+    "grey floats (N,H,W)": (FLOATS[:, 0], r"np.repeat\(x\[..., None, :, :\], 3, -3\)$"),
+    "grey (H,W)": (GREY, r"not ndarray \(5, 7\); .* np.repeat\(x\[..., None\], 3, -1\)$"),
     "five dimensions": (PIXELS[None], r"images are .*, not ndarray \(1, 2, 5, 7, 3\)"),
+    "just above one": (FLOATS * 0 + 1.001, r"these are in \[1.001,1.001\]"),
     "above one": (with_a_value(1.01), r"are in \[0,1\], but these are in \[0.*,1.01\]; divide"),
-    "below zero": (FLOATS * 2 - 1, r"these are in \[-1,0.953\]; divide, clamp or undo the norm"),
+    "below zero": (FLOATS * 2 - 1, r"these are in \[-1,0.95294\]; divide, clamp or undo the norm"),
     "NaN": (with_a_value(np.nan), "the images: some values are not finite"),
     "infinity": (as_tensor(with_a_value(np.inf)), "some values are not finite"),
     "no height": (PIXELS[:, :0], r"an image of the shape \(0, 7, 3\) has no pixels"),
     "no width": (FLOATS[:, :, :, :0], r"an image of the shape \(3, 5, 0\) has no pixels"),
     "PIL without pixels": (Image.new("RGB", (0, 5)), "the image: .* has no pixels"),
-    "PIL of floats": (Image.fromarray(FLOATS[0, 0]), "the image: .*neither 8 nor 16 bits"),
-    "PIL of 32 bits": (Image.new("I", (4, 4)), "the image: .*neither 8 nor 16 bits"),
+    "PIL of floats": (
+        Image.fromarray(FLOATS[0, 0]),
+        "the image: .*neither 8 nor 16 bits .*; scale them",
+    ),
+    "PIL of 32 bits": (Image.new("I", (4, 4)), "the image: .*neither 8 nor 16 bits .*; scale them"),
     "animated": ([animated()], "image 0: animated: it has 2 frames"),
     "damaged": ([PIL_IMAGES["L"], damaged()], "image 1: image file is truncated"),
-    "text": ("photo.png", "images are .*, not str"),
-    "a list of texts": (["photo.png"], "image 0 is uint8 .* or PIL, not str"),
+    "text": ("photo.png", "images are .*, not str; open a file with PIL.Image.open"),
+    "a list of texts": (["photo.png"], "image 0 is uint8 .* or PIL, not str; open a file"),
     "a list of batches": ([PIXELS[0], PIXELS], r"image 1 is .*, not ndarray \(2, 5, 7, 3\)"),
     "numbers in lists": ([[1, 2], [3, 4]], "image 0 is .*, not list"),
+    "a class": (np.ndarray, "images are .*, not type"),
     "nothing": (None, "images are .*, not NoneType"),
-    "a generator": ((image for image in PIXELS), "images are .*, not generator"),
+    "a sparse tensor": (
+        as_tensor(FLOATS).to_sparse(),
+        r"images are .*, not Tensor \(2, 3, 5, 7\); give x.to_dense",
+    ),
+    "a tensor without data": (torch.zeros(2, 3, 5, 7, device="meta"), "meta tensor has no values"),
+    "a generator": ((image for image in PIXELS), "images are .*, not generator; make a list"),
 }
 
 
@@ -242,8 +265,11 @@ def test_keys_may_be_given_one_for_each_image():
     assert inputs.keys(PIXELS, ["a", "b/c"]) == ["a", "b/c"]
     assert inputs.keys(PIXELS, (name for name in "ab")) == ["a", "b"]
     assert inputs.keys(PIXELS, np.array(["a", "b"])) == ["a", "b"]
-    for given in ("ab", b"ab", [1, 2], ["a", None], 2):
-        with pytest.raises(ValueError, match="`keys` is a list of texts, one for each image"):
+    assert inputs.keys(PIXELS, [Path("a"), Path("b/c")]) == ["a", "b/c"]
+    assert inputs.keys(PIXELS[:1], "b/c") == inputs.keys(PIXELS[:1], Path("b/c")) == ["b/c"]
+    for given, value in (("ab", "'ab'"), (b"ab", "b'ab'"), ([1, 2], "1"), (["a", None], "None")):
+        words = f"`keys` is a list of texts, one for each image; {value} is none"
+        with pytest.raises(ValueError, match=words):
             inputs.keys(PIXELS, given)
     with pytest.raises(ValueError, match="`keys` has 3 entries for 2 images"):
         inputs.keys(PIXELS, list("abc"))

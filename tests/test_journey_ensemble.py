@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -150,7 +152,7 @@ def test_parameters_that_were_fitted_for_other_weights_are_refused(checkpoint, p
     files.write_json(path, {**FITTED, "first_sha256": digest, "second_sha256": "0" * 64})
     with pytest.raises(ValueError, match=r"`fitted` .*fitted.json was fitted for another"):
         Ensemble(checkpoint, rule="gate", fitted=path)
-    with pytest.raises(FileNotFoundError, match="`fitted` .* does not exist; test_ensemble.py"):
+    with pytest.raises(FileNotFoundError, match="`fitted` .* does not exist or is no file"):
         Ensemble(checkpoint, rule="gate", fitted=tmp_path / "nowhere.json")
 
 
@@ -180,10 +182,123 @@ def test_what_is_wrong_is_named(checkpoint, pixels, tmp_path):
         Ensemble(checkpoint, rule="gate")
     with pytest.raises(ValueError, match="`fitted` does not tell threshold"):
         Ensemble(checkpoint, rule="gate", fitted={"weight": 0.5, "temperatures": [1, 1]})
-    with pytest.raises(ValueError, match="`fitted.weight` is 'half', but it is a number"):
+    with pytest.raises(
+        ValueError, match="`fitted.weight` must be a number from 0 to 1, not 'half'"
+    ):
         Ensemble(checkpoint, rule="gate", fitted={**FITTED["gate"], "weight": "half"})
     with pytest.raises(ValueError, match=r"in \[0,1\], but these are in \[-1,1\]"):
         both(torch.linspace(-1, 1, 3 * 256).reshape(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"threshold": 7}, "`fitted.threshold` must be a number from 0 to 1.01, not 7"),
+        ({"temperatures": [0, 1]}, "`fitted.temperatures` must be two numbers above 0"),
+        ({"temperatures": [1.0]}, "`fitted.temperatures` must be two numbers above 0"),
+        ({"weight": -3}, "`fitted.weight` must be a number from 0 to 1, not -3"),
+    ],
+)
+def test_parameters_out_of_range_are_refused_before_the_first_call(checkpoint, entry, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Ensemble(checkpoint, rule="gate", fitted={**FITTED["gate"], **entry})
+
+
+@pytest.mark.parametrize("value", [None, 3, b"x.pth", "", torch.nn.Linear(2, 2)])
+def test_what_is_no_classifier_is_named_with_its_setting(checkpoint, value):
+    with pytest.raises(ValueError, match="`first` must be the path of a checkpoint, timm/<name>"):
+        Ensemble(value)
+
+
+def test_a_missing_file_and_a_folder_are_named_with_their_setting(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`second` .*nowhere.pth does not exist"):
+        Ensemble(checkpoint, tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"`first` .* is a folder; give the file"):
+        Ensemble(tmp_path)
+
+
+@pytest.mark.parametrize("adapter", ["prior.pt", Adapter, len])
+def test_an_adapter_of_another_kind_is_refused_at_once(checkpoint, adapter):
+    with pytest.raises(ValueError, match="`adapter` must be an Adapter, not"):
+        Ensemble(checkpoint, adapter=adapter)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_an_ensemble_computes_in_the_precision_of_its_weights(checkpoint, pixels, dtype):
+    both = Ensemble(checkpoint)
+    full = both.scores(pixels, adapted=pixels)
+    scores = both.to(dtype).scores(pixels, adapted=pixels)
+    assert scores.dtype == torch.float32
+    assert torch.allclose(scores, full, atol=0.1)
+
+
+def test_classes_may_be_a_list_of_as_many_names_as_there_are_logits(checkpoint):
+    nameless = dataclasses.replace(classifiers.load(checkpoint), classes=None)
+    assert Ensemble(nameless, classes=["cat", "dog"]).classes == CLASSES
+    assert Ensemble(nameless).scores([]).shape == (0, 2)
+    with pytest.raises(ValueError, match="scores of 2 classes, but the images have 10"):
+        Ensemble(nameless, classes="cifar10")
+    with pytest.raises(ValueError, match="`classes`"):
+        Ensemble(nameless, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"metrics": "acc"}, "`metrics`: 'acc' is unknown"),
+        ({"beside": "mean"}, "`rules`: 'mean' is unknown"),
+        ({"scores": "odds"}, "`scores`: 'odds' is unknown"),
+        ({"num_samples": "5"}, "`num_samples` must be a number, not '5'"),
+        ({"source": "nowhere.pth"}, "`source` nowhere.pth does not exist"),
+        ({"out": ""}, "`out` must be a path, not ''"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_a_copy_is_made(checkpoint, tree, tmp_path, wrong, words):
+    both = Ensemble(checkpoint, adapter=Untouchable())
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
+        both.evaluate(tree, **{"layout": "imagenetc", "out": tmp_path / "eval", **wrong})
+
+
+class Untouchable:
+    """An adapter that must not be asked for anything."""
+
+    def pixels(self, pixels, keys):
+        raise AssertionError("the adapter was asked")
+
+    folder = pixels
+
+
+def test_the_scores_are_not_written_among_the_images(checkpoint, tree):
+    with pytest.raises(ValueError, match="`out` .* is the `degraded` tree"):
+        Ensemble(checkpoint, adapter=Untouchable()).evaluate(tree, out=tree)
+    with pytest.raises(FileNotFoundError, match="`degraded` nowhere does not exist"):
+        Ensemble(checkpoint, adapter=Untouchable()).evaluate("nowhere")
+    with pytest.raises(ValueError, match="`degraded` must be a path, not None"):
+        Ensemble(checkpoint, adapter=Untouchable()).evaluate(None)
+
+
+def test_a_notebook_shows_the_table_and_a_short_name(checkpoint, tree, tmp_path):
+    result = Ensemble(checkpoint).evaluate(
+        tree, tree, layout="imagenetc", out=tmp_path / "eval", quiet=True
+    )
+    assert result._repr_markdown_() == result.markdown
+    assert repr(result).startswith(f"<Result {tmp_path / 'eval'}: top-1 % first (degraded) ")
+    name = "<Classifier mine: torchvision, 2 classes, on cpu>"
+    assert repr(classifiers.load(checkpoint)) == name
+
+
+def test_the_parameters_are_fitted_from_python_too(checkpoint, tree, tmp_path):
+    known = tmp_path / "known"
+    shutil.copytree(tree / "fog", known / "jpeg")
+    shutil.copy(tree / "classes.txt", known / "classes.txt")
+    cells = {"layout": "imagenetc", "out": tmp_path / "fit", "quiet": True}
+    both = Ensemble(checkpoint)
+    params = both.fit(known, known, corruption="jpeg", **cells)
+    assert params["gate"].keys() == {"weight", "temperatures", "threshold"}
+    assert Ensemble(checkpoint, rule="gate")._params == params["gate"]
+    checkpoint.with_suffix(".fitted.json").unlink()
+    with pytest.raises(ValueError, match="`fit` learns from known degradations only"):
+        both.fit(tree, tree, corruption="fog", **cells)
 
 
 def test_keys_default_to_the_digest_of_the_pixels(pixels):

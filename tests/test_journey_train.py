@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import signal
 import subprocess
 import sys
 
@@ -70,6 +71,7 @@ def test_a_classifier_of_ones_own_photos_is_one_call(photos, mine):
     run = start(CLEAN, changes=mine, epochs=6)
     assert run.top1 > 80 and run.steps == 18 and run.epochs == 6
     assert run.best == run.folder / "model_best.pth"
+    assert repr(run) == f"Trained(top1={run.top1:.2f}, epochs=6, steps=18, folder='{run.folder}')"
 
     classifier = classifiers.load(run.best)
     image = Image.open(photos / "val" / "green" / "000.png")
@@ -105,8 +107,14 @@ def test_a_finished_training_is_not_run_again(mine, capfd):
 
 
 def test_what_is_missing_is_said_in_pythons_words(mine):
-    with pytest.raises(FileNotFoundError, match="the stage clean of clean is missing"):
+    missing = "the stage clean of clean is missing: .* has no finished run. Train "
+    first = "a config of the stage clean with `dataset` mine and `backbone` ResNet20 first, with "
+    with pytest.raises(FileNotFoundError, match=f"{missing}{first}the same `save_dir` saved"):
         start(DEGRADED, known="jpeg", changes=mine)
+    with pytest.raises(
+        FileNotFoundError, match=f"{missing}{CLEAN} first, with the same `save_dir`"
+    ):
+        start(DEGRADED, known="jpeg")
     with pytest.raises(ValueError, match="`known` is missing: which known degradation"):
         start(DEGRADED, changes=mine)
     with pytest.raises(ValueError, match="train.py trains one degradation, not 2"):
@@ -121,6 +129,47 @@ def test_what_is_missing_is_said_in_pythons_words(mine):
         start(CLEAN, changes={**mine, "classifier": {"type": "CifarResNet", "num_classes": 10}})
     with pytest.raises(ValueError, match="`workers` -1 must be at least 0"):
         experiments.train(CLEAN, workers=-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"config": None}, "`config` must be a path, not None"),
+        ({"config": {}}, "`config` must be a path, not {}"),
+        ({"save_dir": None}, "`save_dir` must be a path, not None"),
+        ({"resume": 3}, "`resume` must be a path, not 3"),
+        ({"changes": "x"}, "`changes` must map dotted names of entries to values, .* not 'x'"),
+        ({"changes": ["train.epochs=3"]}, "`changes` must map dotted names"),
+        ({"changes": {3: 1}}, "`changes` must map dotted names of entries .* not {3: 1}"),
+        ({"new": 1}, "`new` must be true or false, not 1"),
+        ({"seed": 2**70}, "`seed` must be a whole number below 2"),
+        ({"lr": float("nan")}, "`lr` must be a number or nothing, not nan"),
+        ({"workers": np.float32(1.5)}, "`workers` must be a whole number, not 1.5"),
+        ({"device": "gpu"}, "`device` gpu is unknown; use auto"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        experiments.train(**{"config": CLEAN, **settings})
+
+
+def test_a_save_dir_that_is_a_file_is_refused_before_the_images_are_read(mine, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`save_dir` .* cannot be a folder: .* is a file"):
+        start(CLEAN, changes={**mine, "data.root": "nowhere"}, save_dir=tmp_path / "file")
+
+
+def test_numbers_of_numpy_and_a_device_of_torch_are_taken(mine):
+    import torch
+
+    numbers = {"batch_size": np.int64(24), "seed": np.int64(1), "epochs": np.float32(1)}
+    others = {"workers": np.int64(0), "device": torch.device("cpu"), "quiet": True}
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run = experiments.train(
+        CLEAN, changes={**mine, "train.steps": np.int64(1)}, **numbers, **others
+    )
+    assert run.steps == 1
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_the_command_prints_the_result_as_json(mine, capsys):

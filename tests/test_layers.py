@@ -21,6 +21,7 @@ GROUND = {
     "DDA.progress",
     "DDA.ranks",
     "DDA.settings",
+    "DDA.shapes",
     "DDA.tree",
 }
 SOURCES_OF = {
@@ -32,8 +33,8 @@ MAY_IMPORT = {
     "DDA/files.py": {"numpy", "yaml"},
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
-    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
-    "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images"},
+    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.shapes", "DDA.tree"},
+    "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.ranks", "DDA.progress"},
     "DDA/metrics.py": {"numpy"},
     "DDA/progress.py": set(),
@@ -62,10 +63,16 @@ MAY_IMPORT = {
     "DDA/ahead.py": set(),
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.tree"},
+    "DDA/shapes.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
-    "DDA/image_adapt/prior_settings.py": {"DDA", "DDA.settings", "DDA.image_adapt.choices"},
+    "DDA/image_adapt/prior_settings.py": {
+        "DDA",
+        "DDA.settings",
+        "DDA.tree",
+        "DDA.image_adapt.choices",
+    },
     "DDA/model_adapt/choices.py": set(),
     "DDA/model_adapt/settings.py": {
         "DDA",
@@ -76,7 +83,9 @@ MAY_IMPORT = {
     },
     "DDA/image_adapt/settings.py": {
         "DDA",
+        "DDA.inputs",
         "DDA.settings",
+        "DDA.tree",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
     },

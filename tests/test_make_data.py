@@ -18,7 +18,7 @@ from PIL import Image
 
 from DDA import files, images, tree
 from DDA.sources import Folder, open_source
-from DistilledClassifier import degradations, make_data, making, recipes, trees
+from DistilledClassifier import degradations, make_data, making, recipes, trees, verify
 from DistilledClassifier.corruptions import corrupt
 from DistilledClassifier.making import Originals, Target
 
@@ -70,8 +70,8 @@ def test_degraded_copies_have_the_level_that_the_manifest_tells(clean, tmp_path)
         assert manifest["state"] == "complete" and len(manifest["images"]) == 12
         for target, entry in manifest["images"].items():
             source = np.asarray(images.read_rgb(clean / target.replace(kind, "clean", 1)))
-            rng = trees.generator(0, tree.key_of(target))
-            drawn = trees.Recipe(kind, "degrade", kind).draw(rng)
+            rng = recipes.generator(0, tree.key_of(target))
+            drawn = recipes.Recipe(kind, "degrade", kind).draw(rng)
             assert drawn == (entry["name"], entry["level"]) and (
                 kind == "combined" or entry["name"] == kind
             )
@@ -179,13 +179,13 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_run_completes_them(tmp_
     assert all(images.read_rgb(tmp_path / "out" / name).size == (64, 64) for name in written)
     time.sleep(0.5)
     assert len(tree.list_images(tmp_path / "out")[0]) == len(written)  # no orphan goes on
-    assert trees.verify(tmp_path / "out")[1]["made.blur.json"].startswith(
+    assert verify.verify(tmp_path / "out")[1]["made.blur.json"].startswith(
         "the run that made this folder did not end"
     )
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert len(tree.list_images(tmp_path / "out")[0]) == 3000
     assert not list((tmp_path / "out").rglob(f"*{files.TEMPORARY}"))
-    assert not trees.verify(tmp_path / "out")[1]
+    assert not verify.verify(tmp_path / "out")[1]
 
 
 def test_another_way_of_making_them_is_refused(clean, tmp_path, capsys):
@@ -599,7 +599,7 @@ def test_fixed_levels_and_drawn_ones_do_not_share_a_folder(clean, tmp_path, caps
 
 
 def test_a_key_that_is_no_text_has_a_stream_too():
-    one, two = (trees.generator(0, key).random() for key in ("jpeg/\udcff", "jpeg/\udcfe"))
+    one, two = (recipes.generator(0, key).random() for key in ("jpeg/\udcff", "jpeg/\udcfe"))
     assert one != two
 
 

@@ -1,13 +1,16 @@
 """Processes of one job, however they are started: their values, their waits, their ends."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -473,3 +476,29 @@ def test_memory_that_was_freed_is_used_again_without_the_kernel():
     if given_back < 10_000:
         pytest.skip("this C library keeps memory by itself")
     assert kept < given_back / 5
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_stop_leaves_the_handlers_of_signals_as_they_were(error):
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with contextlib.suppress(ValueError), ranks.Stop() as stop:
+        assert [signal.getsignal(number) for number in numbers] != before and not stop
+        signal.raise_signal(signal.SIGINT)
+        assert stop
+        if error:
+            raise error
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_stop_outside_the_main_thread_changes_no_handler():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with ranks.Stop() as stop:
+            seen.extend((signal.getsignal(signal.SIGINT), bool(stop)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, False]

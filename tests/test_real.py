@@ -22,7 +22,7 @@ from helpers import ROOT, SHARED, needs_shared, processes_of
 
 from DDA import files, images, tree
 from DDA.sources import open_source
-from DistilledClassifier import classifiers, trees
+from DistilledClassifier import classifiers, recipes
 from DistilledClassifier.corruptions import CORRUPTIONS, corrupt
 
 pytestmark = [pytest.mark.slow, needs_shared]
@@ -234,7 +234,7 @@ def test_our_corruptions_cost_a_classifier_as_much_as_the_real_cifar_10_c():
                                         image,
                                         name,
                                         severity,
-                                        rng=trees.generator(seed, f"{name}/{severity}/{i}"),
+                                        rng=recipes.generator(seed, f"{name}/{severity}/{i}"),
                                     )
                                     for i, image in enumerate(clean)
                                 ]

@@ -71,7 +71,7 @@ PIPELINE = "data: {test: {pipeline: [{type: LoadImageFromFile}], layout: cifar10
             PIPELINE + "evaluation: {ensemble: bogus}\n",
             "evaluation.ensemble 'bogus' is unknown",
         ),
-        ("e.yaml", "data: 5\n", "`data` is 5, but it is a group of entries"),
+        ("e.yaml", "data: 5\n", "`data` must be a group of entries, not 5"),
     ],
 )
 def test_a_config_of_values_executes_nothing(tmp_path, monkeypatch, capsys, name, text, words):
@@ -227,7 +227,8 @@ def test_keys_files_and_class_lists_lead_nowhere(tmp_path):
 
 def test_the_sinks_prove_names_once_more(tmp_path):
     from DDA.image_adapt import job
-    from DistilledClassifier.trees import Recipe, Task, _make, _open
+    from DistilledClassifier.recipes import Recipe
+    from DistilledClassifier.trees import Task, _make, _open
 
     np.save(tmp_path / "x.npy", PIXELS)
     source = sources.open_source(tmp_path / "x.npy")

@@ -28,12 +28,12 @@ def one_line(fault, path):
 
 
 READERS = {
-    "settings.json": lambda folder: ledger.read_settings(folder),
+    "settings.json": ledger.read_settings,
     "manifest.json": lambda folder: ledger.read_manifest(folder / "manifest.json"),
     "made.json": lambda folder: list(verify.read_manifests(folder)),
-    "summary.json": lambda folder: summary.read(folder),
-    "pipeline.json": lambda folder: pipeline._State(folder),
-    "finished": lambda folder: runs._read_result(folder),
+    "summary.json": summary.read,
+    "pipeline.json": pipeline._State,
+    "finished": runs._read_result,
     "x.fitted.json": lambda folder: fitted.read_gate(folder / "x.fitted.json", folder / "x"),
 }
 
@@ -98,7 +98,7 @@ def test_a_shape_is_a_type_hint():
     shape = dict[str, list[int | None]]
     assert shapes.fault_of({"a": [1, None], "b": []}, shape) is None
     assert shapes.fault_of({"a": [True]}, shape) == (
-        "the entry a.0 is True, but it should be a whole number or null"
+        "the entry a.0 is True, but it should be a whole number or nothing"
     )
     pair = tuple[shapes.Share, shapes.Share]
     assert shapes.fault_of([0, 1.0], pair) is None
@@ -156,11 +156,15 @@ SUMMARY = [
     ("facts|ensemble", {}, "facts.ensemble is {}, but it should be text"),
     ("facts|scores", "votes", "`scores`: 'votes' is unknown"),
     ("facts|metrics", ["luck"], "`metrics`: 'luck' is unknown"),
-    ("facts|params", {}, "params does not tell weight, which the rule gate needs"),
+    ("facts|params", {}, "`params` does not tell weight, temperatures, threshold, which"),
     ("facts|params|gate", 5, "facts.params.gate is 5, but it should be a group of entries"),
-    ("facts|params|gate|weight", 7, "gate.weight is 7, but it should be a number from 0 to 1"),
-    ("facts|params|gate|temperatures", [1], "gate.temperatures is [1], but it should be a list"),
-    ("facts|params|gate|temperatures", [0, 1], "gate.temperatures.0 is 0, but it should be"),
+    ("facts|params|gate|weight", 7, "`params.weight` must be a number from 0 to 1, not 7"),
+    (
+        "facts|params|gate|temperatures",
+        [1],
+        "`params.temperatures` must be two numbers above 0, not [1]",
+    ),
+    ("facts|params|gate|temperatures", [0, 1], "`params.temperatures` must be two numbers above 0"),
     ("facts|classes", [1], "facts.classes.0 is 1, but it should be text"),
     ("cells", {}, "the entry cells has no columns"),
     ("cells|fog/2", [], "cells.fog/2 is [], but it should be a group of entries"),

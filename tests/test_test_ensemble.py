@@ -744,7 +744,7 @@ def test_every_published_config_runs_with_weights_of_mmcls(name, tmp_path):
     [
         (["--corruption", "frog"], "--corruption frog is not in"),
         (["--severity", "9"], "--severity 9"),
-        (["--second_model_prefix", "nowhere.pth"], "nowhere.pth is not a file"),
+        (["--second_model_prefix", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--data_prefix2", "nowhere"], "--data_prefix2 nowhere does not exist"),
         (["--metrics", "mCE"], "name it, --baseline alexnet"),
         (["--num_samples", "0"], "must be at least 1"),

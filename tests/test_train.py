@@ -222,8 +222,8 @@ def test_teachers_and_student_find_each_other(stages, tmp_path, capsys):
     assert train_all_deg.main(flags(tmp_path, stages["degDistill"])) == 2
     assert "the stage deg of noise is missing" in (said := capsys.readouterr().err)
     assert (
-        "Run first: train.py --config configs/ind/own/Tiny/deg.yaml "
-        f"--save_dir {tmp_path / 'saved'} --dt noise" in said
+        "Train a config of the stage deg with `dataset` own and `backbone` Tiny first, with --dt "
+        f"noise and the same --save_dir {tmp_path / 'saved'}" in said
     )
     assert train.main(flags(tmp_path, stages["deg"], "--dt", "noise")) == 0
     teacher = only_run(tmp_path, "blur/ind/own_Tiny_deg") / "model_best.pth"

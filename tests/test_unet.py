@@ -93,8 +93,9 @@ def test_class_ids_go_with_class_conditional_networks_only():
     [
         ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
         ({"channel_mult": "1,x"}, "channel_mult"),
-        ({"image_size": 18, "channel_mult": "1,1,1"}, "image_size 18"),
-        ({"num_channels": 40}, "num_channels 40"),
+        ({"image_size": 18, "channel_mult": "1,1,1"}, "`image_size` 18"),
+        ({"num_channels": 40}, "`num_channels` 40"),
+        ({"num_heads_upsample": 3}, "`num_heads_upsample` 3 does not divide"),
         ({"attention_resolutions": "8,no"}, "attention_resolutions"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
@@ -16,7 +18,7 @@ from PIL import Image
 
 from DDA import files, images, inputs, ranks, settings, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
-from DDA.image_adapt import job
+from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt import prior as priors
 from DDA.image_adapt import settings as settings_module
 from DDA.image_adapt.settings import Method, Selection
@@ -45,12 +47,14 @@ class Adapter:
         world: the processes that share the work: each takes the GPU of its place on its machine,
             and its share of the cores.
         method: settings of `DDA.image_adapt.settings.Method`, such as seed, N, D, guidance and
-            sampler; they win over the rung.
+            sampler; they win over the rung, and None means not given.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: the checkpoint is damaged, contradicts ``prior`` or tells too little; a setting
             is unknown or cannot be meant.
+        UserWarning: a setting that was given changes nothing (a warning, without ``world``; the
+            plan of a job says the same).
 
     Example:
         >>> from DDA import Adapter
@@ -72,11 +76,14 @@ class Adapter:
         world: ranks.World | None = None,
         **method: Any,
     ) -> None:
-        names = [field.name for field in dataclasses.fields(Method)]
-        settings.check_names(method, [*Adapter.__init__.__kwdefaults__, *names])
+        _check_place(method, ADAPTER, {**OF_THE_PRIOR, **OF_FOLDER})
+        path = files.find(settings.as_path("model_path", model_path))
+        self._speed = speed or "exact"
         self.settings: Method = settings_module.method(speed, **method)
         batch_size = settings.plain(batch_size)
         settings_module.check_machine(dtype=dtype, use_fp16=use_fp16, batch_size=batch_size)
+        _check_kind("prior", prior, Mapping, 'settings by their names, such as {"image_size": 64}')
+        _check_kind("world", world, ranks.World, "a World of DDA.ranks")
         self.batch_size = batch_size
         self.device: torch.device = pick_device(str(device), world.local_rank if world else 0)
         if world is not None:
@@ -86,11 +93,24 @@ class Adapter:
         unread = settings_module.unread(self.settings, given)
         readers = f"`guidance` {self.settings.guidance} with `sampler` {self.settings.sampler}"
         self._notices += [f"`{name}` is ignored by {readers}" for name in unread]
-        self.prior = priors.load(files.find(model_path), prior)
+        if world is None:
+            for notice in self._notices:
+                warnings.warn(notice, stacklevel=2)
+        self.prior = priors.load(path, prior)
         self._process = priors.process_of(
             self.prior.settings, self.settings.timestep_respacing, self.settings.predict_xstart
         )
         self.settings.check(len(self._process), self.image_size)
+
+    def __repr__(self) -> str:
+        chosen, size = self.settings, self.image_size
+        method = f"{self._speed} (N {chosen.N}, D {chosen.D}, seed {chosen.seed})"
+        return f"<Adapter {self.prior.path}: {size} pixels, {method}, {self.device}, {self.dtype}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is built on first use: a copy in another process builds its own."""
+        built = ("network", "_adapt_batch")
+        return {name: value for name, value in vars(self).items() if name not in built}
 
     @property
     def image_size(self) -> int:
@@ -108,8 +128,8 @@ class Adapter:
         Args:
             batch: uint8 (N,H,W,3) or float (N,3,H,W) in [0,1] as an array or a tensor, a PIL image,
                 or a list of images of any sizes (`DDA.inputs.read`).
-            keys: the key of each image, which seeds its noise (default: the SHA-256 of its uint8
-                pixels).
+            keys: the key of each image, text or a path, which seeds its noise (default: the
+                SHA-256 of its uint8 pixels). One image may have one key without a list.
 
         Returns:
             The adapted copies, of the prior's size, rounded to 256 levels as on disk.
@@ -178,6 +198,7 @@ class Adapter:
         dry_run: bool = False,
         world: ranks.World | None = None,
         quiet: bool = False,
+        **others: Any,
     ) -> Report:
         """Write the adapted copy of every image of a tree to another tree, under the same key.
 
@@ -192,13 +213,15 @@ class Adapter:
             severity: one or several numbers, or ``all`` (default: 5, and 0 for sequences).
             train: the training or the test split, for layouts with splits (default: training).
             num_samples: at most so many images, the first by key.
-            keys: only these images, or a file with a key on each line.
+            keys: only these images (paths in the tree without the suffix), or a file with a key on
+                each line.
             format: ``png``, or ``same`` as the source.
             overwrite: make the planned images anew.
             gallery: a PNG that gets some images before and after.
             dry_run: check everything, print the plan and stop.
             world: the processes that share the work (default: this one).
-            quiet: print nothing.
+            quiet: print nothing; the result tells which images failed.
+            others: nothing. A setting that belongs elsewhere is refused with its place.
 
         Returns:
             The number of finished copies, and the images that failed or are missing.
@@ -214,19 +237,25 @@ class Adapter:
             >>> report.done, report.failed
             (3, {})
         """
+        _check_place(others, FOLDER, OF_ADAPTER)
+        settings.check_kinds(dict(dry_run=dry_run, quiet=quiet), dict(dry_run=bool, quiet=bool))
+        _check_kind("world", world, ranks.World, "a World of DDA.ranks")
         selection = Selection(
-            source=files.find(source),
-            save_dir=files.find(save_dir),
+            source=files.find(settings.as_path("source", source)),
+            save_dir=files.find(settings.as_path("save_dir", save_dir)),
             layout=layout,
-            corruption=settings.names_of(corruption),
-            severity=settings.names_of(severity),
+            corruption=settings_module.texts_of("corruption", corruption, str),
+            severity=settings_module.texts_of("severity", severity, int | str),
             train=train,
             num_samples=settings.plain(num_samples),
-            keys=_selected(keys),
+            keys=settings_module.keys_of(keys),
             format=format,
             overwrite=overwrite,
-            gallery=None if gallery is None else files.find(gallery),
+            gallery=None if gallery is None else files.find(settings.as_path("gallery", gallery)),
         )
+        if quiet:  # otherwise the plan says it
+            for notice in selection.unread():
+                warnings.warn(notice, stacklevel=2)
         show = Show(quiet=quiet)
         if world is None:
             return ranks.alone(lambda world: self.run(selection, world, show, dry_run=dry_run))
@@ -410,11 +439,41 @@ class Report:
         return sentences + ([f"no `gallery`: {self.gallery_error}"] if self.gallery_error else [])
 
 
-def _selected(keys: str | PathLike[str] | Collection[str] | None) -> Path | frozenset[str] | None:
-    """Return the keys of a selection, or the file that lists them; None selects all images."""
-    if isinstance(keys, str | PathLike):
-        return Path(keys)
-    return None if keys is None else frozenset(keys)
+# The settings of an Adapter and of its `folder`, and what a message says of one in the wrong place
+ADAPTER = (
+    *Adapter.__init__.__kwdefaults__,
+    *(field.name for field in dataclasses.fields(Method)),
+)
+FOLDER = tuple(inspect.signature(Adapter.folder).parameters)[1:-1]  # neither self nor others
+OF_THE_PRIOR = {
+    name: f'give it as `prior`, such as prior={{"{name}": …}}' for name in checkpoints.KINDS
+}
+OF_FOLDER = dict.fromkeys(FOLDER, "it belongs to `folder`") | {
+    "use_ddim": "give `sampler` ddim",
+    "dataset": "give `layout` to `folder`",
+}
+OF_ADAPTER = {
+    **dict.fromkeys(OF_THE_PRIOR, "give it to `Adapter`, as an entry of `prior`"),
+    **dict.fromkeys(ADAPTER, "it belongs to `Adapter`"),
+    "dataset": "give `layout`",
+    "use_ddim": "give `sampler` ddim to `Adapter`",
+}
+
+
+def _check_place(
+    names: Collection[str], known: Collection[str], elsewhere: Mapping[str, str]
+) -> None:
+    """Raise ValueError for an unknown setting, with the place where it belongs."""
+    for name in names:
+        if name in elsewhere and name not in known:
+            raise ValueError(f"`{name}` is unknown here; {elsewhere[name]}")
+    settings.check_names(names, known)
+
+
+def _check_kind(name: str, value: object, kind: type, words: str) -> None:
+    """Raise ValueError for a value that is given (not None) and of another kind."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be {words}, not {tree.shown(value)}")
 
 
 def _precision(dtype: str | None, use_fp16: bool, device: torch.device) -> tuple[str, list[str]]:

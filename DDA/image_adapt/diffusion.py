@@ -60,7 +60,7 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
         raise ValueError(
-            f"timestep_respacing {respacing!r}: no whole stride through {steps} steps gives "
+            f"`timestep_respacing` {respacing!r}: no whole stride through {steps} steps gives "
             f"{count} timesteps"
         )
     counts = [_count(part, respacing) for part in respacing.split(",")]
@@ -71,7 +71,7 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
         size = length + (section < remainder)
         if count > size:
             raise ValueError(
-                f"timestep_respacing {respacing!r} wants {count} timesteps of a section that has "
+                f"`timestep_respacing` {respacing!r} wants {count} timesteps of a section that has "
                 f"{size}"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
@@ -87,7 +87,7 @@ def respaced_timesteps(steps: int, respacing: str) -> list[int]:
 def _count(text: str, respacing: str) -> int:
     if not text.strip().isdigit() or int(text) < 1:
         raise ValueError(
-            f'timestep_respacing {respacing!r} is not a form like "100", "10,20,30" or "ddim25"'
+            f'`timestep_respacing` {respacing!r} is not a form like "100", "10,20,30" or "ddim25"'
         )
     return int(text)
 

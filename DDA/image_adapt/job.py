@@ -166,9 +166,10 @@ def _check_keys(
     others = keys - {tree.key_of(path) for paths in listed for path in paths}
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
+        has_suffix = unknown[0].lower().endswith(tree.SUFFIXES)
         raise ValueError(
             f"`keys` names {len(unknown)} images that {source.path} does not have, such as "
-            f"{unknown[0]}"
+            f"{unknown[0]}{'; a key has no suffix' if has_suffix else ''}"
         )
     if keys and others == keys:
         raise ValueError(
@@ -500,12 +501,23 @@ def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
         tree.check_name(name, source.path)  # a copy has the same name
         return images.fit_square(source.read(name), image_size)
     except Exception as error:  # PIL and its plugins raise many types for damaged files
-        path = Path(source.where(name))
-        if not path.exists():
-            return "it is a broken link" if path.is_symlink() else "it is gone"
-        if path.stat().st_size == 0:
-            return "it is empty (0 bytes)"
-        return f"{error}".replace(f"{path}", path.name) or type(error).__name__
+        return reason(source.where(name), error)
+
+
+def reason(place: Path | str, error: Exception) -> str:
+    """Return why an image cannot be read, in words.
+
+    place: its file, or the text by which a source of several images names it. error: what reading
+    it raised.
+    """
+    words = f"{error}" or type(error).__name__
+    if isinstance(place, str):
+        return words
+    if not place.exists():
+        return "it is a broken link" if place.is_symlink() else "it is gone"
+    if place.stat().st_size == 0:
+        return "it is empty (0 bytes)"
+    return words.replace(f"{place}", place.name)
 
 
 class _Writer:

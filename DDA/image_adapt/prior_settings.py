@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from DDA import settings
+from DDA import settings, tree
 from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
 
 # The settings of the network and of the process, in the order of `ema.json`.
@@ -31,6 +31,12 @@ PROCESS = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_vari
 RECIPE = ("batch_size", "accumulate", "warmup", "clip_norm", "ema", "seed")
 # A run is identified by these, its images, its network and its process, but not by its budget.
 IDENTITY = (*RECIPE, "lr", "weight_decay", "anneal", "anneal_steps", "flip")
+SAMPLE_STEPS = 50  # steps of DDIM in which samples are drawn; a process has as many or more
+AT_LEAST = {
+    SAMPLE_STEPS: ("diffusion_steps",),
+    1: ("batch_size", "accumulate", "anneal_steps", "num_channels", "num_res_blocks", "num_heads"),
+    0: ("warmup", "clip_norm", "seed", "weight_decay", "cache_gib"),
+}
 POSITIVE = ("steps", "minutes", "lr", "diffusion_steps", "save_minutes", "image_size")
 
 
@@ -95,11 +101,33 @@ class PriorSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` {value} must be above 0")
-        settings.check_at_least(1, **self.chosen("batch_size", "accumulate"))
-        settings.check_at_least(0, **self.chosen("warmup", "clip_norm", "seed", "weight_decay"))
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"`ema` {self.ema} is outside 0..1")
+        for least, names in AT_LEAST.items():
+            settings.check_at_least(least, **self.chosen(*names))
+        for name in ("ema", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` {getattr(self, name)} must be at least 0 and below 1")
+        if self.lr > 1:
+            raise ValueError(f"`lr` {self.lr:g} must be at most 1; 0.0001 to 0.001 are usual")
+        self._check_network()
         settings.check_writable("save_dir", self.save_dir)
+
+    def _check_network(self) -> None:
+        """Raise ValueError for a setting of the network that no network can have."""
+        if self.class_cond:
+            raise ValueError(
+                "`class_cond` True makes a prior that cannot adapt images, whose class is unknown; "
+                "leave it out"
+            )
+        for name in ("num_head_channels", "num_heads_upsample"):
+            value = getattr(self, name)
+            if value != -1 and value < 1:
+                raise ValueError(f"`{name}` {value} must be at least 1, or -1 for not given")
+        if not _is_list(self.channel_mult, float):
+            value = tree.shown(self.channel_mult)
+            raise ValueError(f'`channel_mult` {value} must be multipliers like "1,2,2"')
+        if self.attention_resolutions and not _is_list(self.attention_resolutions, int):
+            value = tree.shown(self.attention_resolutions)
+            raise ValueError(f'`attention_resolutions` {value} must be image sizes like "16,8"')
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError where a batch cannot be shared by so many ranks."""
@@ -135,3 +163,11 @@ class PriorSettings:
         if not self.anneal:
             return {"type": "constant"}
         return {"type": "linear", "steps": self.anneal_steps or 0}
+
+
+def _is_list(text: str, kind: Callable[[str], float]) -> bool:
+    """Tell whether a text lists numbers of a kind that are above 0."""
+    try:
+        return all(0 < kind(part) < 1e6 for part in text.split(","))
+    except ValueError:
+        return False

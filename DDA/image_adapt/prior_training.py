@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from DDA import files, images, ranks, sources, tree
 from DDA.devices import pick_device
+from DDA.image_adapt import job
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.prior import process_of
-from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
+from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, SAMPLE_STEPS, PriorSettings
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.unet import UNet, create_unet
 from DDA.progress import Show
-from DDA.settings import check_names
+from DDA.settings import as_path, check_kinds, check_names, plain
 from DDA.training.loop import Recipe, State, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
 
@@ -45,18 +47,20 @@ def train_prior(
     source: str | PathLike[str],
     save_dir: str | PathLike[str],
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quiet: bool = False,
     **settings: Any,
 ) -> TrainedPrior:
     """Train a prior on a folder of images.
 
-    A run that was stopped goes on, and with a budget in steps it ends with the same weights.
+    A run that was stopped goes on, and with a budget in steps it ends with the same weights. With a
+    larger budget (steps, minutes) a finished run goes on too; any other setting that differs from
+    those of the run is an error.
 
     Args:
         source: a folder of images, or a data set's files (dataset/README.md).
         save_dir: the folder of the run, which gets ``ema.pt`` with ``ema.json`` beside it.
-        device: auto, cpu, cuda, or cuda with a number.
+        device: auto, cpu, cuda, or cuda with a number, as text or as a torch.device.
         quiet: print nothing.
         settings: settings of `PriorSettings`, among them a budget: steps (above 0), minutes (above
             0) or both. image_size is that of the images, where it is not given.
@@ -76,9 +80,14 @@ def train_prior(
         (2, 'ema.pt')
     """
     check_names(settings, [item.name for item in fields(PriorSettings)])
-    chosen = PriorSettings(source=files.find(source), save_dir=files.find(save_dir), **settings)
+    check_kinds({"quiet": quiet}, {"quiet": bool})
+    chosen = PriorSettings(
+        source=files.find(as_path("source", source)),
+        save_dir=files.find(as_path("save_dir", save_dir)),
+        **{name: plain(value) for name, value in settings.items()},
+    )
     show = Show(quiet=quiet)
-    return ranks.alone(lambda world: train(chosen, world, show, device=device))
+    return ranks.alone(lambda world: train(chosen, world, show, device=str(device)))
 
 
 def train(
@@ -148,6 +157,11 @@ class _Training:
         show.say(f"training    {budget} of {settings.batch_size} images{begun}")
         show.say(f"machine     {self._world.size} x {self._device.type}, {threads}, {state.dtype}")
         show.say(f"to          {settings.save_dir}")
+        if settings.batch_size > data.count:
+            often = f"each step sees some of the {data.count:,} images several times"
+            show.note(
+                f"`batch_size` {settings.batch_size:,}: {often}; lower it or give more images"
+            )
 
     def run(self, show: Show) -> TrainedPrior:
         """Train to the end of the budget."""
@@ -212,8 +226,15 @@ class Images:
         self._pixels = self._decode(self._names if self.is_cached else self._sample)
 
     def _own_size(self) -> int:
-        """Return the side of the images where all of the sample are squares of one size."""
-        sizes = {self._source.read(name).size for name in self._sample}
+        """Return the side of the images where all of the sample are squares of one size.
+
+        Images that cannot be read are left out here and named when all are decoded.
+        """
+        outcomes = list(self._pool.map(self._open, self._sample))
+        faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        sizes = {outcome.size for outcome in outcomes if not isinstance(outcome, str)}
+        if not sizes:
+            raise _unusable(faults, len(outcomes))
         if len(sizes) > 1 or len(set(min(sizes))) > 1:
             shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
             raise ValueError(
@@ -227,26 +248,40 @@ class Images:
         outcomes = list(self._pool.map(self._read, names))
         faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if faults:
-            raise ValueError(
-                f"{len(faults)} of {len(outcomes)} images cannot be used; remove them or choose "
-                f"another size: {'; '.join(faults[:3])}"
-            )
+            raise _unusable(faults, len(outcomes))
         return np.stack(outcomes)
 
     def _read(self, name: str) -> np.ndarray | str:
         """Return an image uint8 (S,S,3), or why it cannot be used."""
-        try:
-            image = self._source.read(name)
-        except Exception as error:  # PIL and its plugins raise many types for damaged files
-            return f"{self._source.where(name)}: {error}"
+        image = self._open(name)
+        if isinstance(image, str):
+            return image
         if min(image.size) < self.size:
             small = f"{image.width}x{image.height}, smaller than `image_size` {self.size}"
             return f"{self._source.where(name)} is {small}"
         return images.fit_square(image, self.size)
 
+    def _open(self, name: str) -> Image.Image | str:
+        """Return an image as RGB, or why it cannot be read."""
+        try:
+            return self._source.read(name)
+        except Exception as error:  # PIL and its plugins raise many types for damaged files
+            place = self._source.where(name)
+            return f"{place}: {job.reason(place, error)}"
+
     def load(self, rows: np.ndarray) -> np.ndarray:
         """Return the images of these rows, uint8 (b,S,S,3)."""
         return self._pixels[rows] if self.is_cached else self._decode(self._names[i] for i in rows)
+
+
+def _unusable(faults: Sequence[str], total: int) -> ValueError:
+    """Return the error that names images that cannot be used, each with its reason."""
+    shown = "; ".join(faults[:10])
+    rest = f"; … ({len(faults)} in all)" if len(faults) > 10 else ""
+    return ValueError(
+        f"{len(faults)} of {total} images cannot be used; remove them or choose another size: "
+        f"{shown}{rest}"
+    )
 
 
 def make_model(flags: Mapping[str, Any], device: torch.device) -> UNet:
@@ -320,9 +355,9 @@ def draw_samples(
     streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
     samples = adapt(
         model,
-        process_of(flags, "50"),
+        process_of(flags, f"{SAMPLE_STEPS}"),
         torch.zeros(count, 3, size, size, device=device),
-        diffusion_range=50,
+        diffusion_range=SAMPLE_STEPS,
         factor=1,
         guidance="none",
         sampler="ddim",

@@ -6,12 +6,13 @@ No torch here: command lines make these settings before anything slow is importe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from os import PathLike
+from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
-from DDA import settings
+from DDA import inputs, settings, tree
 from DDA.image_adapt.choices import (
     BEHAVIORS,
     DTYPES,
@@ -83,7 +84,8 @@ class Method:
             value = getattr(self, name)
             if value is not None and not (settings.is_of(value, float) and 0 <= value <= most):
                 limit = " and at most 1" if most == 1 else ""
-                raise ValueError(f"`{name}` {value} must be a number of at least 0{limit}")
+                number = f"a number of at least 0{limit}"
+                raise ValueError(f"`{name}` {tree.shown(value)} must be {number}")
         settings.check_kinds(vars(self), get_type_hints(Method))
         plain = (self.guidance, self.sampler, self.steps) == ("gradient", "ddpm", None)
         if self.behavior == "published" and not plain:
@@ -145,6 +147,8 @@ def method(speed: str | None = None, **given: Any) -> Method:
     """
     given = {name: settings.plain(value) for name, value in given.items() if value is not None}
     settings.check_names(given, [item.name for item in fields(Method)])
+    if settings.is_of(given.get("timestep_respacing"), int):
+        given["timestep_respacing"] = f"{given['timestep_respacing']}"
     settings.check_one_of("speed", speed or "exact", SPEEDS)
     respacing = given.get("timestep_respacing", "100")
     if speed and respacing != "100" and "N" not in given:
@@ -212,7 +216,7 @@ class Selection:
         settings.check_at_least(1, num_samples=self.num_samples)
         for value in self.severity:
             if value != "all" and not value.isdigit():
-                raise ValueError(f"`severity` {value} is neither a number nor all")
+                raise ValueError(f"`severity` {value} is neither a whole number nor all")
         if self.source.resolve() == self.save_dir.resolve():
             raise ValueError(f"`save_dir` and `source` are the same folder, {self.save_dir}")
         settings.check_writable("save_dir", self.save_dir)
@@ -240,8 +244,45 @@ class Selection:
 
 
 def check_machine(*, dtype: str | None, use_fp16: bool, batch_size: int) -> None:
-    """Raise ValueError for an unknown precision, an empty batch, or a value of another kind."""
+    """Raise ValueError for an unknown or contradictory precision, an empty batch, another kind."""
     values = {"use_fp16": use_fp16, "batch_size": batch_size}
     settings.check_kinds(values, {"use_fp16": bool, "batch_size": int})
     settings.check_one_of("dtype", dtype, (None, *DTYPES))
+    if use_fp16 and dtype not in (None, "float16"):
+        raise ValueError(f"`use_fp16` True contradicts `dtype` {dtype}; give one of them")
     settings.check_at_least(1, batch_size=batch_size)
+
+
+def texts_of(name: str, values: Any, kinds: Any) -> tuple[str, ...]:
+    """Return one or several values of a setting as texts.
+
+    values: one value, several of them, an array, or None for none. kinds: the type hint of each.
+    Raises ValueError, which names the setting, for a value of another kind.
+    """
+    if values is None:
+        return ()
+    values = values.tolist() if hasattr(values, "tolist") else values
+    is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes)
+    several = [settings.plain(value) for value in (values if is_list else [values])]
+    for value in several:
+        settings.check_kinds({name: value}, {name: kinds})
+    return settings.names_of(several)
+
+
+def keys_of(keys: Any) -> Path | frozenset[str] | None:
+    """Return the keys of a selection, or the file that lists them; None selects all images.
+
+    keys: the path of a file, or a collection of keys, which are texts or paths. Raises ValueError
+    for anything else.
+    """
+    if keys is None:
+        return None
+    if isinstance(keys, str | PathLike):
+        return settings.as_path("keys", keys)
+    names = list(keys) if isinstance(keys, Iterable) and not isinstance(keys, bytes) else [keys]
+    misfits = [name for name in names if not isinstance(name, str | PurePath)]
+    if misfits:
+        raise ValueError(
+            f"`keys` must be a file or a list of keys, which are texts, not {tree.shown(keys)}"
+        )
+    return frozenset(inputs.key_text(name) for name in names)

@@ -401,11 +401,13 @@ def create_unet(
     mult = parse_channel_mult(channel_mult, image_size)
     if image_size % 2 ** (len(mult) - 1):
         raise ValueError(
-            f"image_size {image_size} cannot be halved {len(mult) - 1} times (channel_mult "
+            f"`image_size` {image_size} cannot be halved {len(mult) - 1} times (`channel_mult` "
             f"{channel_mult!r})"
         )
     downsamplings = parse_attention_resolutions(attention_resolutions, image_size)
     heads = {"num_heads": num_heads}
+    if num_heads_upsample != -1:
+        heads["num_heads_upsample"] = num_heads_upsample
     if num_head_channels != -1:
         heads = {"num_head_channels": num_head_channels}
     _check_widths(num_channels, mult, downsamplings, **heads)
@@ -432,20 +434,21 @@ def _check_widths(
 ) -> None:
     """Raise ValueError for a level whose channels cannot be divided into groups or heads.
 
-    heads: the setting that decides the heads, by its name. The last level always has attention.
+    heads: the settings that decide the heads, by name. The last level always has attention.
     """
-    ((name, part),) = heads.items()
     for level, width in enumerate(int(m * num_channels) for m in mult):
         if width % 32:
             raise ValueError(
-                f"num_channels {num_channels} times {mult[level]:g} is no multiple of the 32 "
+                f"`num_channels` {num_channels} times {mult[level]:g} is no multiple of the 32 "
                 "norm groups"
             )
         has_attention = 2**level in downsamplings or level == len(mult) - 1
-        if has_attention and (part < 1 or width % part):
-            raise ValueError(
-                f"{name} {part} does not divide the {width} channels of a level with attention"
-            )
+        for name, part in heads.items() if has_attention else ():
+            if part < 1 or width % part:
+                raise ValueError(
+                    f"`{name}` {part} does not divide the {width} channels of a level with "
+                    "attention"
+                )
 
 
 def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> tuple[float, ...]:
@@ -457,7 +460,7 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))
             raise ValueError(
-                f"channel_mult must be given: image_size {image_size} has no default (only "
+                f"`channel_mult` must be given: `image_size` {image_size} has no default (only "
                 f"{sizes} have)"
             )
         return DEFAULT_CHANNEL_MULT[image_size]
@@ -466,7 +469,7 @@ def parse_channel_mult(channel_mult: str | Sequence[float], image_size: int) -> 
         return tuple(float(part) for part in parts)
     except ValueError:
         raise ValueError(
-            f'channel_mult {channel_mult!r} is not a list of numbers like "1,2,2"'
+            f'`channel_mult` {channel_mult!r} is not a list of numbers like "1,2,2"'
         ) from None
 
 
@@ -480,6 +483,6 @@ def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> 
         )
     except (ValueError, ZeroDivisionError):
         raise ValueError(
-            f"attention_resolutions {attention_resolutions!r} is not a list of image sizes "
+            f"`attention_resolutions` {attention_resolutions!r} is not a list of image sizes "
             'like "16,8"'
         ) from None

@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from DDA.devices import pick_device
 from DDA.model_adapt import fitted, results, tables
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, RULES
 from DDA.model_adapt.ensemble import FITS, combine, fuse_images, fuse_weights, is_doubtful
+from DDA.model_adapt.opening import common_classes, open_classifiers, open_columns
 from DDA.model_adapt.paired import Cell, join, named
 from DDA.model_adapt.settings import Facts, Settings
 from DDA.progress import Show
@@ -30,6 +31,7 @@ from DDA.sources import Source
 from DDA.sources.cells import SPLITS, cells_of, one_severity
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
+from DistilledClassifier.classifiers.scoring import check_scores
 
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Ensemble", "Evaluation", "Result", "Settings", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The numbers of an evaluation.
 
@@ -58,6 +60,26 @@ class Result:
         names = results.shown(overall, facts)
         return {results.title(name, facts): 100 * overall[name]["top1"] for name in names}
 
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{title} {value:.1f}" for title, value in self.top1.items())
+        return f"<Result {self.out}: top-1 % {columns or 'not counted'}>"
+
+    def _repr_markdown_(self) -> str:
+        """Return the tables, as a notebook shows them."""
+        return self.markdown
+
+
+class Scored(NamedTuple):
+    """The scores (N,K) of both views of N images, float32 on the CPU, and their combination.
+
+    copied: (N,) tells which images have a copy; second is NaN for the others.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    combined: torch.Tensor
+    copied: torch.Tensor
+
 
 class Ensemble(nn.Module):
     """Sum what two classifiers say of two views: the degraded image and its adapted copy (DiffAUD).
@@ -74,7 +96,8 @@ class Ensemble(nn.Module):
             rule ``gate`` adapts only the images of which the first classifier is unsure.
         fitted: parameters of the rules weighted_sum and gate, or the JSON file of a fit that holds
             them (default: the file beside the second classifier's weights).
-        classes: class names, where the classifiers do not tell them: a built-in list or a file.
+        classes: class names, where the classifiers do not tell them: a list of names, the name of
+            a built-in list, or a file.
         device: of the classifiers; the adapter has its own.
         batch_size: images that are scored at once.
 
@@ -98,22 +121,28 @@ class Ensemble(nn.Module):
         adapter: Adapter | None = None,
         rule: str = "sum",
         fitted: str | PathLike[str] | Mapping[str, Any] | None = None,
-        classes: str | None = None,
-        device: str = "auto",
+        classes: str | PathLike[str] | Sequence[str] | None = None,
+        device: str | torch.device = "auto",
         batch_size: int = 64,
     ) -> None:
         super().__init__()
         checks.check_one_of("rule", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
         checks.check_at_least(1, batch_size=batch_size)
+        is_adapter = callable(getattr(adapter, "pixels", None)) and not isinstance(adapter, type)
+        if adapter is not None and not is_adapter:
+            raise ValueError(f"`adapter` must be an Adapter, not {tree.shown(adapter)}")
         self.rule, self.adapter, self.batch_size = rule, adapter, batch_size
-        opened = open_classifiers([first, first if second is None else second])
+        opened = open_classifiers({"first": first, "second": first if second is None else second})
         self.classifiers: tuple[Classifier, Classifier] = (opened[0], opened[1])
         self.classes = common_classes(opened, classes)
-        self._named_classes, self._fitted = classes, fitted
+        self._fitted = fitted
         self._params = self._rule_parameters([rule]).get(rule, {})
         self.networks = nn.ModuleList(classifier.network for classifier in opened)
         self.to(pick_device(device))
         self.eval()
+        if self.classes is not None:
+            for classifier in opened:
+                check_scores(classifier.name, classifier.scores([]).numpy(), self.classes, [])
 
     def _rule_parameters(self, rules: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the parameters of those of the rules that have some."""
@@ -160,36 +189,48 @@ class Ensemble(nn.Module):
         copies = None if adapted is None else inputs.read(adapted)
         if copies is not None and len(copies) != len(pixels):
             raise ValueError(f"`adapted` has {len(copies)} images for {len(pixels)} images")
-        parts = [] if pixels else [torch.empty(0, len(self.classes or ()))]
+        parts = [] if pixels else [self.classifiers[0].scores([])]
         for first in range(0, len(pixels), self.batch_size):
             part = slice(first, first + self.batch_size)
             own_copies = None if copies is None else copies[part]
-            parts.append(self._score_batch(pixels[part], names[part], own_copies))
+            parts.append(self.score_views(pixels[part], names[part], own_copies).combined)
         return torch.cat(parts)
 
-    def _score_batch(
-        self, pixels: Sequence[np.ndarray], keys: Sequence[str], copies: Any
-    ) -> torch.Tensor:
-        """Return the combined scores of some images on the CPU."""
+    @torch.no_grad()
+    def score_views(
+        self,
+        pixels: Sequence[np.ndarray],
+        keys: Sequence[str],
+        copies: Sequence[np.ndarray | None] | None = None,
+    ) -> Scored:
+        """Return the scores of both views of one batch of images, and their combination.
+
+        pixels: uint8 (H,W,3) of any sizes. keys: as in `scores`. copies: the copies that were made
+        before; those that the rule does not ask for may be None. Raises ValueError where a copy is
+        missing.
+        """
         classifier = self.classifiers[0]
         degraded = classifier.batch([classifier.preprocess.fit(image) for image in pixels])
         first = self._logits(0, degraded)
-        if self.rule == "first":
-            return first
-        wanted = list(range(len(pixels)))
-        if self.rule == "gate":
-            gate = (self._params["threshold"], self._params["temperatures"][0])
-            wanted = is_doubtful(first, *gate).nonzero()[:, 0].tolist()
+        wanted = self._wanted(first)
         second = torch.full_like(first, torch.nan)
-        if wanted:
-            copies = self._copies(pixels, keys, copies, wanted)
+        if wanted.any():
+            own = self._copies(pixels, keys, copies, wanted.nonzero()[:, 0].tolist())
             other = self.classifiers[1]
-            second[wanted] = self._logits(1, other.batch([*map(other.preprocess.fit, copies)]))
-        if self.rule not in FUSE_RULES:
-            return combine(first, second, self.rule, **self._params)
-        adapted = classifier.batch([classifier.preprocess.fit(image) for image in copies])
-        weights = fuse_weights(first, second, self.rule).to(degraded.device)
-        return self._logits(0, fuse_images(degraded, adapted, weights))
+            second[wanted] = self._logits(1, other.batch([*map(other.preprocess.fit, own)]))
+        if self.rule in FUSE_RULES:
+            adapted = classifier.batch([*map(classifier.preprocess.fit, own)])
+            weights = fuse_weights(first, second, self.rule).to(degraded.device)
+            combined = self._logits(0, fuse_images(degraded, adapted, weights))
+        else:
+            combined = combine(first, second, self.rule, **self._params)
+        return Scored(first, second, combined, wanted)
+
+    def _wanted(self, first: torch.Tensor) -> torch.Tensor:
+        """Return which images need a copy (N,), given the scores of the first classifier."""
+        if self.rule == "gate":
+            return is_doubtful(first, self._params["threshold"], self._params["temperatures"][0])
+        return torch.full((len(first),), self.rule != "first")
 
     def _logits(self, view: int, batch: torch.Tensor) -> torch.Tensor:
         return self.classifiers[view].logits(batch).cpu()
@@ -199,6 +240,11 @@ class Ensemble(nn.Module):
     ) -> Sequence[np.ndarray]:
         """Return the adapted copies of the wanted images."""
         if copies is not None:
+            missing = [keys[i] for i in wanted if copies[i] is None]
+            if missing:
+                raise ValueError(
+                    f"{missing[0]} has no adapted copy, but the rule {self.rule} asks for one"
+                )
             return [copies[i] for i in wanted]
         if self.adapter is None:
             raise ValueError(
@@ -256,28 +302,114 @@ class Ensemble(nn.Module):
             >>> list(result.top1)
             ['first (degraded)', 'second (adapted)', 'sum']
         """
-        chosen = ([] if layout == "folder" else ["all"]) if corruption is None else corruption
-        rules = (self.rule, *beside)
-        settings = Settings(
-            first=self.classifiers[0],
-            second=self.classifiers[1],
-            source=source,
-            degraded=files.find(degraded),
-            adapted=files.find(Path(out) / "adapted" if adapted is None else adapted),
-            out=Path(out),
+        settings = self._settings(
+            degraded,
+            adapted,
             layout=layout,
-            corruption=checks.names_of(chosen),
-            severity=checks.names_of(severity),
-            rules=rules,
+            corruption=corruption,
+            severity=severity,
+            out=out,
+            source=None if source is None else open_classifiers({"source": source})[0],
+            rules=(self.rule, *_texts(beside)),
             scores=scores,
-            metrics=tuple(metrics),
+            metrics=_texts(metrics),
             train=train,
             num_samples=num_samples,
-            batch_size=self.batch_size,
-            classes=self._named_classes,
-            params=self._rule_parameters(rules),
         )
-        if adapted is None:
+        return self._run(settings, adapted is None, quiet)
+
+    def fit(
+        self,
+        degraded: str | PathLike[str],
+        adapted: str | PathLike[str] | None = None,
+        *,
+        layout: str,
+        corruption: str | Sequence[str],
+        severity: int | str | Sequence[int | str] = "all",
+        train: bool = False,
+        num_samples: int | None = None,
+        out: str | PathLike[str] = "fit",
+        quiet: bool = False,
+    ) -> dict[str, dict[str, Any]]:
+        """Fit the parameters of the rules weighted_sum and gate on known degradations.
+
+        They are stored beside the second classifier's file, where an `Ensemble` with one of these
+        rules finds them.
+
+        Args:
+            corruption: known degradations only: jpeg, blur, noise, saltpepper, clean.
+            degraded, adapted, layout, severity, train, num_samples, out, quiet: as in `evaluate`.
+                Images from which a classifier learnt are left out.
+
+        Returns:
+            The parameters of each rule by their names.
+
+        Raises:
+            FileNotFoundError, ValueError: as `evaluate`; a corruption is no known degradation, or a
+                classifier comes from no file.
+
+        Example:
+            >>> params = both.fit(
+            ...     known, known, layout="imagenetc", corruption="jpeg", out=out, quiet=True
+            ... )
+            >>> sorted(params["gate"])
+            ['temperatures', 'threshold', 'weight']
+        """
+        settings = self._settings(
+            degraded,
+            adapted,
+            layout=layout,
+            corruption=corruption,
+            severity=severity,
+            out=out,
+            fit=True,
+            train=train,
+            num_samples=num_samples,
+        )
+        self._run(settings, adapted is None, quiet)
+        return fitted.parameters(None, *self.classifiers, list(FITTED_RULES))
+
+    def _settings(
+        self,
+        degraded: str | PathLike[str],
+        adapted: str | PathLike[str] | None,
+        *,
+        layout: str,
+        corruption: str | Sequence[str] | None,
+        severity: int | str | Sequence[int | str],
+        out: str | PathLike[str],
+        rules: Sequence[str] = ("sum",),
+        **more: Any,
+    ) -> Settings:
+        """Return the settings of an evaluation or a fit, checked before any work."""
+        if self.classes is None:
+            raise ValueError(
+                f"{self.classifiers[0].name} does not tell its classes; name them with `classes`"
+            )
+        target = checks.as_path("out", out)
+        copies = target / "adapted" if adapted is None else checks.as_path("adapted", adapted)
+        chosen = ([] if layout == "folder" else ["all"]) if corruption is None else corruption
+        checks.check_writable("out", target)
+        return Settings(
+            first=self.classifiers[0],
+            second=self.classifiers[1],
+            degraded=files.find(checks.as_path("degraded", degraded)),
+            adapted=files.find(copies),
+            out=target,
+            layout=layout,
+            corruption=_texts(chosen),
+            severity=_texts(severity),
+            rules=rules,
+            batch_size=self.batch_size,
+            classes=self.classes,
+            params=self._rule_parameters(rules),
+            **more,
+        )
+
+    def _run(self, settings: Settings, makes_copies: bool, quiet: bool) -> Result:
+        """Make the copies if these are wanted, and evaluate or fit."""
+        _check_exists("degraded", settings.degraded)
+        if makes_copies:
             self._make_copies(settings, quiet)
         device, show = f"{self.classifiers[0].device}", Show(quiet=quiet)
         return ranks.alone(lambda world: evaluate(settings, device, world, show))
@@ -307,7 +439,11 @@ class Ensemble(nn.Module):
             quiet=quiet,
         )
         if not report.complete:
-            raise ValueError("; ".join(report.faults()))
+            faults = "; ".join(report.faults())
+            raise ValueError(
+                f"every image that is evaluated needs a copy: {faults}. Mend or remove the images, "
+                "and call it again"
+            )
 
 
 # ---------------------------------------------------------------------------------------- trees
@@ -563,10 +699,20 @@ def _open_view(
     name: str, path: Path, classes: Sequence[str] | None, severity: Sequence[str]
 ) -> Source:
     """Open a view of the images. Raises FileNotFoundError, which names the setting."""
+    _check_exists(name, path)
+    return sources.open_source(path, None if path.is_dir() else classes, one_severity(severity))
+
+
+def _check_exists(name: str, path: Path) -> None:
+    """Raise FileNotFoundError, which names the setting, where there is no such view."""
     if not path.exists():
         makers = "make_data.py and image_sample.py make such trees"
         raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
-    return sources.open_source(path, None if path.is_dir() else classes, one_severity(severity))
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Return the names or numbers of a setting that holds one or several, as texts."""
+    return checks.names_of(checks.as_list(values))
 
 
 def _cells(view: Source, settings: Settings) -> list[str]:
@@ -585,63 +731,6 @@ def _cells(view: Source, settings: Settings) -> list[str]:
     if "all" in settings.corruption and "clean" not in settings.corruption:
         return [name for name in names if name.split("/")[0] != "clean"]
     return names
-
-
-def open_classifiers(
-    names: Sequence[Any],
-    model: Mapping[str, Any] | None = None,
-    pipelines: Sequence[Sequence[Mapping[str, Any]]] = ((), ()),
-    views: Sequence[int] = (0, 1),
-) -> list[Classifier]:
-    """Open classifiers; a file that is named twice is read once.
-
-    names: files, ``timm/<name>`` or classifiers. model, pipelines: for weights of mmcls, the model
-    and the pipeline of each view. views: which view (0 or 1) each classifier sees.
-    """
-    opened: dict[str, Classifier] = {}
-    result = []
-    for name, view in zip(names, views, strict=True):
-        if isinstance(name, Classifier):
-            result.append(name)
-            continue
-        steps, text = pipelines[view], str(name)
-        if text not in opened:
-            opened[text] = classifiers.open_classifier(text, model, steps)
-        own = opened[text]
-        if isinstance(own.preprocess, classifiers.Pipeline):  # each view has a pipeline of its own
-            own = replace(own, preprocess=classifiers.Pipeline(steps))
-        result.append(own)
-    return result
-
-
-def common_classes(opened: Sequence[Classifier], listed: str | None) -> tuple[str, ...] | None:
-    """Return the classes of the first classifier, else those of a list.
-
-    listed: a built-in list or a file. Raises ValueError where another classifier has other classes.
-    """
-    first = opened[0]
-    classes = first.classes or (None if listed is None else tree.class_list(listed))
-    for classifier in opened:
-        if classes and classifier.classes and tuple(classifier.classes) != tuple(classes):
-            raise ValueError(
-                f"{classifier.name} has other classes than {first.name}: train both on one class "
-                "list"
-            )
-    return classes and tuple(classes)
-
-
-def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:
-    """Return which classifier sees which view (0 degraded, 1 adapted), on the device."""
-    names, views = [settings.first, settings.second], [0, 1]
-    if settings.source:
-        names, views = [*names, settings.source], [0, 1, 0]
-    opened = open_classifiers(names, settings.model, settings.pipelines, views)
-    for classifier in opened:
-        classifier.network.to(device)
-    columns = {"first": (opened[0], 0), "second": (opened[1], 1)}
-    if settings.source:
-        columns |= {"source": (opened[2], 0), "source_adapted": (opened[2], 1)}
-    return columns
 
 
 def _text(classifier: Any) -> str:

@@ -7,30 +7,31 @@ their SHA-256.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from DDA import files, shapes
+from DDA import files, settings, shapes
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.shapes import Share
 from DistilledClassifier.classifiers import Classifier
 
 Digests = Mapping[Path, str]
-Temperature = Annotated[float, (1e-6, 1e6)]
+Temperature = Annotated[float, (sys.float_info.min, sys.float_info.max)]
 
 
 class Parameters(TypedDict, total=False):
     """The parameters of a rule.
 
     weight: of the second classifier. temperatures: of both. threshold: of the largest probability,
-    below which an image is adapted; above 1 all are.
+    below which an image is adapted; a fit may give 1.01, which adapts every image.
     """
 
     weight: Share
-    temperatures: tuple[Temperature, Temperature]
-    threshold: Annotated[float, (0, 2)]
+    temperatures: Annotated[tuple[Temperature, Temperature], "two numbers above 0"]
+    threshold: Annotated[float, (0, 1.01)]
 
 
 def digests_of(*classifiers: Classifier) -> dict[Path, str]:
@@ -82,14 +83,14 @@ def read(
         return {}
     path = path_of(first, second)
     if not path.is_file():
-        how = "fit it first, on known degradations (test_ensemble.py with `fit`)"
+        how = "fit it first, on known degradations (`Ensemble.fit`, test_ensemble.py with `fit`)"
         raise FileNotFoundError(f"{path} does not exist: {how}")
     stored, weights = _stored(path), _weights(first, second, digests)
     if not weights.items() <= stored.items():
         raise ValueError(
             f"{path} was fitted for other checkpoints; fit it anew (test_ensemble.py with `fit`)"
         )
-    return {rule: of_rule(stored, rule, f"{path}:") for rule in rules}
+    return {rule: of_rule(stored, rule, f"{path}: ") for rule in rules}
 
 
 def parameters(
@@ -109,32 +110,36 @@ def parameters(
         return {}
     if given is None:
         return read(first, second, rules, digests_of(first, second))
-    where, stored = "`fitted`", given
-    if not isinstance(given, Mapping):
-        path = files.find(given)
-        where = f"`fitted` {path}:"
-        stored = _stored(path)
-        pair = {"first_sha256": first, "second_sha256": second}
-        for name, classifier in pair.items():
-            if name in stored and classifier.path is not None:
-                _check_weights(path, stored[name], classifier.path)
-    return {rule: of_rule(stored, rule, where) for rule in rules}
+    if isinstance(given, Mapping):
+        return {rule: of_rule(given, rule) for rule in rules}
+    path = files.find(settings.as_path("fitted", given))
+    stored = _stored(path)
+    pair = {"first_sha256": first, "second_sha256": second}
+    for name, classifier in pair.items():
+        if name in stored and classifier.path is not None:
+            _check_weights(path, stored[name], classifier.path)
+    return {rule: of_rule(stored, rule, f"{path}: ") for rule in rules}
 
 
-def of_rule(stored: Mapping[str, Any], rule: str, where: str) -> dict[str, Any]:
+def of_rule(
+    stored: Mapping[str, Any], rule: str, place: str = "", name: str = "fitted"
+) -> dict[str, Any]:
     """Return the parameters of a rule. Raises ValueError for one that is missing or wrong.
 
-    stored: the parameters of rules by their names, or those of this rule alone. where: what a
-    message calls the place that they come from.
+    stored: the parameters of rules by their names, or those of this rule alone. place: what a
+    message begins with. name: what it calls the parameters.
     """
     entries = stored.get(rule, stored)
-    fault = shapes.fault_of(entries, Parameters, rule)
+    settings.check_kinds({rule: entries}, {rule: dict}, f"{place}{name}.")
+    missing = [one for one in FITTED_RULES[rule] if one not in entries]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"{place}`{name}` does not tell {names}, which the rule {rule} needs")
+    params = {one: entries[one] for one in FITTED_RULES[rule]}
+    fault = shapes.first_fault(params, Parameters, name)
     if fault is not None:
-        raise ValueError(f"{where} {fault}")
-    for name in FITTED_RULES[rule]:
-        if name not in entries:
-            raise ValueError(f"{where} does not tell {name}, which the rule {rule} needs")
-    return {name: entries[name] for name in FITTED_RULES[rule]}
+        raise ValueError(f"{place}{fault.as_setting()}")
+    return params
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
@@ -144,7 +149,7 @@ def read_gate(path: Path, first: Path) -> tuple[float, float]:
     """
     stored = _stored(path)
     _check_weights(path, stored.get("first_sha256"), first)
-    gate = of_rule(stored, "gate", f"`fitted` {path}:")
+    gate = of_rule(stored, "gate", f"{path}: ")
     return gate["threshold"], gate["temperatures"][0]
 
 
@@ -152,7 +157,8 @@ def _stored(path: Path) -> dict[str, Any]:
     """Return the content of a file of parameters. Raises FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"`fitted` {path} does not exist; test_ensemble.py with `fit` writes it"
+            f"`fitted` {path} does not exist or is no file; `Ensemble.fit` and test_ensemble.py "
+            "with `fit` write it"
         )
     return shapes.read_json(path, dict, "fit it anew (test_ensemble.py with `fit`)")
 

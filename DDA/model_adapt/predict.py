@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """Classify images without labels, from two views: as they are, and their adapted copies.
 
-  image_sample.py --model_path prior.pt --base_samples photos --save_dir photos_adapted
+  predict.py STUDENT1.pth --second_model_prefix STUDENT2.pth --data_prefix1 photos \\
+      --model_path prior.pt --out said.csv
   predict.py STUDENT1.pth --second_model_prefix STUDENT2.pth --data_prefix1 photos \\
       --data_prefix2 photos_adapted --out said.csv
 
-OUT has a line for each image: its key, the class of the combination and its probability (the
-softmax of the combined logits), and the class that each classifier alone gives. Without a second
-classifier the first one sees both views. --ensemble gate needs copies of those images alone that
-gate.py lists. With labels, test_ensemble.py measures how good the classes are.
+The copies are made on the way by a prior, or were made before by image_sample.py. OUT has a line
+for each image: its key, the class of the combination and its probability (the softmax of the
+combined scores), the class that each classifier alone gives, and a status: ok, or why there is no
+class. Without a second classifier the first one sees both views. With a prior, copies are kept
+under --cache by the digest of all that decides them, so a second run makes none, and the folder may
+be removed at any time. --ensemble gate adapts only the images of which FIRST is unsure; it is the
+default where a gate is fitted. With labels, test_ensemble.py measures how good the classes are.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from DDA import commands
-from DDA.model_adapt.choices import FITTED_RULES, RULES
+from DDA.image_adapt.choices import SPEEDS
+from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, RULES
 from DDA.model_adapt.settings import Prediction
 
 PROGRAM = "predict.py"
@@ -29,8 +34,12 @@ FLAGS = """
 first FIRST  the classifier of the images as they are: a checkpoint, or timm/<name>
 --second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
 --data_prefix1->degraded find:PATH!  the images: a folder, or arrays
---data_prefix2->adapted find:PATH!  their adapted copies
---ensemble->rule RULE = sum  how the scores are combined
+--data_prefix2->adapted find:PATH  their adapted copies
+--model_path->prior find:PATH  a prior, which makes the copies
+--speed {SPEED}  the rung at which it makes them (default: one-shot)
+--seed INT  of its noise (default: 0)
+--cache PATH  the folder that keeps its copies (default: diffaud/ in the user's cache folder)
+--ensemble->rule RULE  how the scores are combined (default: sum; gate where one is fitted)
 --classes LIST  a built-in list or a file, where FIRST does not tell its classes
 --severity int:1..5  that of a .npy of a corruption that holds one
 --out CSV!
@@ -46,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> commands.Parser:
     """Return the parser of the command line."""
-    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=(*RULES, *FITTED_RULES))
+    rules = (*RULES, *FITTED_RULES, *FUSE_RULES)
+    return commands.parser(PROGRAM, __doc__, FLAGS, RULE=rules, SPEED=tuple(SPEEDS))
 
 
 def _work(values: dict[str, Any], output: commands.Output) -> int:
@@ -54,9 +64,14 @@ def _work(values: dict[str, Any], output: commands.Output) -> int:
     from DDA.model_adapt.unlabelled import classify
 
     predicted = classify(settings, output)
-    result = {"images": len(predicted.rows), "rule": predicted.rule, "out": predicted.out}
-    output.result(f"{predicted}", result)
-    return 0
+    failed = predicted.failed
+    result = {"images": len(predicted.rows), "failed": failed, "rule": predicted.rule}
+    output.result(f"{predicted}", {**result, "out": predicted.out, "cache": predicted.cache})
+    for key, reason in list(failed.items())[:10]:
+        output.warn(f"{key}: {reason}")
+    if failed:
+        output.warn(f"{len(failed)} of {len(predicted.rows)} images have no class; see `out`")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Settings:
     images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
     of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
     layout. rules: the first rule gives the result, the others are columns beside it. classes: a
-    list by its name, where the first classifier does not tell its classes. num_samples: at most
+    list by its name, a file or the names, where no classifier tells them. num_samples: at most
     so many images a cell. fit: fit the rules that have parameters instead of making tables.
     Raises ValueError for what does not go together.
     """
@@ -44,7 +44,7 @@ class Settings:
     train: bool = False
     num_samples: int | None = None
     batch_size: int = 64
-    classes: str | None = None
+    classes: str | Sequence[str] | None = None
     fit: bool = False
     params: Mapping[str, Mapping[str, Any]] | None = None
     model: Mapping[str, Any] | None = None
@@ -55,6 +55,9 @@ class Settings:
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("scores", self.scores, SCORES)
         settings.check_at_least(1, batch_size=self.batch_size, num_samples=self.num_samples)
+        for view in ("degraded", "adapted"):
+            if self.out.resolve() == getattr(self, view).resolve():
+                raise ValueError(f"`out` {self.out} is the `{view}` tree; give another folder")
         for rule in self.rules:
             settings.check_one_of("rules", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
         for metric in self.metrics:
@@ -164,14 +167,24 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The settings of predict.py: two classifiers, and two views of images without labels."""
+    """The settings of predict.py: two classifiers, and two views of images without labels.
+
+    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed`` and with
+    ``seed``. cache: the folder that keeps such copies (default: that of the user). rule: by default
+    the gate where one is fitted and a prior is given, else the sum. Raises ValueError for what does
+    not go together.
+    """
 
     first: str
     degraded: Path
-    adapted: Path
     out: Path
+    adapted: Path | None = None
+    prior: Path | None = None
+    speed: str | None = None
+    seed: int | None = None
+    cache: Path | None = None
     second: str | None = None
-    rule: str = "sum"
+    rule: str | None = None
     classes: str | None = None
     severity: int | None = None
     batch_size: int = 64
@@ -179,5 +192,13 @@ class Prediction:
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything."""
-        settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES))
+        if self.rule is not None:
+            settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
+        if (self.adapted is None) == (self.prior is None) and self.rule != "first":
+            raise ValueError(
+                "give one of `adapted`, the copies of the images, and `prior`, which makes them"
+            )
+        given = [name for name in ("speed", "seed", "cache") if getattr(self, name) is not None]
+        if given and self.prior is None:
+            raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)

@@ -123,7 +123,7 @@ def _check_facts(facts: Facts) -> None:
     for rule in facts.rules.values():
         check_one_of("rules", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
         if rule in FITTED_RULES:
-            fitted.of_rule(facts.params, rule, "params")
+            fitted.of_rule(facts.params, rule, name="params")
     check_one_of("scores", facts.scores, SCORES)
     for metric in facts.metrics:
         check_one_of("metrics", metric, METRICS)

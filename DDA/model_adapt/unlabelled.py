@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from DDA import files, sources, tree
+from DDA import ahead, files, inputs, sources, tree
 from DDA.devices import pick_device
-from DDA.model_adapt import fitted, results
+from DDA.model_adapt import fitted
 from DDA.model_adapt.ensemble import is_doubtful
-from DDA.model_adapt.evaluate import open_classifiers
+from DDA.model_adapt.evaluate import Ensemble, Scored
+from DDA.model_adapt.opening import open_classifiers
 from DDA.model_adapt.paired import named, refuse
-from DDA.model_adapt.settings import Facts, Gate, Prediction
+from DDA.model_adapt.settings import Gate, Prediction
 from DDA.progress import Progress, Show
 from DDA.sources.cells import cells_of, one_severity
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
+from DistilledClassifier.classifiers.scoring import check_scores
+
+if TYPE_CHECKING:
+    from DDA.image_adapt.cache import CachedAdapter
 
 CHUNK = 4096  # images whose scores are held at once
+COLUMNS = ("key", "class", "probability", "degraded", "adapted", "status")
+DONE = "ok"  # the status of an image that has a class
 
 
 @dataclass(frozen=True)
@@ -100,106 +107,201 @@ def write_keys(path: Path, keys: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The classes of images. rows: what `predict` returns; names: of both classifiers."""
+    """The classes of images.
+
+    rows: a mapping for each image, with the columns of the CSV file. names: of both classifiers.
+    cache: the folder of the copies that were made.
+    """
 
     rows: Sequence[Mapping[str, str]]
     names: tuple[str, str]
     rule: str
     out: Path
+    cache: Path | None = None
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Return why an image has no class, by its key."""
+        return {row["key"]: row["status"] for row in self.rows if row["status"] != DONE}
 
     def __str__(self) -> str:
         what = f"{self.rule} of {self.names[0]} and {self.names[1]}"
-        return f"written     {self.out}: {len(self.rows):,} images, {what}"
+        text = f"written     {self.out}: {len(self.rows):,} images, {what}"
+        if self.cache is None:
+            return text
+        copied = sum(row["adapted"] != "" for row in self.rows)
+        return f"{text}\ncopies      {copied:,}, kept in {self.cache}"
 
 
 def classify(settings: Prediction, show: Show) -> Predicted:
-    """Write the class of each image to a CSV file. Raises FileNotFoundError and ValueError."""
-    device = pick_device(settings.device)
-    second = settings.first if settings.second is None else settings.second
-    opened = open_classifiers([settings.first, second])
-    for classifier in opened:
-        classifier.network.to(device)
-    classes = tree.class_list(settings.classes) if settings.classes else opened[0].classes
-    if classes is None:
-        raise ValueError(f"{settings.first} does not tell its classes; name them with `classes`")
-    params = fitted.parameters(None, *opened, [settings.rule])
-    views = [
-        sources.open_source(path, classes, settings.severity)
-        for path in (settings.degraded, settings.adapted)
-    ]
-    rows = predict(
-        opened,
-        views,
-        classes,
-        rule=settings.rule,
-        params=params,
+    """Write the class of each image to a CSV file. Raises FileNotFoundError and ValueError.
+
+    An image that cannot be read, or that has no copy, has a row with its reason.
+    """
+    pair = open_classifiers({"first": settings.first, "second": settings.second or settings.first})
+    rule = settings.rule or _default_rule(settings, pair, show)
+    adapter = _adapter(settings)
+    both = Ensemble(
+        *pair,
+        adapter=adapter,
+        rule=rule,
+        classes=settings.classes,
+        device=settings.device,
         batch_size=settings.batch_size,
-        show=show,
     )
+    if both.classes is None:
+        raise ValueError(f"{settings.first} does not tell its classes; name them with `classes`")
+    paths = [path for path in (settings.degraded, settings.adapted) if path is not None]
+    views = [sources.open_source(path, both.classes, settings.severity) for path in paths]
+    rows = predict(both, views, show)
     write_csv(settings.out, rows)
-    return Predicted(rows, (opened[0].name, opened[1].name), settings.rule, settings.out)
+    folder = None if adapter is None else adapter.folder
+    return Predicted(rows, (pair[0].name, pair[1].name), rule, settings.out, folder)
 
 
-def predict(
-    pair: Sequence[Classifier],
-    views: Sequence[sources.Source],
-    classes: Sequence[str],
-    *,
-    rule: str,
-    params: Mapping[str, Any],
-    batch_size: int,
-    show: Show,
-) -> list[dict[str, str]]:
+def _default_rule(settings: Prediction, pair: Sequence[Classifier], show: Show) -> str:
+    """Return the gate where copies are made and one is fitted for these classifiers, else sum."""
+    if settings.prior is None:
+        return "sum"
+    try:
+        fitted.parameters(None, *pair, ["gate"])
+    except FileNotFoundError:
+        return "sum"
+    except ValueError as error:
+        show.note(f"no gate is used: {error}")
+        return "sum"
+    return "gate"
+
+
+def _adapter(settings: Prediction) -> CachedAdapter | None:
+    """Return what makes the copies, if the settings name a prior."""
+    if settings.prior is None:
+        return None
+    from DDA.image_adapt.adapter import Adapter
+    from DDA.image_adapt.cache import CachedAdapter
+
+    speed, seed = settings.speed or "one-shot", settings.seed or 0
+    adapter = Adapter(settings.prior, speed=speed, seed=seed, device=settings.device)
+    return CachedAdapter(adapter, settings.cache)
+
+
+def predict(both: Ensemble, views: Sequence[sources.Source], show: Show) -> list[dict[str, str]]:
     """Return the class of each image, by key, as both classifiers and their combination have it.
 
-    A row has ``key``, ``class`` and ``probability`` of the combination, and the classes that the
-    classifiers alone give their views, ``degraded`` and ``adapted``. views: the images as they are,
-    and their adapted copies; only the gate leaves images without a copy. params: of rules that are
-    fitted. Raises ValueError for images without a copy, and as `classifiers.score_views` does.
+    A row has ``key``, ``class`` and ``probability`` of the combination, the classes that the
+    classifiers alone give their views, ``degraded`` and ``adapted``, and a ``status``: ok, or why
+    there is no class. views: the images, and their adapted copies unless the ensemble makes them.
+    Raises ValueError where images of a tree have no copy that the rule needs.
     """
     names = [named(view, ".") for view in views]
     keys = sorted(names[0])
     if not keys:
         raise ValueError(f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})")
-    without = set(keys) - set(names[1])
-    if rule != "gate":
-        advice = "adapt them too, or give `rule` gate"
-        refuse(without, f"have no copy in {views[1].path}", advice)
-    if isinstance(views[1], sources.Folder):
-        pair[1].check_adapted(views[1].path)
-    progress = show.progress(len(keys))
-    rows = [(names[0][key], names[1].get(key)) for key in keys]
-    scored = next(
-        classifiers.score_views(
-            {"first": (pair[0], 0), "second": (pair[1], 1)},
-            views,
-            [rows],
-            batch_size=batch_size,
-            classes=classes,
-            report=lambda count: progress.add([(count, 0)]),
-        )
-    )
-    facts = Facts(partial=bool(without), ensemble=rule, params=params)
-    combined = results.columns({"keys": np.array(keys), **scored}, facts)["combined"]
-    chances = results.probabilities("combined", combined, facts)
-    columns = zip(keys, chances, scored["first"], scored["second"], strict=True)
-    return [
-        {
+    if len(views) > 1:
+        if both.rule not in ("gate", "first"):
+            advice = "adapt them too, or give `rule` gate"
+            refuse(set(keys) - set(names[1]), f"have no copy in {views[1].path}", advice)
+        if isinstance(views[1], sources.Folder):
+            both.classifiers[1].check_adapted(views[1].path)
+
+    def read(chunk: Sequence[str]) -> list[_Image]:
+        return [_read(key, views, [own.get(key) for own in names]) for key in chunk]
+
+    size = both.batch_size
+    chunks = [keys[first : first + size] for first in range(0, len(keys), size)]
+    threads = int(both.classifiers[0].device.type != "cpu")
+    progress, rows = show.progress(len(keys)), []
+    for batch in ahead.prepared(read, chunks, threads=threads, most=3):
+        rows += _rows(both, batch)
+        failed = sum(row["status"] != DONE for row in rows[-len(batch) :])
+        progress.add([(len(batch) - failed, failed)])
+    return rows
+
+
+class _Image(NamedTuple):
+    """An image's pixels and those of its copy, if it has one; or why they cannot be read."""
+
+    key: str
+    pixels: np.ndarray | None
+    copy: np.ndarray | None
+    fault: str = ""
+
+
+def _read(key: str, views: Sequence[sources.Source], names: Sequence[str | None]) -> _Image:
+    """Read an image, and its copy where the second view has one."""
+    try:
+        pixels = [
+            None if name is None else sources.read_pixels(view, name)
+            for view, name in zip(views, names, strict=True)
+        ]
+    except (ValueError, OSError) as error:
+        return _Image(key, None, None, f"{error}")
+    return _Image(key, pixels[0], pixels[1] if len(pixels) > 1 else None)
+
+
+def _rows(both: Ensemble, batch: Sequence[_Image]) -> list[dict[str, str]]:
+    """Return the rows of some images, those that fail among them.
+
+    Raises ValueError where scores are not finite: then the weights are damaged.
+    """
+    rows = {image.key: _failed_row(image.key, image.fault) for image in batch if image.fault}
+    for part, outcome in _scores(both, [image for image in batch if not image.fault]):
+        if isinstance(outcome, str):
+            rows[part[0].key] = _failed_row(part[0].key, outcome)
+        else:
+            rows |= _scored_rows(both, [image.key for image in part], outcome)
+    return [rows[image.key] for image in batch]
+
+
+def _scores(
+    both: Ensemble, batch: Sequence[_Image]
+) -> Iterator[tuple[Sequence[_Image], Scored | str]]:
+    """Yield images with their scores, and images that have none with the reason, one by one."""
+    if not batch:
+        return
+    pixels = [image.pixels for image in batch]
+    keys, copies = [image.key for image in batch], [image.copy for image in batch]
+    if both.adapter is not None:  # a renamed image keeps its copy
+        keys, copies = inputs.keys(pixels), None
+    try:
+        yield batch, both.score_views(pixels, keys, copies)
+    except ValueError as error:
+        if len(batch) == 1:
+            yield batch, f"{error}"
+            return
+        for image in batch:  # one of them is to blame
+            yield from _scores(both, [image])
+
+
+def _scored_rows(both: Ensemble, keys: Sequence[str], scored: Scored) -> dict[str, dict[str, str]]:
+    """Return the rows of images with scores, by key."""
+    classes, copied = both.classes, scored.copied.tolist()
+    for classifier, scores in zip(both.classifiers, scored[:2], strict=True):
+        is_second = scores is scored.second
+        shown = [i for i in range(len(keys)) if copied[i] or not is_second]
+        check_scores(classifier.name, scores[shown].numpy(), classes, [keys[i] for i in shown])
+    chances = scored.combined.softmax(1)
+    rows = {}
+    for i, key in enumerate(keys):
+        rows[key] = {
             "key": key,
-            "class": classes[row.argmax()],
-            "probability": f"{row.max():.4f}",
-            "degraded": classes[one.argmax()],
-            "adapted": "" if np.isnan(two).any() else classes[two.argmax()],
+            "class": classes[chances[i].argmax()],
+            "probability": f"{chances[i].max():.4f}",
+            "degraded": classes[scored.first[i].argmax()],
+            "adapted": classes[scored.second[i].argmax()] if copied[i] else "",
+            "status": DONE,
         }
-        for key, row, one, two in columns
-    ]
+    return rows
+
+
+def _failed_row(key: str, reason: str) -> dict[str, str]:
+    return {**dict.fromkeys(COLUMNS, ""), "key": key, "status": " ".join(reason.split())}
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Write the rows of `predict`, a line for each image."""
     text = io.StringIO()
-    names = ("key", "class", "probability", "degraded", "adapted")
-    table = csv.DictWriter(text, names, lineterminator="\n")
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     files.make_folder(path.parent)

@@ -1,14 +1,18 @@
-"""Sources of images: a folder, or a data set in its published files, seen as a tree of named
-images.
+"""Sources of images: a folder, or a data set in its published files, seen as a tree of images.
 
-Every source has ``path``; ``classes``, the class names in order, or None; ``names``, the relative
-paths that its images have in a tree, sorted by key; ``list(cell)``, the images and the other
-files below a folder; ``folders(folder)``, the names of the folders in a folder;
-``is_adapted(folder, save_dir)``, whether that is a tree of adapted copies; ``read(name)``, the
-image as RGB; ``pixels(name)``, the same as uint8 (H,W,3); ``encoded(name)``, the bytes of its
-file, or None where there are only pixels; ``digest(name)``, a SHA-256 of what is read;
-``where(name)``, for messages. Nothing that a file says is executed, and no name that it says
-leads out of the tree.
+Every source has
+
+* ``path``, and ``classes``, the class names in order, or None;
+* ``names``, the relative paths that its images have in a tree, sorted by key;
+* ``list(cell)``, the images and the other files below a folder;
+* ``folders(folder)``, the names of the folders in a folder;
+* ``is_adapted(folder, save_dir)``, whether that is a tree of adapted copies;
+* ``read(name)``, the image as RGB, and ``pixels(name)``, the same as uint8 (H,W,3);
+* ``encoded(name)``, the bytes of its file, or None where there are only pixels;
+* ``digest(name)``, a SHA-256 of what is read;
+* ``where(name)``, the place of an image for messages.
+
+Nothing that a file says is executed, and no name that it says leads out of the tree.
 """
 
 from __future__ import annotations

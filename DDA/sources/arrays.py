@@ -17,7 +17,7 @@ from PIL import Image
 from DDA import files, tree
 
 CIFAR_C = tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS  # <corruption>.npy
-SEVERITIES = 5  # of the official files
+SEVERITIES = 5  # the number of severities in an official file
 
 
 class Arrays:
@@ -419,7 +419,7 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
     if classes is None and labels is not None:
         classes = _named_classes(small, labels, path)
     source = Arrays(path, classes, severity)
-    whole = lru_cache(maxsize=1)(archive.read)  # of several severities in one array
+    whole = lru_cache(maxsize=1)(archive.read)  # one array may hold several severities
 
     def rows(name: str, index: int | None = None) -> Rows:
         return Rows(lambda: whole(name) if index is None else whole(name)[index])
@@ -462,24 +462,19 @@ def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path)
 
 
 def _jpegs(data: np.ndarray, offsets: np.ndarray, path: Path) -> Jpegs:
-    """Raises BadFile where the offsets lead out of the bytes."""
-    if (
-        data.dtype != np.uint8
-        or data.ndim != 1
-        or offsets.dtype.kind not in "iu"
-        or offsets.ndim != 1
-        or not len(offsets)
-    ):
+    """Return JPEG files that lie end to end in one array.
+
+    Raises BadFile where the offsets lead out of the bytes.
+    """
+    is_bytes = data.dtype == np.uint8 and data.ndim == 1
+    if not (is_bytes and offsets.dtype.kind in "iu" and offsets.ndim == 1 and len(offsets)):
         raise files.BadFile(
             f"{path}: jpeg and offsets are {data.dtype} {data.shape} and {offsets.dtype} "
             f"{offsets.shape}, but files end to end are uint8 (bytes,) with offsets (N+1,) of "
             "whole numbers"
         )
-    if not (
-        int(offsets[0]) >= 0
-        and int(offsets[-1]) <= len(data)
-        and (offsets[1:] >= offsets[:-1]).all()
-    ):
+    is_inside = int(offsets[0]) >= 0 and int(offsets[-1]) <= len(data)
+    if not (is_inside and (offsets[1:] >= offsets[:-1]).all()):
         raise files.BadFile(
             f"{path}: offsets do not rise from 0 to the {len(data):,} bytes of jpeg; get it again"
         )

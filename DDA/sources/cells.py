@@ -76,7 +76,7 @@ def _severity_cells(source: Source, name: str, severities: Sequence[str]) -> lis
                 f"`severity` all: {source.path / name} holds no severity folders"
             )
         return [f"{name}/{severity}" for severity in folders]
-    if name == "clean":  # it has no severities
+    if name == "clean":  # clean images have no severities
         return [f"{name}/{folder}" for folder in source.folders(name)]
     wanted = severities or ["0" if "_seq" in name else "5"]
     return _existing(source, name, sorted(set(wanted)), "`severity` {} is wanted")

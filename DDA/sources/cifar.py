@@ -30,7 +30,7 @@ PYTHON = (
 BINARY = (("batches.meta.txt", BATCHES, 1), ("fine_label_names.txt", ["train", "test"], 2))
 LARGEST = 1 << 28  # bytes; every published file is smaller
 
-# it returns the content of a file of a data set, None where it is absent
+# a function that returns the content of a file of a data set, or None where it is absent
 Opener = Callable[[str], "bytes | None"]
 
 

@@ -64,13 +64,13 @@ class Recipe:
         for name in ("epochs", "steps", "minutes", "warmup", "clip_norm", "early_stop", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= LARGEST:
-                raise ValueError(f"{name} {value} is not a number from 0 to {LARGEST:g}")
+                raise ValueError(f"`{name}` {value} is not a number from 0 to {LARGEST:g}")
         for name in ("batch_size", "accumulate"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+                raise ValueError(f"`{name}` {getattr(self, name)} must be at least 1")
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is outside 0..1")
+                raise ValueError(f"`{name}` {getattr(self, name)} is outside 0..1")
 
     def total_steps(self, per_epoch: int) -> int | None:
         """Return the steps of the budget, or None for a budget in minutes alone."""
@@ -156,11 +156,11 @@ def make_optimizer(
     kind = getattr(torch.optim, str(name), None)
     if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
         raise ValueError(
-            f"optimizer.type: {name!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW"
+            f"`optimizer.type`: {name!r} is no optimizer of torch.optim, such as SGD, RAdam, AdamW"
         )
     rate = settings.get("lr")
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ValueError(f"optimizer.lr: {rate!r} is not a number above 0")
+        raise ValueError(f"`optimizer.lr` must be a number above 0, not {rate!r}")
     parameters: list[Any] = _learning(task)
     if not decay_norms:
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
@@ -169,7 +169,7 @@ def make_optimizer(
     try:
         return kind(parameters, **settings)
     except (TypeError, ValueError) as error:
-        refusal = f"optimizer: {kind.__name__} does not take these settings: {error}"
+        refusal = f"`optimizer`: {kind.__name__} does not take these settings: {error}"
         raise ValueError(refusal) from None
 
 

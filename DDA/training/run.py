@@ -147,7 +147,17 @@ class Run:
         Raises KeyboardInterrupt where the user stopped the training, after the state was saved, and
         `SharedError` for a loss that is not finite. advice: what the user can do about such a loss.
         """
-        self._stop = ranks.Stop()  # the step is finished first, so that the saved state is whole
+        # the step in hand is finished first, so that the saved state is whole
+        with ranks.Stop() as self._stop:
+            finished = self._fit(batches, recipe, rate, advice)
+            self.save()
+        if not finished:
+            raise KeyboardInterrupt
+
+    def _fit(
+        self, batches: Batches, recipe: Recipe, rate: Callable[[Moment], float], advice: str
+    ) -> bool:
+        """Train and tell whether the budget was spent, as opposed to stopped by the user."""
         self._recipe, self._per_epoch = recipe, batches.per_epoch
         self._saved = self._shown = time.monotonic()
         self._first_step, self._first_seconds = self._state.step, self._state.seconds
@@ -157,7 +167,7 @@ class Run:
         self._note_machine(device)
         with self._world.process_group(device.type):
             try:
-                finished = fit(
+                return fit(
                     self._state,
                     batches,
                     recipe,
@@ -169,9 +179,6 @@ class Run:
             except FloatingPointError as error:
                 go_on = "the same command goes on from the last saved step"
                 raise ranks.SharedError(f"{error}: {advice}; {go_on}") from None
-        self.save()
-        if not finished:
-            raise KeyboardInterrupt
 
     def _note_machine(self, device: torch.device) -> None:
         """Record on what the run runs. These facts do not identify the run."""

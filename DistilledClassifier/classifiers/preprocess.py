@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+MOST = 4096  # pixels at a side; no classifier sees larger images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -33,7 +34,9 @@ class Preprocess:
                 f"interpolation {self.interpolation!r} is neither bilinear nor bicubic"
             )
         if (self.resize or self.size) < self.size or self.size < 1:
-            raise ValueError(f"resize {self.resize} must be at least size {self.size}")
+            raise ValueError(f"`resize` {self.resize} must be at least `size` {self.size}")
+        if max(self.resize or 0, self.size) > MOST:
+            raise ValueError(f"`size` {self.size} must be at most {MOST} pixels, as `resize`")
         for name in ("mean", "std"):
             value = tuple(float(number) for number in getattr(self, name))
             in_range = len(value) == 3 and all(0 <= number <= 1 for number in value)

@@ -18,7 +18,7 @@ from DistilledClassifier.classifiers.network import Network
 from DistilledClassifier.classifiers.preprocess import Preprocess
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier:
     """A trained network with all that its checkpoint tells; `classifiers.load` makes one.
 
@@ -44,6 +44,11 @@ class Classifier:
     adapted: dict | None = None
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        kind = self.config.get("classifier", {}).get("type", type(self.network.model).__name__)
+        classes = "unnamed classes" if self.classes is None else f"{len(self.classes)} classes"
+        return f"<Classifier {self.name}: {kind}, {classes}, on {self.device}>"
+
     @property
     def name(self) -> str:
         """Return the name for messages and tables."""
@@ -66,8 +71,11 @@ class Classifier:
         return self.preprocess.normalise(torch.from_numpy(np.stack(fitted)).to(self.device))
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the logits (N,K) of a batch (N,3,H,W), as `batch` makes it."""
-        return self.network(batch)[1].float()
+        """Return the logits (N,K), float32, of a batch (N,3,H,W), as `batch` makes it.
+
+        The network computes in the precision of its weights.
+        """
+        return self.network(batch.to(next(self.network.parameters()).dtype))[1].float()
 
     @torch.no_grad()
     def scores(self, images: Any, batch_size: int = 128) -> torch.Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 
 from DDA import files, sources, tree
 from DDA.sources import Source
-from DistilledClassifier import trees
 from DistilledClassifier.experiments.config import Config
+from DistilledClassifier.recipes import Recipe, generator
 
 CACHE = 4 << 30  # bytes of decoded images that are kept
 CLEAN = "clean"  # the folder of undegraded images in a tree of several degradations
@@ -104,7 +104,7 @@ class View:
     examples: Examples
     split: str
     seed: int
-    recipe: trees.Recipe | None = None
+    recipe: Recipe | None = None
     clean: Examples | None = None
 
     def drawn(self, row: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +124,7 @@ class View:
         It is the one that ``make_data.py degrade`` writes with this seed.
         """
         key = f"{self.name}/{self.split}/{self.examples.keys[row]}"
-        return self.drawn(row, trees.generator(self.seed, key))
+        return self.drawn(row, generator(self.seed, key))
 
 
 def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
@@ -161,7 +161,7 @@ class _Images:
             raise ValueError(f"{error}{hint}") from None
         recipe = None
         if not (on_disk or is_clean):
-            recipe = trees.Recipe("", "degrade", name, None, "corrected")
+            recipe = Recipe("", "degrade", name, None, "corrected")
         undegraded = None
         if twins and on_disk and not is_clean:
             undegraded = self._examples(self._open("root"), CLEAN)

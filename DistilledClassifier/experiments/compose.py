@@ -117,6 +117,15 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
+def exists(path: Path) -> bool:
+    """Tell whether all parts of a config exist."""
+    try:
+        compose(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Return the entries of a config of one's own, on top of its ``base``."""
     file = next((place for place in (path, CONFIGS.parent / path) if place.is_file()), None)

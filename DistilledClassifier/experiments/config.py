@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -262,10 +262,15 @@ def _section(name: str, kind: type, entries: Any) -> Any:
     prefix = f"{name}." if name else ""
     settings.check_names(entries, [item.name for item in fields(kind)], prefix)
     settings.check_kinds(entries, get_type_hints(kind), prefix)
+    needed = [item.name for item in fields(kind) if _has_no_default(item)]
+    missing = ", ".join(f"`{prefix}{entry}`" for entry in needed if entry not in entries)
+    if missing:
+        raise ValueError(f"{missing} must be given; `base`, the name of a config, gives them all")
     try:
         return kind(**entries)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    except TypeError as error:
-        words = str(error).removeprefix(f"{kind.__name__}.__init__() ")
-        raise ValueError(f"{name or 'config'}: {words}") from None
+
+
+def _has_no_default(item: Field) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING

@@ -15,7 +15,7 @@ from DDA import files, ranks, shapes
 from DDA.devices import pick_device
 from DDA.progress import Show
 from DDA.ranks import World
-from DDA.settings import check_one_of
+from DDA.settings import as_path, check_one_of, check_writable
 from DDA.training.loop import State, make_rate, start
 from DDA.training.run import RESUME, Run, precision
 from DDA.training.run import resume as resume_state
@@ -23,7 +23,7 @@ from DistilledClassifier import classifiers
 from DistilledClassifier.data.batches import Steps
 from DistilledClassifier.data.views import views
 from DistilledClassifier.experiments.config import Config, configure
-from DistilledClassifier.experiments.settings import Training, known_of, path_of
+from DistilledClassifier.experiments.settings import Training, known_of
 from DistilledClassifier.experiments.stages import (
     BEST,
     FINISHED,
@@ -52,6 +52,10 @@ class Trained:
     epochs: float
     steps: int
 
+    def __repr__(self) -> str:
+        length = f"epochs={self.epochs:g}, steps={self.steps}"
+        return f"Trained(top1={self.top1:.2f}, {length}, folder='{self.folder}')"
+
     @property
     def best(self) -> Path:
         """Return the file of the best weights."""
@@ -74,7 +78,7 @@ def train(
     new: bool = False,
     workers: int = 2,
     save_minutes: float = 2.0,
-    device: str = "auto",
+    device: str | torch.device | None = "auto",
     world: World | None = None,
     quiet: bool = False,
 ) -> Trained:
@@ -93,12 +97,13 @@ def train(
         batch_size: images of each degradation in a step, over all processes.
         seed: the seed of all that is random.
         epochs: the budget in epochs.
-        minutes: the budget in minutes. Whichever budget ends first ends the training.
+        minutes: the budget in minutes, 0 for no limit. Whichever budget ends first ends the
+            training.
         resume: a checkpoint whose run goes on.
         new: start a new run where there is one already.
         workers: threads that prepare images, 0 for none.
         save_minutes: the time between saved states, in minutes.
-        device: auto, cpu, cuda, or the numbers of GPUs.
+        device: auto, cpu, cuda, the numbers of GPUs, or a `torch.device`.
         world: the processes that share the work (default: this one).
         quiet: print nothing.
 
@@ -118,17 +123,17 @@ def train(
         torch.Size([2, 3])
     """
     settings = Training(
-        config=Path(config),
+        config=as_path("config", config),
         known=known_of(known),
-        changes=dict(changes or {}),
-        init=None if init is None else str(init),
+        changes={} if changes is None else changes,
+        init=None if init is None else str(as_path("init", init)),
         lr=lr,
         batch_size=batch_size,
         seed=seed,
         epochs=epochs,
         minutes=minutes,
-        save_dir=files.find(save_dir),
-        resume=path_of(resume),
+        save_dir=files.find(as_path("save_dir", save_dir)),
+        resume=None if resume is None else files.find(as_path("resume", resume)),
         new=new,
         workers=workers,
         save_minutes=save_minutes,
@@ -157,6 +162,7 @@ def run_training(
         if world.rank == 0:
             show.say(f"training    was finished before, in {folder}")
         return finished
+    world.on_root(lambda: check_writable("save_dir", settings.save_dir))
     experiment = world.together(lambda: Experiment(config, inputs, device))
     steps = world.together(lambda: experiment.steps(world, settings.workers))
     experiment.state.dtype = world.broadcast(experiment.state.dtype)

@@ -11,9 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from DDA import files, settings
+from DDA import settings
 
 COMBINED = "combined_deg"  # for `known`: the degradations that the config names
+# what kind of value each setting of a training holds, where it is not made by this package
+KINDS = {
+    "lr": float | None,
+    "batch_size": int | None,
+    "seed": int | None,
+    "epochs": float | None,
+    "minutes": float | None,
+    "new": bool,
+    "workers": int,
+    "save_minutes": float,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +33,9 @@ class Training:
 
     config: the experiment. known: its degradations, None for those that the config names. changes:
     entries of the config by their dotted names; lr, batch_size, seed, epochs, minutes and init are
-    such entries too, and win. resume: a checkpoint whose run goes on. new: start a new run where
-    there is one. workers: threads that prepare images. save_minutes: the time between saved states.
+    such entries too, and win. minutes: 0 means no limit. resume: a checkpoint
+    whose run goes on. new: start a new run where there is one. workers: threads that prepare
+    images. save_minutes: the time between saved states.
     """
 
     config: Path
@@ -44,9 +56,14 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the config."""
-        numbers = {"workers": self.workers, "save_minutes": self.save_minutes}
-        settings.check_kinds(numbers, {"workers": int, "save_minutes": float})
-        settings.check_at_least(0, **numbers)
+        settings.check_kinds(vars(self), KINDS)
+        settings.check_at_least(0, workers=self.workers, save_minutes=self.save_minutes)
+        changes = self.changes
+        if not isinstance(changes, Mapping) or any(not isinstance(name, str) for name in changes):
+            raise ValueError(
+                "`changes` must map dotted names of entries to values, such as "
+                f"{{'train.epochs': 3}}, not {changes!r:.80}"
+            )
 
     @property
     def entries(self) -> dict[str, Any]:
@@ -127,11 +144,6 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
     return entries
 
 
-def path_of(path: str | os.PathLike[str] | None) -> Path | None:
-    """Return the path that a user means (`files.find`), or None where none is given."""
-    return None if path is None else files.find(path)
-
-
 def _plain(value: Any) -> Any:
     """Return a value as YAML holds it: paths as text, tuples as lists."""
     if isinstance(value, os.PathLike):
@@ -140,4 +152,4 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return settings.plain(value)

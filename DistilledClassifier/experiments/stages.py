@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from DDA import files, ledger
-from DistilledClassifier.experiments.compose import kind_of, kind_of_stage, stage_name
+from DistilledClassifier.experiments.compose import exists, kind_of, kind_of_stage, stage_name
 from DistilledClassifier.experiments.settings import COMBINED
 
 if TYPE_CHECKING:  # it needs torch
@@ -118,7 +118,7 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     if stage == "clean" and config.source:
         return files.find(config.source)
     kind = kind_of_stage(stage, config.kind)
-    program, combines = kind_of(kind)
+    combines = kind_of(kind).combines
     known = ",".join(config.known) if combines else degradation
     if stage == "clean":
         degradation = "clean"
@@ -128,9 +128,11 @@ def _stage_of(config: Config, stage: str, degradation: str, save_dir: Path) -> P
     best = latest_finished(folder, BEST)
     if best is None:
         path = f"configs/{kind}/{config.dataset}/{config.backbone}/{stage}.yaml"
-        chosen = "" if degradation == "clean" else f" `known` {known}"
+        entries = f"`dataset` {config.dataset} and `backbone` {config.backbone}"
+        named = path if exists(Path(path)) else f"a config of the stage {stage} with {entries}"
+        chosen = "" if degradation == "clean" else f"`known` {known} and "
         raise FileNotFoundError(
-            f"the stage {stage} of {degradation} is missing: {folder} has no finished run. Run "
-            f"first: {program} `config` {path} `save_dir` {save_dir}{chosen}"
+            f"the stage {stage} of {degradation} is missing: {folder} has no finished run. Train "
+            f"{named} first, with {chosen}the same `save_dir` {save_dir}"
         )
     return best
