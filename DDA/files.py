@@ -78,11 +78,12 @@ def read_lines(path: Path, name: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, remedy: str = "put it right") -> dict[str, Any]:
     """Return the entries of a YAML file.
 
     Values are text, numbers, True, False, null, and lists and mappings of these. Nothing in the
-    file is executed: tags that ask for more are refused. Raises BadFile in words.
+    file is executed: tags that ask for more are refused. Raises BadFile in words. remedy: what the
+    user does about another file.
     """
     try:
         import yaml
@@ -90,7 +91,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ValueError("configs need PyYAML: pip install pyyaml") from None
 
     path = Path(path)
-    with parsing(path, "YAML file"):
+    with parsing(path, "YAML file", remedy):
         try:
             content = yaml.safe_load(_config_text(path))
         except yaml.constructor.ConstructorError as error:
@@ -102,10 +103,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
             line = "" if mark is None else f", line {mark.line + 1}"
-            raise BadFile(
-                f"{path} is no YAML{line}: {_one_line(problem or 'a character that YAML has not')}"
-            ) from None
-    return _entries(path, content)
+            problem = _one_line(problem or "a character that YAML has not")
+            raise BadFile(f"{path} is no YAML{line}: {problem}; {remedy}") from None
+    return _entries(path, content, remedy)
 
 
 def _config_text(path: Path, most: int = 1 << 22) -> str:
@@ -119,7 +119,7 @@ def _one_line(text: str) -> str:
     return " ".join(ascii(text)[1:-1].split())[:160]
 
 
-def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
+def _entries(path: Path, content: Any, remedy: str, most: int = 100_000) -> dict[str, Any]:
     """Return ``content`` if it is a mapping of plain values whose names are text.
 
     Raises BadFile for anything else. Aliases of YAML let some lines stand for billions of values,
@@ -127,7 +127,7 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
     """
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise BadFile(f"{path} holds no entries of the form name: value")
+        raise BadFile(f"{path} holds no entries of the form name: value; {remedy}")
     waiting, count = [content], 0
     while waiting:
         value = waiting.pop()
@@ -157,7 +157,7 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     with parsing(path, "JSON file"):
         text = _config_text(path)
-    return _entries(path, _json(path, text, "put it right"))
+    return _entries(path, _json(path, text, "put it right"), "put it right")
 
 
 def content_of(folder: Path, most: int = 5) -> str:

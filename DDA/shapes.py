@@ -31,7 +31,7 @@ def read_json(path: Path, shape: Any, remedy: str = REMEDY) -> dict[str, Any]:
 
 def read_yaml(path: Path, shape: Any, remedy: str = REMEDY) -> dict[str, Any]:
     """Return the entries of a YAML file of ours that has a shape, as `read_json` does."""
-    return _checked(path, files.read_yaml(path), shape, remedy)
+    return _checked(path, files.read_yaml(path, remedy), shape, remedy)
 
 
 def _checked(path: Path, content: Any, shape: Any, remedy: str) -> Any:

@@ -1,9 +1,11 @@
 """State files of ours of another shape: each fault is one line that names the file."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from DDA import files, ledger, shapes
 from DDA.model_adapt import fitted, results, summary, tables
@@ -11,6 +13,8 @@ from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.report import main as report
 from DDA.model_adapt.settings import Facts
 from DDA.studies import pipeline
+from DDA.training.loop import State
+from DDA.training.run import RESUME, resume
 from DistilledClassifier import verify
 from DistilledClassifier.experiments import run as runs
 
@@ -250,3 +254,90 @@ def test_files_that_hold_no_scores_are_named(out, tmp_path):
         one_line(fault.value, path)
         cell = Cell("fog/1", (), np.zeros(0), (), ())
         assert not results.is_complete(out, cell, "")  # so it is scored again
+
+
+# ------------------------------------------------------------------------------------- a training
+
+
+def a_state():
+    torch.manual_seed(0)
+    task = torch.nn.Linear(2, 2)
+    return State(task, torch.optim.SGD(task.parameters(), lr=0.1))
+
+
+SAVED = [
+    ("step", "five", "the entry step is 'five', but it should be a whole number"),
+    ("step", ..., "the entry step is missing"),
+    ("seconds", 10**400, "the entry seconds is"),
+    ("best", [], "the entry best is [], but it should be a number or nothing"),
+    ("losses", {}, "the entry losses is {}, but it should be a list"),
+    ("losses", [5], "the entry losses.0 is 5, but it should be a group of entries"),
+    ("epochs", None, "the entry epochs is None, but it should be a list"),
+    ("dtype", 3, "the entry dtype is 3, but it should be text"),
+    ("settings", [], "was saved by another version"),
+    ("task", ..., "was saved by another version"),
+    ("task", {"weight": torch.zeros(3)}, "is damaged, or no state of this run"),
+    ("task", None, "is damaged, or no state of this run"),
+    ("optimizer", {"param_groups": []}, "is damaged, or no state of this run"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), SAVED, ids=range(len(SAVED)))
+def test_a_saved_state_of_another_shape_is_named(tmp_path, name, value, words):
+    content = {**a_state().as_dict(), "settings": {}, name: value}
+    torch.save(
+        {key: value for key, value in content.items() if value is not ...}, tmp_path / RESUME
+    )
+    with pytest.raises(files.BadFile) as fault:
+        resume(tmp_path, a_state(), {}, "choose another folder")
+    assert words in one_line(fault.value, tmp_path / RESUME)
+
+
+def test_a_saved_state_is_loaded(tmp_path):
+    before, after = a_state(), a_state()
+    before.step = 7
+    torch.save({**before.as_dict(), "settings": {}}, tmp_path / RESUME)
+    resume(tmp_path, after, {}, "")
+    assert after.step == 7
+
+
+CONFIGS = [
+    ("config.yaml", "train: 5", "the entry train is 5, but it should be a group of entries"),
+    ("config.yaml", "- a", "holds no entries of the form name: value"),
+    ("config.yaml", "a: [", "is no YAML, line 1"),
+    ("inputs.json", "[]", "holds no JSON object"),
+    ("inputs.json", "{", "is damaged, or no JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), CONFIGS)
+def test_files_of_a_run_of_another_shape_are_named(tmp_path, name, text, words):
+    config = SimpleNamespace(kind="own", known=["fog"], name="deg", raw={})
+    folder = tmp_path / "fog/own/deg/train/20260101"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}")
+    (folder / "inputs.json").write_text("{}")
+    settings = SimpleNamespace(resume=None, save_dir=tmp_path, new=False)
+    inputs = SimpleNamespace(digests={})
+    assert runs.find_run(config, inputs, settings) == folder
+    (folder / name).write_text(text)
+    with pytest.raises(files.BadFile) as fault:
+        runs.find_run(config, inputs, settings)
+    assert words in one_line(fault.value, folder / name)
+
+
+FITTED = [
+    ({"gate": 5}, "`fitted.gate` must be a group of entries, not 5"),
+    ({"weight": 0.5}, "`fitted` does not tell temperatures, threshold, which the rule gate needs"),
+    ({"temperatures": [1, 1], "threshold": "a", "weight": 1}, "`fitted.threshold` must be"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), FITTED)
+def test_fitted_parameters_of_another_shape_are_named_with_their_file(tmp_path, content, words):
+    weights, path = tmp_path / "x.pth", tmp_path / "x.fitted.json"
+    weights.write_bytes(b"")
+    files.write_json(path, {**content, "first_sha256": files.sha256(weights)})
+    with pytest.raises(ValueError) as fault:
+        fitted.read_gate(path, weights)
+    assert str(fault.value).startswith(f"{path}: {words}")
