@@ -111,12 +111,13 @@ def read_lines(path: Path, name: str) -> list[str]:
     name: what a message calls the file. Raises FileNotFoundError, and ValueError where there are
     no lines or the file is no text.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{name} {path} is not a file")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        text = read_regular(path).decode("utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} {path} is not a file") from None
     except UnicodeDecodeError:
         raise BadFile(f"{name} {path} is no text file") from None
+    lines = [line.strip() for line in text.splitlines()]
     if not any(lines):
         raise BadFile(f"{name} {path} is empty")
     return [line for line in lines if line]
@@ -153,10 +154,11 @@ def read_yaml(path: str | Path, remedy: str = "put it right") -> dict[str, Any]:
 
 
 def _config_text(path: Path, most: int = 1 << 22) -> str:
-    size = path.stat().st_size
-    if size > most:
-        raise BadFile(f"{path} has {size:,} bytes; a config has at most {most:,}")
-    return path.read_text(encoding="utf-8")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise BadFile(f"{path} has {size:,} bytes; a config has at most {most:,}")
+        return file.read().decode("utf-8")
 
 
 def _one_line(text: str) -> str:
@@ -311,7 +313,7 @@ def read_json(path: Path, remedy: str = "remove it or put it right") -> dict[str
     `DDA.shapes.read_json` also compares the entries with what is expected. remedy: what the user
     does about another file. Raises FileNotFoundError, and BadFile that names the file.
     """
-    value = _json(path, path.read_bytes(), remedy)
+    value = _json(path, read_regular(path), remedy)
     if not isinstance(value, dict):
         raise BadFile(f"{path} holds no JSON object; {remedy}")
     return value

@@ -1,6 +1,7 @@
 """State files of ours of another shape: each fault is one line that names the file."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -341,3 +342,27 @@ def test_fitted_parameters_of_another_shape_are_named_with_their_file(tmp_path, 
     with pytest.raises(ValueError) as fault:
         fitted.read_gate(path, weights)
     assert str(fault.value).startswith(f"{path}: {words}")
+
+
+# ----------------------------------------------------------------------- what is no regular file
+
+OPENERS = {
+    "a list": lambda path: files.read_lines(path, "`keys`"),
+    "YAML": files.read_yaml,
+    "JSON": files.read_config_json,
+    "state": files.read_json,
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "loop", "folder", "device"])
+@pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS)
+def test_what_is_no_regular_file_is_named_and_never_opened(tmp_path, monkeypatch, kind, opener):
+    path = tmp_path / "odd"
+    os.mkfifo(tmp_path / "a pipe")
+    targets = {"pipe": "a pipe", "link to a pipe": "a pipe", "loop": "odd", "folder": "."}
+    path.symlink_to(targets.get(kind, "/dev/zero"))
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(files.BadFile) as fault:
+        opener(tmp_path / "a pipe" if kind == "pipe" else path)
+    words = {"loop": "leads back to itself", "folder": "is a folder", "device": "is a device"}
+    assert words.get(kind, "is a named pipe") in str(fault.value)
