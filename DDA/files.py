@@ -46,8 +46,10 @@ class BadFile(ValueError):
 
 
 @contextlib.contextmanager
-def parsing(path: str | Path, expected: str) -> Iterator[None]:
+def parsing(path: str | Path, expected: str, remedy: str = "get it again") -> Iterator[None]:
     """Turn whatever a parser raises inside the block into a `BadFile` that names ``path``.
+
+    remedy: what the user does about the file.
 
     Parsers of binary formats raise dozens of types on damaged bytes, MemoryError and
     RecursionError among them. Their texts speak of the parser, not of the file, and are left out.
@@ -59,7 +61,7 @@ def parsing(path: str | Path, expected: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise BadFile(f"{path} cannot be read: {error.strerror}") from None
-        raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
+        raise BadFile(f"{path} is damaged, or no {expected}; {remedy}") from None
 
 
 # what is no regular file, by the type in its mode
@@ -117,22 +119,24 @@ def read_lines(path: Path, name: str) -> list[str]:
     name: what a message calls the file. Raises FileNotFoundError, and ValueError where there are
     no lines or the file is no text.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{name} {path} is not a file")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        text = read_regular(path).decode("utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} {path} is not a file") from None
     except UnicodeDecodeError:
         raise BadFile(f"{name} {path} is no text file") from None
+    lines = [line.strip() for line in text.splitlines()]
     if not any(lines):
         raise BadFile(f"{name} {path} is empty")
     return [line for line in lines if line]
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, remedy: str = "put it right") -> dict[str, Any]:
     """Return the entries of a YAML file.
 
     Values are text, numbers, True, False, null, and lists and mappings of these. Nothing in the
-    file is executed: tags that ask for more are refused. Raises BadFile in words.
+    file is executed: tags that ask for more are refused. Raises BadFile in words. remedy: what the
+    user does about another file.
     """
     try:
         import yaml
@@ -140,7 +144,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ValueError("configs need PyYAML: pip install pyyaml") from None
 
     path = Path(path)
-    with parsing(path, "YAML file"):
+    with parsing(path, "YAML file", remedy):
         try:
             content = yaml.safe_load(_config_text(path))
         except yaml.constructor.ConstructorError as error:
@@ -152,24 +156,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
             line = "" if mark is None else f", line {mark.line + 1}"
-            raise BadFile(
-                f"{path} is no YAML{line}: {_one_line(problem or 'a character that YAML has not')}"
-            ) from None
-    return _entries(path, content)
+            problem = _one_line(problem or "a character that YAML has not")
+            raise BadFile(f"{path} is no YAML{line}: {problem}; {remedy}") from None
+    return _entries(path, content, remedy)
 
 
 def _config_text(path: Path, most: int = 1 << 22) -> str:
-    size = path.stat().st_size
-    if size > most:
-        raise BadFile(f"{path} has {size:,} bytes; a config has at most {most:,}")
-    return path.read_text(encoding="utf-8")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise BadFile(f"{path} has {size:,} bytes; a config has at most {most:,}")
+        return file.read().decode("utf-8")
 
 
 def _one_line(text: str) -> str:
     return " ".join(ascii(text)[1:-1].split())[:160]
 
 
-def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
+def _entries(path: Path, content: Any, remedy: str, most: int = 100_000) -> dict[str, Any]:
     """Return ``content`` if it is a mapping of plain values whose names are text.
 
     Raises BadFile for anything else. Aliases of YAML let some lines stand for billions of values,
@@ -177,7 +181,7 @@ def _entries(path: Path, content: Any, most: int = 100_000) -> dict[str, Any]:
     """
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise BadFile(f"{path} holds no entries of the form name: value")
+        raise BadFile(f"{path} holds no entries of the form name: value; {remedy}")
     waiting, count = [content], 0
     while waiting:
         value = waiting.pop()
@@ -206,8 +210,17 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
     """Return the entries of a JSON file, as `read_yaml` does."""
     path = Path(path)
     with parsing(path, "JSON file"):
-        content = json.loads(_config_text(path))
-    return _entries(path, content)
+        text = _config_text(path)
+    return _entries(path, _json(path, text, "put it right"), "put it right")
+
+
+def content_of(folder: Path, most: int = 5) -> str:
+    """Return in a sentence what is in a folder, for messages on what is not there."""
+    if not folder.is_dir():
+        return f"{folder} is {'a file' if folder.exists() else 'not there'}"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return f"It holds {', '.join(map(_one_line, names[:most])) or 'nothing'}{more}"
 
 
 def sha256(path: Path) -> str:
@@ -219,6 +232,38 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+# what a user can do about a file that cannot be written
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "write elsewhere, or permit it"),
+    errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "write elsewhere, or remove that file"),
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say in words, with the name of ``path``, why the block could not write.
+
+    The error keeps its class, and has no number. It names the final file, not a temporary one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # it is in words already
+            raise
+        advice = ADVICE.get(error.errno, "write elsewhere")
+        reason = os.strerror(error.errno)
+        raise type(error)(f"cannot write {path}: {reason}; {advice}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, where they are missing, and return it."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool = True) -> None:
     """Write a file at once.
 
@@ -226,26 +271,27 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
     until it is on the disk, which is slow for many files. Raises FileNotFoundError in words where
     the folder is gone.
     """
-    _sweep_once(path.parent)
     unfinished = temporary(path)
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if not exclusive:
-            os.replace(unfinished, path)
-            return
+    with writing(path):
+        _sweep_once(path.parent)
         try:
-            os.link(unfinished, path)  # a link, unlike a rename, fails where the name is taken
-        except OSError:  # a taken name, which "x" refuses too, or a file system without links
-            with open(path, "xb") as file:
+            with open(unfinished, "wb") as file:
                 file.write(data)
-    except FileNotFoundError:
-        raise _gone(path.parent) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if not exclusive:
+                os.replace(unfinished, path)
+                return
+            try:
+                os.link(unfinished, path)  # a link, unlike a rename, fails for a taken name
+            except OSError:  # a taken name, which "x" refuses too, or no links here
+                with open(path, "xb") as file:
+                    file.write(data)
+        except FileNotFoundError:
+            raise _gone(path.parent) from None
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -260,21 +306,28 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_with(path, lambda file: np.save(file, array))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text that people read, at once.
+
+    Bytes of names that are no text become escapes, as commands print them.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: dict, *, exclusive: bool = False) -> None:
     """Write indented JSON at once."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), exclusive=exclusive)
 
 
-def read_json(path: Path) -> dict:
-    """Return a JSON object. Raises BadFile that names the file where it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadFile(
-            f"{path} is damaged ({_one_line(str(error))}); remove it or put it right"
-        ) from None
+def read_json(path: Path, remedy: str = "remove it or put it right") -> dict[str, Any]:
+    """Return the JSON object that a file of ours holds, whatever its entries are.
+
+    `DDA.shapes.read_json` also compares the entries with what is expected. remedy: what the user
+    does about another file. Raises FileNotFoundError, and BadFile that names the file.
+    """
+    value = _json(path, read_regular(path), remedy)
     if not isinstance(value, dict):
-        raise BadFile(f"{path} holds no JSON object; remove it or put it right")
+        raise BadFile(f"{path} holds no JSON object; {remedy}")
     return value
 
 
@@ -288,11 +341,16 @@ def make_folders(root: Path, folder: Path) -> None:
         if not root.is_dir():
             raise _gone(root)
         return
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        make_folders(root, folder.parent)
-        folder.mkdir(exist_ok=True)
+    with writing(folder):
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            make_folders(root, folder.parent)
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:  # a file, or a folder that was there until a moment ago
+            if root.is_dir():
+                raise
+            raise _gone(root) from None
 
 
 def _gone(folder: Path) -> FileNotFoundError:
@@ -339,6 +397,16 @@ def is_being_written(path: Path) -> bool:
     except OSError:
         return False
     return match[3] == _begin_of(int(match[2]))
+
+
+def _json(path: Path, text: str | bytes, remedy: str) -> Any:
+    """Return the value of JSON that a file holds. Raises BadFile."""
+    with parsing(path, "JSON file", remedy):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            where = f"{path}, line {error.lineno},"
+            raise BadFile(f"{where} is damaged, or no JSON ({error.msg}); {remedy}") from None
 
 
 def temporary(path: Path) -> Path:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -123,7 +121,7 @@ def shown(value: object, most: int = 80) -> str:
 
 def key_of(path: str) -> str:
     """Return the key of an image's path relative to its tree."""
-    return path[: path.rindex(".")]
+    return path.rpartition(".")[0] or path
 
 
 def list_images(

@@ -623,7 +623,7 @@ def sheet(
     for title, recipe in recipes.items():
         pairs = zip(names, clean, strict=True)
         rows[title] = [recipe.apply(image, generator(seed, name)) for name, image in pairs]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     images.write_image(path, np.asarray(images.contact_sheet(rows, names)))
     return path
 

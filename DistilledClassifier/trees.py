@@ -26,7 +26,7 @@ from DDA import files, images, ledger, tree
 from DDA.progress import Show
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
-from DistilledClassifier.verify import ENTRIES
+from DistilledClassifier.verify import Manifest
 
 BEST = {"quality": 95, "subsampling": 0}  # of a format that loses something
 
@@ -78,7 +78,7 @@ def write(
         part = _Part(save_dir, group, source, seed, saved.images[folder])
         part.check()
         parts.append(part)
-    save_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(save_dir)
     tree.sweep_temporaries(save_dir, saved.unfinished)
     if source.classes:
         tree.write_classes(save_dir, source.classes)
@@ -131,7 +131,7 @@ class _Part:
         self._tasks, self._saved = tasks, saved
         self._recipe = tasks[0].recipe
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
-        self._manifest = ledger.read_manifest(self._path, ENTRIES)
+        self._manifest = ledger.read_manifest(self._path, Manifest)
         self._settings = {**asdict(self._recipe), "seed": seed}
         if isinstance(source, Folder) and source.upright:
             self._settings["orientation"] = "apply"

@@ -6,17 +6,32 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from DDA import files, images, ledger, tree
 
-ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
+
+class MadeImage(TypedDict):
+    """The entry of an image in a manifest of made images."""
+
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """A manifest of made images. folder: that of the tree which it is about."""
+
+    folder: str
+    state: str
+    settings: dict[str, Any]
+    images: dict[str, MadeImage]
+    failures: dict[str, str]
+    source_sha256: dict[str, str]
 
 
 def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Read the manifests of made images in a tree. Raises ValueError where one is damaged."""
     for path in sorted(save_dir.glob("made*.json")):
-        yield path, ledger.read_manifest(path, ENTRIES)
+        yield path, ledger.read_manifest(path, Manifest)
 
 
 def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:

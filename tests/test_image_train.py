@@ -267,10 +267,10 @@ def test_a_full_disk_says_what_to_do(photos, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 1
     assert (
-        f"cannot write to {tmp_path / 'out'}: No space left on device; make room"
+        f"cannot write {tmp_path / 'out/machine.json'}: No space left on device; make room"
         in capsys.readouterr().err
     )
 

@@ -22,6 +22,7 @@ GROUND = {
     "DDA.progress",
     "DDA.ranks",
     "DDA.settings",
+    "DDA.shapes",
     "DDA.tree",
 }
 SOURCES_OF = {
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "DDA/files.py": {"numpy", "yaml"},
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
-    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
+    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.shapes", "DDA.tree"},
     "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/weights.py": PURE
     | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
@@ -69,6 +70,7 @@ MAY_IMPORT = {
     "DDA/ahead.py": set(),
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.tree"},
+    "DDA/shapes.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),

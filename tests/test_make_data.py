@@ -474,7 +474,7 @@ def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
     assert capsys.readouterr().err == f"make_data.py: {fault}\n"
     (made / "made.fog.3.json").write_text("{}")
     run("verify", save_dir=made, status=2)
-    assert "is no manifest of this program" in capsys.readouterr().err
+    assert "made.fog.3.json is damaged: the entry failures is missing" in capsys.readouterr().err
 
 
 def test_classes_that_do_not_fit_are_refused(clean, tmp_path, capsys):

@@ -15,8 +15,8 @@ from DDA import Adapter, Ensemble, images
 from DDA.image_adapt.prior_settings import PriorSettings
 from DDA.image_adapt.prior_training import Images
 from DDA.image_adapt.scripts import image_sample
-from DDA.model_adapt import gate, page, predict, results, test_ensemble
-from DDA.model_adapt.settings import Gate
+from DDA.model_adapt import gallery, gate, predict, results, test_ensemble
+from DDA.model_adapt.settings import Facts, Gate
 from DDA.studies import ladder
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.data.views import views
@@ -142,9 +142,10 @@ def test_both_views_of_an_evaluation_agree(copies, pair, tmp_path):
     for orientation, kind in (("apply", "upright"), ("ignore", "sideways")):
         np.testing.assert_array_equal(scores("exif", orientation), scores(kind, orientation))
         out = tmp_path / f"exif_{orientation}"
-        assert json.loads((out / "summary.json").read_text())["facts"]["orientation"] == orientation
-        shown = page.Report(out, 1)._views[0]
-        side = np.asarray(shown.read("fog/5/cat/0.png")).shape[0]
+        facts = Facts.read(json.loads((out / "summary.json").read_text())["facts"])
+        assert facts.orientation == orientation
+        shown = gallery.Gallery(facts, [], None)
+        side = shown.read("degraded", "fog/5/cat/0").shape[0]
         assert side == {"apply": 34, "ignore": 20}[orientation]
     assert (scores("exif", "apply") != scores("sideways", "ignore")).any()
     with pytest.raises(ValueError, match="`orientation` apply, but the copies .* with ignore"):

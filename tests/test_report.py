@@ -59,7 +59,10 @@ def out(tmp_path):
         "topk": 5,
         "beside": ["weighted_sum", "gate", "entropy"],
         "partial": False,
-        "params": {"gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]}},
+        "params": {
+            "weighted_sum": {"weight": 0.5, "temperatures": [1, 1]},
+            "gate": {"threshold": 0.9, "weight": 0.5, "temperatures": [1, 1]},
+        },
         "metrics": ["accuracy", "calibration", "flips"],
         "baseline": None,
         "degraded": str(tmp_path / "degraded"),

@@ -516,13 +516,21 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     assert f"{broken} cannot be read" in capsys.readouterr().err
 
 
-def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    ("room", "status", "name"), [(0, 2, "config.yaml"), (3, 1, "model_last.pth")]
+)
+def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch, room, status, name):
+    written = []
 
-    monkeypatch.setattr(files, "write_with", full)
-    assert train.main(flags(tmp_path, stages["clean"])) == 1
-    assert "No space left on device; make room" in capsys.readouterr().err
+    def fill(_):
+        written.append(True)
+        if len(written) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fill)
+    assert train.main(flags(tmp_path, stages["clean"])) == status
+    errors = capsys.readouterr().err
+    assert f"{name}: No space left on device; make room" in errors, errors[-400:]
 
 
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):

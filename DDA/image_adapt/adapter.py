@@ -406,7 +406,7 @@ class Adapter:
             return report
         try:
             sheet = job.gallery(plan, {*failures, *missing}, self.image_size)
-            selection.gallery.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(selection.gallery.parent)
             images.write_image(selection.gallery, sheet)
         except (OSError, ValueError) as error:
             return dataclasses.replace(report, gallery_error=f"{error}")

@@ -305,7 +305,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     Raises OSError where it cannot be written, and ValueError where a job of other settings was
     faster.
     """
-    try:
+    with files.writing(plan.save_dir):
         for path in plan.replaced.values():
             (plan.save_dir / path).unlink()
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
@@ -316,11 +316,6 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
             tree.write_classes(plan.save_dir, plan.source.classes)
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(
-            f"`save_dir` {plan.save_dir} cannot be written: {why}; choose another or make room"
-        ) from error
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -552,16 +547,8 @@ class _Writer:
 
 
 def _write(save_dir: Path, path: Path, image: np.ndarray) -> None:
-    try:
-        files.make_folders(save_dir, path.parent)
-        images.write_image(path, images.to_pixels(image))
-    except FileNotFoundError:  # the folder is gone
-        raise
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another "
-            "`save_dir`"
-        ) from error
+    files.make_folders(save_dir, path.parent)
+    images.write_image(path, images.to_pixels(image))
 
 
 def versions() -> dict[str, str]:

@@ -106,7 +106,7 @@ def train(
     training = world.together(lambda: _Training(settings, data, world, place))
     if world.rank == 0:
         training.say_plan(show)
-        settings.save_dir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(settings.save_dir)
     return training.run(show)
 
 
@@ -193,7 +193,7 @@ class _Training:
         advice = "lower `lr` or raise `warmup` and start anew in another `save_dir`"
         run.train(batches, self._recipe, rate, advice=advice)
         if world.rank == 0:
-            run.write(results.write_samples)
+            results.write_samples()
         loss = float(np.mean([row["loss"] for row in state.losses[-50:]])) if state.losses else 0.0
         return TrainedPrior(settings.save_dir / "ema.pt", state.step, loss, state.seconds)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from DDA import commands, files, images, ledger, metrics, tree
-from DDA.model_adapt import charts, html, originals, results, tables
+from DDA.model_adapt import charts, html, originals, results, summary, tables
 from DDA.model_adapt.charts import Curve
 from DDA.model_adapt.gallery import Gallery
 from DDA.model_adapt.results import Answers
@@ -54,8 +54,6 @@ def write(out: Path, count: int, title: str, clean: Path | None = None) -> list[
     """
     if count < 0:
         raise ValueError(f"`images` {count} must be at least 0")
-    if not (out / "summary.json").is_file():
-        raise FileNotFoundError(f"{out} has no summary.json; test_ensemble.py writes it")
     report = Report(out, count, clean)
     content = {
         "report.html": report.page(title),
@@ -63,7 +61,7 @@ def write(out: Path, count: int, title: str, clean: Path | None = None) -> list[
         "report.md": report.markdown(),
     }
     for name, text in content.items():
-        files.write_bytes(out / name, html.text(text).encode())
+        files.write_text(out / name, text)
     paths = [out / name for name in content]
     if count:
         paths.append(out / "gallery.png")
@@ -75,7 +73,7 @@ class Report:
     """The results in a folder, read again, and the files that show them."""
 
     def __init__(self, out: Path, count: int, clean: Path | None = None) -> None:
-        self.summary = files.read_json(out / "summary.json")
+        self.summary = summary.read(out)
         self.facts = Facts.read(self.summary["facts"])
         self.cells = self.summary["cells"]
         self.names = results.shown(next(iter(self.cells.values())), self.facts)

@@ -30,7 +30,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
     """Make the summary of the scores on disk, write summary.json and summary.md, and return it."""
     cells, images, hits, curves = {}, [], [], []
     for cell in facts.cells:
-        stored = results.read(out, cell)
+        stored = results.read(out, cell, facts)
         scores, labels = results.columns(stored, facts), stored["labels"]
         measured = {name: _measure(name, value, stored, facts) for name, value in scores.items()}
         cells[cell] = {"N": len(labels), **measured}
@@ -53,7 +53,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
     for name in REPORT:  # an earlier report shows other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
-    files.write_bytes(out / "summary.md", markdown(summary).encode())
+    files.write_text(out / "summary.md", markdown(summary))
     return summary
 
 
@@ -263,7 +263,7 @@ def measures(
             texts[f"minus {title(base, facts)}"] = gains
     for key, form in FORMATS.items():
         if key in rows[0]:
-            texts[key] = [format(row[key], form) for row in rows]
+            texts[key] = [format(row[key], form) if key in row else "" for row in rows]
     if any("adapted" in row for row in rows):
         shares = [f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows]
         texts["adapted images %"] = shares

@@ -104,7 +104,7 @@ def doubtful(
 
 def write_keys(path: Path, keys: Sequence[str]) -> None:
     """Write keys, one a line, as `tree.read_keys` reads them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     text = "".join(f"{key}\n" for key in keys)
     files.write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
@@ -320,5 +320,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

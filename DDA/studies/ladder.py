@@ -430,7 +430,7 @@ def chart(result: Mapping[str, Any], path: Path) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 112))
     axes.legend(loc="lower left", fontsize=8)
-    axes.figure.savefig(path, dpi=130)
+    write_chart(path, axes)
 
 
 def empty_chart(title: str, x: str, y: str) -> Any:
@@ -443,7 +443,12 @@ def empty_chart(title: str, x: str, y: str) -> Any:
     return axes
 
 
+def write_chart(path: Path, axes: Any) -> None:
+    """Write the figure of some axes as PNG."""
+    files.write_with(path, lambda file: axes.figure.savefig(file, dpi=130, format="png"))
+
+
 def write(path: Path, result: Mapping[str, Any], text: str) -> None:
     """Write a result as JSON and Markdown under a path without a suffix."""
     files.write_json(path.with_suffix(".json"), dict(result))
-    files.write_bytes(path.with_suffix(".md"), text.encode())
+    files.write_text(path.with_suffix(".md"), text)

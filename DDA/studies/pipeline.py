@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from DDA import commands, files, settings, sources, tree
+from DDA import commands, files, settings, shapes, sources, tree
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.progress import Show, duration
 from DDA.studies.ladder import launcher
@@ -531,7 +531,7 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     Raises ValueError where the folder has images that these stages do not make: they would be taken
     for theirs.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     state = _State(out)
     state.check(stages)
     outcome: dict[str, dict[str, Any]] = {}
@@ -561,12 +561,24 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     return Outcome(out, 0, outcome, out / "eval" / "report.html")
 
 
+class Progress(TypedDict, total=False):
+    """The content of ``pipeline.json``.
+
+    finished: the digest of each finished stage, by its title. made: commands that made images.
+    """
+
+    finished: dict[str, str]
+    made: list[str]
+
+
 class _State:
     """The content of ``pipeline.json``: the finished stages, and the commands that made images."""
 
     def __init__(self, out: Path):
         self._out, self._path = out, out / "pipeline.json"
-        content = files.read_json(self._path) if self._path.is_file() else {}
+        remedy = "remove it, and all stages run again"
+        is_there = self._path.is_file()
+        content = shapes.read_json(self._path, Progress, remedy) if is_there else {}
         self.finished: dict[str, str] = content.get("finished", {})
         self._made: list[str] = content.get("made", [])
 

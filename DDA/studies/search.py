@@ -128,4 +128,4 @@ def chart(result: Mapping[str, Any], path: Path) -> None:
     line = {"color": "dimgray", "linestyle": "--", "linewidth": 1}
     axes.axhline(result["degraded"], label="not adapted", **line)
     axes.legend(fontsize=8)
-    axes.figure.savefig(path, dpi=130)
+    ladder.write_chart(path, axes)

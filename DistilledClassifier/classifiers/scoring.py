@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import ahead, files, inputs, settings, sources, tree
+from DDA import ahead, inputs, ledger, settings, sources
 from DDA.devices import Parts
 from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
@@ -122,16 +122,11 @@ class Classifier:
 
         How photographs were turned belongs to the images, not to their adaptation.
         """
-        path = copies / tree.SETTINGS
-        if self.adapted is None or not path.is_file():
+        theirs = None if self.adapted is None else ledger.read_settings(copies)
+        if theirs is None:
             return
-        own, theirs = self.adapted, files.read_json(path)
-        differ = [
-            f"{name} {theirs.get(name)} there, {own.get(name)} in training"
-            for name in {**theirs, **own}
-            if name != "orientation" and theirs.get(name) != own.get(name)
-        ]
-        if differ:
+        own = {**self.adapted, "orientation": theirs.get("orientation", "ignore")}
+        if differ := ledger.differences(theirs, own, "in training"):
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of "
                 f"{self.path}: {'; '.join(differ)}; adapt both alike"

@@ -81,9 +81,9 @@ def evaluate(settings: Evaluation, show: Show | None = None) -> Accuracy:
     mean = float(np.mean([value for row in top1.values() for value in row.values()]))
     accuracy = Accuracy(protocol, top1, counts, mean)
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(settings.out)
         files.write_json(settings.out / "corrupt.json", accuracy.as_dict())
-        files.write_bytes(settings.out / "corrupt.md", f"{accuracy}".encode())
+        files.write_text(settings.out / "corrupt.md", f"{accuracy}")
     return accuracy
 
 
