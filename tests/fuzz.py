@@ -35,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 0)]
 
+import fuzz_files
 import numpy as np
 
 # seconds of the processor that a case may take; ten times as many of the clock, because the machine
@@ -362,12 +363,17 @@ class Configs:
         self.seeds = [*(path.read_bytes() for path in pipelines), *others]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
+        import yaml
+
         from DDA import files
         from DDA.model_adapt.config import read_config
         from DDA.studies import pipeline
         from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"
+        if rng.random() < 0.5:  # JSON is YAML
+            seed = yaml.safe_load(rng.choice(self.seeds))
+            data = fuzz_files.as_json(fuzz_files.twisted(seed, rng))
         path.write_bytes(data)
         (folder / "evil.py").write_text("import os\nos.mkdir('RAN')\n")
         kind = rng.choice(("pipeline", "experiment", "evaluation"))
@@ -383,7 +389,14 @@ class Configs:
             read_config(path, [])
 
 
-TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}
+TARGETS: dict[str, Callable[[], Any]] = {
+    **{"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs},
+    "tar": fuzz_files.Tars,
+    "checkpoint": fuzz_files.Checkpoints,
+    "photo": fuzz_files.Photos,
+    "state": fuzz_files.States,
+    "command": fuzz_files.CommandLines,
+}
 
 # ----------------------------------------------------------------------------------------- cases
 
