@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import math
+import os
 import pickle
 import random
 import re
@@ -312,14 +313,14 @@ class States:
 class CommandLines:
     """Command lines, which end in words and with a status; what they name is missing or small."""
 
-    tokens = (b"--", b"=", b"-1", b"nan", b"1e308", b"9" * 40, b"..", b"\n", b"\x1b[31m", b",", b"")
+    tokens = (b"--", b"=", b"-1", b"nan", b"1e308", b"9" * 40, b"\n", b"\x1b[31m", b",", b"")
     modules = (
         *("DDA.image_adapt.scripts.image_sample", "DDA.image_adapt.scripts.image_train"),
         *("DDA.model_adapt.test_ensemble", "DDA.model_adapt.gate", "DDA.model_adapt.report"),
         *("DDA.model_adapt.predict", "DistilledClassifier.train", "DistilledClassifier.make_data"),
         "DistilledClassifier.test_corrupt",
     )
-    values = ("0", "-1", "2", "nan", "1e308", "true", "x", "", "all", "5", "../..", "a,b", "[1]")
+    values = ("0", "-1", "2", "nan", "1e308", "true", "x", "", "all", "5", "a,b", "[1]")
 
     def __init__(self) -> None:
         self._commands = [importlib.import_module(name) for name in self.modules]
@@ -327,6 +328,7 @@ class CommandLines:
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         """Run a command with some of its flags, on data that is missing."""
+        os.chdir(folder)
         command = rng.choice(self._commands)
         words, parser = [], command.parser()
         boxes = [action for action in parser._actions if hasattr(action.choices, "values")]
@@ -334,7 +336,9 @@ class CommandLines:
             name = rng.choice(sorted(boxes[0].choices))
             words, parser = [name], boxes[0].choices[name]
         actions = [action for action in parser._actions if action.dest not in ("help", "workers")]
-        word = data.decode("utf-8", "surrogateescape").replace("\0", "")
+        word = data.decode("utf-8", "surrogateescape")
+        for part in ("\0", "/", ".."):  # what it writes stays in the folder
+            word = word.replace(part, "")
         for action in actions:
             if not action.option_strings or action.required or rng.random() < 0.15:
                 flag = action.option_strings[-1:]

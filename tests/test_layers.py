@@ -34,10 +34,11 @@ MAY_IMPORT = {
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
-    "DDA/commands.py": {"DDA", "DDA.files", "DDA.ranks", "DDA.progress"},
+    "DDA/commands.py": {"DDA", "DDA.files", "DDA.interrupts", "DDA.ranks", "DDA.progress"},
+    "DDA/interrupts.py": set(),
     "DDA/metrics.py": {"numpy"},
     "DDA/progress.py": set(),
-    "DDA/ranks.py": {"mpi4py", "torch"},
+    "DDA/ranks.py": {"mpi4py", "torch", "DDA", "DDA.interrupts", "DDA.progress"},
     **{
         f"DDA/sources/{module}.py": {
             "numpy",
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     "DDA/training/run.py": PURE | GROUND | {"DDA.training.loop", "DDA.training.task"},
     "DDA/ahead.py": set(),
     "DDA/devices.py": {"torch"},
-    "DDA/settings.py": {"DDA", "DDA.tree"},
+    "DDA/settings.py": {"DDA", "DDA.progress", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
