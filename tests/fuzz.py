@@ -1,6 +1,6 @@
-"""Fuzz the readers of data files: each case must be read, or refused in words.
+"""Fuzz the readers of files and command lines: each case must be read, or refused in words.
 
-  python tests/fuzz.py --seconds 30 --seed 0       all targets in turn, in a process of their own
+  python tests/fuzz.py --seconds 60 --seed 0       all targets in turn, in a process of their own
   python tests/fuzz.py --target npz --case 1234    one case again
 
 A case is a function of the seed, the target and its number. Faults are
@@ -475,7 +475,7 @@ def main() -> int:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--seconds", type=float, default=30)
+    p.add_argument("--seconds", type=float, default=60)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     p.add_argument("--case", type=int)
