@@ -6,12 +6,14 @@ A fault of a file is an error in words. A file is written as a whole or not at a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
 import platform
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -58,6 +60,55 @@ def parsing(path: str | Path, expected: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise BadFile(f"{path} cannot be read: {error.strerror}") from None
         raise BadFile(f"{path} is damaged, or no {expected}; get it again") from None
+
+
+# what is no regular file, by the type in its mode
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file of the user for reading its bytes.
+
+    Anything but a regular file, or a link to one, is never opened: a named pipe would be waited
+    for without end, and a device could do something. Raises FileNotFoundError where nothing is
+    there, and BadFile for all else that cannot be read.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind == stat.S_IFREG:
+            return open(path, "rb", opener=_without_waiting)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise FileNotFoundError(f"{path} is a link to a file that does not exist") from None
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadFile(f"{path} is a link that leads back to itself; remove it") from None
+        raise BadFile(f"{path} cannot be read: {error.strerror}") from None
+    raise BadFile(f"{path} is {KINDS.get(kind, 'something else')}, not a file; leave it out")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file that may have been replaced by a named pipe since it was looked at."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_regular(path: str | Path, most: int | None = None) -> bytes:
+    """Return the bytes of a file of the user, opened as `open_regular` does.
+
+    most: the most bytes that such a file may have. Raises BadFile where there are more.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise BadFile(f"{path} has {size:,} bytes; expected at most {most:,}")
+        return file.read()
 
 
 def read_lines(path: Path, name: str) -> list[str]:
@@ -162,7 +213,7 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -10,7 +10,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
+import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +23,26 @@ import numpy as np
 from DDA import files
 from DDA.files import TEMPORARY
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm"),
+)
+# the types of file systems that hold no files of anybody, but show the system as files
+SYSTEM = (
+    *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"),
+    *("tracefs", "configfs", "pstore", "bpf", "mqueue", "hugetlbfs", "fusectl", "efivarfs"),
+)
+# what to do with files that hold images which are not read, by their suffixes
+ADVICE = {
+    "unpack them": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    "give one of them itself": (".npz", ".npy"),
+    "write their images to files, or to one .npz": (
+        *(".parquet", ".arrow", ".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
+    ),
+    "save them as .png or .jpg": (
+        *(".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"),
+    ),
+}
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
@@ -137,26 +160,55 @@ def list_images(
     return [path for _, path in keyed], others, unfinished
 
 
+def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """Return what there is where images were expected, as the end of a message.
+
+    others: the other files there, as `list_images` returns them. elsewhere: the images that
+    ``root`` has in other places.
+    """
+    left_out = [name for name in others if name.endswith("/")]
+    suffixes = [os.path.splitext(name)[1].lower() for name in others if not name.endswith("/")]
+    parts = []
+    if suffixes:
+        counted = Counter(suffix or "(no suffix)" for suffix in suffixes).most_common(4)
+        kinds = ", ".join(f"{count:,} {shown(suffix)[1:-1]}" for suffix, count in counted)
+        advice = [words for words, known in ADVICE.items() if not set(known).isdisjoint(suffixes)]
+        parts.append(f"the files there are {kinds}{': ' if advice else ''}{'; '.join(advice)}")
+    if left_out:
+        parts.append(f"{root / left_out[0]} is not entered: name adapted copies themselves")
+    if elsewhere:
+        folders = Counter(name.rpartition("/")[0] or "." for name in elsewhere).most_common(3)
+        named = ", ".join(f"{shown(folder)[1:-1]} ({count:,})" for folder, count in folders)
+        parts.append(f"its images lie in {named}")
+    if not parts:
+        parts.append("nothing else is there (hidden files are not seen)")
+    return "; " + "; ".join(parts)
+
+
 def walk(
     folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()
 ) -> Iterator[str]:
     """Yield relative POSIX paths of all files below ``folder``, without hidden ones.
 
     Links are followed, but never in a circle. A sub-folder of adapted images is not entered: its
-    own path is yielded, with a slash at its end. leave_out: a folder, by whatever name, that is
-    not entered. skip: relative paths of folders that are not entered.
+    own path is yielded, with a slash at its end. So is that of a folder like /proc and /sys, in
+    which the system shows itself. leave_out: a folder, by whatever name, that is not entered. skip:
+    relative paths of folders that are not entered. Raises BadFile for a folder that cannot be
+    looked into.
     """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        with os.scandir(os.path.join(folder, prefix)) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
-        if prefix and any(entry.name == SETTINGS for entry in entries):
+        scanned = entries(os.path.join(folder, prefix))
+        if scanned is None:
+            yield prefix or "./"
+            continue
+        if prefix and any(entry.name == SETTINGS for entry in scanned):
             yield prefix
             continue
-        for entry in entries:
-            if not entry.is_dir():
+        for entry in scanned:
+            if not is_folder(entry):
                 yield prefix + entry.name
                 continue
             if prefix + entry.name in skip:
@@ -168,6 +220,39 @@ def walk(
                     continue
                 inside = above | {real}
             stack.append((f"{prefix}{entry.name}/", inside))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Tell whether an entry of a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself, or into a folder that is closed to us
+        return False
+
+
+def entries(folder: str | Path) -> list[os.DirEntry] | None:
+    """Return what is in a folder, without hidden entries; None if the system shows itself in it."""
+    try:
+        if os.stat(folder).st_dev in _system_devices():
+            return None
+        with os.scandir(folder) as scanned:
+            return [entry for entry in scanned if not entry.name.startswith(".")]
+    except PermissionError:
+        raise files.BadFile(
+            f"{folder} cannot be looked into; permit it, or name a folder without it"
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def _system_devices() -> frozenset[int]:
+    """Return the numbers of the devices on which the system shows itself as files, if any."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split(" - ") for line in file]
+    except OSError:  # there is no such file where there are no such file systems
+        return frozenset()
+    numbers = (head.split()[2].split(":") for head, tail in mounts if tail.split()[0] in SYSTEM)
+    return frozenset(os.makedev(int(major), int(minor)) for major, minor in numbers)
 
 
 class Saved(NamedTuple):
@@ -222,8 +307,8 @@ def read_keys(path: Path) -> frozenset[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"`keys` {path} is not a file; gate.py writes one")
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-    return frozenset(check_name(line, f"`keys` {path}") for line in lines if line)
+    text = files.read_regular(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return frozenset(check_name(line, f"`keys` {path}") for line in text.split("\n") if line)
 
 
 # --------------------------------------------------------------------------- classes and labels

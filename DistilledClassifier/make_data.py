@@ -35,6 +35,8 @@ FROM = """
 --base_samples->source PATH!  a folder of images or a data set's files
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
+--orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: apply for a
+    folder of one's own, ignore for a published data set and a tree with classes.txt)
 """
 NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell

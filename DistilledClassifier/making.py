@@ -16,7 +16,8 @@ import numpy as np
 
 from DDA import files, images, settings, tree
 from DDA.progress import Show
-from DDA.sources import Source, open_official
+from DDA.sources import Source, found_instead, open_official
+from DDA.sources.cells import ORIENTATIONS
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import (
@@ -46,7 +47,9 @@ class Originals:
     that is read, such as ``cifar_test``. num_samples: the greatest number of images, which are
     spread evenly. classes: the class list, where the data do not tell it. labels: the labels of a
     flat ImageNet folder. list: a file of the names that are wanted. file_severity: the severity of
-    a corruption's .npy that holds only one. Paths may be text.
+    a corruption's .npy that holds only one. orientation: ``apply`` turns photographs as their EXIF
+    data say, ``ignore`` does not (default: apply for a folder of one's own, ignore for a published
+    data set and for a tree with classes.txt). Paths may be text.
     """
 
     source: Path
@@ -57,11 +60,13 @@ class Originals:
     labels: Path | None = None
     list: Path | None = None
     file_severity: int | None = None
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         """Make paths of texts, and check the numbers."""
         _make_paths(self, "source", "labels", "list")
         settings.check_at_least(1, num_samples=self.num_samples)
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         if self.file_severity not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"`file_severity` {self.file_severity} must be 1..5")
 
@@ -69,7 +74,7 @@ class Originals:
     def opening(self) -> tuple:
         """Return the arguments of `sources.open_official`."""
         classes = None if self.classes is None else tree.class_list(self.classes)
-        return self.source, classes, self.labels, self.file_severity
+        return self.source, classes, self.labels, self.file_severity, self.orientation
 
 
 @dataclass(frozen=True)
@@ -453,7 +458,8 @@ def _choose(
         names = _listed(originals, names)
     if not names:
         where = f" in `split` {originals.split}" if originals.split else ""
-        raise ValueError(f"`source` {originals.source} has no images{where}")
+        instead = found_instead(source)
+        raise ValueError(f"`source` {originals.source} has no images{where}{instead}")
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names
@@ -505,6 +511,8 @@ def _write(
 ) -> Made:
     """Make the images and say which of them failed."""
     show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
+    if source.left_out:
+        show.say(f"note        {source.left_out}")
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
         show.say(f"note        the class names are unknown, {missing}")

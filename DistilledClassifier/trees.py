@@ -28,6 +28,8 @@ from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
 from DistilledClassifier.verify import ENTRIES
 
+BEST = {"quality": 95, "subsampling": 0}  # of a format that loses something
+
 # an image's target, the SHA-256 of its file, and the reason where there is no file
 Made = tuple[str, str | None, str | None]
 
@@ -131,6 +133,8 @@ class _Part:
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
         self._manifest = ledger.read_manifest(self._path, ENTRIES)
         self._settings = {**asdict(self._recipe), "seed": seed}
+        if isinstance(source, Folder) and source.upright:
+            self._settings["orientation"] = "apply"
         self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]
 
     def check(self) -> None:
@@ -271,7 +275,8 @@ def _make(task: Task) -> Made:
         return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
     files.make_folders(save_dir, path.parent)
     if data is None:
-        images.write_image(path, pixels)
+        # copies are as they were: all but the loss of turning a JPEG is avoided
+        images.write_image(path, pixels, **(BEST if task.recipe.kind == "copy" else {}))
     elif not (isinstance(source, Folder) and _link(source.where(task.name), path)):
         files.write_bytes(path, data, sync=False)
     return task.target, files.sha256(path), None

@@ -1,5 +1,7 @@
 """Building, saving and loading classifiers; the published weights."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -125,7 +127,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save(build(SMALL).model.state_dict(), tmp_path / "small.pth")
     with pytest.raises(
         ValueError,
-        match=r"small.pth does not fit the classifier: it lacks 30 of .*layer1.1.conv1.weight",
+        match=r"small.pth does not fit the classifier: 30 of .*: layer1.1.conv1.weight is missing",
     ):
         initialise(build({**SMALL, "depth": 14}), tmp_path / "small.pth")
     state = build(SMALL).model.state_dict() | {"conv1.weight": torch.zeros(16, 3, 5, 5)}
@@ -194,6 +196,33 @@ def test_preprocessing_takes_an_image_of_its_size_as_it_is_and_the_middle_of_oth
             Preprocess(8, **wrong)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_preprocessing_resizes_only_the_middle_of_very_long_images(interpolation):
+    preprocess = Preprocess(24, resize=27, interpolation=interpolation)
+
+    def whole(pixels):
+        image = Image.fromarray(pixels)
+        scale = 27 / min(image.size)
+        resized = tuple(max(24, round(side * scale)) for side in image.size)
+        image = image.resize(resized, Image.Resampling[interpolation.upper()])
+        left, top = ((length - 24) // 2 for length in resized)
+        return np.asarray(image.crop((left, top, left + 24, top + 24)))
+
+    for shape in ((40, 40), (30, 50), (64, 2), (2, 64), (9, 250), (300, 100)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(preprocess.fit(pixels), whole(pixels))
+    for shape in ((700, 2), (2, 700), (60, 3000), (1001, 3)):
+        rows, columns = (np.sin(np.arange(side) / 20) for side in shape)
+        waves = 128 + 30 * (rows[:, None, None] + columns[None, :, None]) + np.zeros(3)
+        pixels = waves.round().astype(np.uint8)
+        gap = preprocess.fit(pixels).astype(int) - whole(pixels)
+        assert abs(gap).max() <= 1
+    started = time.perf_counter()
+    long = np.full((1, 3_000_000, 3), 7, np.uint8)
+    assert (Preprocess(224, resize=256).fit(long) == 7).all()
+    assert time.perf_counter() - started < 2
+
+
 @needs_shared
 @pytest.mark.parametrize(
     ("depth", "weights", "accuracy"),
@@ -240,7 +269,7 @@ def test_images_are_scored_as_people_hold_them(tmp_path):
 
 def test_what_is_no_classifier_is_named(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match="a.pt is damaged, or no classifier's checkpoint"):
+    with pytest.raises(ValueError, match="a.pt is no classifier's checkpoint; it is a text"):
         load(tmp_path / "a.pt")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "b.pt")
     with pytest.raises(ValueError, match=r"b.pt tells no architecture"):
@@ -249,5 +278,5 @@ def test_what_is_no_classifier_is_named(tmp_path):
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(ValueError, match=r"c.pt does not fit a CIFAR ResNet-8"):
         load(tmp_path / "c.pt")
-    with pytest.raises(FileNotFoundError, match=r"d.pt is not a file"):
+    with pytest.raises(FileNotFoundError, match=r"d.pt does not exist"):
         load(tmp_path / "d.pt")

@@ -1,15 +1,21 @@
 import json
 import os
+import platform
+import re
 import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from DDA import files, images, sources
+from DDA import files, images, inputs, sources
 from DDA import tree as trees
+from DDA.image_adapt import job
 from DDA.sources.cells import cells_of
+from DistilledClassifier import making
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -115,11 +121,70 @@ def test_every_kind_of_file_is_read_as_rgb(tmp_path):
         np.testing.assert_allclose(pixels[..., 0].astype(int), expected, atol=1, err_msg=name)
 
 
-def test_exif_rotation_is_ignored(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
-    assert images.read_rgb(tmp_path / "x.jpg").size == (8, 4)
+SQUARES = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[250] * 3, [0] * 3, [120] * 3]])
+
+
+def blocks():
+    """Six blocks of one colour each, 3 wide and 2 high; no two turns of them are equal."""
+    return Image.fromarray(SQUARES.astype(np.uint8).repeat(16, 0).repeat(16, 1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".mpo", ".avif"])
+def test_photographs_are_put_upright_where_that_is_wanted(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    for orientation in range(1, 9):
+        image, exif = blocks(), Image.Exif()
+        exif[0x0112] = orientation
+        image.save(path, exif=exif, quality=100)
+        image = Image.open(path)
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+        upright = np.asarray(images.read_rgb(path, upright=True)).astype(int)
+        np.testing.assert_array_equal(upright, expected)
+        assert images.is_turned(path) == (orientation > 1 and suffix != ".tif")
+        if suffix != ".tif":  # Pillow turns TIFF files while it loads them
+            assert images.read_rgb(path).size == (48, 32)
+    assert abs(expected[8::16, 8::16] - np.rot90(SQUARES)).max() < 30
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_data_turn_nothing(tmp_path):
+    blocks().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01")
+    pixels = images.read_rgb(tmp_path / "x.jpg", upright=True)
+    np.testing.assert_array_equal(pixels, images.read_rgb(tmp_path / "x.jpg"))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".avif", ".jp2", ".j2k", ".mpo"])
+def test_formats_of_cameras_and_browsers_are_read_and_written(tmp_path, suffix, monkeypatch):
+    pixels = np.asarray(blocks())
+    images.write_image(tmp_path / f"x{suffix}", pixels)
+    assert trees.list_images(tmp_path)[0] == [f"x{suffix}"]
+    again = np.asarray(images.read_rgb(tmp_path / f"x{suffix}")).astype(int)
+    assert abs(again - pixels)[8::16, 8::16].max() < 30
+    if suffix in images.OPTIONAL:
+        (tmp_path / f"x{suffix}").write_bytes(b"of another format")
+        monkeypatch.setattr(images.features, "check", lambda name: False)
+        with pytest.raises(ValueError, match=rf"this Pillow reads no {suffix}.*-U pillow"):
+            images.read_rgb(tmp_path / f"x{suffix}")
+
+
+def test_frames_that_only_accompany_the_first_are_left_out(tmp_path):
+    image, other = blocks(), Image.new("RGB", (48, 32), "red")
+    image.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[other], quality=100)
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    gap = np.asarray(images.read_rgb(tmp_path / "x.jpg")).astype(int) - np.asarray(image)
+    assert abs(gap).mean() < 5
+    for kind, tag in ((1, 254), (2, 255), (0, 254), (2, 254)):
+        small = image.resize((12, 8))
+        small.encoderinfo = {"tiffinfo": {tag: kind}}
+        image.save(tmp_path / "x.tif", save_all=True, append_images=[small, small])
+        opened = Image.open(tmp_path / "x.tif")
+        assert opened.n_frames == 3
+        if (kind, tag) in ((1, 254), (2, 255)):
+            np.testing.assert_array_equal(images.read_rgb(tmp_path / "x.tif"), image)
+            np.testing.assert_array_equal(inputs.read(opened)[0], image)
+        else:
+            with pytest.raises(ValueError, match="3 pages; save each"):
+                images.read_rgb(tmp_path / "x.tif")
 
 
 def test_animated_and_other_depths_are_refused_in_words(tmp_path):
@@ -141,6 +206,113 @@ def test_fit_square_gives_the_middle_square_of_any_image(shape):
     assert square[:, :6].mean() < 20 and square[:, 10:].mean() > 180
     same = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(images.fit_square(Image.fromarray(same), 16), same)
+
+
+def whole_fit(image, size):
+    """Fit an image as `fit_square` did before it knew long images: all of it is resized."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    resized = (round(image.width * scale), round(image.height * scale))
+    pixels = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def noise(width, height, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_ordinary_images_are_fitted_as_ever_to_the_byte():
+    draw = np.random.default_rng(1)
+    for _ in range(60):
+        short = int(draw.integers(1, 80))
+        sides = draw.permutation([short, int(draw.integers(short, min(32 * short, 400) + 1))])
+        image = noise(*map(int, sides))
+        for size in (8, 27, 64):
+            fitted = images.fit_square(image, size)
+            np.testing.assert_array_equal(fitted, whole_fit(image, size), err_msg=f"{sides}")
+
+
+@pytest.mark.parametrize(
+    "sides", [(700, 2), (2, 700), (1, 900), (1001, 3), (7, 999), (1300, 40), (33, 1), (5000, 150)]
+)
+def test_long_images_are_fitted_as_if_all_of_them_were_resized(sides):
+    waves = [np.sin(np.arange(side) / 2) for side in sides]
+    pixels = 128 + 30 * (waves[0][None, :, None] + waves[1][:, None, None]) + np.zeros(3)
+    image = Image.fromarray(pixels.round().astype(np.uint8))
+    for size in (8, 27, 64):
+        fitted, whole = (fit(image, size).astype(int) for fit in (images.fit_square, whole_fit))
+        assert abs(fitted - whole).max() <= 1
+
+
+@pytest.mark.parametrize("sides", [(30_000, 2), (2, 30_000), (3_000_000, 1), (1, 3_000_000)])
+def test_the_longest_images_take_no_time_and_no_memory(sides):
+    image = Image.new("RGB", sides, (1, 2, 3))
+    started = time.perf_counter()
+    fitted = images.fit_square(image, 256)
+    assert (fitted == (1, 2, 3)).all() and fitted.shape == (256, 256, 3)
+    assert time.perf_counter() - started < 2
+
+
+def test_an_image_of_too_many_pixels_is_refused_in_words(tmp_path, monkeypatch):
+    Image.new("L", (12, 12)).save(tmp_path / "x.png")
+    for most in (60, 100):  # Pillow refuses above twice its limit, and warns below
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=rf"more than {2 * most} pixels.*make it smaller"):
+                images.read_rgb(tmp_path / "x.png")
+
+
+def test_pillow_does_not_warn_of_large_images(tmp_path):
+    Image.new("L", (12, 12)).save(tmp_path / "x.png")
+    code = "from PIL import Image; from DDA import images; Image.MAX_IMAGE_PIXELS = 100; "
+    code += f"print(images.read_rgb({str(tmp_path / 'x.png')!r}).size)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("(12, 12)\n", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), r"; nothing else is there \(hidden files are not seen\)"),
+        (
+            ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+        ),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
+        (
+            ("made/settings.json", "made/x.png"),
+            r"made is not entered: name adapted copies themselves",
+        ),
+    ],
+)
+def test_where_there_are_no_images_it_is_said_what_is_there(tmp_path, names, words):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"{}")
+    assert re.search(words, sources.found_instead(sources.Folder(root)))
+    with pytest.raises(ValueError, match=f"no images in {root} .*{words}"):
+        job.make_plan(sources.Folder(root), tmp_path / "out", ["."])
+
+
+def test_images_beside_the_wanted_folder_are_named(tmp_path):
+    (tmp_path / "fog").mkdir()
+    (tmp_path / "data/val").mkdir(parents=True)
+    for place in ("data/val/1.png", "data/val/2.png", "data/3.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / place)
+    words = r"no images in .*; its images lie in data/val \(2\), data \(1\)"
+    with pytest.raises(ValueError, match=words):
+        job.make_plan(sources.Folder(tmp_path), tmp_path / "out", ["fog"])
+    with pytest.raises(ValueError, match=r"in `split` val; its images lie in data/val \(2\)"):
+        making.prepare(making.Originals(tmp_path, split="val"), tmp_path / "out", quiet=True)
+    with pytest.raises(ValueError, match="holds no images; nothing else is there"):
+        making.verify(tmp_path / "fog")
 
 
 def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from DDA import files, images, ledger, tree
 from DDA.ahead import prepared
 from DDA.progress import Show
 from DDA.ranks import World
-from DDA.sources import Source
+from DDA.sources import Source, found_instead
 
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
@@ -138,7 +138,8 @@ def make_plan(
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
-        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
+        instead = found_instead(source, cells)
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
     saved = tree.list_saved(save_dir, cells, at_root=True)
@@ -520,7 +521,7 @@ def reason(place: Path | str, error: Exception) -> str:
         return words
     if not place.exists():
         return "it is a broken link" if place.is_symlink() else "it is gone"
-    if place.stat().st_size == 0:
+    if place.is_file() and place.stat().st_size == 0:
         return "it is empty (0 bytes)"
     return words.replace(f"{place}", place.name)
 

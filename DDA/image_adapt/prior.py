@@ -75,7 +75,13 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
             f"`model_path` {path} is class-conditional and cannot adapt images whose class is "
             "unknown; use an unconditional prior"
         )
-    return Prior(path, weights, settings)
+    prior, digests = Prior(path, weights, settings), checkpoints.digests(path)
+    if digests and prior.sha256 not in digests:
+        raise files.BadFile(
+            f"`model_path` {path} was changed or damaged since it was written: its SHA-256 is not "
+            f"that in {path.with_suffix('.json')}; get both again"
+        )
+    return prior
 
 
 def process_of(

@@ -118,7 +118,10 @@ class Classifier:
         return torch.cat(parts)
 
     def check_adapted(self, copies: Path) -> None:
-        """Raise ValueError where copies were adapted otherwise than those it learnt from."""
+        """Raise ValueError where copies were adapted otherwise than those it learnt from.
+
+        How photographs were turned belongs to the images, not to their adaptation.
+        """
         path = copies / tree.SETTINGS
         if self.adapted is None or not path.is_file():
             return
@@ -126,7 +129,7 @@ class Classifier:
         differ = [
             f"{name} {theirs.get(name)} there, {own.get(name)} in training"
             for name in {**theirs, **own}
-            if theirs.get(name) != own.get(name)
+            if name != "orientation" and theirs.get(name) != own.get(name)
         ]
         if differ:
             raise ValueError(
