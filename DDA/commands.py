@@ -234,7 +234,8 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         close = [name for word in unknown for name in difflib.get_close_matches(word, known, 1)]
         meant = f"; did you mean {close[0]}?" if close else ""
-        self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
+        ranks.say(self.prog, f"error: {message}{meant} (--help lists the flags)")
+        self.exit(2)
 
 
 _FLAG = re.compile(

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from DDA import interrupts
+from DDA.progress import printable
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ START_LIMIT = 600.0
 
 def say(program: str, text: str) -> None:
     """Tell the user something in a program's name, on stderr, as one piece beside other ranks'."""
+    text = "\n".join(map(printable, text.split("\n")))
     print(f"{program}: {text}\n", end="", file=sys.stderr, flush=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DDA import commands
+from DDA import commands, settings
 
 FLAGS = """
 config YAML  what is run
@@ -248,3 +248,14 @@ def test_a_command_of_several_ranks_translates_too(parser, capsys):
 
     assert commands.run_ranks(parser, REQUIRED, work) == 2
     assert capsys.readouterr().err == "x.py: error: --rate 2 is outside 0..1\n"
+
+
+def test_control_characters_of_names_reach_the_terminal_as_escapes(capsys):
+    parser = commands.parser("prog.py", "About.", "--steps INT = 5")
+    with pytest.raises(SystemExit, match="2"):
+        parser.read(["\x1b[31m", "\x7f\r"])
+    assert "\\x1b[31m \\x7f\\r (--help" in capsys.readouterr().err
+    commands.Output(program="prog.py").warn("error: a\x1b[31m.png\nand ü")
+    assert capsys.readouterr().err == "prog.py: error: a\\x1b[31m.png\nand ü\n"
+    with pytest.raises(ValueError, match=r"`data.a\\nb` is unknown"):
+        settings.check_names(["a\nb"], ["x"], "data.")

@@ -86,4 +86,16 @@ def test_other_programs_keep_their_own_answer_to_ctrl_c():
         interrupts.allow()
         assert signal.getsignal(signal.SIGINT) is answer
         interrupts.end()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is answer
+
+
+def test_a_main_function_that_another_program_calls_leaves_its_answers_to_signals():
+    with handlers_kept():
+        for number in interrupts.BOTH:
+            signal.signal(number, signal.default_int_handler)
+        before = [signal.getsignal(number) for number in interrupts.BOTH]
+        for _ in range(2):
+            interrupts.allow()
+            assert all(signal.getsignal(number) not in before for number in interrupts.BOTH)
+            interrupts.end()
+            assert [signal.getsignal(number) for number in interrupts.BOTH] == before

@@ -40,10 +40,10 @@ MAY_IMPORT = {
     | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
     "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.interrupts", "DDA.ranks", "DDA.progress"},
+    "DDA/interrupts.py": set(),
     "DDA/metrics.py": {"numpy"},
     "DDA/progress.py": set(),
-    "DDA/interrupts.py": set(),
-    "DDA/ranks.py": {"mpi4py", "torch", "DDA", "DDA.interrupts"},
+    "DDA/ranks.py": {"mpi4py", "torch", "DDA", "DDA.interrupts", "DDA.progress"},
     **{
         f"DDA/sources/{module}.py": {
             "numpy",
@@ -69,7 +69,7 @@ MAY_IMPORT = {
     | {"DDA.weights", "DDA.training.loop", "DDA.training.task"},
     "DDA/ahead.py": set(),
     "DDA/devices.py": {"torch"},
-    "DDA/settings.py": {"DDA", "DDA.tree"},
+    "DDA/settings.py": {"DDA", "DDA.progress", "DDA.tree"},
     "DDA/shapes.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
