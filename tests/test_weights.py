@@ -248,6 +248,15 @@ def test_a_flipped_bit_in_our_prior_is_found(tmp_path):
     opened("prior", path)
 
 
+def test_a_prior_with_a_digest_is_hashed_once(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "ema.pt", STATES["prior"], {**TINY, **TINY_PROCESS})
+    hashed, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path), sha256(path))[1])
+    prior = priors.load(tmp_path / "ema.pt")
+    assert prior.sha256 == files.read_json(tmp_path / "ema.json")["sha256"]
+    assert hashed == [tmp_path / "ema.pt"]
+
+
 # ----------------------------------------------------------------------------- what a file holds
 
 
