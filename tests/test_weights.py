@@ -186,7 +186,8 @@ def test_our_checkpoints_are_written_as_safetensors_too(tmp_path):
     pytest.importorskip("safetensors")
     network = classifiers.build(SMALL)
     for name in ("a.pth", "a.safetensors"):
-        classifiers.save(tmp_path / name, network, CONFIG, ("x", "y", "z"), adapted={"steps": 2})
+        more = {"adapted": {"steps": 2}, "epoch": np.int64(3), "metrics": {"top1": np.float32(0.1)}}
+        classifiers.save(tmp_path / name, network, CONFIG, ("x", "y", "z"), **more)
     one, two = (classifiers.load(tmp_path / name) for name in ("a.pth", "a.safetensors"))
     assert (one.classes, one.config, one.adapted) == (two.classes, two.config, two.adapted)
     image = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
