@@ -337,12 +337,17 @@ def digest(state: State, plain: Mapping[str, Any] | None = None) -> str:
 
     The order of the weights does not matter.
     """
-    result = hashlib.sha256(json.dumps(plain or {}, sort_keys=True, default=repr).encode())
+    result = hashlib.sha256(_as_json(plain or {}).encode())
     for name, value in sorted(state.items()):
         result.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode("utf-8", "replace"))
         flat = value.detach().cpu().contiguous().reshape(-1)
         result.update(flat.view(torch.uint8).numpy())
     return result.hexdigest()
+
+
+def _as_json(plain: Mapping[str, Any]) -> str:
+    """Return plain values as JSON, with numbers of numpy as those of Python."""
+    return json.dumps(plain, sort_keys=True, default=lambda value: value.item())
 
 
 def encoded(path: Path, content: Mapping[str, Any]) -> bytes:
@@ -359,6 +364,6 @@ def encoded(path: Path, content: Mapping[str, Any]) -> bytes:
     plain = {}
     if "state_dict" in content:
         values = {name: value for name, value in content.items() if name != "state_dict"}
-        plain, content = {OURS: json.dumps(values)}, content["state_dict"]
+        plain, content = {OURS: _as_json(values)}, content["state_dict"]
     tensors = {name: value.detach().contiguous().clone() for name, value in content.items()}
     return _safetensors(f"{path}").torch.save(tensors, {"format": "pt", **plain})

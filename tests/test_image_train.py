@@ -249,7 +249,7 @@ def test_a_run_with_other_settings_and_a_foreign_folder_are_refused(photos, tmp_
     (tmp_path / "out/resume.pt").write_bytes(b"x")
     assert main(flags(photos, tmp_path / "out", "--steps", 3)) == 2
     error = capsys.readouterr().err
-    assert "resume.pt is a text file" in error and "to start anew" in error
+    assert "it is a text file" in error and "to start anew" in error
     assert main(flags(photos, photos, "--steps", 3)) == 2
     assert "holds other files" in capsys.readouterr().err
 

@@ -186,7 +186,8 @@ def test_our_checkpoints_are_written_as_safetensors_too(tmp_path):
     pytest.importorskip("safetensors")
     network = classifiers.build(SMALL)
     for name in ("a.pth", "a.safetensors"):
-        classifiers.save(tmp_path / name, network, CONFIG, ("x", "y", "z"), adapted={"steps": 2})
+        more = {"adapted": {"steps": 2}, "epoch": np.int64(3), "metrics": {"top1": np.float32(0.1)}}
+        classifiers.save(tmp_path / name, network, CONFIG, ("x", "y", "z"), **more)
     one, two = (classifiers.load(tmp_path / name) for name in ("a.pth", "a.safetensors"))
     assert (one.classes, one.config, one.adapted) == (two.classes, two.config, two.adapted)
     image = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
@@ -246,6 +247,15 @@ def test_a_flipped_bit_in_our_prior_is_found(tmp_path):
     opened("prior", path)
     path.write_bytes(kept)
     opened("prior", path)
+
+
+def test_a_prior_with_a_digest_is_hashed_once(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "ema.pt", STATES["prior"], {**TINY, **TINY_PROCESS})
+    hashed, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path), sha256(path))[1])
+    prior = priors.load(tmp_path / "ema.pt")
+    assert prior.sha256 == files.read_json(tmp_path / "ema.json")["sha256"]
+    assert hashed == [tmp_path / "ema.pt"]
 
 
 # ----------------------------------------------------------------------------- what a file holds
