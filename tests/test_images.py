@@ -1,6 +1,5 @@
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
