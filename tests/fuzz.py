@@ -395,6 +395,7 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "checkpoint": fuzz_files.Checkpoints,
     "photo": fuzz_files.Photos,
     "state": fuzz_files.States,
+    "summary": fuzz_files.Summaries,
     "command": fuzz_files.CommandLines,
 }
 

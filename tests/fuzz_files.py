@@ -310,6 +310,56 @@ class States:
             self._work(kind, folder, folder)
 
 
+class Summaries:
+    """The summary of an evaluation, of which a report is made, and the state of a pipeline."""
+
+    tokens = (b"{", b"}", b"null", b"[]", b"1e999", b"<script>", b"\xff", b"|", b"NaN")
+
+    def __init__(self) -> None:
+        self._eval = Path(tempfile.mkdtemp(prefix="summaries-"))
+        self._summary = self._evaluated()
+        self._pipeline = {"finished": {"the report": "0" * 64}, "made": ["make_data.py prepare"]}
+        self.seeds = [as_json(self._summary), as_json(self._pipeline)]
+
+    def _evaluated(self) -> dict[str, Any]:
+        """Write an evaluation of random scores, and return its summary."""
+        from DDA import files, tree
+        from DDA.model_adapt import results, tables
+        from DDA.model_adapt.paired import Cell
+        from DDA.model_adapt.settings import Facts
+
+        rng, cells = np.random.default_rng(0), ("fog/1", "fog/3")
+        names = ("first", "second", "source", "source_adapted")
+        for name in cells:
+            keys = tuple(f"{name}/{letter}" for letter in "abcd")
+            columns = {column: rng.normal(size=(4, 10)).astype(np.float32) for column in names}
+            results.write(self._eval, Cell(name, keys, np.arange(4), (), ()), columns)
+        facts = {"first": "a.pth", "second": "b.pth", "source": "c.pth", "beside": ["entropy"]}
+        facts |= {"metrics": ["accuracy", "calibration"], "degraded": str(self._eval)}
+        facts |= {"classes": list(tree.class_list("cifar10")), "cells": list(cells)}
+        tables.summarise(self._eval, Facts(**facts, adapted=str(self._eval), layout="cifar10c"))
+        return files.read_json(self._eval / "summary.json")
+
+    def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
+        """Make the report of an evaluation, or plan on with a pipeline."""
+        from DDA.model_adapt import page
+        from DDA.studies import pipeline
+
+        is_summary = rng.random() < 0.7
+        if rng.random() < 0.8:
+            data = as_json(twisted(self._summary if is_summary else self._pipeline, rng))
+        if not is_summary:
+            (folder / "pipeline.json").write_bytes(data)
+            pipeline._State(folder).check([])
+            return
+        for path in self._eval.rglob("*.npz"):
+            copy_to = folder / "eval" / path.relative_to(self._eval)
+            copy_to.parent.mkdir(parents=True, exist_ok=True)
+            copy_to.write_bytes(path.read_bytes())
+        (folder / "eval/summary.json").write_bytes(data)
+        page.write(folder / "eval", 0, "a title")
+
+
 class CommandLines:
     """Command lines, which end in words and with a status; what they name is missing or small."""
 
