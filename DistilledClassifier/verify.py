@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files, images, ledger, tree
+from DDA.sources.instead import holds
 
 ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
 
@@ -34,7 +35,7 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     classes = tree.read_classes(save_dir) or ()
     names, others, _ = tree.list_images(save_dir)
     if not names:
-        raise ValueError(f"`save_dir` {save_dir} holds no images")
+        raise ValueError(f"`save_dir` {save_dir} holds no images: {holds(save_dir)}")
     faults = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []

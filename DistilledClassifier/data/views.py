@@ -82,7 +82,9 @@ def _names(source: Source, folder: str, choose: Choose | None) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
-        raise ValueError(f"there are no images in {source.path}/{folder}")
+        raise ValueError(
+            f"there are no images in {source.path}/{folder}: {sources.instead(source)}"
+        )
     chosen = names if choose is None else choose(names)
     if not chosen:
         raise ValueError(
