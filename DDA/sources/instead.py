@@ -1,4 +1,4 @@
-"""What a source holds where no images were found, for the message that says so."""
+"""The content of folders in which no images were found, told in words."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def holds(place: Path, names: Iterable[str] | None = None) -> str:
     It begins with "it" and has no full stop. names: those of the images, where ``place`` is a file.
     """
     try:
-        found = list(itertools.islice(tree.walk(place) if names is None else names, MOST_FILES))
+        content = list(itertools.islice(tree.walk(place) if names is None else names, MOST_FILES))
     except OSError:
         return f"{place} is not there, or no folder"
     folders: Counter[str] = Counter()
     suffixes: Counter[str] = Counter()
-    for name in found:
+    for name in content:
         suffix = os.path.splitext(name)[1].lower()
         if suffix in tree.SUFFIXES:
             folders[os.path.dirname(name) or "."] += 1
         elif not name.endswith("/"):
             suffixes[suffix or "no suffix"] += 1
-    adapted = [name for name in found if name.endswith("/")]
+    adapted = [name for name in content if name.endswith("/")]
     parts = [
         *([f"images in {_counted(folders)}"] if folders else []),
         *([f"files with {_counted(suffixes)}"] if suffixes else []),
