@@ -16,7 +16,7 @@ import numpy as np
 
 from DDA import files, images, settings, tree
 from DDA.progress import Show
-from DDA.sources import Source, instead, open_official
+from DDA.sources import Source, open_official
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import (
@@ -452,7 +452,7 @@ def _choose(
         names = _listed(originals, names)
     if not names:
         where = f" in `split` {originals.split}" if originals.split else ""
-        raise ValueError(f"`source` {originals.source} has no images{where}: {instead(source)}")
+        raise ValueError(f"`source` {originals.source} has no images{where}")
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files, images, ledger, tree
-from DDA.sources.instead import holds
 
 ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
 
@@ -35,7 +34,7 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     classes = tree.read_classes(save_dir) or ()
     names, others, _ = tree.list_images(save_dir)
     if not names:
-        raise ValueError(f"`save_dir` {save_dir} holds no images: {holds(save_dir)}")
+        raise ValueError(f"`save_dir` {save_dir} holds no images")
     faults = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []

@@ -271,7 +271,7 @@ def test_num_samples_takes_the_first_by_key_whatever_is_done(tree, tmp_path):
 
 def test_an_empty_source_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no images in .*empty: it holds nothing; images end"):
+    with pytest.raises(ValueError, match=r"no images in .*empty.*\.png"):
         job.make_plan(Folder(tmp_path / "empty"), tmp_path / "out", ["."])
 
 

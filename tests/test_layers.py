@@ -25,7 +25,7 @@ GROUND = {
 }
 SOURCES_OF = {
     f"DDA.sources{module}"
-    for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet", ".instead")
+    for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")
 }
 # module: what it may import beside the standard library
 MAY_IMPORT = {
@@ -47,16 +47,7 @@ MAY_IMPORT = {
             *GROUND,
             *SOURCES_OF,
         }
-        for module in (
-            "__init__",
-            "arrays",
-            "cifar",
-            "cells",
-            "digits",
-            "folder",
-            "imagenet",
-            "instead",
-        )
+        for module in ("__init__", "arrays", "cifar", "cells", "digits", "folder", "imagenet")
     },
     "DDA/image_adapt/diffusion.py": PURE | {"DDA.image_adapt.choices"},
     "DDA/image_adapt/low_pass.py": PURE,
@@ -120,7 +111,7 @@ MAY_IMPORT = {
         "DistilledClassifier.degradations",
         "DistilledClassifier.corruptions",
     },
-    "DistilledClassifier/verify.py": GROUND | {"DDA.sources.instead"},
+    "DistilledClassifier/verify.py": GROUND,
     "DistilledClassifier/trees.py": {
         "numpy",
         *GROUND,

@@ -22,7 +22,6 @@ from PIL import Image
 from DDA import files, images, sources, tree
 from DDA.image_adapt.adapter import Adapter
 from DDA.sources import arrays, cifar
-from DistilledClassifier import making
 
 ODD = ("pipe", "link to a pipe", "socket", "device", "folder", "loop", "broken link")
 
@@ -395,38 +394,3 @@ def test_members_of_an_npz_that_are_no_arrays_are_left_out(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("README.txt", "Some words")
     assert len(sources.open_source(tmp_path / "a.npz").names) == 2
-
-
-# ------------------------------------------------------------------- folders that hold no images
-
-HELD = {  # what is in a folder, and what is told of it
-    "": "it holds nothing; images end in .png",
-    "a.parquet b.parquet c.json": (
-        "it holds files with .parquet (2), .json (1); write the images in them as files first"
-    ),
-    "train.zip": "it holds files with .zip (1); unpack them",
-    "x_train.npy": "it holds files with .npy (1); name the file itself",
-    "a.xyz noext": "it holds files with .xyz (1), no suffix (1); images end in .png",
-}
-
-
-@pytest.mark.parametrize("names", HELD)
-def test_a_folder_without_images_says_what_it_holds(tmp_path, names):
-    for name in names.split():
-        (tmp_path / name).touch()
-    said = sources.instead(sources.open_source(tmp_path))
-    assert said.startswith(HELD[names])
-
-
-def test_images_in_other_folders_are_named(prior, tmp_path, capsys):
-    (tmp_path / "photos/fog/5/cat").mkdir(parents=True)
-    (tmp_path / "photos/empty").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "photos/fog/5/cat/1.png")
-    words = r"no images.*: it holds images in fog/5/cat \(1\); name one of these folders"
-
-    with pytest.raises(ValueError, match=words):
-        Adapter(prior, speed="one-shot").folder(
-            tmp_path / "photos", tmp_path / "out", corruption="empty", quiet=True
-        )
-    with pytest.raises(ValueError, match=words):
-        making.prepare(making.Originals(tmp_path / "photos", split="val"), tmp_path / "out")

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images, ledger, sources, tree
+from DDA import images, ledger, tree
 from DDA.ahead import prepared
 from DDA.progress import Show
 from DDA.ranks import World
@@ -138,7 +138,7 @@ def make_plan(
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
-        raise ValueError(f"no images in {where}: {sources.instead(source)}")
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
     saved = tree.list_saved(save_dir, cells, at_root=True)

@@ -215,9 +215,7 @@ class Images:
         self._names = self._source.list(cell)[0]
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
-            raise ValueError(
-                f"`source` {source} has no images{where}: {sources.instead(self._source)}"
-            )
+            raise ValueError(f"`source` {source} has no images{where}")
         self._pool = ThreadPoolExecutor(8, "images")
         self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
         self.count = len(self._names)

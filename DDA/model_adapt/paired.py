@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DDA import sources, tree
+from DDA import tree
 from DDA.sources import Source
 
 
@@ -71,7 +71,7 @@ def join(
         "remove them, or give the images that they were made of",
     )
     if not keys:
-        raise ValueError(f"{first.path} has no images in {cell}: {sources.instead(first)}")
+        raise ValueError(f"{first.path} has no images in {cell}")
     own = tuple(names[0][key] for key in keys)
     copies = tuple(names[1].get(key) for key in keys)
     return Cell(cell, keys, tree.labels_of(own, classes, first.where), own, copies)

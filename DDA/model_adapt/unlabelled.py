@@ -68,7 +68,8 @@ def choose(settings: Gate, show: Show) -> Doubtful:
     )
     names = [name for cell in cells for name in source.list(cell)[0]]
     if not names:
-        raise ValueError(f"no images in {settings.source}: {sources.instead(source)}")
+        suffixes = ", ".join(tree.SUFFIXES)
+        raise ValueError(f"no images in {settings.source} (suffixes: {suffixes})")
     progress = show.progress(len(names))
     keys = doubtful(classifier, source, names, gate, settings.batch_size, progress)
     write_keys(settings.out, keys)
@@ -195,7 +196,7 @@ def predict(both: Ensemble, views: Sequence[sources.Source], show: Show) -> list
     names = [named(view, ".") for view in views]
     keys = sorted(names[0])
     if not keys:
-        raise ValueError(f"no images in {views[0].path}: {sources.instead(views[0])}")
+        raise ValueError(f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})")
     if len(views) > 1:
         if both.rule not in ("gate", "first"):
             advice = "adapt them too, or give `rule` gate"

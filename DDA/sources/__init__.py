@@ -29,7 +29,6 @@ from DDA.sources.cifar import archive, cifar_folder
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder
 from DDA.sources.imagenet import imagenet, tiny_imagenet
-from DDA.sources.instead import holds
 
 FORMATS = (
     "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder "
@@ -87,12 +86,6 @@ def open_official(
         if source is not None:
             return source
     return open_source(path, classes, severity)
-
-
-def instead(source: Source) -> str:
-    """Return what a source holds where no images were found, and what to do, for a message."""
-    is_folder = isinstance(source, Folder) and source.path.is_dir()
-    return holds(source.path, None if is_folder else source.names)
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

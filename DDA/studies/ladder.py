@@ -220,8 +220,7 @@ def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) 
         raise ValueError(f"{theirs}, but {own}: labels would be taken for others")
     names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
     if not names:
-        where = f"{source.path} has no images in {', '.join(cells)}"
-        raise ValueError(f"{where}: {sources.instead(source)}")
+        raise ValueError(f"{source.path} has no images in {', '.join(cells)}")
     return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
 
 

@@ -82,9 +82,7 @@ def _names(source: Source, folder: str, choose: Choose | None) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
-        raise ValueError(
-            f"there are no images in {source.path}/{folder}: {sources.instead(source)}"
-        )
+        raise ValueError(f"there are no images in {source.path}/{folder}")
     chosen = names if choose is None else choose(names)
     if not chosen:
         raise ValueError(

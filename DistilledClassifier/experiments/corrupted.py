@@ -147,9 +147,7 @@ def _measure(
     top1: dict[str, dict[str, float]] = {}
     for cell, images in names.items():
         if not images:
-            raise ValueError(
-                f"there are no images in {source.path}/{cell}: {sources.instead(source)}"
-            )
+            raise ValueError(f"there are no images in {source.path}/{cell}")
         labels = tree.labels_of(images, classes, source.where)
         logits = classifiers.score(
             classifier, source, images, batch_size=batch_size, classes=classes, progress=progress
