@@ -17,12 +17,13 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from DDA import files, ranks
+from DDA import files, interrupts, ranks
 from DDA.progress import Show
 
 STATUSES = """exit status:
@@ -124,18 +125,20 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
-    ranks.interrupt_on_sigterm()
-    _print_any_name()
-    output = Output(program=parser.prog, flags=parser.flags)
+    output = _prepared(parser)
     try:
+        interrupts.allow()
         values, output = parser.read(argv)
         return work(values, output)
     except (ValueError, OSError) as error:
         output.warn(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
+        interrupts.end()
         output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
+    finally:
+        interrupts.end()
 
 
 def run_ranks(
@@ -147,21 +150,32 @@ def run_ranks(
     command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
-    ranks.interrupt_on_sigterm()
-    _print_any_name()
-    output = Output(program=parser.prog, flags=parser.flags)
+    output = _prepared(parser)
 
     def main(world: ranks.World) -> int:
         values, output = world.on_root(lambda: parser.read(argv))
         return work(world, values, output)
 
-    return ranks.run(main, parser.prog, go_on, say=output.warn)
+    try:
+        return ranks.run(main, parser.prog, go_on, say=output.warn)
+    finally:
+        interrupts.end()
 
 
-def _print_any_name() -> None:
-    """Print names of files that are no text with escapes, instead of failing."""
+def _prepared(parser: Parser) -> Output:
+    """Return the place to print, and let names of files that are no text be printed, with escapes.
+
+    Warnings are printed as notes, on a line.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    output = Output(program=parser.prog, flags=parser.flags)
+
+    def as_note(message: Warning | str, *_: object) -> str:
+        return f"{output.program}: note: {with_flags(f'{message}', output.flags)}\n"
+
+    warnings.formatwarning = as_note
+    return output
 
 
 class Stopped(KeyboardInterrupt):

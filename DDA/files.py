@@ -12,7 +12,9 @@ import io
 import json
 import os
 import platform
+import re
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,8 +223,10 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
     """Write a file at once.
 
     exclusive: raise FileExistsError where the file exists already, whoever wrote it. sync: wait
-    until it is on the disk, which is slow for many files.
+    until it is on the disk, which is slow for many files. Raises FileNotFoundError in words where
+    the folder is gone.
     """
+    _sweep_once(path.parent)
     unfinished = temporary(path)
     try:
         with open(unfinished, "wb") as file:
@@ -238,6 +242,8 @@ def write_bytes(path: Path, data: bytes, *, exclusive: bool = False, sync: bool 
         except OSError:  # a taken name, which "x" refuses too, or a file system without links
             with open(path, "xb") as file:
                 file.write(data)
+    except FileNotFoundError:
+        raise _gone(path.parent) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -272,12 +278,90 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def make_folders(root: Path, folder: Path) -> None:
+    """Make a folder below ``root`` where it is missing.
+
+    Raises FileNotFoundError where ``root`` itself is gone: made anew, it would be empty, and
+    perhaps on another disk.
+    """
+    if folder == root:
+        if not root.is_dir():
+            raise _gone(root)
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        make_folders(root, folder.parent)
+        folder.mkdir(exist_ok=True)
+
+
+def _gone(folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"the folder {folder} is gone: somebody has removed or renamed it, or its disk is away"
+    )
+
+
+# ----------------------------------------------------------------------------------- temporaries
+
+_swept: set[Path] = set()  # the folders that this process has swept
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporaries of dead processes from a folder to which this process writes."""
+    if folder in _swept:
+        return
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(TEMPORARY)]
+    except FileNotFoundError:
+        raise _gone(folder) from None
+    except PermissionError:  # a folder that can be written to and not listed
+        return
+    for name in names:
+        if not is_being_written(folder / name):
+            (folder / name).unlink(missing_ok=True)
+    _swept.add(folder)
+
+
+def is_being_written(path: Path) -> bool:
+    """Tell whether a temporary may belong to a living process.
+
+    That is a process of this machine, or of another one within the last day.
+    """
+    match = re.fullmatch(rf"(.+)-(\d+)-([0-9a-f]*)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
+    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
+        return False
+    if match[1] != host():
+        return True
+    try:
+        os.kill(int(match[2]), 0)
+    except PermissionError:  # a living process of another user
+        pass
+    except OSError:
+        return False
+    return match[3] == _begin_of(int(match[2]))
+
+
 def temporary(path: Path) -> Path:
     """Return a name beside ``path`` for a file that is being written.
 
     The name tells which process writes it and ends in TEMPORARY.
     """
-    return path.with_name(f"{host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{TEMPORARY}")
+    pid = os.getpid()
+    parts = (host(), pid, _begin_of(pid), uuid.uuid4().hex[:12])
+    return path.with_name(f"{'-'.join(map(str, parts))}{TEMPORARY}")
+
+
+def _begin_of(pid: int) -> str:
+    """Return when a process began, as a number that differs from those before and after it.
+
+    Ids of processes are used again. The number is empty where the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+    except OSError:
+        return ""
+    return f"{boot}{int(ticks):x}"
 
 
 def host() -> str:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError, features
@@ -47,11 +48,10 @@ def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
         return pixels if turn is None else pixels.transpose(turn)
 
 
-def turned(path: Path) -> bool:
-    """Tell whether the EXIF data of an image file say that it is to be turned."""
+def is_turned(path: Path) -> bool:
+    """Tell whether `read_rgb` turns an image file where that is wanted."""
     with _opened(path) as image:
-        image.load()
-        return _orientation(image) in TURNS
+        return image.format != "TIFF" and _orientation(image) in TURNS
 
 
 @contextlib.contextmanager
@@ -189,14 +189,14 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.round((values + 1) * 127.5).clip(0, 255).astype(np.uint8), -3, -1)
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
+def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
     """Write uint8 (H,W,3) under ``path``, whose suffix names the format.
 
-    A final name never holds half a file.
+    A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
     encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
-    Image.fromarray(pixels).save(encoded, format=kind)
+    Image.fromarray(pixels).save(encoded, format=kind, **options)
     files.write_bytes(path, encoded.getvalue(), sync=False)
 
 

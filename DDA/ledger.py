@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from DDA import files
-from DDA.tree import SETTINGS, spread
+from DDA.tree import SETTINGS, shown, spread
 
 RUNNING = "running"
+# what an entry means that is absent from the settings of an older version
+ABSENT = {"orientation": "ignore"}
 SAMPLES = 8  # the number of source images of a cell that are remembered
 
 # a function that returns the SHA-256 of a source's image; it may raise OSError or KeyError
@@ -32,8 +34,29 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
 
 
+def read_orientation(folder: Path) -> str | None:
+    """Return with which orientation the images of a folder were read; None without settings.
+
+    Raises BadFile where the settings name an unknown one.
+    """
+    settings = read_settings(folder)
+    if settings is None:
+        return None
+    orientation = (ABSENT | settings)["orientation"]
+    if orientation not in ("apply", "ignore"):
+        raise files.BadFile(
+            f"{folder / SETTINGS} has the orientation {shown(orientation)}, which is neither apply "
+            "nor ignore; put it right"
+        )
+    return orientation
+
+
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return in words what differs between the settings of existing images and those of a run."""
+    """Return in words what differs between the settings of existing images and those of a run.
+
+    An entry of ABSENT that is not there has its value.
+    """
+    theirs, ours = ABSENT | dict(theirs), ABSENT | dict(ours)
     return [
         f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
         for name in {**ours, **theirs}

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,17 @@ SYSTEM = (
     *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"),
     *("tracefs", "configfs", "pstore", "bpf", "mqueue", "hugetlbfs", "fusectl", "efivarfs"),
 )
+# what to do with files that hold images which are not read, by their suffixes
+ADVICE = {
+    "unpack them": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    "give one of them itself": (".npz", ".npy"),
+    "write their images to files, or to one .npz": (
+        *(".parquet", ".arrow", ".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
+    ),
+    "save them as .png or .jpg": (
+        *(".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"),
+    ),
+}
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
@@ -148,6 +160,31 @@ def list_images(
     return [path for _, path in keyed], others, unfinished
 
 
+def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """Return what there is where images were expected, as the end of a message.
+
+    others: the other files there, as `list_images` returns them. elsewhere: the images that
+    ``root`` has in other places.
+    """
+    left_out = [name for name in others if name.endswith("/")]
+    suffixes = [os.path.splitext(name)[1].lower() for name in others if not name.endswith("/")]
+    parts = []
+    if suffixes:
+        counted = Counter(suffix or "(no suffix)" for suffix in suffixes).most_common(4)
+        kinds = ", ".join(f"{count:,} {shown(suffix)[1:-1]}" for suffix, count in counted)
+        advice = [words for words, known in ADVICE.items() if not set(known).isdisjoint(suffixes)]
+        parts.append(f"the files there are {kinds}{': ' if advice else ''}{'; '.join(advice)}")
+    if left_out:
+        parts.append(f"{root / left_out[0]} is not entered: name adapted copies themselves")
+    if elsewhere:
+        folders = Counter(name.rpartition("/")[0] or "." for name in elsewhere).most_common(3)
+        named = ", ".join(f"{shown(folder)[1:-1]} ({count:,})" for folder, count in folders)
+        parts.append(f"its images lie in {named}")
+    if not parts:
+        parts.append("nothing else is there (hidden files are not seen)")
+    return "; " + "; ".join(parts)
+
+
 def walk(
     folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()
 ) -> Iterator[str]:
@@ -257,26 +294,10 @@ def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
 
 def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
     """Remove those of the listed temporaries whose writers are dead, and return their number."""
-    dead = [root / path for path in unfinished if not _is_being_written(root / path)]
+    dead = [root / path for path in unfinished if not files.is_being_written(root / path)]
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
-
-
-def _is_being_written(path: Path) -> bool:
-    """Tell whether a temporary may belong to a living process.
-
-    That is a process of this machine, or of another one within the last day.
-    """
-    match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
-    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
-        return False
-    try:
-        if match[1] == files.host():
-            os.kill(int(match[2]), 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # a living process of another user
-    return True
 
 
 def read_keys(path: Path) -> frozenset[str]:

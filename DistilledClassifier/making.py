@@ -16,7 +16,8 @@ import numpy as np
 
 from DDA import files, images, settings, tree
 from DDA.progress import Show
-from DDA.sources import Source, open_official
+from DDA.sources import Source, found_instead, open_official
+from DDA.sources.cells import ORIENTATIONS
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import (
@@ -46,7 +47,9 @@ class Originals:
     that is read, such as ``cifar_test``. num_samples: the greatest number of images, which are
     spread evenly. classes: the class list, where the data do not tell it. labels: the labels of a
     flat ImageNet folder. list: a file of the names that are wanted. file_severity: the severity of
-    a corruption's .npy that holds only one. Paths may be text.
+    a corruption's .npy that holds only one. orientation: ``apply`` turns photographs as their EXIF
+    data say, ``ignore`` does not (default: apply for a folder of one's own, ignore for a published
+    data set and for a tree with classes.txt). Paths may be text.
     """
 
     source: Path
@@ -57,11 +60,13 @@ class Originals:
     labels: Path | None = None
     list: Path | None = None
     file_severity: int | None = None
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         """Make paths of texts, and check the numbers."""
         _make_paths(self, "source", "labels", "list")
         settings.check_at_least(1, num_samples=self.num_samples)
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         if self.file_severity not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"`file_severity` {self.file_severity} must be 1..5")
 
@@ -69,7 +74,7 @@ class Originals:
     def opening(self) -> tuple:
         """Return the arguments of `sources.open_official`."""
         classes = None if self.classes is None else tree.class_list(self.classes)
-        return self.source, classes, self.labels, self.file_severity
+        return self.source, classes, self.labels, self.file_severity, self.orientation
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ def prepare(
         FileNotFoundError, ValueError: images cannot be found or told apart, or the tree holds
             images that were made in another way.
         LostWorker: a process died.
+        LostFolder: the folder cannot be written to any more.
 
     Example:
         >>> prepare(photos, Target(out, workers=1), quiet=True).done
@@ -190,7 +196,7 @@ def degrade(
 
     Raises:
         ValueError: the degradation is unknown or does not take the level; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
@@ -231,7 +237,7 @@ def sequence(
 
     Raises:
         ValueError: the sequence is unknown; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
@@ -273,7 +279,7 @@ def corrupt(
     Raises:
         ValueError: a name is unknown, or arrays lack labels or images of one size; and as
             `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> target = Target(out, workers=1)
@@ -452,7 +458,8 @@ def _choose(
         names = _listed(originals, names)
     if not names:
         where = f" in `split` {originals.split}" if originals.split else ""
-        raise ValueError(f"`source` {originals.source} has no images{where}")
+        instead = found_instead(source)
+        raise ValueError(f"`source` {originals.source} has no images{where}{instead}")
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names

@@ -34,7 +34,8 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     classes = tree.read_classes(save_dir) or ()
     names, others, _ = tree.list_images(save_dir)
     if not names:
-        raise ValueError(f"`save_dir` {save_dir} holds no images")
+        instead = tree.found_instead(save_dir, others)
+        raise ValueError(f"`save_dir` {save_dir} holds no images{instead}")
     faults = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []

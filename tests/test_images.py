@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from PIL import Image, ImageOps
 
 from DDA import files, images, inputs, sources
 from DDA import tree as trees
+from DDA.image_adapt import job
 from DDA.sources.cells import cells_of
+from DistilledClassifier import making
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -137,7 +140,7 @@ def test_photographs_are_put_upright_where_that_is_wanted(tmp_path, suffix):
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
         upright = np.asarray(images.read_rgb(path, upright=True)).astype(int)
         np.testing.assert_array_equal(upright, expected)
-        assert images.turned(path) == (orientation > 1 and suffix != ".tif")
+        assert images.is_turned(path) == (orientation > 1 and suffix != ".tif")
         if suffix != ".tif":  # Pillow turns TIFF files while it loads them
             assert images.read_rgb(path).size == (48, 32)
     assert abs(expected[8::16, 8::16] - np.rot90(SQUARES)).max() < 30
@@ -271,6 +274,47 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
     assert (run.stdout, run.stderr) == ("(12, 12)\n", "")
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), r"; nothing else is there \(hidden files are not seen\)"),
+        (
+            ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+        ),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
+        (
+            ("made/settings.json", "made/x.png"),
+            r"made is not entered: name adapted copies themselves",
+        ),
+    ],
+)
+def test_where_there_are_no_images_it_is_said_what_is_there(tmp_path, names, words):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"{}")
+    assert re.search(words, sources.found_instead(sources.Folder(root)))
+    with pytest.raises(ValueError, match=f"no images in {root} .*{words}"):
+        job.make_plan(sources.Folder(root), tmp_path / "out", ["."])
+
+
+def test_images_beside_the_wanted_folder_are_named(tmp_path):
+    (tmp_path / "fog").mkdir()
+    (tmp_path / "data/val").mkdir(parents=True)
+    for place in ("data/val/1.png", "data/val/2.png", "data/3.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / place)
+    words = r"no images in .*; its images lie in data/val \(2\), data \(1\)"
+    with pytest.raises(ValueError, match=words):
+        job.make_plan(sources.Folder(tmp_path), tmp_path / "out", ["fog"])
+    with pytest.raises(ValueError, match=r"in `split` val; its images lie in data/val \(2\)"):
+        making.prepare(making.Originals(tmp_path, split="val"), tmp_path / "out", quiet=True)
+    with pytest.raises(ValueError, match="holds no images; nothing else is there"):
+        making.verify(tmp_path / "fog")
+
+
 def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):
     def broken(self, file, **kwargs):
         file.write(b"half")
@@ -286,15 +330,29 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     dead = subprocess.Popen(["true"])
     dead.wait()
     own = files.temporary(tmp_path / "x")
-    other = f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
+    pid = f"-{os.getpid()}-"
+    begin = own.name.partition(pid)[2].partition("-")[0]
+    assert begin
+    others = [
+        own.name.replace(pid, f"-{dead.pid}-"),
+        own.name.replace(begin, f"{begin}0"),  # of an earlier process of the same id
+    ]
     own.write_bytes(b"being written")
-    (tmp_path / other).write_bytes(b"half")
+    for other in others:
+        (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
     saved = trees.list_saved(tmp_path, ["cell", "absent"], at_root=True)
-    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 3
-    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 2
+    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 4
+    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 3
     assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
+
+
+def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
+    stray = tmp_path / f"{files.host()}-1-0-0123456789ab{files.TEMPORARY}"
+    stray.write_bytes(b"half")
+    files.write_bytes(tmp_path / "x", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_exclusive_json_is_written_once(tmp_path):

@@ -48,6 +48,7 @@ def invert(keys, pixels):
 
 def run(plan, size=1, adapt_batch=invert, batch_size=4):
     """Run all ranks of a job; return the failures and the batches that each rank saw."""
+    plan.save_dir.mkdir(parents=True, exist_ok=True)
     board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
     seen = [[] for _ in range(size)]
 
@@ -434,3 +435,18 @@ def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
         ValueError, match=r"`keys` names 1 images that .* does not have, such as fog/3/nobody"
     ):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})
+
+
+def test_a_save_folder_that_vanishes_ends_the_job_and_is_not_made_again(tree, tmp_path):
+    out, seen = tmp_path / "out", []
+
+    def remove_folder_after_a_batch(keys, pixels):
+        seen.append(keys)
+        if len(seen) == 2:
+            out.rename(tmp_path / "elsewhere")
+        return invert(keys, pixels)
+
+    plan = job.make_plan(Folder(tree), out, ["fog/3", "fog/5", "snow/5"])
+    with pytest.raises(FileNotFoundError, match=f"the folder {out}[^ ]* is gone: somebody has"):
+        run(plan, adapt_batch=remove_folder_after_a_batch)
+    assert not out.exists()

@@ -632,6 +632,23 @@ def test_a_lost_worker_is_one_line_and_the_status_of_work_that_goes_on(
         making.degrade(clean, Target(tmp_path, workers=1), type="jpeg", quiet=True)
 
 
+def test_a_folder_that_vanishes_is_one_line_and_is_not_made_again(
+    clean, tmp_path, capsys, monkeypatch
+):
+    out, make = tmp_path / "out", trees._make
+
+    def make_and_move(task):
+        made = make(task)
+        out.rename(tmp_path / "elsewhere")
+        return made
+
+    monkeypatch.setattr(trees, "_make", make_and_move)
+    run("degrade --type jpeg --workers 1 --quiet", base_samples=clean, save_dir=out, status=1)
+    errors = capsys.readouterr().err.strip()
+    assert "\n" not in errors and f"the folder {out} is gone" in errors and not out.exists()
+    assert "run the same command again to go on" in errors
+
+
 def test_python_takes_texts_paths_and_numbers_and_makes_the_same_files(clean, tmp_path):
     flags = "--split cifar_test --workers 1"
     run(f"degrade --type blur --level 1 0.5 {flags}", base_samples=clean, save_dir=tmp_path / "a")

@@ -17,7 +17,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images
+from DDA import files, images, weights
 from DDA import tree as trees
 from DDA.ranks import World
 from DDA.training.loop import Recipe, fit, make_rate, start
@@ -508,7 +508,8 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
     (only_run(tmp_path) / "finished").unlink()
     assert train.main(flags(tmp_path, stages["clean"])) == 2
-    assert "resume.pt is damaged, or no state of a run; get it again" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "resume.pt is no state of a run; it is a" in error and "to start anew" in error
     broken = next((tree / "clean/train").iterdir())
     broken.write_bytes(b"x")
     assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2
@@ -569,11 +570,9 @@ def test_bfloat16_trains_to_about_the_same_loss(stages):
 def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     read, digested = [], []
-    load, digest = classifiers.checkpoints.read_tensors, files.sha256
+    load, digest = weights.read, files.sha256
     monkeypatch.setattr(
-        classifiers.checkpoints,
-        "read_tensors",
-        lambda path, what: (read.append(path), load(path, what))[1],
+        weights, "read", lambda *given, **more: (read.append(given[0]), load(*given, **more))[1]
     )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
     # the clean classifier is the beginning and the teacher

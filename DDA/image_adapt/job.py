@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images, ledger, tree
+from DDA import files, images, ledger, tree
 from DDA.ahead import prepared
 from DDA.progress import Show
 from DDA.ranks import World
-from DDA.sources import Source
+from DDA.sources import Source, found_instead
 
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
@@ -138,7 +138,8 @@ def make_plan(
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
-        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
+        instead = found_instead(source, cells)
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
     saved = tree.list_saved(save_dir, cells, at_root=True)
@@ -417,7 +418,7 @@ def run(
         threads=threads,
     )
     # also after an interruption: what is computed is kept
-    with _Writer(threads, limit=2 * batch_size) as writer, closing(batches):
+    with _Writer(plan.save_dir, threads, limit=2 * batch_size) as writer, closing(batches):
         for paths, pixels in batches:
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             written = 0
@@ -528,7 +529,8 @@ def reason(place: Path | str, error: Exception) -> str:
 class _Writer:
     """Write images in threads, with a bounded backlog; the next call raises the first error."""
 
-    def __init__(self, threads: int, *, limit: int):
+    def __init__(self, save_dir: Path, threads: int, *, limit: int):
+        self._save_dir = save_dir
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
         self._pending: deque[Future] = deque()
 
@@ -536,7 +538,7 @@ class _Writer:
         return self
 
     def write(self, path: Path, image: np.ndarray) -> None:
-        self._pending.append(self._pool.submit(_write, path, image))
+        self._pending.append(self._pool.submit(_write, self._save_dir, path, image))
         while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
             self._pending.popleft().result()
 
@@ -549,10 +551,12 @@ class _Writer:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _write(path: Path, image: np.ndarray) -> None:
+def _write(save_dir: Path, path: Path, image: np.ndarray) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folders(save_dir, path.parent)
         images.write_image(path, images.to_pixels(image))
+    except FileNotFoundError:  # the folder is gone
+        raise
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another "

@@ -19,7 +19,7 @@ from DDA.model_adapt.evaluate import Ensemble
 from DDA.model_adapt.opening import common_classes, open_classifiers
 from DDA.model_adapt.settings import LEAST_IMAGES, Trial
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 from DistilledClassifier.classifiers import Classifier
 
 AS_IT_IS = "as it is"
@@ -117,7 +117,9 @@ def advise(trial: Trial, show: Show | None = None) -> Advice:
     named |= {} if trial.student is None else {"student": trial.student}
     opened = open_classifiers(named, views=(0, 0))
     classes = common_classes(opened, trial.classes)
-    source = sources.open_source(trial.source, classes, one_severity(trial.severity))
+    upright = orientation_of(trial.layout) == "apply"
+    severity = one_severity(trial.severity)
+    source = sources.open_source(trial.source, classes, severity, upright=upright)
     classes = classes or source.classes
     if classes is None:
         raise ValueError(

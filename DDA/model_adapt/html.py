@@ -33,16 +33,25 @@ def document(title: str, verdict: str, note: str, sections: Mapping[str, str]) -
 
 def table(heads: Sequence[str], rows: Sequence[str]) -> str:
     """Return a table. heads: texts. rows: those of `row`."""
-    cells = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    cells = "".join(f"<th>{safe(one)}</th>" for one in heads)
     head = f"<tr>{cells}</tr>" if heads else ""
     return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
 
 def row(head: str, cells: Sequence[Any]) -> str:
     """Return a line of a table. Lists are shown with commas."""
-    texts = [text(", ".join(map(str, as_list(cell)))) for cell in cells]
-    shown = "".join(f"<td>{escape(one)}</td>" for one in texts)
-    return f"<tr><th>{escape(head)}</th>{shown}</tr>"
+    shown = "".join(f"<td>{safe(', '.join(map(str, as_list(cell))))}</td>" for cell in cells)
+    return f"<tr><th>{safe(head)}</th>{shown}</tr>"
+
+
+def folded(title: str, content: str) -> str:
+    """Return content that a click on its title opens. title: a text. content: HTML."""
+    return f"<details><summary>{safe(title)}</summary>{content}</details>"
+
+
+def safe(value: object) -> str:
+    """Return a text from data as HTML that shows it, also within an attribute."""
+    return escape(text(str(value)), quote=True)
 
 
 def text(value: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from DDA import tree
-from DDA.sources import Source
+from DDA import ledger, tree
+from DDA.sources import Source, found_instead
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,25 @@ def join(
         "remove them, or give the images that they were made of",
     )
     if not keys:
-        raise ValueError(f"{first.path} has no images in {cell}")
+        raise ValueError(f"{first.path} has no images in {cell}{found_instead(first, [cell])}")
     own = tuple(names[0][key] for key in keys)
     copies = tuple(names[1].get(key) for key in keys)
     return Cell(cell, keys, tree.labels_of(own, classes, first.where), own, copies)
+
+
+def agreed_orientation(given: str | None, adapted: Path) -> str:
+    """Return how the images of which there are copies are turned, so that both views agree.
+
+    given: the setting, which is for copies that do not tell how they were made (default: ignore).
+    Raises ValueError where it contradicts the settings of the copies.
+    """
+    made = ledger.read_orientation(adapted)
+    if given is not None and made not in (None, given):
+        raise ValueError(
+            f"`orientation` {given}, but the copies in {adapted} were made with {made}: leave it "
+            "out, or adapt the images again"
+        )
+    return made or given or "ignore"
 
 
 def refuse(keys: set[str], what: str, advice: str) -> None:

@@ -4,6 +4,7 @@
 report.py eval               writes report.html, report.csv, report.md and gallery.png there
 report.py eval --images 8    more images of each corruption
 report.py eval --images 0    no images (the degraded and adapted trees may be gone)
+report.py eval --clean FOLDER    their clean originals, where the degraded tree does not tell them
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ PROGRAM = "report.py"
 FLAGS = """
 out path:EVAL  the folder that test_ensemble.py wrote
 --images INT = 5  shown of each corruption
+--clean find:PATH  the clean originals, where the degraded tree does not tell them
 --title TEXT = 'Classifying images whose degradation is unknown'
 """
 
@@ -38,7 +40,7 @@ def parser() -> commands.Parser:
 def _work(values: dict[str, Any], output: commands.Output) -> int:
     from DDA.model_adapt.page import write
 
-    paths = write(values["out"], values["images"], values["title"])
+    paths = write(values["out"], values["images"], values["title"], values["clean"])
     gallery = f"gallery     {paths[-1]}\n" if values["images"] else ""
     output.result(f"{gallery}report      {paths[0]}", {"files": paths})
     return 0

@@ -6,7 +6,8 @@ that was asked for. Tables are made of these files, without the classifiers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -130,3 +131,45 @@ def probabilities(name: str, scores: np.ndarray, facts: Facts) -> np.ndarray:
 def shown(row: Mapping[str, Any], facts: Facts) -> list[str]:
     """Return the columns that a row has, in the order in which people see them."""
     return [name for name in (*TITLES, *facts.rules) if name in row]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of each column to some images.
+
+    labels: (N,). predicted, confidence: of each column, the classes (N,) and the probabilities
+    (N,) that it gives them.
+    """
+
+    keys: np.ndarray
+    labels: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+    confidence: Mapping[str, np.ndarray]
+
+    def right(self, column: str) -> np.ndarray:
+        """Tell for each image whether a column predicts its class: bool (N,)."""
+        return self.predicted[column] == self.labels
+
+
+def answers(out: Path, cell: str, facts: Facts) -> Answers:
+    """Return the answers to the images of a cell. Raises FileNotFoundError, ValueError."""
+    stored = read(out, cell)
+    scores = columns(stored, facts)
+    chances = {name: probabilities(name, values, facts) for name, values in scores.items()}
+    return Answers(
+        stored["keys"],
+        stored["labels"],
+        {name: values.argmax(1) for name, values in scores.items()},
+        {name: values.max(1) for name, values in chances.items()},
+    )
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """Return the answers to the images of several cells as one."""
+    names = parts[0].predicted
+    return Answers(
+        np.concatenate([part.keys for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        {name: np.concatenate([part.predicted[name] for part in parts]) for name in names},
+        {name: np.concatenate([part.confidence[name] for part in parts]) for name in names},
+    )

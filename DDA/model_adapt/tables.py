@@ -234,6 +234,22 @@ def say_gain(gain: Mapping[str, Any] | None) -> str:
     return f"{100 * gain['top1']:+.1f} ({low:.1f} to {high:.1f})"
 
 
+def verdict(summary: Mapping[str, Any]) -> str:
+    """Return in one sentence the result, and what adaptation adds to it."""
+    facts, overall = Facts.read(summary["facts"]), summary["all"]
+    text = f"{title('combined', facts)} {100 * overall['combined']['top1']:.1f} %"
+    if "source" in overall:
+        text += f" against {100 * overall['source']['top1']:.1f} % of your classifier"
+    alone = "the classifier of degraded images"
+    if facts.source is not None:
+        is_own = facts.first == facts.source
+        alone = "your classifier" if is_own else "the student of degraded images"
+    gain = overall["combined"]["minus"]["first"]
+    low, high = gain["interval"]
+    outcome = "a gain" if low > 0 else "a loss" if high < 0 else "no sure difference"
+    return f"{text}; adaptation adds {say_gain(gain)} points to {alone}: {outcome}"
+
+
 def measures(
     overall: Mapping[str, Any], names: Sequence[str], facts: Facts
 ) -> dict[str, list[str]]:

@@ -44,6 +44,8 @@ first CLASSIFIER  of degraded images: a checkpoint, weights for the config's mod
 --data_prefix1->degraded SOURCE  degraded images: a tree, or a data set's files
 --data_prefix2->adapted SOURCE  adapted copies
 --dataset->layout {LAYOUTS}  layout of the trees (default: the config's)
+--orientation {apply,ignore}  apply: turn degraded photographs as their EXIF data say (default: as
+    the copies were made; ignore where they do not tell)
 --train bool:True|False  split of layouts that have one
 --num_samples INT  at most so many images a cell, the first by key
 --out DIR = eval

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from DDA import files, ledger, ranks
+from DDA import files, ledger, ranks, weights
 from DDA.devices import fastest_dtype
 from DDA.progress import Show, duration
 from DDA.ranks import World
@@ -27,21 +27,6 @@ from DDA.training.task import Batches, Moment
 
 RESUME, MACHINE = "resume.pt", "machine.json"
 SHOW_EVERY = 15.0  # seconds between lines of progress
-
-
-def read_tensors(path: Path, expected: str) -> dict[str, Any]:
-    """Read a file of tensors and plain values, by their names, on the CPU.
-
-    Nothing in the file is executed. Raises FileNotFoundError, and BadFile for a file that holds
-    anything else. expected: what the file should be, for the message.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; expected a {expected}")
-    with files.parsing(path, expected):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise files.BadFile(f"{path} holds a {type(content).__name__}, not a {expected}")
-    return content
 
 
 def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
@@ -63,7 +48,12 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     path = folder / RESUME
     if not path.is_file():
         return
-    content = read_tensors(path, "state of a run")
+    anew = f"remove {folder} to start anew"
+    try:
+        content = weights.read(path, "state of a run", is_mapped=False)
+    except files.BadFile as error:
+        reason = f"{error}".removesuffix("; get it again")
+        raise files.BadFile(f"{reason}; {anew}") from None
     if "task" not in content or not isinstance(content.get("settings"), dict):
         raise files.BadFile(f"{path} was saved by another version and cannot be read; {advice}")
     differ = ledger.differences(content["settings"], settings)
@@ -71,8 +61,8 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
     try:
         state.load(content)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-        raise files.BadFile(f"{path} is damaged; remove {folder} to start anew") from None
+    except Exception:  # torch reports what does not fit through many types
+        raise files.BadFile(f"{path} is damaged; {anew}") from None
 
 
 def is_foreign(folder: Path) -> bool:
@@ -230,6 +220,8 @@ class Run:
         """Call a function that writes. Raises OSError that names the folder and says what to do."""
         try:
             work()
+        except FileNotFoundError:  # the folder is gone
+            raise
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"cannot write to {self._folder}: {reason}; make room") from error

@@ -82,7 +82,8 @@ def _names(source: Source, folder: str, choose: Choose | None) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
-        raise ValueError(f"there are no images in {source.path}/{folder}")
+        instead = sources.found_instead(source, [folder])
+        raise ValueError(f"there are no images in {source.path}/{folder}{instead}")
     chosen = names if choose is None else choose(names)
     if not chosen:
         raise ValueError(
@@ -200,7 +201,8 @@ class _Images:
         """Open the images of an entry of ``data``. Raises ValueError where there are none."""
         root = files.find(getattr(self._config.data, entry))
         try:
-            return sources.open_source(root, None if root.is_dir() else self._classes)
+            classes = None if root.is_dir() else self._classes
+            return sources.open_source(root, classes, upright=sources.is_upright(root))
         except FileNotFoundError:
             how = "make_data.py prepare makes it (dataset/README.md)"
             if entry == "adapted":

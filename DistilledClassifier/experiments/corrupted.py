@@ -93,7 +93,7 @@ def open_classifier(path: Path, config: Config) -> Classifier:
     A checkpoint of this project and a published CIFAR ResNet tell what they want to see. Raises
     FileNotFoundError and ValueError.
     """
-    content = classifiers.read(path)
+    content = classifiers.read(path, "resume")
     if classifiers.is_ours(content):
         return classifiers.load(path, content)
     model = dict(config.classifier)
@@ -147,7 +147,8 @@ def _measure(
     top1: dict[str, dict[str, float]] = {}
     for cell, images in names.items():
         if not images:
-            raise ValueError(f"there are no images in {source.path}/{cell}")
+            instead = sources.found_instead(source, [cell])
+            raise ValueError(f"there are no images in {source.path}/{cell}{instead}")
         labels = tree.labels_of(images, classes, source.where)
         logits = classifiers.score(
             classifier, source, images, batch_size=batch_size, classes=classes, progress=progress

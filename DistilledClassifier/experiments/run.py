@@ -211,8 +211,10 @@ class Experiment:
         self._classes = config.data.class_names
         torch.manual_seed(config.train.seed)
         network = classifiers.build(config.classifier)
-        paths = {inputs.init, *inputs.teachers} - {None}
-        contents = {path: classifiers.read(path) for path in paths}  # each file once
+        named = dict.fromkeys(inputs.teachers, "teachers") | {inputs.init: "init"}
+        contents = {  # each file once
+            path: classifiers.read(path, setting) for path, setting in named.items() if path
+        }
         self._unfilled: list[str] = []
         if inputs.init is not None:
             self._unfilled = classifiers.initialise(network, inputs.init, contents[inputs.init])
