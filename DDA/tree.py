@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import lru_cache
