@@ -9,6 +9,7 @@ Everything is JSON, written at once, so jobs of several cells can share a folder
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,18 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 def manifest_path(folder: Path, stem: str, cell: str) -> Path:
     """Return the path of the manifest of a cell: ``<stem>.<cell>.json``, with dots for slashes.
 
-    That of a whole folder is ``<stem>.json``.
+    That of a whole folder is ``<stem>.json``. Raises ValueError where that name is too long.
     """
     middle = "" if cell in ("", ".") else f".{cell.replace('/', '.')}"
-    return folder / f"{stem}{middle}.json"
+    path = folder / f"{stem}{middle}.json"
+    spare = files.MOST_IN_NAME - len(os.fsencode(path.name))
+    if spare < 0:
+        most = len(os.fsencode(cell)) + spare
+        raise ValueError(
+            f"the folder {cell} has too long a name for its manifest, {path.name}: rename it, to "
+            f"at most {most} bytes"
+        )
+    return path
 
 
 def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:

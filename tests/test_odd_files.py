@@ -445,3 +445,15 @@ def test_names_that_are_no_text_or_very_long_are_adapted_and_told(prior, tmp_pat
     saved = ledger.read_manifest(tmp_path / "out/manifest.json")
     assert set(saved["failures"]) == {broken}
     assert {tree.key_of(name) for name in tree.list_images(tmp_path / "out")[0]} == set(names)
+
+
+def test_a_folder_whose_manifest_would_have_too_long_a_name_is_to_be_renamed(prior, tmp_path):
+    photos, long = tmp_path / "photos", "é" * 122
+    for name in (long, long[:-2]):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(photos / name / "a.png")
+    adapter = Adapter(prior, speed="one-shot")
+    with pytest.raises(ValueError, match="too long a name .*: rename it, to at most 241 bytes"):
+        adapter.folder(photos, tmp_path / "out", corruption=long, quiet=True)
+    assert not (tmp_path / "out" / long).exists()
+    assert adapter.folder(photos, tmp_path / "out", corruption=long[:-2], quiet=True).done == 1
