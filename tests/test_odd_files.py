@@ -23,6 +23,7 @@ from DDA import files, images, ledger, sources, tree
 from DDA.image_adapt.adapter import Adapter
 from DDA.model_adapt import paired
 from DDA.sources import arrays, cifar
+from DistilledClassifier import making
 
 ODD = ("pipe", "link to a pipe", "socket", "device", "folder", "loop", "broken link")
 
@@ -457,3 +458,10 @@ def test_a_folder_whose_manifest_would_have_too_long_a_name_is_to_be_renamed(pri
         adapter.folder(photos, tmp_path / "out", corruption=long, quiet=True)
     assert not (tmp_path / "out" / long).exists()
     assert adapter.folder(photos, tmp_path / "out", corruption=long[:-2], quiet=True).done == 1
+
+
+def test_a_sheet_names_the_image_that_is_damaged(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(image_bytes("PNG")[:90])
+    with pytest.raises(files.BadFile, match=r"photos/a.png cannot be read \(it is "):
+        making.sheet(tmp_path / "photos", tmp_path / "sheet.png", type="jpeg")
