@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+MOST_IN_NAME = 255  # bytes in the name of a file, on all usual file systems
 TEMPORARY = ".partial"  # the last suffix of a file that is being written
 
 

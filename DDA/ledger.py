@@ -9,6 +9,7 @@ Everything is JSON, written at once, so jobs of several cells can share a folder
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -109,10 +110,18 @@ def manifest_path(folder: Path, stem: str, cell: str) -> Path:
     Each slash of the cell is a dot there, and each of its own dots is two, so that ``x.1/5`` and
     ``x/1.5`` have two manifests. The manifest of a whole folder is ``<stem>.json``. Earlier
     versions wrote one dot for either; such a manifest keeps its name if it is of this very cell.
+    Raises ValueError where that name is too long.
     """
     if cell in ("", "."):
         return folder / f"{stem}.json"
     path = folder / f"{stem}.{cell.replace('.', '..').replace('/', '.')}.json"
+    spare = files.MOST_IN_NAME - len(os.fsencode(path.name))
+    if spare < 0:
+        most = len(os.fsencode(cell)) + spare
+        raise ValueError(
+            f"the folder {cell} has too long a name for its manifest, {path.name}: rename it, to "
+            f"at most {most} bytes"
+        )
     earlier = folder / f"{stem}.{cell.replace('/', '.')}.json"
     if earlier != path and not path.exists() and cell in _subjects(earlier):
         return earlier

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -148,6 +149,7 @@ def list_images(
         elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
     keyed = sorted((key_of(path), path) for path in images)
+    _check_forms(root, [key for key, _ in keyed])
     doubles = [(one, two) for (key, one), (other, two) in itertools.pairwise(keyed) if key == other]
     if doubles:
         one, two = doubles[0]
@@ -181,6 +183,38 @@ def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = 
     if not parts:
         parts.append("nothing else is there (hidden files are not seen)")
     return "; " + "; ".join(parts)
+
+
+def _check_forms(root: Path, keys: Iterable[str]) -> None:
+    """Raise ValueError where two keys look alike, because they differ in their Unicode form only.
+
+    They would be one file on a Mac, and nobody could tell their copies from each other.
+    """
+    known: dict[str, str] = {}
+    for key in keys:
+        if key.isascii():
+            continue
+        other = known.setdefault(unicodedata.normalize("NFC", key), key)
+        if other != key:
+            raise ValueError(
+                f"{root / key} and {ascii(other)[1:-1]} differ in the Unicode form of their names "
+                "only (NFC and NFD, as Linux and macOS write accents); rename one of them"
+            )
+
+
+def other_form(missing: Iterable[str], names: Iterable[str]) -> str:
+    """Return a hint, as the end of a message, if a name is there in another Unicode form.
+
+    missing: names that are not among ``names``.
+    """
+    forms = {unicodedata.normalize("NFC", name) for name in names if not name.isascii()}
+    alike = sorted(name for name in missing if unicodedata.normalize("NFC", name) in forms)
+    if not alike:
+        return ""
+    return (
+        f"; {ascii(alike[0])[1:-1]} is there in another Unicode form of its name (NFC or NFD, as "
+        "Linux and macOS write accents): copy the files anew without a change of names"
+    )
 
 
 def walk(
@@ -306,7 +340,18 @@ def read_keys(path: Path) -> frozenset[str]:
     if not path.is_file():
         raise FileNotFoundError(f"`keys` {path} is not a file; gate.py writes one")
     text = files.read_regular(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-    return frozenset(check_name(line, f"`keys` {path}") for line in text.split("\n") if line)
+    keys = (line.replace("\\n", "\n").replace("\\r", "\r") for line in text.split("\n") if line)
+    return frozenset(check_name(key, f"`keys` {path}") for key in keys)
+
+
+def write_keys(path: Path, keys: Iterable[str]) -> None:
+    """Write keys, one on each line, as `read_keys` reads them.
+
+    The end of a line within a key is written as a backslash and a letter: no key has a backslash.
+    """
+    lines = (key.replace("\n", "\\n").replace("\r", "\\r") for key in keys)
+    text = "".join(f"{line}\n" for line in lines)
+    files.write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 # --------------------------------------------------------------------------- classes and labels

@@ -16,7 +16,7 @@ import numpy as np
 
 from DDA import files, images, settings, tree
 from DDA.progress import Show
-from DDA.sources import Source, found_instead, open_official
+from DDA.sources import Source, found_instead, open_official, read_pixels
 from DDA.sources.cells import ORIENTATIONS
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
@@ -618,7 +618,7 @@ def sheet(
         raise ValueError(f"`out` {path} must end in .png")
     number = SHEET_IMAGES if originals.num_samples is None else originals.num_samples
     opened, names = _choose(replace(originals, num_samples=number), None)
-    clean = [np.asarray(opened.read(name)) for name in names]
+    clean = [read_pixels(opened, name) for name in names]
     rows = {"clean": clean}
     for title, recipe in recipes.items():
         pairs = zip(names, clean, strict=True)

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import files, images, sources, tree
+from DDA import files, images, ledger, sources, tree
 from DDA.image_adapt.adapter import Adapter
+from DDA.model_adapt import paired
 from DDA.sources import arrays, cifar
+from DistilledClassifier import making
 
 ODD = ("pipe", "link to a pipe", "socket", "device", "folder", "loop", "broken link")
 
@@ -394,3 +396,72 @@ def test_members_of_an_npz_that_are_no_arrays_are_left_out(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("README.txt", "Some words")
     assert len(sources.open_source(tmp_path / "a.npz").names) == 2
+
+
+# ----------------------------------------------------------------------------------------- names
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"  # the same four letters
+
+
+def test_two_names_that_look_alike_are_refused(tmp_path):
+    for name in (NFC, NFD):
+        (tmp_path / f"{name}.png").touch()
+    with pytest.raises(ValueError, match=r"differ in the Unicode form of their names only"):
+        tree.list_images(tmp_path)
+
+
+def test_a_name_in_another_unicode_form_is_told_as_such(prior, tmp_path):
+    for folder, name in (("photos", NFC), ("copies", NFD)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(ValueError, match=r"`keys` .*caf.* another Unicode form of its name"):
+        Adapter(prior, speed="one-shot").folder(
+            tmp_path / "photos", tmp_path / "out", keys=[NFD], quiet=True
+        )
+    photos, copies = (sources.open_source(tmp_path / name) for name in ("photos", "copies"))
+    with pytest.raises(ValueError, match=r"have no copy: .*caf.* another Unicode form of its name"):
+        paired.refuse([NFC], [tree.key_of(name) for name in copies.names], "have no copy", "adapt")
+    assert tree.other_form(["other"], map(tree.key_of, photos.names)) == ""
+
+
+def test_a_file_of_keys_holds_any_name(tmp_path):
+    keys = {"a\nb", "a\r\nb", "a\rb", NFD, os.fsdecode(b"\xff"), "x y ", "n" * 250}
+    tree.write_keys(tmp_path / "keys.txt", sorted(keys))
+    assert tree.read_keys(tmp_path / "keys.txt") == keys
+    assert len((tmp_path / "keys.txt").read_bytes().splitlines()) == len(keys)
+
+
+def test_names_that_are_no_text_or_very_long_are_adapted_and_told(prior, tmp_path):
+    names = [os.fsdecode(b"\xff"), "n" * 250, "line\nbreak", NFD]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in names:
+        Image.new("RGB", (8, 8)).save(photos / f"{name}.gif")
+    broken = os.fsdecode(b"\xfe.png")
+    (photos / broken).write_bytes(b"no image")
+
+    report = Adapter(prior, speed="one-shot").folder(photos, tmp_path / "out", quiet=True)
+
+    assert report.done == 4 and set(report.failed) == {broken}
+    saved = ledger.read_manifest(tmp_path / "out/manifest.json")
+    assert set(saved["failures"]) == {broken}
+    assert {tree.key_of(name) for name in tree.list_images(tmp_path / "out")[0]} == set(names)
+
+
+def test_a_folder_whose_manifest_would_have_too_long_a_name_is_to_be_renamed(prior, tmp_path):
+    photos, long = tmp_path / "photos", "é" * 122
+    for name in (long, long[:-2]):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(photos / name / "a.png")
+    adapter = Adapter(prior, speed="one-shot")
+    with pytest.raises(ValueError, match="too long a name .*: rename it, to at most 241 bytes"):
+        adapter.folder(photos, tmp_path / "out", corruption=long, quiet=True)
+    assert not (tmp_path / "out" / long).exists()
+    assert adapter.folder(photos, tmp_path / "out", corruption=long[:-2], quiet=True).done == 1
+
+
+def test_a_sheet_names_the_image_that_is_damaged(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(image_bytes("PNG")[:90])
+    with pytest.raises(files.BadFile, match=r"photos/a.png cannot be read \(it is "):
+        making.sheet(tmp_path / "photos", tmp_path / "sheet.png", type="jpeg")

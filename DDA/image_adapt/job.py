@@ -168,9 +168,11 @@ def _check_keys(
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
         has_suffix = unknown[0].lower().endswith(tree.SUFFIXES)
+        hint = "; a key has no suffix" if has_suffix else ""
+        hint += tree.other_form(unknown, map(tree.key_of, source.names))
         raise ValueError(
             f"`keys` names {len(unknown)} images that {source.path} does not have, such as "
-            f"{unknown[0]}{'; a key has no suffix' if has_suffix else ''}"
+            f"{tree.shown(unknown[0], 300)[1:-1]}{hint}"
         )
     if keys and others == keys:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,13 +61,15 @@ def join(
     keys = tuple(choose(sorted(names[0])))
     if not gated:
         refuse(
-            set(keys) - set(names[1]),
+            keys,
+            names[1],
             f"of {cell} have no copy in {second.path}",
             "adapt them too; where only the images that a gate asks for were adapted, give "
             "`rules` gate alone",
         )
     refuse(
-        set(names[1]) - set(names[0]),
+        names[1],
+        names[0],
         f"of {cell} in {second.path} have no partner in {first.path}",
         "remove them, or give the images that they were made of",
     )
@@ -93,8 +95,11 @@ def agreed_orientation(given: str | None, adapted: Path) -> str:
     return made or given or "ignore"
 
 
-def refuse(keys: set[str], what: str, advice: str) -> None:
-    """Raise ValueError that counts and names the keys, if there are any."""
-    if keys:
-        shown = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
-        raise ValueError(f"{len(keys)} images {what}: {shown}; {advice}")
+def refuse(keys: Iterable[str], others: Iterable[str], what: str, advice: str) -> None:
+    """Raise ValueError that counts and names the keys that are not among the others, if any."""
+    missing = sorted(set(keys) - set(others))
+    if missing:
+        shown = ", ".join(tree.shown(key, 300)[1:-1] for key in missing[:3])
+        shown += ", …" if len(missing) > 3 else ""
+        hint = tree.other_form(missing, others)
+        raise ValueError(f"{len(missing)} images {what}: {shown}; {advice}{hint}")

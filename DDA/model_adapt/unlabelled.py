@@ -76,7 +76,8 @@ def choose(settings: Gate, show: Show) -> Doubtful:
         )
     progress = show.progress(len(names))
     keys = doubtful(classifier, source, names, gate, settings.batch_size, progress)
-    write_keys(settings.out, keys)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    tree.write_keys(settings.out, keys)
     return Doubtful(keys, len(names), settings.out)
 
 
@@ -100,13 +101,6 @@ def doubtful(
         asked = is_doubtful(torch.from_numpy(scores), *gate).tolist()
         keys += [tree.key_of(name) for name, is_asked in zip(part, asked, strict=True) if is_asked]
     return keys
-
-
-def write_keys(path: Path, keys: Sequence[str]) -> None:
-    """Write keys, one a line, as `tree.read_keys` reads them."""
-    files.make_folder(path.parent)
-    text = "".join(f"{key}\n" for key in keys)
-    files.write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True)
@@ -216,7 +210,7 @@ def predict(both: Ensemble, views: Sequence[sources.Source], show: Show) -> list
     if len(views) > 1:
         if both.rule not in ("gate", "first"):
             advice = "adapt them too, or give `rule` gate"
-            refuse(set(keys) - set(names[1]), f"have no copy in {views[1].path}", advice)
+            refuse(keys, names[1], f"have no copy in {views[1].path}", advice)
         if isinstance(views[1], sources.Folder):
             both.classifiers[1].check_adapted(views[1].path)
 

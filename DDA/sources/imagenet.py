@@ -30,9 +30,7 @@ def tiny_imagenet(path: Path) -> Folder | None:
         return None
     named = {
         f"clean/{split}/{folder.name}/{file.name}": file
-        for split in ("train", "val")
-        for folder in _folders(home / split)
-        if folder.name != "images"
+        for split, folder in _class_folders(home)
         for file in _files(folder)
     }
     annotations = home / "val" / "val_annotations.txt"
@@ -47,6 +45,12 @@ def tiny_imagenet(path: Path) -> Folder | None:
             "unpack it too"
         )
     return _labelled(path, named, tree.class_list(home / "wnids.txt")) if named else None
+
+
+def _class_folders(home: Path) -> list[tuple[str, Path]]:
+    """Return the split and the folder of each class of Tiny-ImageNet that has a folder."""
+    folders = [(split, folder) for split in ("train", "val") for folder in _folders(home / split)]
+    return [(split, folder) for split, folder in folders if folder.name != "images"]
 
 
 def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> Folder | None:
@@ -124,12 +128,9 @@ def _folders(path: Path) -> list[Path]:
 def _files(folder: Path) -> list[Path]:
     """Return the images in a folder, and in the folder images in it, without hidden ones."""
     places = (folder, folder / "images") if folder.name != "val" else (folder,)
-    return [
-        place / entry.name
-        for place in places
-        for entry in _entries(place)
-        if os.path.splitext(entry.name)[1].lower() in tree.SUFFIXES and not tree.is_folder(entry)
-    ]
+    entries = [(place / entry.name, entry) for place in places for entry in _entries(place)]
+    images = [(file, entry) for file, entry in entries if file.suffix.lower() in tree.SUFFIXES]
+    return [file for file, entry in images if not tree.is_folder(entry)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
