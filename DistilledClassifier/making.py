@@ -196,17 +196,12 @@ def degrade(
         >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
         6
     """
-    types = _known("type", type, (*DEGRADATIONS, COMBINED))
-    levels = _texts(level)
-    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = degradations_of(type, level, behavior)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
     tasks = []
-    for kind in types:
-        if not levels:
-            tasks += _tasks(Recipe(kind, "degrade", kind, None, behavior), names, _inside_clean)
-        for folder, value in _levels(kind, levels).items():
-            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior), names)
+    for recipe in recipes:
+        tasks += _tasks(recipe, names, _inside_clean if recipe.level is None else _inside_split)
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -237,12 +232,10 @@ def sequence(
         >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
         3
     """
-    kinds = _known("name", name, SEQUENCE_NAMES)
+    recipes = sequences_of(name)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
-    tasks: list[Task] = []
-    for kind in kinds:
-        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -280,22 +273,56 @@ def corrupt(
         >>> corrupt(photos, target, corruption="contrast", severity=[1, 5], quiet=True).done
         6
     """
+    recipes = corruptions_of(corruption, severity, constants, format)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
+    if format == "npy":
+        _check_labels(originals, opened, names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
+    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
+    if format == "npy" and not made.failed:
+        _write_arrays(target.save_dir, _corruptions(corruption), _severities(severity))
+    return made
+
+
+def degradations_of(
+    type: str | Sequence[str],
+    level: str | float | Sequence[str | float] = (),
+    behavior: str = BEHAVIORS[0],
+) -> list[Recipe]:
+    """Return the recipes of `degrade`. Raises ValueError for a value that cannot be meant."""
+    levels = _texts(level)
+    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = []
+    for kind in _known("type", type, (*DEGRADATIONS, COMBINED)):
+        if not levels:
+            recipes.append(Recipe(kind, "degrade", kind, None, behavior))
+        for folder, value in _levels(kind, levels).items():
+            recipes.append(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior))
+    return recipes
+
+
+def sequences_of(name: str | Sequence[str]) -> list[Recipe]:
+    """Return the recipes of `sequence`. Raises ValueError for an unknown name."""
+    return [Recipe(f"{kind}/0", "sequence", kind) for kind in _known("name", name, SEQUENCE_NAMES)]
+
+
+def corruptions_of(
+    corruption: str | Sequence[str] = "all",
+    severity: str | int | Sequence[str | int] = "all",
+    constants: str = "auto",
+    format: str = "png",
+) -> list[Recipe]:
+    """Return the recipes of `corrupt`. Raises ValueError for a value that cannot be meant."""
     corruptions, severities = _corruptions(corruption), _severities(severity)
     settings.check_one_of("constants", constants, CONSTANTS)
     settings.check_one_of("format", format, FORMATS)
     if format == "npy" and len(severities) < 5:
         raise ValueError("`format` npy holds all five severities; leave `severity` out")
-    originals, target = _originals(source), _target(save_dir)
-    opened, names = _choose(originals, target.save_dir)
-    if format == "npy":
-        _check_labels(originals, opened, names)
-    tasks: list[Task] = []
-    for kind, level in itertools.product(corruptions, severities):
-        tasks += _tasks(Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants), names)
-    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
-    if format == "npy" and not made.failed:
-        _write_arrays(target.save_dir, corruptions, severities)
-    return made
+    return [
+        Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants)
+        for kind, level in itertools.product(corruptions, severities)
+    ]
 
 
 def _originals(source: AnySource) -> Originals:
