@@ -161,7 +161,8 @@ class Report:
             corruption, _, severity = cell.partition("/")
             for name in self.names:
                 values = [f"{row[name][key]:.6f}" for key in numbers]
-                writer.writerow([corruption, severity, self.title(name), row["N"], *values])
+                names = map(_no_formula, (corruption, severity, self.title(name)))
+                writer.writerow([*names, row["N"], *values])
         return text.getvalue()
 
     def _means(self) -> str:
@@ -453,3 +454,8 @@ def _picture(pixels: np.ndarray, side: int = 96) -> str:
     image.save(buffer, kind, quality=80)
     content = base64.b64encode(buffer.getvalue()).decode()
     return f"<img alt='' class={size} src='data:image/{kind};base64,{content}'>"
+
+
+def _no_formula(text: str) -> str:
+    """Return a name of a CSV that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
