@@ -107,22 +107,6 @@ def parser() -> commands.Parser:
     return p
 
 
-# what turns the values of a subcommand into recipes, and refuses those that cannot be meant
-RECIPES = {
-    "degrade": making.degradations_of,
-    "sequence": making.sequences_of,
-    "corrupt": making.corruptions_of,
-}
-
-
-def check(values: dict[str, Any], ranks: int = 1) -> None:
-    """Raise ValueError for values that the command would refuse, without opening anything."""
-    command = values.pop("command")
-    _take(Originals, values), _take(Target, values)
-    if command in RECIPES:
-        RECIPES[command](**values)
-
-
 def _work(values: dict[str, Any], output: commands.Output) -> int:
     command = values.pop("command")
     if command in ("verify", "sheet"):

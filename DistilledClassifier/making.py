@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,19 @@ def corruptions_of(
     ]
 
 
+# what turns the values of a command into recipes, and refuses those that cannot be meant
+RECIPES = {"degrade": degradations_of, "sequence": sequences_of, "corrupt": corruptions_of}
+
+
+def check(command: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for values that a command would refuse, without opening anything."""
+    others = dict(values)
+    for kind in (Originals, Target):
+        kind(**{item.name: others.pop(item.name) for item in fields(kind) if item.name in others})
+    if command in RECIPES:
+        RECIPES[command](**others)
+
+
 def _originals(source: AnySource) -> Originals:
     return source if isinstance(source, Originals) else Originals(Path(source))
 
@@ -460,6 +473,7 @@ def _choose(
     where no image is wanted.
     """
     source = open_official(*originals.opening)
+    _check_used(originals, source)
     names = source.names
     if not with_copies:
         if any(name.startswith("clean/") for name in names):  # degraded copies may lie beside them
@@ -483,6 +497,24 @@ def _choose(
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names
+
+
+def _check_used(originals: Originals, source: Source) -> None:
+    """Raise ValueError for classes or labels that were given and that the source does not take."""
+    path, flat = originals.source, "ILSVRC2012_val_*"
+    is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
+    if originals.labels is not None and not is_flat:
+        raise ValueError(
+            f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
+            f"{path} is not; leave it out"
+        )
+    given = () if originals.classes is None else tree.class_list(originals.classes)
+    own = tuple(source.classes or ())
+    if originals.classes is not None and tuple(given) != own:
+        raise ValueError(
+            f"`classes` {originals.classes} has other names than the {len(own)} classes that "
+            f"{path} tells itself; leave it out"
+        )
 
 
 def _listed(originals: Originals, names: Sequence[str]) -> list[str]:

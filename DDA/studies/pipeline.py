@@ -454,7 +454,7 @@ def check(stages: Iterable[Stage]) -> list[Config]:
                 if name in TRAIN:
                     trainings.append(_check_training(name, values))
                 else:
-                    _module(name).check(values, stage.ranks)
+                    _check_values(name, values, stage.ranks)
             except SystemExit:
                 last = errors.getvalue().strip().splitlines()[-1]
                 raise ValueError(f"{stage.title}: {last}") from None
@@ -474,6 +474,19 @@ def _parser(name: str) -> commands.Parser:
 def _module(name: str) -> Any:
     """Return the module of one of SCRIPTS."""
     return importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
+
+
+def _check_values(name: str, values: dict[str, Any], ranks: int) -> None:
+    """Raise ValueError for values that a command would refuse; nothing is opened."""
+    if name == "make_data.py":
+        from DistilledClassifier import making
+
+        making.check(values.pop("command"), values)
+    elif name == "image_sample.py":
+        unused = _module(name).UNUSED
+        _module(name).settings_of({one: values[one] for one in values if one not in unused})
+    else:
+        _module(name).check(values, ranks)
 
 
 def _check_training(name: str, values: dict[str, Any]) -> Config:

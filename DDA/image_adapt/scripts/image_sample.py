@@ -52,11 +52,6 @@ def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -
     return 0 if report.complete else 1
 
 
-def check(values: dict[str, Any], ranks: int = 1) -> None:
-    """Raise ValueError for values that the command would refuse, without opening anything."""
-    settings_of({name: value for name, value in values.items() if name not in UNUSED})
-
-
 def settings_of(values: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
     """Return what is adapted, and the arguments of the adapter. Raises ValueError."""
     kept = {name: values.pop(name) for name in [item.name for item in fields(Selection)]}
