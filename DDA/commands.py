@@ -227,6 +227,15 @@ class Parser(argparse.ArgumentParser):
                 flags[action.dest] = (long or names)[0]
         return flags
 
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse a command line; argparse itself fails without words on ``--flag=--``."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word.removesuffix('=--')}: -- is no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """End the process with one line that names the fault and the flag that was meant."""
         words = message.split() if message.startswith("unrecognized arguments") else []
@@ -381,6 +390,12 @@ def call(
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in Markdown."""
-    head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
+    """Return a table in Markdown. Its texts are inert: no name ends a cell or begins a tag."""
+    lines = [[inert(str(cell)).replace("|", r"\|") for cell in cells] for cells in (heads, *rows)]
+    head, *lines = (f"| {' | '.join(cells)} |\n" for cells in lines)
     return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"
+
+
+def inert(text: str) -> str:
+    """Return text on one line in which nothing begins a tag of HTML, for Markdown."""
+    return " ".join(text.split()).replace("<", "&lt;")

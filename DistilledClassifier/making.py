@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -202,17 +202,12 @@ def degrade(
         >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
         6
     """
-    types = _known("type", type, (*DEGRADATIONS, COMBINED))
-    levels = _texts(level)
-    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = degradations_of(type, level, behavior)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
     tasks = []
-    for kind in types:
-        if not levels:
-            tasks += _tasks(Recipe(kind, "degrade", kind, None, behavior), names, _inside_clean)
-        for folder, value in _levels(kind, levels).items():
-            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior), names)
+    for recipe in recipes:
+        tasks += _tasks(recipe, names, _inside_clean if recipe.level is None else _inside_split)
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -243,12 +238,10 @@ def sequence(
         >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
         3
     """
-    kinds = _known("name", name, SEQUENCE_NAMES)
+    recipes = sequences_of(name)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
-    tasks: list[Task] = []
-    for kind in kinds:
-        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -286,22 +279,69 @@ def corrupt(
         >>> corrupt(photos, target, corruption="contrast", severity=[1, 5], quiet=True).done
         6
     """
+    recipes = corruptions_of(corruption, severity, constants, format)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
+    if format == "npy":
+        _check_labels(originals, opened, names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
+    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
+    if format == "npy" and not made.failed:
+        _write_arrays(target.save_dir, _corruptions(corruption), _severities(severity))
+    return made
+
+
+def degradations_of(
+    type: str | Sequence[str],
+    level: str | float | Sequence[str | float] = (),
+    behavior: str = BEHAVIORS[0],
+) -> list[Recipe]:
+    """Return the recipes of `degrade`. Raises ValueError for a value that cannot be meant."""
+    levels = _texts(level)
+    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = []
+    for kind in _known("type", type, (*DEGRADATIONS, COMBINED)):
+        if not levels:
+            recipes.append(Recipe(kind, "degrade", kind, None, behavior))
+        for folder, value in _levels(kind, levels).items():
+            recipes.append(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior))
+    return recipes
+
+
+def sequences_of(name: str | Sequence[str]) -> list[Recipe]:
+    """Return the recipes of `sequence`. Raises ValueError for an unknown name."""
+    return [Recipe(f"{kind}/0", "sequence", kind) for kind in _known("name", name, SEQUENCE_NAMES)]
+
+
+def corruptions_of(
+    corruption: str | Sequence[str] = "all",
+    severity: str | int | Sequence[str | int] = "all",
+    constants: str = "auto",
+    format: str = "png",
+) -> list[Recipe]:
+    """Return the recipes of `corrupt`. Raises ValueError for a value that cannot be meant."""
     corruptions, severities = _corruptions(corruption), _severities(severity)
     settings.check_one_of("constants", constants, CONSTANTS)
     settings.check_one_of("format", format, FORMATS)
     if format == "npy" and len(severities) < 5:
         raise ValueError("`format` npy holds all five severities; leave `severity` out")
-    originals, target = _originals(source), _target(save_dir)
-    opened, names = _choose(originals, target.save_dir)
-    if format == "npy":
-        _check_labels(originals, opened, names)
-    tasks: list[Task] = []
-    for kind, level in itertools.product(corruptions, severities):
-        tasks += _tasks(Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants), names)
-    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
-    if format == "npy" and not made.failed:
-        _write_arrays(target.save_dir, corruptions, severities)
-    return made
+    return [
+        Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants)
+        for kind, level in itertools.product(corruptions, severities)
+    ]
+
+
+# what turns the values of a command into recipes, and refuses those that cannot be meant
+RECIPES = {"degrade": degradations_of, "sequence": sequences_of, "corrupt": corruptions_of}
+
+
+def check(command: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for values that a command would refuse, without opening anything."""
+    others = dict(values)
+    for kind in (Originals, Target):
+        kind(**{item.name: others.pop(item.name) for item in fields(kind) if item.name in others})
+    if command in RECIPES:
+        RECIPES[command](**others)
 
 
 def _originals(source: AnySource) -> Originals:
@@ -439,6 +479,7 @@ def _choose(
     where no image is wanted.
     """
     source = open_official(*originals.opening)
+    _check_used(originals, source)
     names = source.names
     if not with_copies:
         if any(name.startswith("clean/") for name in names):  # degraded copies may lie beside them
@@ -463,6 +504,24 @@ def _choose(
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names
+
+
+def _check_used(originals: Originals, source: Source) -> None:
+    """Raise ValueError for classes or labels that were given and that the source does not take."""
+    path, flat = originals.source, "ILSVRC2012_val_*"
+    is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
+    if originals.labels is not None and not is_flat:
+        raise ValueError(
+            f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
+            f"{path} is not; leave it out"
+        )
+    given = () if originals.classes is None else tree.class_list(originals.classes)
+    own = tuple(source.classes or ())
+    if originals.classes is not None and tuple(given) != own:
+        raise ValueError(
+            f"`classes` {originals.classes} has other names than the {len(own)} classes that "
+            f"{path} tells itself; leave it out"
+        )
 
 
 def _listed(originals: Originals, names: Sequence[str]) -> list[str]:

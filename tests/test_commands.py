@@ -89,6 +89,8 @@ def test_a_line_is_a_flag_with_its_type_and_default(parser):
         (["--out", "x", "--rule", "max"], "invalid choice: 'max'"),
         (["--out", "x", "--count", "many"], "invalid int value"),
         (["--out", "x", "--cuont", "3"], "did you mean --count?"),
+        (["--out=--"], "argument --out: -- is no value"),
+        (["--out", "x", "--names=--"], "argument --names: -- is no value"),
     ],
 )
 def test_a_wrong_flag_is_answered_in_one_line(parser, capsys, flags, words):

@@ -206,6 +206,21 @@ def test_a_whole_summary_is_reported(out):
     assert report([str(out), "--images", "0"]) == 0
 
 
+def test_names_are_inert_in_every_form_of_the_report(out):
+    bad, broken = "=1|<script>alert()", "caf\udce9"
+    content = files.read_json(out / "summary.json")
+    one, two = content["cells"].values()
+    content["cells"] = {f"{bad}/1": one, f"{broken}/1": two}
+    content["protocol"] = "of <script>alert()</script>"
+    files.write_json(out / "summary.json", content)
+    assert report([str(out), "--images", "0"]) == 0
+    pages = {name: (out / f"report.{name}").read_text() for name in ("md", "csv", "html")}
+    assert "| =1\\|&lt;script>alert() |" in pages["md"]
+    assert "\n'=1|<script>alert(),1," in pages["csv"] and "\n=" not in pages["csv"]
+    assert "<script>alert" not in pages["md"] + pages["html"]
+    assert all(r"caf\udce9" in page for page in pages.values())
+
+
 ARRAYS = [
     ({"keys": np.arange(4)}, "keys are int64 (4,), but they should be text (N,)"),
     ({"keys": np.array([], "U1")}, "keys are <U1 (0,), but they should be text (N,)"),

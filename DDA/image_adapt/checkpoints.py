@@ -152,14 +152,16 @@ def save(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, A
     """Write a prior, in the format of its suffix, and the .json beside it.
 
     settings: the entries of the .json, by the names of KINDS. It also gets the SHA-256 of the
-    checkpoint, by which damage is found. It is written first, with the SHA-256 of the checkpoint
-    that was there before, so that the two agree at every moment.
+    checkpoint, by which damage is found, and that of the one before until the new one is written.
+    So the two files agree at every moment.
     """
     data, beside = weights.encoded(path, state), path.with_suffix(".json")
     before = files.read_json(beside).get("sha256") if beside.is_file() else None
-    digests = [hashlib.sha256(data).hexdigest(), *([before] if before else [])]
-    files.write_json(beside, {**settings, **dict(zip(DIGESTS, digests, strict=False))})
+    entries = {**settings, DIGESTS[0]: hashlib.sha256(data).hexdigest()}
+    files.write_json(beside, entries if before is None else {**entries, DIGESTS[1]: before})
     files.write_bytes(path, data)
+    if before is not None:
+        files.write_json(beside, entries)
 
 
 def digests(path: Path) -> set[str]:

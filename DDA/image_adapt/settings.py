@@ -87,6 +87,7 @@ class Method:
                 number = f"a number of at least 0{limit}"
                 raise ValueError(f"`{name}` {tree.shown(value)} must be {number}")
         settings.check_kinds(vars(self), get_type_hints(Method))
+        settings.check_at_least(1, N=self.N, D=self.D)
         plain = (self.guidance, self.sampler, self.steps) == ("gradient", "ddpm", None)
         if self.behavior == "published" and not plain:
             raise ValueError(

@@ -139,7 +139,8 @@ class Report:
             corruption, _, severity = cell.partition("/")
             for name in self.names:
                 values = [f"{row[name][key]:.6f}" for key in numbers]
-                writer.writerow([corruption, severity, self.title(name), row["N"], *values])
+                names = map(_no_formula, (corruption, severity, self.title(name)))
+                writer.writerow([*names, row["N"], *values])
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -475,3 +476,8 @@ def _cell(value: float, is_gain: bool) -> str:
     mixed = ",".join(str(round(255 + (part - 255) * strength)) for part in colour)
     ink = "#fff" if strength > 0.55 else "#111"
     return f"<td style='background:rgb({mixed});color:{ink}'>{value:+.1f}</td>"
+
+
+def _no_formula(text: str) -> str:
+    """Return a name of a CSV that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from DDA import commands
+from DDA.settings import check_at_least
 
 PROGRAM = "report.py"
 FLAGS = """
@@ -37,9 +38,15 @@ def parser() -> commands.Parser:
     return commands.parser(PROGRAM, __doc__, FLAGS)
 
 
+def check(values: dict[str, Any], ranks: int = 1) -> None:
+    """Raise ValueError for values that the command would refuse, without opening anything."""
+    check_at_least(0, images=values["images"])
+
+
 def _work(values: dict[str, Any], output: commands.Output) -> int:
     from DDA.model_adapt.page import write
 
+    check(values)
     paths = write(values["out"], values["images"], values["title"], values["clean"])
     gallery = f"gallery     {paths[-1]}\n" if values["images"] else ""
     output.result(f"{gallery}report      {paths[0]}", {"files": paths})

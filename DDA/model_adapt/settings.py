@@ -173,6 +173,11 @@ class Gate:
             raise ValueError(f"`threshold` {self.threshold} is outside 0..1: it is a probability")
         settings.check_at_least(1, batch_size=self.batch_size)
         settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
+        has_severities = self.layout in ("imagenetc", "cifar10c") or self.source.suffix == ".npy"
+        if self.severity and not has_severities:
+            raise ValueError(f"`severity`: `layout` {self.layout} has none; leave it out")
+        if self.train and self.layout not in SPLITS:
+            raise ValueError(f"`train`: `layout` {self.layout} has no splits; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

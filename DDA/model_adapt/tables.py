@@ -296,7 +296,7 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
         text += f"| {head} | | {' | '.join(texts)} |\n"
     if flips and "flips" in overall:
         text += f"\n{_flips_table(overall['flips'], names, facts)}"
-    return f"{summary['protocol']}.\n\n{text}"
+    return f"{commands.inert(summary['protocol'])}.\n\n{text}"
 
 
 def _flips_table(

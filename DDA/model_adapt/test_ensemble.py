@@ -80,6 +80,14 @@ def parser() -> commands.Parser:
     return commands.parser(PROGRAM, __doc__, FLAGS, RULE=rules, **known)
 
 
+def check(values: dict[str, Any], ranks: int = 1) -> None:
+    """Raise ValueError for values that the command would refuse, without opening anything."""
+    from DDA.model_adapt.config import settings_of
+
+    others = (*UNUSED, "launcher", "gpu_id", "device")
+    settings_of({name: value for name, value in values.items() if name not in others})
+
+
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
     if world.rank == 0:
         _say_what_is_unused(world, values, output)
