@@ -338,20 +338,20 @@ def make_folders(root: Path, folder: Path) -> None:
     Raises FileNotFoundError where ``root`` itself is gone: made anew, it would be empty, and
     perhaps on another disk.
     """
-    if folder == root:
-        if not root.is_dir():
-            raise _gone(root)
+    if folder.is_dir():
         return
-    with writing(folder):
-        try:
-            folder.mkdir(exist_ok=True)
-        except FileNotFoundError:
-            make_folders(root, folder.parent)
-            folder.mkdir(exist_ok=True)
-        except FileExistsError:  # a file, or a folder that was there until a moment ago
-            if root.is_dir():
-                raise
-            raise _gone(root) from None
+    if not root.is_dir():
+        raise _gone(root)
+    parts = folder.relative_to(root).parts
+    try:
+        for depth in range(1, len(parts) + 1):
+            part = root.joinpath(*parts[:depth])
+            with writing(part):
+                part.mkdir(exist_ok=True)
+    except (FileNotFoundError, FileExistsError):
+        if root.is_dir():  # a file is in the way
+            raise
+        raise _gone(root) from None
 
 
 def _gone(folder: Path) -> FileNotFoundError:

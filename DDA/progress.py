@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
     Names in people's files may have some, which would move or colour what a terminal shows.
     """
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], text)
 
 
 @dataclass(frozen=True)

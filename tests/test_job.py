@@ -412,7 +412,7 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
     (tmp_path / "out/fog/5").write_text("a file where a folder should be")
     with pytest.raises(
         OSError,
-        match=r"cannot write .*fog/5/cat: Not a directory; write elsewhere, or remove that file",
+        match=r"cannot write .*fog/5: File exists; write elsewhere, or remove that file",
     ):
         run(plan, batch_size=1)
     assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 6

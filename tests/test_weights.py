@@ -1,5 +1,6 @@
 """Files of weights as people have them: found, named, or refused in words. Two doors read them."""
 
+import contextlib
 import io
 import json
 import os
@@ -233,7 +234,7 @@ def test_other_classes_in_our_classifier_are_found_and_older_ones_have_no_digest
     assert classifiers.load(tmp_path / "a.pth").classes == ("x", "y", "z")
 
 
-def test_a_flipped_bit_in_our_prior_is_found(tmp_path):
+def test_a_flipped_bit_in_our_prior_is_found(tmp_path, monkeypatch):
     path = tmp_path / "ema.pt"
     checkpoints.save(path, STATES["prior"], {**TINY, **TINY_PROCESS})
     opened("prior", path)
@@ -241,12 +242,27 @@ def test_a_flipped_bit_in_our_prior_is_found(tmp_path):
     data = STATES["prior"]["time_embed.0.weight"].numpy().tobytes()
     text = fault("prior", flipped(path, data))
     assert "was changed or damaged since it was written" in text and "ema.json" in text
-    # a job that was killed between the two files leaves a prior that loads
     path.write_bytes(kept)
-    checkpoints.save(path, {**STATES["prior"], "out.2.bias": torch.ones(6)}, TINY | TINY_PROCESS)
-    opened("prior", path)
-    path.write_bytes(kept)
-    opened("prior", path)
+    write, written = files.write_bytes, []
+
+    def kill_after(moment):
+        """Save another prior, and be killed before the write of that number."""
+
+        def write_or_end(*args, **settings):
+            if len(written) == moment:
+                raise KeyboardInterrupt
+            written.append(write(*args, **settings))
+
+        written.clear()
+        monkeypatch.setattr(files, "write_bytes", write_or_end)
+        with contextlib.suppress(KeyboardInterrupt):
+            other = {**STATES["prior"], "out.2.bias": torch.full((6,), float(moment))}
+            checkpoints.save(path, other, TINY | TINY_PROCESS)
+        opened("prior", path)  # whenever it was killed, the prior that is there loads
+
+    for moment in range(4):
+        kill_after(moment)
+    assert "previous_sha256" not in files.read_json(path.with_suffix(".json"))
 
 
 def test_a_prior_with_a_digest_is_hashed_once(tmp_path, monkeypatch):

@@ -356,13 +356,13 @@ def _written(
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    trial.out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(trial.out)
     files.write_json(trial.out / "advice.json", facts)
     text = f"{advice.verdict}\n\n{_table(advice.ways)}"
-    files.write_bytes(trial.out / "advice.md", text.encode("utf-8", "surrogateescape"))
+    files.write_text(trial.out / "advice.md", text)
     gallery = _gallery(data, scores, ensembles)
     page = advice_page.page(facts, gallery)
-    files.write_bytes(trial.out / "advice.html", page.encode("utf-8", "replace"))
+    files.write_text(trial.out / "advice.html", page)
     return Advice(advice.ways, advice.best, advice.out, advice.student, advice.failed, facts)
 
 

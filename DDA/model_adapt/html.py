@@ -56,7 +56,7 @@ def safe(value: object) -> str:
 
 def text(value: str) -> str:
     """Return a text that can be written; bytes of names that are no text become escapes."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def picture(pixels: np.ndarray, side: int = 96) -> str:
