@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from DDA import files, interrupts, ranks
-from DDA.progress import Show
+from DDA.progress import Show, printable
 
 STATUSES = """exit status:
   0    everything that was asked for is done
@@ -131,7 +131,7 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
         values, output = parser.read(argv)
         return work(values, output)
     except (ValueError, OSError) as error:
-        output.warn(f"error: {error}")
+        output.warn(f"error: {printable(str(error))}")
         return 2
     except KeyboardInterrupt as stop:
         interrupts.end()

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from DDA.progress import printable
+
 MOST_IN_NAME = 255  # bytes in the name of a file, on all usual file systems
 TEMPORARY = ".partial"  # the last suffix of a file that is being written
 
@@ -32,7 +34,7 @@ def find(path: str | Path) -> Path:
     The published commands are run from DDA/ and from DistilledClassifier/. They name ``ckpt/…``
     (in DDA/), ``dataset/…`` and ``saved/…`` (at the root), and must also work from the root.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # a user that does not exist is a name like any
     root = Path(__file__).resolve().parents[1]
     homes = {"ckpt": root / "DDA", "dataset": root, "saved": root}
     first = path.parts[0] if path.parts else "."
@@ -255,7 +257,7 @@ def writing(path: str | Path) -> Iterator[None]:
             raise
         advice = ADVICE.get(error.errno, "write elsewhere")
         reason = os.strerror(error.errno)
-        raise type(error)(f"cannot write {path}: {reason}; {advice}") from error
+        raise type(error)(f"cannot write {printable(str(path))}: {reason}; {advice}") from error
 
 
 def make_folder(path: Path) -> Path:

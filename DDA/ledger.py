@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from DDA import files, shapes
+from DDA.progress import printable
 from DDA.tree import SETTINGS, shown, spread
 
 RUNNING = "running"
@@ -62,7 +63,7 @@ def differences(
     """
     theirs, ours = ABSENT | dict(theirs), ABSENT | dict(ours)
     return [
-        f"{name} {_say(theirs, name)} there, {_say(ours, name)} {where}"
+        f"{printable(name)} {_say(theirs, name)} there, {_say(ours, name)} {where}"
         for name in {**ours, **theirs}
         if theirs.get(name) != ours.get(name)
     ]

@@ -573,7 +573,7 @@ def run(
     try:
         world = start(program)
     except (RuntimeError, OSError) as error:
-        say(f"error: {error}")
+        say(f"error: {printable(str(error))}")
         return 2
     except KeyboardInterrupt:
         interrupts.end()
@@ -585,7 +585,7 @@ def run(
         status = main(world)
     except SharedError as error:
         if world.rank == 0:
-            say(f"error: {error}")
+            say(f"error: {printable(str(error))}")
         status = 2
     except SystemExit as stop:
         status = stop.code

@@ -144,4 +144,4 @@ def as_path(setting: str, value: object) -> Path:
     """Return a path that was given as text or as a path. Raises ValueError for anything else."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError(f"`{setting}` must be a path, not {tree.shown(value)}")
-    return Path(value).expanduser()
+    return Path(os.path.expanduser(value))

@@ -43,7 +43,7 @@ MARK = "DIFFAUD_KILLS"  # the variable of the environment by which a job's proce
 LIMIT = 600.0  # seconds within which a job ends by itself
 PATIENCE = 60.0  # seconds within which the processes of a killed job end
 # entries of JSON files that tell of a run and not of its result
-FACTS = {"started", "command", "source_sha256", "seconds", "waited", "batch_size", "ranks"}
+FACTS = {"started", "command", "source_sha256", "seconds", "made", "waited", "batch_size", "ranks"}
 ENV = {
     name: value
     for name, value in os.environ.items()
@@ -227,6 +227,8 @@ def _digest(path: Path) -> str:
             value = {name: arrays[name] for name in arrays.files if name != "digest"}
     else:
         text = re.sub(rb"\d{8}_\d{6}_\d+", b"run", path.read_bytes())
+        # a report tells when it was made, and how long the copies took
+        text = re.sub(rb"<dt>(Evaluated|Cost)</dt><dd>[^<]*</dd>", b"", text)
         return hashlib.sha256(text).hexdigest()
     return hashlib.sha256(_as_bytes(value)).hexdigest()
 

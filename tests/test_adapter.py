@@ -139,7 +139,7 @@ def test_only_some_images_of_some_cells(prior, tree, tmp_path):
         ({"speed": "fastest"}, "`speed`: 'fastest' is unknown; use one of exact, balanced, fast"),
         ({"sped": "fast"}, "`sped` is unknown; did you mean speed?"),
         ({"batchsize": 3}, "`batchsize` is unknown; did you mean batch_size?"),
-        ({"N": 0}, "`N` 0 is outside 1..100"),
+        ({"N": 0}, "`N` 0 must be at least 1"),
         ({"N": "8"}, "`N` must be a whole number"),
         ({"D": 3}, "`D` 3 does not divide the image size 16"),
         ({"dtype": "int8"}, "`dtype`: 'int8' is unknown"),

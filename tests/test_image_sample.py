@@ -328,7 +328,7 @@ def test_a_save_folder_inside_the_source_is_left_out(call, tree):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--D", "4", "--N", "0"], ["--N 0 is outside 1..10"]),
+        (["--D", "4", "--N", "0"], ["--N 0 must be at least 1"]),
         (["--N", "11"], ["--N 11 is outside 1..10"]),
         (["--D", "3"], ["--D 3 does not divide the image size 16", "1, 2, 4, 8"]),
         (

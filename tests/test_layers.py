@@ -31,10 +31,10 @@ SOURCES_OF = {
 }
 # module: what it may import beside the standard library
 MAY_IMPORT = {
-    "DDA/files.py": {"numpy", "yaml"},
+    "DDA/files.py": {"numpy", "yaml", "DDA.progress"},
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
-    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.shapes", "DDA.tree"},
+    "DDA/ledger.py": {"DDA", "DDA.files", "DDA.progress", "DDA.shapes", "DDA.tree"},
     "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/weights.py": PURE
     | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
@@ -106,7 +106,13 @@ MAY_IMPORT = {
         "DistilledClassifier.experiments",
         "DistilledClassifier.experiments.run",
     },
-    "DistilledClassifier/experiments/compose.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
+    "DistilledClassifier/experiments/compose.py": {
+        "DDA",
+        "DDA.files",
+        "DDA.progress",
+        "DDA.settings",
+        "DDA.tree",
+    },
     "DistilledClassifier/experiments/settings.py": {"yaml", "DDA", "DDA.files", "DDA.settings"},
     "DistilledClassifier/train.py": {
         "DDA",

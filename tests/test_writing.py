@@ -39,11 +39,12 @@ def test_a_name_that_is_too_long_and_a_file_in_the_place_of_a_folder_are_named(t
     for path, reason in (
         (tmp_path / LONG, "File name too long; give a shorter name"),
         (tmp_path / "file/x", "Not a directory; write elsewhere, or remove that file"),
-        (tmp_path / "none/x", "No such file or directory; write elsewhere"),
     ):
         with pytest.raises(OSError) as fault:
             files.write_bytes(path, b"")
         assert f"{fault.value}" == f"cannot write {path}: {reason}"
+    with pytest.raises(FileNotFoundError, match=f"^the folder {tmp_path}/none is gone: "):
+        files.write_bytes(tmp_path / "none/x", b"")
     for path in (tmp_path / LONG / "a", tmp_path / "file", tmp_path / "file/x"):
         with pytest.raises(OSError, match=f"^cannot write {path}: "):
             files.make_folder(path)

@@ -103,12 +103,10 @@ def _fault_of(summary: dict[str, Any]) -> str | None:
     names = results.shown(first, facts)
     if not names:
         return "the entry cells has no columns"
-    numbers: dict[str, Any] = {"N": Annotated[int, (1, 1e12)]}
-    for name in names:
-        own = first[name].items() if isinstance(first[name], dict) else ()
-        hints = {key: float for key, value in own if isinstance(value, float)}
-        numbers[name] = TypedDict("Row", {**hints, "top1": Share})
-    row = TypedDict("Cell", numbers)
+    leading = first[names[0]].items() if isinstance(first[names[0]], dict) else ()
+    measures = {key: float for key, value in leading if isinstance(value, float)}
+    column = TypedDict("Row", {**measures, "top1": Share})  # each column has those of the first
+    row = TypedDict("Cell", {"N": Annotated[int, (1, 1e12)], **dict.fromkeys(names, column)})
     everything = {"cells": cells, "all": overall}
     wanted = {"cells": dict[str, row], "all": TypedDict("All", dict.fromkeys(names, Overall))}
     if "flips" in overall:

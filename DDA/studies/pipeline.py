@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from DDA import commands, files, settings, shapes, sources, tree
 from DDA.model_adapt.choices import FITTED_RULES
-from DDA.progress import Show, duration
+from DDA.progress import Show, duration, printable
 from DDA.studies.ladder import launcher
 from DistilledClassifier import train
 from DistilledClassifier.degradations import DEGRADATIONS
@@ -648,7 +648,7 @@ class _State:
         others = [command for command in self._made if command not in own]
         if others:
             raise ValueError(
-                f"{self._out} has images of another YAML, made by: {others[0]}; "
+                f"{self._out} has images of another YAML, made by: {printable(others[0])}; "
                 "give another out, or remove this one"
             )
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from DDA import tree
+
 DEEPEST = 6002  # layers; the deepest published network has 1202
 
 
@@ -44,7 +46,7 @@ class CifarResNet(nn.Module):
                 f"20, 32, 44, 56, up to {DEEPEST}"
             )
         if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"`num_classes` {num_classes!r} is no whole number above 0")
+            raise ValueError(f"`num_classes` {tree.shown(num_classes)} is no whole number above 0")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         width_in = 16

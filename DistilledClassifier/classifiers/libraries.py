@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from DDA import tree
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
 from DistilledClassifier.classifiers.network import Network
 
@@ -51,7 +52,8 @@ def build(config: Mapping[str, Any]) -> Network:
         "ImageClassifier": _build_mmcls,
     }
     if str(kind) not in builders:
-        raise ValueError(f"classifier type {kind!r} is unknown; use one of {', '.join(builders)}")
+        known = ", ".join(builders)
+        raise ValueError(f"classifier type {tree.shown(kind)} is unknown; use one of {known}")
     try:
         return builders[kind](settings)
     except ValueError:

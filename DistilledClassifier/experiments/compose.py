@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from DDA import files, settings, tree
+from DDA.progress import printable
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SHORT = re.compile(r"(?P<backbone>[A-Za-z]+\d*)(-(?P<teacher>\d+))?(_(?P<stage>\w+))?")
@@ -132,7 +133,7 @@ def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file is None:
         names = f"configs/{{{','.join(kinds())}}}/<DATASET>/<BACKBONE>/<stage>.yaml"
         raise FileNotFoundError(
-            f"`config` {path} does not exist; experiments are {names} "
+            f"`config` {printable(str(path))} does not exist; experiments are {names} "
             "(DistilledClassifier/README.md)"
         )
     own = files.read_yaml(file)
