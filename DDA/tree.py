@@ -370,11 +370,15 @@ def write_classes(root: Path, classes: Iterable[str]) -> None:
     files.write_bytes(root / CLASSES, "".join(f"{name}\n" for name in classes).encode())
 
 
-def class_list(name: str | Path) -> tuple[str, ...]:
-    """Return the class names of a built-in list, or of a file with one name on each line.
+def class_list(name: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    """Return the class names of a built-in list, of a file with one name a line, or as given.
 
-    Raises FileNotFoundError for anything else.
+    Raises FileNotFoundError where there is no such list, and ValueError for wrong names.
     """
+    if isinstance(name, list | tuple):
+        return check_classes(name, "`classes`")
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"`classes` must be text or a list, not {shown(name)}")
     path = Path(name)
     if name in CLASS_LISTS:
         path = Path(__file__).with_name("classes") / f"{name}.txt"

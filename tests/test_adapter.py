@@ -326,3 +326,19 @@ def test_numbers_of_numpy_are_numbers(prior, tree, tmp_path):
         tree, tmp_path / "out", num_samples=np.int64(3), corruption=None, quiet=True
     )
     assert report.done == 3 and json.loads((tmp_path / "out/settings.json").read_text())["N"] == 3
+
+
+def test_labels_without_names_take_the_classes_that_are_given(prior, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", x_train=pixels, y_train=np.arange(4) % 2)
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    adapter = Adapter(prior, speed="one-shot")
+    with pytest.raises(ValueError, match="has labels but no class names; give `classes`"):
+        adapter.folder(tmp_path / "set.npz", tmp_path / "out", quiet=True)
+    for name, classes in {"file": tmp_path / "names.txt", "list": ["cat", "dog"]}.items():
+        adapter.folder(tmp_path / "set.npz", tmp_path / name, classes=classes, quiet=True)
+        assert (tmp_path / name / "classes.txt").read_text() == "cat\ndog\n"
+        copies = sorted(path.name for path in (tmp_path / name).rglob("*.png"))
+        assert [copy.split("_")[0] for copy in copies] == ["cat", "cat", "dog", "dog"]
+    with pytest.raises(ValueError, match="`classes` must be text or a list, not 3"):
+        adapter.folder(tmp_path / "set.npz", tmp_path / "out", classes=3, quiet=True)

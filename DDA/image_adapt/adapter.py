@@ -196,6 +196,7 @@ class Adapter:
         orientation: str | None = None,
         overwrite: bool = False,
         gallery: str | PathLike[str] | None = None,
+        classes: str | PathLike[str] | Sequence[str] | None = None,
         dry_run: bool = False,
         world: ranks.World | None = None,
         quiet: bool = False,
@@ -222,6 +223,8 @@ class Adapter:
                 ignore with the published layouts and the published behaviour).
             overwrite: make the planned images anew.
             gallery: a PNG that gets some images before and after.
+            classes: names for labels that come without: a list of names, the name of a built-in
+                list, or a file.
             dry_run: check everything, print the plan and stop.
             world: the processes that share the work (default: this one).
             quiet: print nothing; the result tells which images failed.
@@ -257,6 +260,7 @@ class Adapter:
             orientation=orientation,
             overwrite=overwrite,
             gallery=None if gallery is None else files.find(settings.as_path("gallery", gallery)),
+            classes=classes,
         )
         if quiet:  # otherwise the plan says it
             for notice in selection.unread():
@@ -319,6 +323,7 @@ class Adapter:
         )
         source = sources.open_source(
             selection.source,
+            None if selection.classes is None else tree.class_list(selection.classes),
             severity=one_severity(selection.severity),
             upright=orientation == "apply",
         )

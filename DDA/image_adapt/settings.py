@@ -203,7 +203,8 @@ class Selection:
     the source (default: png; under published behaviour: same). orientation: ``apply`` turns
     photographs as their EXIF data say, ``ignore`` does not (default: that of the save folder, else
     of `orientation_of`). overwrite: make the planned images anew. gallery: a PNG of some images
-    before and after. Raises ValueError for values that cannot be meant.
+    before and after. classes: the names of the classes, a built-in list or a file, for labels
+    without names. Raises ValueError for values that cannot be meant.
     """
 
     source: Path
@@ -218,6 +219,7 @@ class Selection:
     orientation: str | None = None
     overwrite: bool = False
     gallery: Path | None = None
+    classes: str | PathLike[str] | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening the source."""

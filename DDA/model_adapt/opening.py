@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from DDA import files, tree
-from DDA import settings as checks
 from DDA.model_adapt.settings import Settings
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
@@ -74,21 +73,12 @@ def common_classes(
     """
     lists = {classifier.name: classifier.classes for classifier in opened if classifier.classes}
     if not lists:
-        return _listed_classes(listed)
+        return None if listed is None else tree.class_list(listed)
     first, classes = next(iter(lists.items()))
     for name, others in lists.items():
         if tuple(others) != tuple(classes):
             raise ValueError(f"{name} has other classes than {first}: train both on one class list")
     return tuple(classes)
-
-
-def _listed_classes(
-    listed: str | PathLike[str] | Sequence[str] | None,
-) -> tuple[str, ...] | None:
-    if listed is None or isinstance(listed, str | PathLike):
-        return None if listed is None else tree.class_list(listed)
-    checks.check_kinds({"classes": listed}, {"classes": str | tuple | list})
-    return tree.check_classes(listed, "`classes`")
 
 
 def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:

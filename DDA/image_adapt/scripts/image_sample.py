@@ -6,8 +6,7 @@
       --severity 5 --save_dir dataset/generated/imagenetc_5k --use_fp16 True
   image_sample.py --model_path prior.pt --base_samples photos --save_dir photos_adapted
 
-Run the same command again to go on where it stopped. Without mpiexec it is one process.
-"""
+The same command goes on where it stopped. Without mpiexec it is one process."""
 
 from __future__ import annotations
 
@@ -87,6 +86,7 @@ FLAGS = """
     behaviour: same)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
+--classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
 [method]
