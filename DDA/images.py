@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +13,26 @@ from PIL import Image, ImageDraw, ImageFont
 
 from DDA import files
 
+LONG = 32  # images that are longer than so many times their shorter side are cropped first
+# Pillow warns of images of half the size that it refuses; one limit is enough here. Filters that
+# the user has set come first.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
 
 def read_rgb(path: Path) -> Image.Image:
     """Return an image file as RGB, as `to_rgb` does; EXIF rotation is ignored.
 
-    Raises ValueError for animated files, OSError (or PIL's own errors) for files that cannot be
-    decoded.
+    Raises ValueError for animated files and for those with more pixels than Pillow's limit, OSError
+    (or PIL's own errors) for files that cannot be decoded.
     """
-    with Image.open(path) as image:
-        return to_rgb(image)
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(
+            f"it says that it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, as files do "
+            "that are made to fill the memory; if it is a real image, make it smaller first"
+        ) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -52,10 +65,39 @@ def fit_square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     resized = (round(image.width * scale), round(image.height * scale))
-    image = image.resize(resized, Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-    return pixels[top : top + size, left : left + size]
+    return np.asarray(resized_middle(image, resized, size, Image.Resampling.BICUBIC))
+
+
+def resized_middle(
+    image: Image.Image, resized: tuple[int, int], size: int, how: Image.Resampling
+) -> Image.Image:
+    """Return the middle square, ``size`` pixels wide, of an image resized to ``resized``.
+
+    Of a very long image only the middle is resized: all of 30,000 x 2 pixels would take gigabytes.
+    The pixels are the same but for rounding, and for overshoot that is cut off between Pillow's
+    two passes, whose order depends on the size.
+    """
+    left, top = ((length - size) // 2 for length in resized)
+    if max(image.size) <= LONG * min(image.size):
+        return image.resize(resized, how).crop((left, top, left + size, top + size))
+    (x, right, from_x, to_x), (y, bottom, from_y, to_y) = (
+        _span(first, size, length / full, length)
+        for first, length, full in zip((left, top), image.size, resized, strict=True)
+    )
+    middle = image.crop((x, y, right, bottom))
+    return middle.resize((size, size), how, box=(from_x, from_y, to_x, to_y))
+
+
+def _span(first: int, size: int, scale: float, length: int) -> tuple[int, int, float, float]:
+    """Return where the resized pixels ``first`` to ``first + size`` come from, along one side.
+
+    These are the first and the last pixel to cut out, with those that a filter reads around, and
+    the place of the span in what is cut out. scale: pixels of the image for a resized one.
+    """
+    spare = math.ceil(3 * max(1, scale))
+    start, end = first * scale, min((first + size) * scale, length)
+    cut = max(0, math.floor(start) - spare)
+    return cut, min(length, math.ceil(end) + spare), start - cut, end - cut
 
 
 def to_model(pixels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Building, saving and loading classifiers; the published weights."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +194,33 @@ def test_preprocessing_takes_an_image_of_its_size_as_it_is_and_the_middle_of_oth
     ):
         with pytest.raises(ValueError, match="|".join(wrong)):
             Preprocess(8, **wrong)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_preprocessing_resizes_only_the_middle_of_very_long_images(interpolation):
+    preprocess = Preprocess(24, resize=27, interpolation=interpolation)
+
+    def whole(pixels):
+        image = Image.fromarray(pixels)
+        scale = 27 / min(image.size)
+        resized = tuple(max(24, round(side * scale)) for side in image.size)
+        image = image.resize(resized, Image.Resampling[interpolation.upper()])
+        left, top = ((length - 24) // 2 for length in resized)
+        return np.asarray(image.crop((left, top, left + 24, top + 24)))
+
+    for shape in ((40, 40), (30, 50), (64, 2), (2, 64), (9, 250), (300, 100)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(preprocess.fit(pixels), whole(pixels))
+    for shape in ((700, 2), (2, 700), (60, 3000), (1001, 3)):
+        rows, columns = (np.sin(np.arange(side) / 20) for side in shape)
+        waves = 128 + 30 * (rows[:, None, None] + columns[None, :, None]) + np.zeros(3)
+        pixels = waves.round().astype(np.uint8)
+        gap = preprocess.fit(pixels).astype(int) - whole(pixels)
+        assert abs(gap).max() <= 1
+    started = time.perf_counter()
+    long = np.full((1, 3_000_000, 3), 7, np.uint8)
+    assert (Preprocess(224, resize=256).fit(long) == 7).all()
+    assert time.perf_counter() - started < 2
 
 
 @needs_shared

@@ -2,6 +2,8 @@ import json
 import os
 import platform
 import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -142,6 +144,72 @@ def test_fit_square_gives_the_middle_square_of_any_image(shape):
     assert square[:, :6].mean() < 20 and square[:, 10:].mean() > 180
     same = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(images.fit_square(Image.fromarray(same), 16), same)
+
+
+def whole_fit(image, size):
+    """Fit an image as `fit_square` did before it knew long images: all of it is resized."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    resized = (round(image.width * scale), round(image.height * scale))
+    pixels = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def noise(width, height, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_ordinary_images_are_fitted_as_ever_to_the_byte():
+    draw = np.random.default_rng(1)
+    for _ in range(60):
+        short = int(draw.integers(1, 80))
+        sides = draw.permutation([short, int(draw.integers(short, min(32 * short, 400) + 1))])
+        image = noise(*map(int, sides))
+        for size in (8, 27, 64):
+            fitted = images.fit_square(image, size)
+            np.testing.assert_array_equal(fitted, whole_fit(image, size), err_msg=f"{sides}")
+
+
+@pytest.mark.parametrize(
+    "sides", [(700, 2), (2, 700), (1, 900), (1001, 3), (7, 999), (1300, 40), (33, 1), (5000, 150)]
+)
+def test_long_images_are_fitted_as_if_all_of_them_were_resized(sides):
+    waves = [np.sin(np.arange(side) / 2) for side in sides]
+    pixels = 128 + 30 * (waves[0][None, :, None] + waves[1][:, None, None]) + np.zeros(3)
+    image = Image.fromarray(pixels.round().astype(np.uint8))
+    for size in (8, 27, 64):
+        fitted, whole = (fit(image, size).astype(int) for fit in (images.fit_square, whole_fit))
+        assert abs(fitted - whole).max() <= 1
+
+
+@pytest.mark.parametrize("sides", [(30_000, 2), (2, 30_000), (3_000_000, 1), (1, 3_000_000)])
+def test_the_longest_images_take_no_time_and_no_memory(sides):
+    image = Image.new("RGB", sides, (1, 2, 3))
+    started = time.perf_counter()
+    fitted = images.fit_square(image, 256)
+    assert (fitted == (1, 2, 3)).all() and fitted.shape == (256, 256, 3)
+    assert time.perf_counter() - started < 2
+
+
+def test_an_image_of_too_many_pixels_is_refused_in_words(tmp_path, monkeypatch):
+    Image.new("L", (12, 12)).save(tmp_path / "x.png")
+    for most in (60, 100):  # Pillow refuses above twice its limit, and warns below
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=rf"more than {2 * most} pixels.*make it smaller"):
+                images.read_rgb(tmp_path / "x.png")
+
+
+def test_pillow_does_not_warn_of_large_images(tmp_path):
+    Image.new("L", (12, 12)).save(tmp_path / "x.png")
+    code = "from PIL import Image; from DDA import images; Image.MAX_IMAGE_PIXELS = 100; "
+    code += f"print(images.read_rgb({str(tmp_path / 'x.png')!r}).size)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("(12, 12)\n", "")
 
 
 def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from DDA import images
+
 MOST = 4096  # pixels at a side; no classifier sees larger images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,9 +57,8 @@ class Preprocess:
         image = Image.fromarray(pixels)
         scale = (self.resize or self.size) / min(image.size)
         width, height = (max(self.size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+        how = Image.Resampling[self.interpolation.upper()]
+        return np.asarray(images.resized_middle(image, (width, height), self.size, how))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return normalised float (N,3,H,W) of images, uint8 (N,H,W,3)."""
