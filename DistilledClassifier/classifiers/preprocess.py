@@ -8,19 +8,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import images
+from DDA import images, tree
 
 MOST = 4096  # pixels at a side; no classifier sees larger images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+LIBRARIES = ("own", "torchvision", "transformers", "mmcls")
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """The form in which a network sees images.
 
-    size: the side of its square images in pixels. An image of that size is taken as it is. Any
-    other is scaled until its shorter side is ``resize`` pixels (default: size), and its middle is
-    taken. mean, std: of RGB in [0,1]. interpolation: bilinear or bicubic. Raises ValueError.
+    size: the side of its square images in pixels. An image is scaled until its shorter side is
+    ``resize`` pixels (default: size), and its middle is taken. mean, std: of RGB in [0,1].
+    interpolation: nearest, bilinear, bicubic or lanczos. squash: scale both sides to ``resize``
+    pixels. like: the library whose arithmetic is followed. ``own`` takes an image of ``size`` as it
+    is, and rounds lengths to the nearest; torchvision (timm too), transformers and mmcls scale
+    every image, and round as these do. mmcls resizes by OpenCV, the others by Pillow. Raises
+    ValueError.
     """
 
     size: int
@@ -28,13 +34,15 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
+    squash: bool = False
+    like: str = "own"
 
     def __post_init__(self) -> None:
         """Check the settings, and make tuples of floats of the means and deviations."""
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(
-                f"interpolation {self.interpolation!r} is neither bilinear nor bicubic"
-            )
+        for name, known in (("interpolation", INTERPOLATIONS), ("like", LIBRARIES)):
+            if getattr(self, name) not in known:
+                value, names = tree.shown(getattr(self, name)), ", ".join(known)
+                raise ValueError(f"`{name}` {value} is unknown; use one of {names}")
         if (self.resize or self.size) < self.size or self.size < 1:
             raise ValueError(f"`resize` {self.resize} must be at least `size` {self.size}")
         if max(self.resize or 0, self.size) > MOST:
@@ -45,20 +53,40 @@ class Preprocess:
             if not in_range or (name == "std" and 0 in value):
                 above = " above 0" if name == "std" else ""
                 raise ValueError(
-                    f"preprocess {name} {list(value)} must be three numbers in 0..1{above}, of "
-                    "RGB scaled to 0..1"
+                    f"`{name}` {list(value)} must be three numbers in 0..1{above}, of RGB scaled "
+                    "to 0..1"
                 )
             object.__setattr__(self, name, value)
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """Return uint8 (size,size,3) of an image, uint8 (H,W,3)."""
-        if pixels.shape[:2] == (self.size, self.size):
+        """Return uint8 (size,size,3) of an image, uint8 (H,W,3).
+
+        Raises ValueError where OpenCV is needed and missing.
+        """
+        if self.like == "own" and pixels.shape[:2] == (self.size, self.size):
             return pixels
-        image = Image.fromarray(pixels)
-        scale = (self.resize or self.size) / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        how = Image.Resampling[self.interpolation.upper()]
-        return np.asarray(images.resized_middle(image, (width, height), self.size, how))
+        resized = self._resized(pixels.shape[1], pixels.shape[0])
+        corner = tuple(self._first((length - self.size) / 2) for length in resized)
+        if self.like == "mmcls":
+            left, top = corner
+            scaled = _resized_by_opencv(pixels, resized, self.interpolation)
+            return scaled[top : top + self.size, left : left + self.size]
+        image, how = Image.fromarray(pixels), Image.Resampling[self.interpolation.upper()]
+        return np.asarray(images.resized_middle(image, resized, self.size, how, corner))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and the height to which an image is scaled."""
+        target, shorter = self.resize or self.size, min(width, height)
+        if self.squash:
+            return target, target
+        if self.like == "own":
+            scale = target / shorter
+            return max(self.size, round(width * scale)), max(self.size, round(height * scale))
+        return int(target * width / shorter), int(target * height / shorter)
+
+    def _first(self, middle: float) -> int:
+        """Return the first row or column that is kept."""
+        return round(middle) if self.like in ("torchvision", "mmcls") else int(middle)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return normalised float (N,3,H,W) of images, uint8 (N,H,W,3)."""
@@ -67,3 +95,19 @@ class Preprocess:
             for value in (self.mean, self.std)
         )
         return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def _resized_by_opencv(pixels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """Return an image resized as mmcls does it. Raises ValueError where OpenCV is missing."""
+    try:
+        import cv2
+    except ImportError:
+        raise ValueError(
+            "this classifier sees images as mmcls resizes them, by OpenCV: pip install "
+            "opencv-python"
+        ) from None
+    if pixels.shape[1::-1] == size:
+        return pixels
+    codes = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+    how = dict(zip(INTERPOLATIONS, codes, strict=True))[name]
+    return cv2.resize(pixels, size, interpolation=how)

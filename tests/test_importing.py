@@ -1,0 +1,160 @@
+"""Classifiers of other libraries: their preprocessing, and checkpoints of ours made of them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from DistilledClassifier.classifiers import Preprocess, transforms
+
+SHAPES = ((24, 24), (37, 61), (64, 33), (20, 23), (32, 32), (101, 100))
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
+
+
+def seen(preprocess, pixels: np.ndarray) -> torch.Tensor:
+    """Return (3,H,W), as a network sees the image."""
+    return preprocess.normalise(torch.from_numpy(preprocess.fit(pixels)[None].copy()))[0]
+
+
+def assert_alike(preprocess, transform) -> None:
+    for pixels in pictures():
+        theirs = transform(Image.fromarray(pixels))
+        torch.testing.assert_close(seen(preprocess, pixels), theirs, rtol=0, atol=1e-5)
+
+
+def torchvision_transform(version, *steps):
+    """Return a Compose of torchvision, of steps by name with their arguments."""
+    module = pytest.importorskip(f"torchvision.transforms{version}")
+    made = [getattr(module, name)(*args) for name, *args in steps]
+    if version:
+        made += [module.ToImage(), module.ToDtype(torch.float32, scale=True)]
+    else:
+        made.append(module.ToTensor())
+    return module.Compose([*made, module.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])])
+
+
+@pytest.mark.parametrize("version", ["", ".v2"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [("Resize", 28), ("CenterCrop", 24)],
+        [("Resize", 27), ("CenterCrop", [24, 24])],
+        [("Resize", (24, 24), 3)],
+        [("Resize", (30, 30), 2), ("CenterCrop", 24)],
+    ],
+)
+def test_a_transform_of_torchvision_becomes_a_preprocess_that_gives_the_same(version, steps):
+    transform = torchvision_transform(version, *steps)
+    assert_alike(transforms.of_transform(transform), transform)
+
+
+def test_the_transform_of_weights_of_torchvision_is_taken():
+    models = pytest.importorskip("torchvision.models")
+    transform = models.get_model_weights("swin_v2_t").DEFAULT.transforms()
+    preprocess = transforms.of_transform(transform)
+    assert (preprocess.size, preprocess.resize, preprocess.interpolation) == (256, 260, "bicubic")
+    assert_alike(preprocess, transform)
+
+
+@pytest.mark.parametrize("changes", [{}, {"crop_mode": "squash"}, {"crop_pct": 1.0}])
+def test_a_data_config_of_timm_is_taken(changes):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("test_resnet")
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 25, 25), **changes}
+    config = timm.data.resolve_model_data_config(model)
+    assert_alike(transforms.of_timm(model), timm.data.create_transform(**config))
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([("Resize", 28)], r"Resize\(28\) leaves rectangles; add CenterCrop"),
+        ([("CenterCrop", 24)], "CenterCrop without Resize"),
+        ([("Resize", (24, 30))], r"Resize to \[24, 30\]; only squares"),
+        ([("Resize", 20), ("CenterCrop", 24)], "CenterCrop 24 pads an image of 20 pixels"),
+        ([("Resize", 28), ("RandomCrop", 24)], "the step RandomCrop is unknown here"),
+        ([("ToTensor",), ("Resize", (24, 24))], "Resize works on a tensor"),
+        ([("CenterCrop", 24), ("Resize", (24, 24))], "one after CenterCrop"),
+        ([], "`transform` tells no size of images; name `size`"),
+    ],
+)
+def test_a_transform_that_cannot_be_expressed_is_refused_in_words(steps, words):
+    with pytest.raises(ValueError, match=words):
+        transforms.of_transform(torchvision_transform("", *steps))
+
+
+MEAN, STD = [127.5, 102.0, 76.5], [51.0, 76.5, 102.0]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"type": "Resize", "size": (28, -1)}, {"type": "CenterCrop", "crop_size": 24}],
+        [{"type": "Resize", "size": 24, "interpolation": "bicubic"}],
+        [
+            {"type": "Resize", "size": (28, -1), "backend": "pillow", "interpolation": "bicubic"},
+            {"type": "CenterCrop", "crop_size": 24},
+        ],
+    ],
+)
+def test_a_pipeline_of_mmcls_becomes_a_preprocess_that_gives_the_same(steps):
+    pytest.importorskip("mmcls")
+    from DistilledClassifier.classifiers import Pipeline
+
+    whole = [
+        {"type": "LoadImageFromFile"},
+        *steps,
+        {"type": "Normalize", "mean": MEAN, "std": STD, "to_rgb": True},
+        {"type": "ImageToTensor", "keys": ["img"]},
+        {"type": "Collect", "keys": ["img"], "meta_keys": ()},
+    ]
+    preprocess, pipeline = transforms.of_steps(whole), Pipeline(whole)
+    for pixels in pictures():
+        theirs = torch.from_numpy(pipeline.fit(pixels))
+        torch.testing.assert_close(seen(preprocess, pixels), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"type": "Resize", "size": (28, -1), "adaptive_side": "long"}, "Resize with .*long"),
+        ({"type": "CenterCrop", "crop_size": 24, "efficientnet_style": True}, "efficientnet_style"),
+        ({"type": "Normalize", "mean": MEAN, "std": STD, "to_rgb": False}, "Normalize with"),
+        ({"type": "RandomFlip"}, "RandomFlip"),
+    ],
+)
+def test_a_step_of_mmcls_that_cannot_be_expressed_is_refused_in_words(step, words):
+    with pytest.raises(ValueError, match=words):
+        transforms.of_steps([step])
+
+
+def test_a_preprocessor_of_hugging_face_is_read():
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+    vit = {"size": {"height": 224, "width": 224}, "resample": 3, "image_mean": mean}
+    vit |= {"image_std": std, "do_resize": True, "rescale_factor": 1 / 255}
+    expected = {"mean": mean, "std": std, "interpolation": "bicubic", "like": "transformers"}
+    assert transforms.of_processor(vit) == Preprocess(224, squash=True, **expected)
+    convnext = {**vit, "size": {"shortest_edge": 224}, "crop_pct": 0.875}
+    assert transforms.of_processor(convnext) == Preprocess(224, 256, **expected)
+    large = {**convnext, "size": {"shortest_edge": 384}}
+    assert transforms.of_processor(large) == Preprocess(384, squash=True, **expected)
+    deit = {**vit, "size": 256, "crop_size": {"height": 224, "width": 224}}
+    assert transforms.of_processor(deit) == Preprocess(224, 256, squash=True, **expected)
+    with pytest.raises(ValueError, match="LevitImageProcessor is unknown here; known are ViT"):
+        transforms.of_processor({**vit, "image_processor_type": "LevitImageProcessor"})
+    with pytest.raises(ValueError, match="multiplies pixels by 0.5; only 1/255"):
+        transforms.of_processor({**vit, "rescale_factor": 0.5})
+
+
+def test_what_a_user_says_wins_over_what_is_known():
+    known = Preprocess(224, 256, like="torchvision")
+    changed = transforms.Changes(size=64, mean=(0.5, 0.5, 0.5), interpolation="bilinear").of(known)
+    expected = {"mean": (0.5,) * 3, "interpolation": "bilinear", "like": "torchvision"}
+    assert changed == Preprocess(64, 73, **expected)
+    assert transforms.Changes(size=64, resize=64).of(known).resize == 64
+    with pytest.raises(ValueError, match="`resize` 32 must be at least `size` 224"):
+        transforms.Changes(resize=32).of(known)
