@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from DistilledClassifier.classifiers import Preprocess, transforms
+from DistilledClassifier import classifiers
+from DistilledClassifier.classifiers import Preprocess, import_classifier, transforms
 
 SHAPES = ((24, 24), (37, 61), (64, 33), (20, 23), (32, 32), (101, 100))
 
@@ -158,3 +159,60 @@ def test_what_a_user_says_wins_over_what_is_known():
     assert transforms.Changes(size=64, resize=64).of(known).resize == 64
     with pytest.raises(ValueError, match="`resize` 32 must be at least `size` 224"):
         transforms.Changes(resize=32).of(known)
+
+
+# --------------------------------------------------------------------------- checkpoints of ours
+
+
+def warmed(model: torch.nn.Module, size: int) -> torch.nn.Module:
+    """Return a network with statistics of BatchNorm and biases that are not the fresh ones."""
+    torch.manual_seed(1)
+    for name, value in model.named_parameters():
+        if value.ndim == 1:
+            torch.nn.init.normal_(value, float(name.endswith("weight")), 0.2)
+    model.train()(torch.randn(4, 3, size, size))
+    return model.eval()
+
+
+def assert_same_logits(path, model, transform) -> None:
+    """Compare the logits of a checkpoint with those of a network behind its own transform."""
+    classifier = classifiers.load(path)
+    images = pictures()
+    with torch.no_grad():
+        theirs = torch.cat([model(transform(Image.fromarray(pixels))[None]) for pixels in images])
+    torch.testing.assert_close(classifier.scores(images), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndog\nship\n")
+    return tmp_path / "names.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("test_resnet", ""), ("test_convnext", "model."), ("test_vit", "module.")]
+)
+def test_a_model_of_timm_keeps_its_logits(tmp_path, classes, name, prefix):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name, num_classes=3)
+    config = timm.data.resolve_model_data_config(model)
+    warmed(model, config["input_size"][1])
+    state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+    imported = import_classifier(
+        f"timm/{name}", tmp_path / "mine.pth", weights=tmp_path / "w.pt", classes=classes
+    )
+    assert imported.classes == classifiers.load(imported.path).classes == ("cat", "dog", "ship")
+    assert_same_logits(imported.path, model, timm.data.create_transform(**config))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_a_model_of_torchvision_keeps_its_logits(tmp_path, classes, name):
+    models = pytest.importorskip("torchvision.models")
+    model = warmed(models.get_model(name, num_classes=3), 64)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    imported = import_classifier(
+        f"torchvision/{name}", tmp_path / "mine.pth", weights=tmp_path / "w.pt", classes=classes
+    )
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    assert_same_logits(imported.path, model, transform)

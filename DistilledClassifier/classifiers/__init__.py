@@ -2,9 +2,9 @@
 
 >>> from DistilledClassifier import classifiers
 
-Networks come from mmcls, from timm or from here. Preprocessing belongs to a classifier and lies in
-its checkpoint, so `Classifier.scores` takes images as they are. The names are imported on first
-use, so that the line above waits for no other package.
+Networks come from mmcls, timm, torchvision, Hugging Face or from here. Preprocessing belongs to a
+classifier and lies in its checkpoint, so `Classifier.scores` takes images as they are. The names
+are imported on first use, so that the line above waits for no other package.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
         tells_itself,
     )
     from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
+    from DistilledClassifier.classifiers.importing import import_classifier
     from DistilledClassifier.classifiers.libraries import build, quietly
     from DistilledClassifier.classifiers.network import Network, Seen, still
-    from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
+    from DistilledClassifier.classifiers.origins import (
+        Pipeline,
+        open_classifier,
+        with_weights,
+        wrap,
+    )
     from DistilledClassifier.classifiers.preprocess import Preprocess
     from DistilledClassifier.classifiers.scoring import Classifier, score, score_views
 
@@ -36,6 +42,7 @@ __all__ = [
     "Preprocess",
     "Seen",
     "build",
+    "import_classifier",
     "initialise",
     "is_ours",
     "load",
@@ -48,14 +55,16 @@ __all__ = [
     "still",
     "tells_itself",
     "with_weights",
+    "wrap",
 ]
 
 _NAMES = {
     "checkpoints": ("initialise", "is_ours", "load", "read", "save", "tells_itself"),
     "cifar_resnet": ("CifarResNet",),
+    "importing": ("import_classifier",),
     "libraries": ("build", "quietly"),
     "network": ("Network", "Seen", "still"),
-    "origins": ("Pipeline", "open_classifier", "with_weights"),
+    "origins": ("Pipeline", "open_classifier", "with_weights", "wrap"),
     "preprocess": ("Preprocess",),
     "scoring": ("Classifier", "score", "score_views"),
 }

@@ -121,7 +121,8 @@ def initialise(network: Network, path: Path, content: dict[str, Any] | None = No
     what `read` gave of the file, if it was read already. Returns the names that were left. Raises
     ValueError where anything else does not fit.
     """
-    theirs, own = weights(read(path) if content is None else content), network.model.state_dict()
+    own = network.model.state_dict()
+    theirs = _unprefixed(weights(read(path) if content is None else content), own)
     absent = own.keys() - theirs.keys()
     missing = [name for name in own if name in absent and not name.endswith("num_batches_tracked")]
     if missing:
@@ -141,12 +142,37 @@ def initialise(network: Network, path: Path, content: dict[str, Any] | None = No
     return differ
 
 
+def _unprefixed(
+    state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return weights without what a trainer put before the network's own names, such as model."""
+    first = next(iter(own))
+    if first in state:
+        return state
+    longer = [name for name in state if name.endswith(f".{first}")]
+    prefix = longer[0].removesuffix(first) if len(longer) == 1 else ""
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the tensors and plain values of a file; nothing in it is executed.
 
     Raises FileNotFoundError and BadFile.
     """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     return read_tensors(path, "classifier's checkpoint")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load
+    except ImportError:
+        raise ValueError(f"{path} needs safetensors: pip install safetensors") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; expected a classifier's weights")
+    with files.parsing(path, "file of safetensors"):
+        return load(path.read_bytes())
 
 
 def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:

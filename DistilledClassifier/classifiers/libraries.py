@@ -1,4 +1,4 @@
-"""Networks of our own, of timm, of torchvision and of mmcls behind one interface.
+"""Networks of our own, of timm, torchvision, Hugging Face and mmcls behind one interface.
 
 A new kind of network is a builder here and its entry in `build`.
 """
@@ -28,8 +28,9 @@ def build(config: Mapping[str, Any]) -> Network:
         config: ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; or ``{"type": "timm",
             "name": …, "num_classes": …}`` and what else timm's create_model takes, ``pretrained``
             too; or ``{"type": "torchvision", "name": …, "num_classes": …}`` and what else
-            torchvision's get_model takes, ``weights`` too; or a model dict of mmcls (``{"type":
-            "ImageClassifier", "backbone": …, …}``).
+            torchvision's get_model takes, ``weights`` too; or ``{"type": "transformers", "config":
+            …, "num_classes": …}`` with the content of a config.json; or a model dict of mmcls
+            (``{"type": "ImageClassifier", "backbone": …, …}``).
 
     Returns:
         The network in its three parts, in training mode, on the CPU.
@@ -48,6 +49,7 @@ def build(config: Mapping[str, Any]) -> Network:
         "CifarResNet": _build_cifar,
         "timm": _build_timm,
         "torchvision": _build_torchvision,
+        "transformers": _build_transformers,
         "ImageClassifier": _build_mmcls,
     }
     if kind not in builders:
@@ -92,7 +94,8 @@ def _build_timm(settings: dict) -> Network:
         raise ValueError(
             f"the pretrained weights of timm/{name} could not be fetched "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); check the connection to "
-            "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false"
+            "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false, or "
+            "as the `weights` of import_classifier.py"
         ) from None
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
@@ -119,16 +122,52 @@ def _build_torchvision(settings: dict) -> Network:
         raise ValueError(f"torchvision has no model {name}; {advice}")
     try:
         model = models.get_model(name, **settings)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"torchvision cannot build {name}: {error}") from None
+    except OSError as error:
+        raise ValueError(
+            f"the pretrained weights of torchvision/{name} could not be fetched ({error}); check "
+            "the connection, or fetch the file elsewhere, and give it as `init`, or as the "
+            "`weights` of import_classifier.py"
+        ) from None
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or getattr(model, "aux_logits", False):
         raise ValueError(
             f"torchvision/{name} has no single last layer, so its features are unknown; choose "
             "another model"
         )
-    features = _LastInput(model, linear[-1])
-    return Network(model, features.of, nn.Identity(), model.get_submodule(linear[-1]))
+    return _until(model, linear[-1])
+
+
+def _build_transformers(settings: dict) -> Network:
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError:
+        raise ValueError(
+            "classifiers of Hugging Face need transformers: pip install 'diffaud[transformers]'"
+        ) from None
+    entries, classes = dict(settings.pop("config")), settings.pop("num_classes", None)
+    if settings:
+        raise TypeError(f"{', '.join(settings)} is unknown beside config and num_classes")
+    kind = entries.pop("model_type", None)
+    if classes is not None:
+        entries |= {"num_labels": classes, "id2label": None, "label2id": None}
+    try:
+        config = AutoConfig.for_model(kind, **entries)
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:  # each model has types of its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"transformers cannot build a classifier {kind}: {reason}") from None
+    linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"transformers' {kind} has no last layer, so its features are unknown")
+    return _until(model.float(), linear[-1])
+
+
+def _until(model: nn.Module, last: str) -> Network:
+    """Return a network whose features are what the last layer sees. last: its name."""
+    features = _LastInput(model, last)
+    return Network(model, features.of, nn.Identity(), model.get_submodule(last))
 
 
 class _LastInput:

@@ -148,10 +148,12 @@ def of_processor(entries: Mapping[str, Any], size: int | None = None) -> Preproc
     where = "preprocessor_config.json"
     kind = entries.get("image_processor_type", entries.get("feature_extractor_type", PROCESSORS[0]))
     name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(kind))
-    odd = [entry for entry in ODD if entries.get(entry)]
-    if name not in PROCESSORS or odd:
+    unusual = [entry for entry in ODD if entries.get(entry)]
+    if name not in PROCESSORS or unusual:
         known = ", ".join(PROCESSORS)
-        raise ValueError(f"{where}: {', '.join(odd) or kind} is unknown here; known are {known}")
+        raise ValueError(
+            f"{where}: {', '.join(unusual) or kind} is unknown here; known are {known}"
+        )
     preprocess = _Steps("transformers", where)
     target, crop = _sides(entries.get("size")), _sides(entries.get("crop_size"))
     how, share = entries.get("resample", 2), entries.get("crop_pct")
