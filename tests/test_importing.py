@@ -1,5 +1,7 @@
 """Classifiers of other libraries: their preprocessing, and checkpoints of ours made of them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,16 @@ def torchvision_transform(version, *steps):
 def test_a_transform_of_torchvision_becomes_a_preprocess_that_gives_the_same(version, steps):
     transform = torchvision_transform(version, *steps)
     assert_alike(transforms.of_transform(transform), transform)
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_a_transform_that_resizes_tensors_gives_the_same(code):
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    steps = [v2.ToImage(), v2.Resize(27, code), v2.CenterCrop(24)]
+    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.2] * 3)]
+    preprocess = transforms.of_transform(v2.Compose(steps))
+    assert preprocess.by == "torch"
+    assert_alike(preprocess, v2.Compose(steps))
 
 
 def test_the_transform_of_weights_of_torchvision_is_taken():
@@ -216,3 +228,136 @@ def test_a_model_of_torchvision_keeps_its_logits(tmp_path, classes, name):
     )
     transform = models.get_model_weights(name).DEFAULT.transforms()
     assert_same_logits(imported.path, model, transform)
+
+
+MMCLS_CONFIG = """
+norm = dict(mean=[120, 110, 100], std=[60, 61, 62], to_rgb=True)
+model = dict(
+    type="ImageClassifier", pretrained=None,
+    backbone=dict(type="ResNet_CIFAR", depth=18, num_stages=4, out_indices=(3,), style="pytorch"),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(type="LinearClsHead", num_classes=3, in_channels=512,
+              loss=dict(type="CrossEntropyLoss")))
+data = dict(test=dict(pipeline=[
+    dict(type="LoadImageFromFile"), dict(type="Resize", size=(36, -1)),
+    dict(type="CenterCrop", crop_size=32), dict(type="Normalize", **norm),
+    dict(type="ImageToTensor", keys=["img"]), dict(type="Collect", keys=["img"], meta_keys=())]))
+"""
+
+
+def test_a_model_of_mmcls_keeps_its_logits_and_its_classes(tmp_path):
+    mmcls = pytest.importorskip("mmcls.models")
+    from mmcv import Config
+
+    (tmp_path / "config.py").write_text(MMCLS_CONFIG)
+    config = Config.fromfile(str(tmp_path / "config.py"))
+    model = mmcls.build_classifier(config.model)
+    model.forward = lambda x: model.head.simple_test(
+        model.extract_feat(x), softmax=False, post_process=False
+    )
+    warmed(model, 32)
+    meta = {"CLASSES": ["cat", "dog", "ship"]}
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, tmp_path / "w.pth")
+    imported = import_classifier(
+        tmp_path / "config.py", tmp_path / "mine.pth", weights=tmp_path / "w.pth"
+    )
+    assert imported.classes == ("cat", "dog", "ship")
+    pipeline = classifiers.Pipeline(config.data.test.pipeline)
+    assert_same_logits(
+        imported.path, model, lambda image: torch.from_numpy(pipeline.fit(np.asarray(image)))
+    )
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+def test_a_folder_of_hugging_face_keeps_its_logits_and_its_classes(tmp_path, kind):
+    hf = pytest.importorskip("transformers")
+    labels = {0: "cat", 1: "dog", 2: "sea/ship"}
+    if kind == "vit":
+        layers = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
+        config = hf.ViTConfig(**layers, intermediate_size=64, image_size=32, id2label=labels)
+        model, processor = hf.ViTForImageClassification(config), hf.ViTImageProcessor
+        processor = processor(size={"height": 32, "width": 32})
+    else:
+        layers = dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], id2label=labels)
+        model = hf.ConvNextForImageClassification(hf.ConvNextConfig(**layers))
+        processor = hf.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875)
+    torch.manual_seed(0)
+    for value in model.parameters():
+        torch.nn.init.normal_(value, 0, 0.3)
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    imported = import_classifier(f"hf/{tmp_path}", tmp_path / "mine.pth")
+    assert imported.classes == ("cat", "dog", "sea ship")
+
+    def transform(image):
+        return torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
+
+    assert_same_logits(imported.path, lambda x: model(x).logits, transform)
+
+
+def test_a_folder_that_timm_wrote_for_the_hub_is_taken(tmp_path):
+    timm = pytest.importorskip("timm")
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = warmed(timm.create_model("test_resnet", num_classes=3), 64)
+    changes = {"input_size": [3, 40, 40], "crop_pct": 0.9, "interpolation": "bilinear"}
+    config = {**model.pretrained_cfg, **changes}
+    entries = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": changes}
+    entries["label_names"] = ["cat", "dog", "ship"]
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    imported = import_classifier(f"hf/{tmp_path}", tmp_path / "mine.pth")
+    assert imported.preprocess.resize == 44 and imported.classes == ("cat", "dog", "ship")
+    data_config = timm.data.resolve_data_config(pretrained_cfg=config)
+    assert_same_logits(imported.path, model, timm.data.create_transform(**data_config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arch": "resnet18"}, "`arch` 'resnet18' is unknown; give timm/NAME, torchvision/NAME"),
+        ({"arch": "timm/test_resnot"}, "timm has no model test_resnot; the nearest: test_res"),
+        ({"arch": "timm/test_vit"}, "w.pt does not fit the classifier: it lacks"),
+        ({"arch": "hf/nowhere"}, "there is no nowhere/config.json; give a folder of Hugging Face"),
+        ({"arch": "nowhere.py"}, "`arch` nowhere.py is not a file"),
+        ({"weights": "nowhere.pt"}, "`weights` nowhere.pt is not a file"),
+        ({"classes": None}, "`classes` is missing: timm/test_resnet does not tell"),
+        ({"classes": ["cat", "dog"]}, "w.pt has another number of classes than .* names 2"),
+        ({"resize": 8}, "`resize` 8 must be at least `size` 160"),
+        ({"std": (1, 2, 3)}, "`std` .* must be three numbers in 0..1 above 0"),
+        ({"interpolation": "area"}, "`interpolation`"),
+        ({"out": None}, "`out` must be a path"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_in_words(tmp_path, monkeypatch, changes, words):
+    timm = pytest.importorskip("timm")
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), "w.pt")
+    given = {"arch": "timm/test_resnet", "out": "mine.pth", "weights": "w.pt"}
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        import_classifier(**{**given, "classes": ["cat", "dog", "ship"], **changes})
+    assert not (tmp_path / "mine.pth").exists()
+
+
+def test_a_network_whose_logits_come_from_two_layers_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("torchvision")
+    from DistilledClassifier.classifiers import importing
+
+    def odd(config):
+        network = importing.undivided(build(config).model)
+        network._parts = (network._parts[0], torch.nn.Identity(), lambda x: 2 * x)
+        network._parts[2].out_features = 3
+        return network
+
+    build = importing.build
+    monkeypatch.setattr(importing, "build", odd)
+    state = build(
+        {"type": "torchvision", "name": "shufflenet_v2_x0_5", "num_classes": 3}
+    ).model.state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="do not come from one last layer"):
+        import_classifier(
+            "torchvision/shufflenet_v2_x0_5",
+            tmp_path / "mine.pth",
+            weights=tmp_path / "w.pt",
+            classes=["cat", "dog", "ship"],
+        )

@@ -39,7 +39,7 @@ class Imported:
         more = ", …" if len(self.classes) > 3 else ""
         sides = "both sides" if seen.squash else "the shorter side"
         scaled = f"{sides} scaled to {seen.resize or seen.size} pixels"
-        how = f"{seen.interpolation}, as {seen.like} does"
+        how = f"{seen.interpolation}, {seen.by}"
         mean, std = (
             " ".join(f"{number:.4g}" for number in values) for values in (seen.mean, seen.std)
         )
@@ -67,6 +67,7 @@ class _Original:
     preprocess: Preprocess
     classes: tuple[str, ...] | None = None
     network: Network | None = None
+    is_filled: bool = False
 
 
 def import_classifier(
@@ -117,7 +118,7 @@ def import_classifier(
     if names is None:
         raise ValueError(f"`classes` is missing: {arch} does not tell the names of its classes")
     network = original.network or build(original.config)
-    if original.weights is not None:
+    if original.weights is not None and not original.is_filled:
         _fill(network, original.weights, names)
     preprocess = changes.of(original.preprocess)
     network.eval().requires_grad_(False)
@@ -201,15 +202,54 @@ def _hugging_face(folder: Path, weights: Path | None, changes: Changes) -> _Orig
         return _timm_folder(entries, weights)
     labels = entries.get("id2label") or {}
     names = [str(labels[index]).replace("/", " ") for index in sorted(labels, key=int)]
-    kept = {
-        name: value
-        for name, value in entries.items()
-        if name not in ("auto_map", "_name_or_path", "torch_dtype", "dtype", "architectures")
-    }
-    config = {"type": "transformers", "config": kept, "num_classes": len(names)}
+    dropped = ("auto_map", "_name_or_path", "torch_dtype", "dtype", "id2label", "label2id")
+    kept = {name: value for name, value in entries.items() if name not in dropped}
+    config: dict[str, Any] = {"type": "transformers", "config": kept}
+    network = build({**config, "num_classes": len(names)} if names else config)
+    config["num_classes"] = network.last.out_features
+    _fill_transformers(network, weights)
     processor = _json(folder, "preprocessor_config.json")
-    preprocess = transforms.of_processor(processor, changes.size)
-    return _Original(config, weights, preprocess, tuple(names) or None)
+    preprocess = transforms.of_processor(processor, changes.size, _resizer_of(processor))
+    return _Original(config, weights, preprocess, tuple(names) or None, network, is_filled=True)
+
+
+def _resizer_of(processor: Mapping[str, Any]) -> str:
+    """Return what the installed transformers resize images with: torch since version 5.
+
+    In version 4 only processors called Fast do.
+    """
+    import transformers
+
+    kind = str(processor.get("image_processor_type"))
+    is_new = int(transformers.__version__.split(".")[0]) >= 5
+    return "torch" if kind.endswith("Fast") or (is_new and not kind.endswith("Pil")) else "pillow"
+
+
+def _fill_transformers(network: Network, weights: Path) -> None:
+    """Give a network of Hugging Face the weights of a file, whose names may be those of old files.
+
+    Raises ValueError where they do not fit.
+    """
+    from transformers.utils import logging
+
+    state = checkpoints.weights(checkpoints.read(weights))
+    model, level = network.model, logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        filled, loading = type(model).from_pretrained(
+            None, config=model.config, state_dict=state, output_loading_info=True
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{weights} does not fit its config.json: {reason}") from None
+    finally:
+        logging.set_verbosity(level)
+    wrong = [*loading["missing_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        name = wrong[0] if isinstance(wrong[0], str) else wrong[0][0]
+        raise ValueError(f"{weights} does not fit its config.json: {name} is not there or differs")
+    model.load_state_dict(filled.float().state_dict())
 
 
 def _timm_folder(entries: Mapping[str, Any], weights: Path) -> _Original:

@@ -151,7 +151,9 @@ def _build_transformers(settings: dict) -> Network:
         raise TypeError(f"{', '.join(settings)} is unknown beside config and num_classes")
     kind = entries.pop("model_type", None)
     if classes is not None:
-        entries |= {"num_labels": classes, "id2label": None, "label2id": None}
+        labels = ("id2label", "label2id")
+        entries = {name: value for name, value in entries.items() if name not in labels}
+        entries["num_labels"] = classes
     try:
         config = AutoConfig.for_model(kind, **entries)
         model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from DDA import images, tree
+from DDA import images, settings
 
 MOST = 4096  # pixels at a side; no classifier sees larger images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-LIBRARIES = ("own", "torchvision", "transformers", "mmcls")
+LIBRARIES, RESIZERS = ("own", "torchvision", "transformers"), ("pillow", "torch", "opencv")
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,9 @@ class Preprocess:
     size: the side of its square images in pixels. An image is scaled until its shorter side is
     ``resize`` pixels (default: size), and its middle is taken. mean, std: of RGB in [0,1].
     interpolation: nearest, bilinear, bicubic or lanczos. squash: scale both sides to ``resize``
-    pixels. like: the library whose arithmetic is followed. ``own`` takes an image of ``size`` as it
-    is, and rounds lengths to the nearest; torchvision (timm too), transformers and mmcls scale
-    every image, and round as these do. mmcls resizes by OpenCV, the others by Pillow. Raises
-    ValueError.
+    pixels. like: the library that rounds lengths in this way. ``own`` rounds to the nearest, and
+    takes an image of ``size`` as it is; the others scale every image. timm and mmcls round like
+    torchvision. by: what resizes images: pillow, torch or opencv. Raises ValueError.
     """
 
     size: int
@@ -36,13 +36,13 @@ class Preprocess:
     interpolation: str = "bicubic"
     squash: bool = False
     like: str = "own"
+    by: str = "pillow"
 
     def __post_init__(self) -> None:
         """Check the settings, and make tuples of floats of the means and deviations."""
-        for name, known in (("interpolation", INTERPOLATIONS), ("like", LIBRARIES)):
-            if getattr(self, name) not in known:
-                value, names = tree.shown(getattr(self, name)), ", ".join(known)
-                raise ValueError(f"`{name}` {value} is unknown; use one of {names}")
+        settings.check_one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        settings.check_one_of("like", self.like, LIBRARIES)
+        settings.check_one_of("by", self.by, RESIZERS)
         if (self.resize or self.size) < self.size or self.size < 1:
             raise ValueError(f"`resize` {self.resize} must be at least `size` {self.size}")
         if max(self.resize or 0, self.size) > MOST:
@@ -67,9 +67,10 @@ class Preprocess:
             return pixels
         resized = self._resized(pixels.shape[1], pixels.shape[0])
         corner = tuple(self._first((length - self.size) / 2) for length in resized)
-        if self.like == "mmcls":
+        if self.by != "pillow" and max(pixels.shape) <= images.LONG * min(pixels.shape[:2]):
             left, top = corner
-            scaled = _resized_by_opencv(pixels, resized, self.interpolation)
+            resize = _by_opencv if self.by == "opencv" else _by_torch
+            scaled = resize(pixels, resized, self.interpolation)
             return scaled[top : top + self.size, left : left + self.size]
         image, how = Image.fromarray(pixels), Image.Resampling[self.interpolation.upper()]
         return np.asarray(images.resized_middle(image, resized, self.size, how, corner))
@@ -86,7 +87,7 @@ class Preprocess:
 
     def _first(self, middle: float) -> int:
         """Return the first row or column that is kept."""
-        return round(middle) if self.like in ("torchvision", "mmcls") else int(middle)
+        return round(middle) if self.like == "torchvision" else int(middle)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return normalised float (N,3,H,W) of images, uint8 (N,H,W,3)."""
@@ -97,13 +98,23 @@ class Preprocess:
         return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
-def _resized_by_opencv(pixels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+def _by_torch(pixels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """Return an image resized as torchvision resizes tensors of uint8."""
+    if pixels.shape[1::-1] == size:
+        return pixels
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    smooth = {} if name == "nearest" else {"antialias": True, "align_corners": False}
+    resized = F.interpolate(image, size[::-1], mode=name, **smooth)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _by_opencv(pixels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     """Return an image resized as mmcls does it. Raises ValueError where OpenCV is missing."""
     try:
         import cv2
     except ImportError:
         raise ValueError(
-            "this classifier sees images as mmcls resizes them, by OpenCV: pip install "
+            "this classifier sees images that OpenCV resized, as mmcls does: pip install "
             "opencv-python"
         ) from None
     if pixels.shape[1::-1] == size:

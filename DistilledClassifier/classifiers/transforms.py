@@ -14,8 +14,8 @@ from typing import Any
 from DistilledClassifier.classifiers.preprocess import INTERPOLATIONS, Preprocess
 
 CODES = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic")))  # as Pillow numbers them
-# steps of transforms that leave values as they are but for the form, by the names of their classes
-PLAIN = ("MaybeToTensor", "ToTensor", "ToImage", "PILToTensor", "MaybePILToTensor", "ToPureTensor")
+# steps of transforms that make tensors of images, by the names of their classes
+TO_UINT8, TO_FLOAT = ("ToImage", "PILToTensor", "MaybePILToTensor"), ("ToTensor", "MaybeToTensor")
 # processors of Hugging Face that resize, crop, scale and normalise, and entries of others
 PROCESSORS = (
     "ViT",
@@ -60,31 +60,42 @@ def of_transform(transform: Any, size: int | None = None) -> Preprocess:
     gives, or the transform of torchvision's weights. size: of the images, where no step tells it.
     Raises ValueError for a step that a `Preprocess` cannot express.
     """
-    preprocess, is_float = _Steps("torchvision", "`transform`"), False
+    preprocess, form = _Steps("torchvision", "`transform`"), "pillow"
     for step in _flat(transform):
         name = type(step).__name__
         if name == "Resize":
-            if getattr(step, "max_size", None) is not None:
-                raise ValueError(f"`transform`: Resize with max_size is unknown here; {ADVICE}")
-            if is_float:
-                raise ValueError(
-                    "`transform`: Resize works on a tensor, but images are resized as PIL images "
-                    "here; put it before the conversion"
-                )
-            preprocess.resize(step.size, step.interpolation)
+            preprocess.resize(step.size, step.interpolation, _resizer(step, form))
         elif name == "CenterCrop":
             preprocess.crop(step.size)
         elif name == "Normalize":
             preprocess.normalise(step.mean, step.std)
-        elif name in PLAIN or (name in ("ToDtype", "ConvertImageDtype") and _scales(step)):
-            is_float = True
+        elif name in TO_UINT8:
+            form = "torch"
+        elif name in TO_FLOAT or (name in ("ToDtype", "ConvertImageDtype") and _scales(step)):
+            form = "float"
         elif name == "ImageClassification":  # of torchvision's weights
             preprocess.resize(step.resize_size, step.interpolation)
             preprocess.crop(step.crop_size)
             preprocess.normalise(step.mean, step.std)
-        else:
+        elif name != "ToPureTensor":
             raise ValueError(f"`transform`: the step {name} is unknown here; {ADVICE}")
     return preprocess.made(size)
+
+
+def _resizer(step: Any, form: str) -> str:
+    """Return what resizes images as a step Resize does. form: of the images before it.
+
+    Raises ValueError.
+    """
+    if getattr(step, "max_size", None) is not None:
+        raise ValueError(f"`transform`: Resize with max_size is unknown here; {ADVICE}")
+    is_new = ".v2" in type(step).__module__
+    if form == "float" or (form == "torch" and not (is_new and step.antialias)):
+        raise ValueError(
+            "`transform`: Resize works on a tensor of floats, or without antialias; put it before "
+            "the conversion to a tensor"
+        )
+    return form
 
 
 def _flat(transform: Any) -> Iterator[Any]:
@@ -118,17 +129,16 @@ def of_steps(steps: Sequence[Mapping[str, Any]], size: int | None = None) -> Pre
     steps: those of ``data.test.pipeline``. size: of the images, where no step tells it. Raises
     ValueError for a step that a `Preprocess` cannot express.
     """
-    backend = next((step.get("backend", "cv2") for step in steps if step["type"] == "Resize"), "")
     where = "the pipeline of the config"
-    preprocess = _Steps("mmcls" if backend == "cv2" else "torchvision", where)
+    preprocess = _Steps("torchvision", where)
     for step in steps:
         name = step["type"]
         if name == "Resize" and step.get("adaptive_side", "short") == "short":
             target = step["size"]
             both = (target, target) if isinstance(target, int) else tuple(target)
-            preprocess.resize(
-                both[0] if both[1] == -1 else both, step.get("interpolation", "bilinear")
-            )
+            how = step.get("interpolation", "bilinear")
+            resizer = "opencv" if step.get("backend", "cv2") == "cv2" else "pillow"
+            preprocess.resize(both[0] if both[1] == -1 else both, how, resizer)
         elif name == "CenterCrop" and not step.get("efficientnet_style"):
             preprocess.crop(step["crop_size"])
         elif name == "Normalize" and step.get("to_rgb", True):
@@ -139,11 +149,13 @@ def of_steps(steps: Sequence[Mapping[str, Any]], size: int | None = None) -> Pre
     return preprocess.made(size)
 
 
-def of_processor(entries: Mapping[str, Any], size: int | None = None) -> Preprocess:
+def of_processor(
+    entries: Mapping[str, Any], size: int | None = None, by: str = "pillow"
+) -> Preprocess:
     """Return the `Preprocess` of a preprocessor_config.json of Hugging Face.
 
-    size: of the images, where no entry tells it. Raises ValueError for entries that a `Preprocess`
-    cannot express.
+    size: of the images, where no entry tells it. by: what resizes images, pillow or torch. Raises
+    ValueError for entries that a `Preprocess` cannot express.
     """
     where = "preprocessor_config.json"
     kind = entries.get("image_processor_type", entries.get("feature_extractor_type", PROCESSORS[0]))
@@ -164,7 +176,7 @@ def of_processor(entries: Mapping[str, Any], size: int | None = None) -> Preproc
         else:
             crop, target = None, (target, target)
     if entries.get("do_resize", True) and target is not None:
-        preprocess.resize(target, how)
+        preprocess.resize(target, how, by)
     if entries.get("do_center_crop", crop is not None) and crop is not None:
         preprocess.crop(crop)
     factor = entries.get("rescale_factor", 1 / 255) if entries.get("do_rescale", True) else 1
@@ -191,7 +203,7 @@ class _Steps:
         self._side: int | None = None
         self._values: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 
-    def resize(self, target: Any, interpolation: Any) -> None:
+    def resize(self, target: Any, interpolation: Any, by: str = "pillow") -> None:
         """Scale the shorter side to a number of pixels, or both sides to a height and a width."""
         if self._target is not None or self._side is not None:
             raise ValueError(f"{self._where}: a second Resize, or one after CenterCrop; {ADVICE}")
@@ -203,7 +215,7 @@ class _Steps:
         if name not in INTERPOLATIONS:
             names = ", ".join(INTERPOLATIONS)
             raise ValueError(f"{self._where}: the interpolation {name} is unknown; use {names}")
-        self._values["interpolation"] = name
+        self._values |= {"interpolation": name, "by": by}
 
     def crop(self, size: Any) -> None:
         """Take the middle of a number of pixels."""
