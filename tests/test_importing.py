@@ -1,13 +1,21 @@
 """Classifiers of other libraries: their preprocessing, and checkpoints of ours made of them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import ladder
+
+from DDA import Ensemble, images
+from DDA.model_adapt import fitted, gate, predict, test_ensemble
 from DistilledClassifier import classifiers
+from DistilledClassifier import import_classifier as import_command
 from DistilledClassifier.classifiers import Preprocess, import_classifier, transforms
 
 SHAPES = ((24, 24), (37, 61), (64, 33), (20, 23), (32, 32), (101, 100))
@@ -361,3 +369,110 @@ def test_a_network_whose_logits_come_from_two_layers_is_refused(tmp_path, monkey
             weights=tmp_path / "w.pt",
             classes=["cat", "dog", "ship"],
         )
+
+
+# ------------------------------------------------------------------- where classifiers are named
+
+
+def test_an_ensemble_takes_a_network_and_its_transform(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    model = warmed(models.get_model("shufflenet_v2_x0_5", num_classes=3), 32).train()
+    transform = torchvision_transform("", ("Resize", 36), ("CenterCrop", 32))
+    both = Ensemble((model, transform), classes=["cat", "dog", "ship"])
+    assert both.networks[0] is both.networks[1]  # a network that is named once is held once
+    assert model.training and all(value.requires_grad for value in model.parameters())
+    shown = pictures()
+    with torch.no_grad():
+        theirs = torch.cat([model.eval()(transform(Image.fromarray(x))[None]) for x in shown])
+    for scores in (both.scores(shown, adapted=shown) / 2, both.classifiers[0].scores(shown)):
+        torch.testing.assert_close(scores, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ((torch.nn.Flatten(),), "`first` is a network and its transform, not 1 things"),
+        (torch.nn.Flatten(), "`first` must be .* a network and its transform .* not a Flatten"),
+        ((torch.nn.Flatten(), torch.relu), "`first`: `transform`: the step builtin_function"),
+        ((torch.nn.Linear(8, 8), Preprocess(8)), r"Linear gives \(1, 3, 8, 8\) for 1 images"),
+        ((torch.nn.Conv2d(3, 4, 8), Preprocess(8)), r"Conv2d gives \(1, 4, 1, 1\) for 1 images"),
+    ],
+)
+def test_a_network_that_cannot_be_taken_is_named(pair, words):
+    with pytest.raises(ValueError, match=words):
+        Ensemble(pair, classes=["cat", "dog"])
+
+
+def test_scores_of_another_transform_are_not_taken_for_these(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    one, two = (classifiers.wrap(model, Preprocess(8, mean=[mean] * 3)) for mean in (0.4, 0.5))
+    assert fitted.digest_of_weights(one) == fitted.digest_of_weights(one)
+    assert fitted.digest_of_weights(one) != fitted.digest_of_weights(two)
+
+
+@pytest.fixture
+def imported(tmp_path, classes, capsys):
+    """A classifier of torchvision that the command imported, and labelled images."""
+    models = pytest.importorskip("torchvision.models")
+    model = warmed(models.get_model("shufflenet_v2_x0_5", num_classes=3), 32)
+    torch.save({"model": model.state_dict()}, tmp_path / "w.pt")
+    words = ["--arch", "torchvision/shufflenet_v2_x0_5", "--weights", tmp_path / "w.pt"]
+    words += ["--classes", classes, "--size", 24, "--resize", 28, "--out", tmp_path / "mine.pth"]
+    assert import_command.main([*map(str, words)]) == 0
+    assert "shorter side scaled to 28 pixels (bilinear, pillow)" in capsys.readouterr().out
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(("cat", "dog", "ship") * 2):
+        path = tmp_path / "tree" / "jpeg" / "3" / f"{name}_{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "tree" / "classes.txt").write_text("cat\ndog\nship\n")
+    return tmp_path / "mine.pth"
+
+
+def test_every_command_that_takes_a_classifier_takes_an_imported_one(imported, monkeypatch):
+    here = imported.parent
+    monkeypatch.chdir(here)
+    views = [
+        "--data_prefix1",
+        "tree",
+        "--data_prefix2",
+        "tree",
+        "--corruption",
+        "jpeg",
+        "--severity",
+        "3",
+    ]
+    evaluate = ["configs/ensemble/any.yaml", "mine.pth", *views]
+    monkeypatch.setitem(sys.modules, "mmcv", None)  # it is not needed
+    extra = ["--source", "mine.pth", "--metrics", "accuracy", "flips", "calibration"]
+    assert test_ensemble.main([*evaluate, *extra, "--out", "eval"]) == 0
+    assert test_ensemble.main([*evaluate, "--fit", "--out", "fit"]) == 0
+    gated = [
+        "mine.pth",
+        "--fitted",
+        "mine.fitted.json",
+        "--base_samples",
+        "tree",
+        "--out",
+        "keys.txt",
+    ]
+    assert gate.main(gated) == 0
+    said = ["mine.pth", "--data_prefix1", "tree", "--data_prefix2", "tree", "--out", "said.csv"]
+    assert predict.main(said) == 0
+    rows = (here / "said.csv").read_text().splitlines()[1:]
+    pixels = [images.read_rgb(path) for path in sorted((here / "tree").rglob("*.png"))]
+    top = classifiers.load(imported).scores(pixels).argmax(1)
+    assert [row.split(",")[1] for row in rows] == [("cat", "dog", "ship")[i] for i in top]
+
+
+def test_the_ladder_takes_an_imported_classifier(imported, prior):
+    words = ["--model_path", prior, "--classifier", imported, "--base_samples"]
+    words += [imported.parent / "tree", "--out", imported.parent / "ladder"]
+    words += ["--setting", "quick: --speed one-shot --N 4", "--timing_images", "1"]
+    assert ladder.main([*map(str, words)]) == 0
+
+
+def test_weights_alone_are_refused_with_the_command_that_helps(tmp_path):
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w.pt tells no architecture.*import_classifier.py makes"):
+        classifiers.open_classifier(tmp_path / "w.pt", {})

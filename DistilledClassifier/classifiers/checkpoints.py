@@ -80,8 +80,8 @@ def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> Cl
     if not state.keys() >= _CIFAR:
         raise ValueError(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one "
-            "of a CIFAR ResNet (conv1, layer3, linear). Weights of mmcls and timm are read with "
-            "a config: train.py with `init`"
+            "of a CIFAR ResNet (conv1, layer3, linear). import_classifier.py makes a checkpoint "
+            "of weights and the name of their network"
         )
     depth = 6 * len({name.split(".")[1] for name in state if name.startswith("layer1.")}) + 2
     config = {"type": "CifarResNet", "depth": depth, "num_classes": len(state["linear.weight"])}

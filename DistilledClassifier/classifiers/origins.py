@@ -62,8 +62,10 @@ def open_classifier(
         return _pretrained(str(text).removeprefix("timm/"))
     path = files.find(text)
     content = read(path)
-    if model is None or tells_itself(content):
+    if not model or tells_itself(content):
         return load(path, content)
+    if not steps:
+        raise ValueError(f"{path} is read with the config's model, which lacks data.test.pipeline")
     return with_weights(path, content, model, Pipeline(steps))
 
 
