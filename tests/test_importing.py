@@ -432,39 +432,23 @@ def imported(tmp_path, classes, capsys):
 def test_every_command_that_takes_a_classifier_takes_an_imported_one(imported, monkeypatch):
     here = imported.parent
     monkeypatch.chdir(here)
-    views = [
-        "--data_prefix1",
-        "tree",
-        "--data_prefix2",
-        "tree",
-        "--corruption",
-        "jpeg",
-        "--severity",
-        "3",
-    ]
+    views = ["--data_prefix1", "tree", "--data_prefix2", "tree"]
     evaluate = ["configs/ensemble/any.yaml", "mine.pth", *views]
+    evaluate += ["--corruption", "jpeg", "--severity", "3"]
     monkeypatch.setitem(sys.modules, "mmcv", None)  # it is not needed
     extra = ["--source", "mine.pth", "--metrics", "accuracy", "flips", "calibration"]
     assert test_ensemble.main([*evaluate, *extra, "--out", "eval"]) == 0
     assert test_ensemble.main([*evaluate, "--fit", "--out", "fit"]) == 0
-    gated = [
-        "mine.pth",
-        "--fitted",
-        "mine.fitted.json",
-        "--base_samples",
-        "tree",
-        "--out",
-        "keys.txt",
-    ]
-    assert gate.main(gated) == 0
-    said = ["mine.pth", "--data_prefix1", "tree", "--data_prefix2", "tree", "--out", "said.csv"]
-    assert predict.main(said) == 0
+    gated = ["mine.pth", "--fitted", "mine.fitted.json", "--base_samples", "tree"]
+    assert gate.main([*gated, "--out", "keys.txt"]) == 0
+    assert predict.main(["mine.pth", *views, "--out", "said.csv"]) == 0
     rows = (here / "said.csv").read_text().splitlines()[1:]
     pixels = [images.read_rgb(path) for path in sorted((here / "tree").rglob("*.png"))]
     top = classifiers.load(imported).scores(pixels).argmax(1)
     assert [row.split(",")[1] for row in rows] == [("cat", "dog", "ship")[i] for i in top]
 
 
+@pytest.mark.slow
 def test_the_ladder_takes_an_imported_classifier(imported, prior):
     words = ["--model_path", prior, "--classifier", imported, "--base_samples"]
     words += [imported.parent / "tree", "--out", imported.parent / "ladder"]

@@ -28,7 +28,7 @@ from DDA.progress import Show, duration
 from DDA.studies.ladder import launcher
 from DistilledClassifier import train
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.compose import change, stage_name
+from DistilledClassifier.experiments.compose import SOURCE, change, stage_name
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +170,7 @@ def run_config(
             planned[stage.title] = {"status": "planned", "commands": command_lines(stage)}
         return Outcome(out, 0, planned)
     check_inputs(entries, _name(config))
+    check_source(entries, stages)
     return run_stages(stages, out, entries["threads"], show)
 
 
@@ -201,7 +202,8 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     settings.check_kinds(config, HINTS)
     sections = [name for name in ("data", *COMMANDS) if name in config]
     config |= {name: _section(name, config[name]) for name in sections}
-    data = {**DATA_DEFAULTS, **config.get("data", {})}
+    own = {} if config["source"] is None else {"backbone": SOURCE}
+    data = {**DATA_DEFAULTS, **own, **config.get("data", {})}
     settings.check_names(data, DATA_HINTS, "data.")
     settings.check_names(config["training"], TRAININGS, "training.")
     training = {
@@ -394,7 +396,7 @@ class _Steps:
         """Fit the rules that have parameters, evaluate both students on both views, and report."""
         config, known = self._config, of_known(self._known)
         students = [self._best(known, "deg_all", s) for s in ("degDistill", "adaptDistill")]
-        words = ("configs/ensemble/resnet18_ensemble_b64_cifar10c.py", students[0])
+        words = ("configs/ensemble/any.yaml", students[0])
         evaluate = ("test_ensemble.py", *words, "--second_model_prefix", students[1])
         rules = settings.as_list(config["evaluation"].get("ensemble", []))
         if set(FITTED_RULES) & set(rules):
@@ -480,6 +482,48 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     for name, value in named.items():
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
+
+
+def check_source(config: Mapping[str, Any], stages: Iterable[Stage]) -> None:
+    """Raise ValueError where a stage could not use the source, before the first one runs.
+
+    It must tell its architecture, its classes must be those of the data, and its weights must fit
+    the classifiers that start from it.
+    """
+    if config["source"] is None:
+        return
+    from DistilledClassifier import classifiers
+    from DistilledClassifier.experiments.config import configure
+
+    path = files.find(config["source"])
+    commands_of = itertools.chain.from_iterable(stage.commands for stage in stages)
+    name, *words = next(command for command in commands_of if command[0] in TRAIN)
+    values, _ = _parser(name).read(words)
+    training = configure(train.settings_of(values), program=name)
+    classes = training.data.class_names
+    with _named("source"):
+        content = classifiers.read(path)
+        source = classifiers.load(path, content)
+        own = source.classes
+        count = source.scores([]).shape[1]
+        if count != len(classes) or (own is not None and own != classes):
+            theirs = f"{count} classes" if own is None else f"the classes {tree.shown(own)}"
+            raise ValueError(
+                f"{path} has {theirs}, but the data have {tree.shown(classes)}, in this order; "
+                "name the same list as data.classes"
+            )
+        if training.init == "clean" and training.backbone != SOURCE:
+            network = classifiers.build(classifiers.unfilled(training.classifier))
+            classifiers.initialise(network, path, content)
+
+
+@contextlib.contextmanager
+def _named(entry: str) -> Iterator[None]:
+    """Name the entry of the config in an error about its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`{entry}`: {error}") from None
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from DistilledClassifier.classifiers.checkpoints import (
+        config_of,
         initialise,
         is_ours,
         load,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
     from DistilledClassifier.classifiers.importing import import_classifier
-    from DistilledClassifier.classifiers.libraries import build, quietly
+    from DistilledClassifier.classifiers.libraries import build, quietly, unfilled
     from DistilledClassifier.classifiers.network import Network, Seen, still
     from DistilledClassifier.classifiers.origins import (
         Pipeline,
@@ -42,6 +43,7 @@ __all__ = [
     "Preprocess",
     "Seen",
     "build",
+    "config_of",
     "import_classifier",
     "initialise",
     "is_ours",
@@ -54,15 +56,16 @@ __all__ = [
     "score_views",
     "still",
     "tells_itself",
+    "unfilled",
     "with_weights",
     "wrap",
 ]
 
 _NAMES = {
-    "checkpoints": ("initialise", "is_ours", "load", "read", "save", "tells_itself"),
+    "checkpoints": ("config_of", "initialise", "is_ours", "load", "read", "save", "tells_itself"),
     "cifar_resnet": ("CifarResNet",),
     "importing": ("import_classifier",),
-    "libraries": ("build", "quietly"),
+    "libraries": ("build", "quietly", "unfilled"),
     "network": ("Network", "Seen", "still"),
     "origins": ("Pipeline", "open_classifier", "with_weights", "wrap"),
     "preprocess": ("Preprocess",),

@@ -70,23 +70,36 @@ def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> Cl
     """
     path = files.find(path)
     content = read(path) if content is None else content
+    config = config_of(path, content)
+    preprocess = Preprocess(**config["preprocess"])
     if is_ours(content):
-        config = _as_data(content["config"]["classifier"], path)
-        network = _filled(path, config, content["state_dict"], "its own config")
-        preprocess, classes = Preprocess(**content["preprocess"]), tuple(content["classes"])
-        adapted = content.get("adapted")
+        network = _filled(path, config["classifier"], content["state_dict"], "its own config")
+        classes, adapted = tuple(content["classes"]), content.get("adapted")
         return Classifier(network, preprocess, classes, content["config"], adapted, path)
+    depth = config["classifier"]["depth"]
+    network = _filled(path, config["classifier"], weights(content), f"a CIFAR ResNet-{depth}")
+    return Classifier(network, preprocess, config=config, path=path)
+
+
+def config_of(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the ``classifier`` and the ``preprocess`` of a checkpoint, as entries of a config.
+
+    content: what `read` gave of it. Raises BadFile where it tells no architecture, or one that
+    needs other files.
+    """
+    if is_ours(content):
+        entries = {"classifier": content["config"]["classifier"]}
+        return _as_data({**entries, "preprocess": content["preprocess"]}, path)
     state = weights(content)
     if not state.keys() >= _CIFAR:
-        raise ValueError(
+        raise files.BadFile(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one "
             "of a CIFAR ResNet (conv1, layer3, linear). import_classifier.py makes a checkpoint "
             "of weights and the name of their network"
         )
     depth = 6 * len({name.split(".")[1] for name in state if name.startswith("layer1.")}) + 2
     config = {"type": "CifarResNet", "depth": depth, "num_classes": len(state["linear.weight"])}
-    network = _filled(path, config, state, f"a CIFAR ResNet-{depth}")
-    return Classifier(network, Preprocess(32), config={"classifier": config}, path=path)
+    return {"classifier": config, "preprocess": {"size": 32}}
 
 
 def _filled(

@@ -60,6 +60,12 @@ def build(config: Mapping[str, Any]) -> Network:
         raise ValueError(f"classifier {kind}: {error}") from None
 
 
+def unfilled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model dict that fetches no pretrained weights, because others take their place."""
+    fetching = {"timm": "pretrained", "torchvision": "weights"}.get(config.get("type", ""))
+    return {name: value for name, value in config.items() if name != fetching}
+
+
 def _build_cifar(settings: dict) -> Network:
     model = CifarResNet(**settings)
     return Network(model, model.maps, model.pool, model.linear)

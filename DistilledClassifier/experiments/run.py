@@ -210,7 +210,9 @@ class Experiment:
         self.config, self._inputs = config, inputs
         self._classes = config.data.class_names
         torch.manual_seed(config.train.seed)
-        network = classifiers.build(config.classifier)
+        fetches = inputs.init is None
+        model = config.classifier if fetches else classifiers.unfilled(config.classifier)
+        network = classifiers.build(model)
         paths = {inputs.init, *inputs.teachers} - {None}
         contents = {path: classifiers.read(path) for path in paths}  # each file once
         self._unfilled: list[str] = []
