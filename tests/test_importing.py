@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ import ladder
 
 from DDA import Ensemble, images
 from DDA.model_adapt import fitted, gate, predict, test_ensemble
-from DistilledClassifier import classifiers
+from DDA.studies import pipeline
+from DistilledClassifier import classifiers, experiments
 from DistilledClassifier import import_classifier as import_command
 from DistilledClassifier.classifiers import Preprocess, import_classifier, transforms
+from DistilledClassifier.experiments.config import load as load_config
 
 SHAPES = ((24, 24), (37, 61), (64, 33), (20, 23), (32, 32), (101, 100))
 
@@ -460,3 +463,135 @@ def test_weights_alone_are_refused_with_the_command_that_helps(tmp_path):
     torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"w.pt tells no architecture.*import_classifier.py makes"):
         classifiers.open_classifier(tmp_path / "w.pt", {})
+
+
+# --------------------------------------------------------------------- trainings and the pipeline
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Photographs of three classes in two splits, of sizes as they come."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 4)):
+        for label, name in enumerate(("cat", "dog", "ship")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (26 + i % 4, 33, 3), dtype=np.uint8)
+                pixels[..., label] += 90
+                Image.fromarray(pixels).save(folder / f"{split}{i:03}.png")
+    return tmp_path / "photos"
+
+
+def entries_of(photos, imported) -> dict:
+    """Return what a config of training says of the photographs and the imported classifier."""
+    return {
+        "source": f"{imported}",
+        "data.root": f"{photos}",
+        "data.train": "train",
+        "data.val": "test",
+        "data.classes": ["cat", "dog", "ship"],
+    }
+
+
+DEGRADED = Path("configs/ind/CIFAR10/source/deg.yaml")
+
+
+def test_the_backbone_source_is_the_network_of_an_imported_checkpoint(photos, imported, tmp_path):
+    changes = entries_of(photos, imported)
+    config = load_config(DEGRADED, changes)
+    own = classifiers.load(imported)
+    assert config.preprocess == own.preprocess and config.preprocess.size == 24
+    assert config.classifier == own.config["classifier"] and config.name == "CIFAR10_source_deg"
+    changed = {**changes, "preprocess.size": 20, "preprocess.resize": 20}
+    assert load_config(DEGRADED, changed).preprocess == Preprocess(
+        **{**vars(own.preprocess), "size": 20, "resize": 20}
+    )
+    run = experiments.train(
+        DEGRADED,
+        known="jpeg",
+        changes={**changes, "train.steps": 0, "optimizer.lr": 1e-9, "train.warmup": 0},
+        save_dir=tmp_path / "saved",
+        batch_size=8,
+        epochs=1,
+        workers=0,
+        quiet=True,
+    )
+    trained, shown = classifiers.load(run.best), pictures()
+    assert trained.preprocess == own.preprocess and trained.classes == own.classes
+    torch.testing.assert_close(trained.scores(shown), own.scores(shown), rtol=1, atol=1)
+
+
+def test_the_backbone_source_needs_a_source(photos):
+    with pytest.raises(ValueError, match="`source` is missing: which checkpoint is the backbone"):
+        load_config(DEGRADED)
+    with pytest.raises(FileNotFoundError, match="nowhere.pth is not a file"):
+        load_config(DEGRADED, {"source": "nowhere.pth"})
+
+
+def pipeline_entries(photos, imported, prior, out) -> dict:
+    return {
+        "out": f"{out}",
+        "source": f"{imported}",
+        "data": {
+            "base_samples": f"{photos}",
+            "experiment": "digits",
+            "train": "train",
+            "test": "test",
+        },
+        "prior": {"model_path": f"{prior}"},
+        "adaptation": {"speed": "one-shot", "N": 4, "D": 2, "batch_size": 16},
+        "known": ["jpeg"],
+        "degraded": [{"command": "degrade", "type": "blur", "level": 1}],
+        "training": {
+            "all": {
+                "data.classes": ["cat", "dog", "ship"],
+                "train": {"epochs": 1, "batch_size": 8, "warmup": 0},
+            }
+        },
+        "evaluation": {"ensemble": ["sum", "gate"]},
+    }
+
+
+def test_a_pipeline_of_a_source_needs_no_backbone_and_no_config_of_mmcls(photos, imported, prior):
+    entries = pipeline_entries(photos, imported, prior, photos.parent / "out")
+    planned = pipeline.run(entries, dry_run=True, quiet=True)
+    lines = [line for stage in planned.stages.values() for line in stage["commands"]]
+    assert sum("configs/ensemble/any.yaml" in line for line in lines) == 2
+    assert any("configs/ind/digits/source/deg.yaml" in line for line in lines)
+    with pytest.raises(ValueError, match=r"`data.backbone` is missing"):
+        pipeline.run({**entries, "source": None}, dry_run=True, quiet=True)
+
+
+NAMES = {"data.classes": ["cat", "dog", "ship"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "w.pt"}, "w.pt tells no architecture.*import_classifier.py makes a checkpoint"),
+        (
+            {"data.backbone": "ResNet20", "training.all": {**NAMES, "classifier.num_classes": 3}},
+            "`source`: .*mine.pth does not fit the classifier.*; leave out data.backbone",
+        ),
+        (
+            {"training.all": {"data.classes": ["dog", "cat", "ship"]}},
+            "`source`: .*mine.pth has the classes .*'cat', 'dog', .* in this order; name the same",
+        ),
+    ],
+)
+def test_a_source_that_a_late_stage_would_refuse_is_refused_before_the_first(
+    photos, imported, prior, monkeypatch, changes, words
+):
+    monkeypatch.chdir(photos.parent)
+    entries = pipeline_entries(photos, imported, prior, photos.parent / "out")
+    with pytest.raises(ValueError, match=words):
+        pipeline.run(entries, changes={"data.backbone": "source", **changes}, quiet=True)
+    assert not (photos.parent / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_an_imported_classifier_runs_to_its_report(photos, imported, prior):
+    entries = pipeline_entries(photos, imported, prior, photos.parent / "out")
+    outcome = pipeline.run(entries)
+    assert outcome.status == 0 and outcome.report.is_file()

@@ -512,18 +512,19 @@ def check_source(config: Mapping[str, Any], stages: Iterable[Stage]) -> None:
                 f"{path} has {theirs}, but the data have {tree.shown(classes)}, in this order; "
                 "name the same list as data.classes"
             )
-        if training.init == "clean" and training.backbone != SOURCE:
-            network = classifiers.build(classifiers.unfilled(training.classifier))
+    if training.init == "clean" and training.backbone != SOURCE:
+        network = classifiers.build(classifiers.unfilled(training.classifier))
+        with _named("source", "; leave out data.backbone to train the source's own network"):
             classifiers.initialise(network, path, content)
 
 
 @contextlib.contextmanager
-def _named(entry: str) -> Iterator[None]:
-    """Name the entry of the config in an error about its value."""
+def _named(entry: str, advice: str = "") -> Iterator[None]:
+    """Name the entry of the config in an error about its value, and say what to do."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"`{entry}`: {error}") from None
+        raise ValueError(f"`{entry}`: {error}{advice}") from None
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
