@@ -104,7 +104,10 @@ def import_classifier(
 
     Example:
         >>> imported = classifiers.import_classifier(
-        ...     "torchvision/resnet18", out / "mine.pth", weights=resnet18, classes=["cat", "dog"]
+        ...     "torchvision/shufflenet_v2_x0_5",
+        ...     out / "mine.pth",
+        ...     weights=weights,
+        ...     classes=["cat", "dog"],
         ... )
         >>> classifiers.load(imported.path).classes
         ('cat', 'dog')
