@@ -171,6 +171,15 @@ def test_a_preprocessor_of_hugging_face_is_read():
     assert transforms.of_processor(deit) == Preprocess(224, 256, squash=True, **expected)
     with pytest.raises(ValueError, match="LevitImageProcessor is unknown here; known are ViT"):
         transforms.of_processor({**vit, "image_processor_type": "LevitImageProcessor"})
+    for name, value, words in (
+        ("size", {"longest_edge": 3}, r"the size \{'longest_edge': 3\} is unknown"),
+        ("image_mean", "x", "preprocessor_config.json: `image_mean` must be"),
+        ("image_std", [0.1, "x", 0.3], "`std` .* must be three numbers"),
+        ("resample", [], "`resample` must be a whole number"),
+        ("do_flip_channel_order", True, "do_flip_channel_order is unknown here"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            transforms.of_processor({**vit, name: value})
     with pytest.raises(ValueError, match="multiplies pixels by 0.5; only 1/255"):
         transforms.of_processor({**vit, "rescale_factor": 0.5})
 
@@ -329,6 +338,7 @@ def test_a_folder_that_timm_wrote_for_the_hub_is_taken(tmp_path):
         ({"arch": "resnet18"}, "`arch` 'resnet18' is unknown; give timm/NAME, torchvision/NAME"),
         ({"arch": "timm/test_resnot"}, "timm has no model test_resnot; the nearest: test_res"),
         ({"arch": "timm/test_vit"}, "w.pt does not fit the classifier: it lacks"),
+        ({"arch": "torchvision/inception_v3"}, "an Ensemble takes the network with its transform"),
         ({"arch": "hf/nowhere"}, "there is no nowhere/config.json; give a folder of Hugging Face"),
         ({"arch": "nowhere.py"}, "`arch` nowhere.py is not a file"),
         ({"weights": "nowhere.pt"}, "`weights` nowhere.pt is not a file"),
@@ -350,29 +360,31 @@ def test_what_cannot_be_imported_is_refused_in_words(tmp_path, monkeypatch, chan
     assert not (tmp_path / "mine.pth").exists()
 
 
-def test_a_network_whose_logits_come_from_two_layers_is_refused(tmp_path, monkeypatch):
-    pytest.importorskip("torchvision")
+@pytest.mark.parametrize("is_divided_wrongly", [False, True])
+def test_a_network_without_one_last_layer_keeps_its_logits(
+    tmp_path, classes, monkeypatch, is_divided_wrongly
+):
+    models = pytest.importorskip("torchvision.models")
     from DistilledClassifier.classifiers import importing
 
-    def odd(config):
-        network = importing.undivided(build(config).model)
-        network._parts = (network._parts[0], torch.nn.Identity(), lambda x: 2 * x)
-        network._parts[2].out_features = 3
+    def halved(config):
+        network = build(config)
+        maps, pool, last = network._parts
+        network._parts = (maps, pool, lambda features: last(features) / 2)
         return network
 
-    build = importing.build
-    monkeypatch.setattr(importing, "build", odd)
-    state = build(
-        {"type": "torchvision", "name": "shufflenet_v2_x0_5", "num_classes": 3}
-    ).model.state_dict()
-    torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="do not come from one last layer"):
-        import_classifier(
-            "torchvision/shufflenet_v2_x0_5",
-            tmp_path / "mine.pth",
-            weights=tmp_path / "w.pt",
-            classes=["cat", "dog", "ship"],
-        )
+    build, name = importing.build, "squeezenet1_1"
+    if is_divided_wrongly:
+        name = "shufflenet_v2_x0_5"
+        monkeypatch.setattr(importing, "build", halved)
+    model = warmed(models.get_model(name, num_classes=3), 64)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    imported = import_classifier(
+        f"torchvision/{name}", tmp_path / "mine.pth", weights=tmp_path / "w.pt", classes=classes
+    )
+    assert classifiers.load(imported.path).config["classifier"]["undivided"]
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    assert_same_logits(imported.path, model, transform)
 
 
 # ------------------------------------------------------------------- where classifiers are named

@@ -13,7 +13,7 @@ import torch
 from DDA import files, settings, tree
 from DistilledClassifier.classifiers import checkpoints, transforms
 from DistilledClassifier.classifiers.libraries import build, quietly
-from DistilledClassifier.classifiers.network import Network, undivided
+from DistilledClassifier.classifiers.network import Network, NoLastLayerError, undivided
 from DistilledClassifier.classifiers.preprocess import Preprocess
 from DistilledClassifier.classifiers.transforms import Changes
 
@@ -117,16 +117,15 @@ def import_classifier(
     settings.check_writable("out", path.parent)
     names = _listed(classes)
     original = _open(str(arch), None if weights is None else Path(weights), names, changes)
-    names = names or original.classes
-    if names is None:
-        raise ValueError(f"`classes` is missing: {arch} does not tell the names of its classes")
+    names = names or _told(original.classes, f"{arch}")
     network = original.network or build(original.config)
     if original.weights is not None and not original.is_filled:
         _fill(network, original.weights, names)
     preprocess = changes.of(original.preprocess)
     network.eval().requires_grad_(False)
-    _check_logits(network, str(arch), preprocess.size, names)
-    config = {"classifier": original.config, "preprocess": asdict(preprocess)}
+    is_undivided = _check_logits(network, f"{arch}", preprocess.size, names)
+    model = {**original.config, **({"undivided": True} if is_undivided else {})}
+    config = {"classifier": model, "preprocess": asdict(preprocess)}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.save(path, network, config, names, imported=str(arch))
     count = sum(value.numel() for value in network.parameters())
@@ -142,6 +141,25 @@ def _listed(
     if isinstance(classes, str | PathLike):
         return tree.class_list(classes)
     return tree.check_classes(classes, "`classes`")
+
+
+def _told(names: Sequence[str] | None, arch: str) -> tuple[str, ...]:
+    """Return the names that a classifier tells. Raises ValueError where these are no class list."""
+    if not names:
+        raise ValueError(f"`classes` is missing: {arch} does not tell the names of its classes")
+    try:
+        return tree.check_classes(names, arch)
+    except ValueError as error:
+        raise ValueError(f"{error}; name its classes with `classes`") from None
+
+
+def _built(config: dict[str, Any], **more: Any) -> Network:
+    """Return a network; the model dict notes if its parts are unknown. more: of this call alone."""
+    try:
+        return build({**config, **more})
+    except NoLastLayerError:
+        config["undivided"] = True
+        return build({**config, **more})
 
 
 def _open(
@@ -170,10 +188,10 @@ def _timm(
     config: dict[str, Any] = {"type": "timm", "name": name}
     if names is not None and weights is not None:
         config["num_classes"] = len(names)
-    network = build({**config, "pretrained": weights is None})
+    network = _built(config, pretrained=weights is None)
     if changes.size is not None and network.model.pretrained_cfg.get("fixed_input_size"):
         config["img_size"] = changes.size
-        network = build({**config, "pretrained": weights is None})
+        network = _built(config, pretrained=weights is None)
     config["num_classes"] = network.model.num_classes
     return _Original(config, weights, transforms.of_timm(network.model), None, network)
 
@@ -181,17 +199,22 @@ def _timm(
 def _torchvision(
     name: str, weights: Path | None, names: tuple[str, ...] | None, changes: Changes
 ) -> _Original:
+    if name in ("googlenet", "inception_v3"):
+        raise ValueError(
+            f"torchvision/{name} changes images in a way that its weights do not tell "
+            "(transform_input); in Python, an Ensemble takes the network with its transform"
+        )
     config: dict[str, Any] = {"type": "torchvision", "name": name}
     if names is not None and weights is not None:
         config["num_classes"] = len(names)
     if name.startswith("vit_") and changes.size is not None:
         config["image_size"] = changes.size
-    network = build({**config, **({"weights": "DEFAULT"} if weights is None else {})})
-    config["num_classes"] = network.last.out_features
+    network = _built(config, **({"weights": "DEFAULT"} if weights is None else {}))
     from torchvision.models import get_model_weights
 
-    known = get_model_weights(name).DEFAULT.transforms()
-    return _Original(config, weights, transforms.of_transform(known), None, network)
+    known = get_model_weights(name).DEFAULT
+    config.setdefault("num_classes", len(known.meta["categories"]))
+    return _Original(config, weights, transforms.of_transform(known.transforms()), None, network)
 
 
 def _hugging_face(folder: Path, weights: Path | None, changes: Changes) -> _Original:
@@ -203,13 +226,15 @@ def _hugging_face(folder: Path, weights: Path | None, changes: Changes) -> _Orig
         raise FileNotFoundError(f"{folder} has no model.safetensors; give a file as `weights`")
     if "architecture" in entries and "model_type" not in entries:
         return _timm_folder(entries, weights)
-    labels = entries.get("id2label") or {}
+    labels = entries.get("id2label")
+    if not isinstance(labels, Mapping) or not all(map(str.isdecimal, labels)):
+        raise files.BadFile(f"{folder / 'config.json'}: id2label has no names of classes")
     names = [str(labels[index]).replace("/", " ") for index in sorted(labels, key=int)]
     dropped = ("auto_map", "_name_or_path", "torch_dtype", "dtype", "id2label", "label2id")
     kept = {name: value for name, value in entries.items() if name not in dropped}
     config: dict[str, Any] = {"type": "transformers", "config": kept}
-    network = build({**config, "num_classes": len(names)} if names else config)
-    config["num_classes"] = network.last.out_features
+    config["num_classes"] = len(names)
+    network = _built(config)
     _fill_transformers(network, weights)
     processor = _json(folder, "preprocessor_config.json")
     preprocess = transforms.of_processor(processor, changes.size, _resizer_of(processor))
@@ -260,7 +285,7 @@ def _timm_folder(entries: Mapping[str, Any], weights: Path) -> _Original:
     count = entries.get("num_classes", 1000)
     config = {"type": "timm", "name": entries["architecture"], "num_classes": count}
     config |= entries.get("model_args", {})
-    network = build(config)
+    network = _built(config)
     known = {**network.model.pretrained_cfg, **entries.get("pretrained_cfg", {})}
     network.model.pretrained_cfg = known
     names = entries.get("label_names")
@@ -322,20 +347,25 @@ def _fill(network: Network, weights: Path, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _check_logits(network: Network, arch: str, size: int, names: Sequence[str]) -> None:
-    """Raise ValueError where the parts of a network do not make its logits, or not one a class."""
+def _check_logits(network: Network, arch: str, size: int, names: Sequence[str]) -> bool:
+    """Tell whether a network is undivided: its parts do not make its logits.
+
+    Raises ValueError where there is not one logit for each class.
+    """
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    logits = network(x).logits
+    try:
+        logits = network(x).logits
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{arch} does not take images of {size} pixels: {reason}") from None
     if logits.shape[1] != len(names):
         raise ValueError(
             f"{arch} gives scores of {logits.shape[1]} classes, but `classes` names {len(names)}"
         )
     if hasattr(network.model, "extract_feat"):  # mmcls has no call that gives logits
-        return
+        return False
     whole = undivided(network.model)(x).logits
     error = float((whole - logits).abs().max())
-    if not error <= 1e-4 * max(1.0, float(whole.abs().max())):  # NaN too
-        raise ValueError(
-            f"the logits of {arch} do not come from one last layer, so its features are unknown; "
-            "in Python, an Ensemble takes the network with its transform"
-        )
+    return isinstance(network.last, torch.nn.Identity) or not error <= 1e-4 * max(
+        1.0, float(whole.abs().max())
+    )

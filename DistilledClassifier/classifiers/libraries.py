@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
-from DistilledClassifier.classifiers.network import Network
+from DistilledClassifier.classifiers.network import Network, NoLastLayerError, undivided
 
 
 def build(config: Mapping[str, Any]) -> Network:
@@ -30,13 +30,15 @@ def build(config: Mapping[str, Any]) -> Network:
             too; or ``{"type": "torchvision", "name": …, "num_classes": …}`` and what else
             torchvision's get_model takes, ``weights`` too; or ``{"type": "transformers", "config":
             …, "num_classes": …}`` with the content of a config.json; or a model dict of mmcls
-            (``{"type": "ImageClassifier", "backbone": …, …}``).
+            (``{"type": "ImageClassifier", "backbone": …, …}``). ``"undivided": True`` is for
+            networks without one last layer: their logits are their features too.
 
     Returns:
         The network in its three parts, in training mode, on the CPU.
 
     Raises:
-        ValueError: the network cannot be built, or its library is missing.
+        ValueError: the network cannot be built, or its library is missing. NoLastLayerError: its
+            logits do not come from one last layer.
 
     Example:
         >>> network = build({"type": "CifarResNet", "depth": 8, "num_classes": 3})
@@ -54,8 +56,9 @@ def build(config: Mapping[str, Any]) -> Network:
     }
     if kind not in builders:
         raise ValueError(f"classifier type {kind!r} is unknown; use one of {', '.join(builders)}")
+    is_undivided = settings.pop("undivided", False)
     try:
-        return builders[kind](settings)
+        return builders[kind](settings, is_undivided)
     except TypeError as error:  # an argument that its library does not know
         raise ValueError(f"classifier {kind}: {error}") from None
 
@@ -66,7 +69,8 @@ def unfilled(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != fetching}
 
 
-def _build_cifar(settings: dict) -> Network:
+def _build_cifar(settings: dict, is_undivided: bool = False) -> Network:
+    del is_undivided  # its parts are known
     model = CifarResNet(**settings)
     return Network(model, model.maps, model.pool, model.linear)
 
@@ -80,7 +84,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _build_timm(settings: dict) -> Network:
+def _build_timm(settings: dict, is_undivided: bool = False) -> Network:
     try:
         import timm
     except ImportError:
@@ -103,18 +107,17 @@ def _build_timm(settings: dict) -> Network:
             "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false, or "
             "as the `weights` of import_classifier.py"
         ) from None
+    if is_undivided:
+        return undivided(model)
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
-        raise ValueError(
-            f"timm/{name} has no single last layer, so its features are unknown; choose another "
-            "model"
-        )
+        raise _no_last_layer(f"timm/{name}")
     return Network(
         model, model.forward_features, partial(model.forward_head, pre_logits=True), last
     )
 
 
-def _build_torchvision(settings: dict) -> Network:
+def _build_torchvision(settings: dict, is_undivided: bool = False) -> Network:
     try:
         from torchvision import models
     except ImportError:
@@ -136,16 +139,22 @@ def _build_torchvision(settings: dict) -> Network:
             "the connection, or fetch the file elsewhere, and give it as `init`, or as the "
             "`weights` of import_classifier.py"
         ) from None
+    if is_undivided:
+        return undivided(model)
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or getattr(model, "aux_logits", False):
-        raise ValueError(
-            f"torchvision/{name} has no single last layer, so its features are unknown; choose "
-            "another model"
-        )
+        raise _no_last_layer(f"torchvision/{name}")
     return _until(model, linear[-1])
 
 
-def _build_transformers(settings: dict) -> Network:
+def _no_last_layer(name: str) -> NoLastLayerError:
+    return NoLastLayerError(
+        f"{name} has no single last layer, so its features are unknown; choose another model, or "
+        "one that import_classifier.py made of it"
+    )
+
+
+def _build_transformers(settings: dict, is_undivided: bool = False) -> Network:
     try:
         from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError:
@@ -166,9 +175,11 @@ def _build_transformers(settings: dict) -> Network:
     except Exception as error:  # each model has types of its own
         reason = str(error).splitlines()[0]
         raise ValueError(f"transformers cannot build a classifier {kind}: {reason}") from None
+    if is_undivided:
+        return undivided(model.float())
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ValueError(f"transformers' {kind} has no last layer, so its features are unknown")
+        raise _no_last_layer(f"transformers' {kind}")
     return _until(model.float(), linear[-1])
 
 
@@ -199,7 +210,8 @@ class _LastInput:
         return features[0]
 
 
-def _build_mmcls(settings: dict) -> Network:
+def _build_mmcls(settings: dict, is_undivided: bool = False) -> Network:
+    del is_undivided  # its parts are known
     try:
         with quietly():
             from mmcls.models import build_classifier

@@ -68,6 +68,10 @@ class Network(nn.Module):
         return Seen(features, self.head(features), shown)
 
 
+class NoLastLayerError(ValueError):
+    """The logits of a model do not come from one last layer, so its features are unknown."""
+
+
 def undivided(model: nn.Module) -> Network:
     """Return a network whose parts are unknown: its logits are its features too.
 

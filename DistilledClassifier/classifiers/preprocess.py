@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from DDA import images, settings
+from DDA import images, settings, tree
 
 MOST = 4096  # pixels at a side; no classifier sees larger images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,15 +48,15 @@ class Preprocess:
         if max(self.resize or 0, self.size) > MOST:
             raise ValueError(f"`size` {self.size} must be at most {MOST} pixels, as `resize`")
         for name in ("mean", "std"):
-            value = tuple(float(number) for number in getattr(self, name))
-            in_range = len(value) == 3 and all(0 <= number <= 1 for number in value)
+            value = tuple(map(settings.plain, settings.as_list(getattr(self, name))))
+            in_range = len(value) == 3 and all(map(_is_share, value))
             if not in_range or (name == "std" and 0 in value):
                 above = " above 0" if name == "std" else ""
                 raise ValueError(
-                    f"`{name}` {list(value)} must be three numbers in 0..1{above}, of RGB scaled "
-                    "to 0..1"
+                    f"`{name}` {tree.shown(list(value))} must be three numbers in 0..1{above}, of "
+                    "RGB scaled to 0..1"
                 )
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, tuple(map(float, value)))
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """Return uint8 (size,size,3) of an image, uint8 (H,W,3).
@@ -96,6 +96,11 @@ class Preprocess:
             for value in (self.mean, self.std)
         )
         return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def _is_share(number: object) -> bool:
+    """Tell whether a value is a number in 0..1."""
+    return settings.is_of(number, float) and 0 <= number <= 1
 
 
 def _by_torch(pixels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from DDA import settings, tree
 from DistilledClassifier.classifiers.preprocess import INTERPOLATIONS, Preprocess
 
 CODES = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic")))  # as Pillow numbers them
@@ -29,6 +30,14 @@ PROCESSORS = (
     "MobileNetV2",
 )
 ODD = ("do_flip_channel_order", "rescale_offset", "include_top", "do_pad")
+# types of the entries of a preprocessor_config.json
+KINDS = {
+    **dict.fromkeys(("size", "crop_size"), int | dict | None),
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool | None),
+    **dict.fromkeys(("image_mean", "image_std"), list),
+    **dict.fromkeys(("rescale_factor", "crop_pct"), float | None),
+    "resample": int,
+}
 ADVICE = "a preprocessing is Resize, CenterCrop, a conversion to a float tensor, and Normalize"
 
 
@@ -144,8 +153,8 @@ def of_steps(steps: Sequence[Mapping[str, Any]], size: int | None = None) -> Pre
         elif name == "Normalize" and step.get("to_rgb", True):
             preprocess.normalise(*([n / 255 for n in step[part]] for part in ("mean", "std")))
         elif name not in ("LoadImageFromFile", "ImageToTensor", "ToTensor", "Collect"):
-            settings = {entry: value for entry, value in step.items() if entry != "type"}
-            raise ValueError(f"{where}: {name} with {settings} is unknown here; {ADVICE}")
+            entries = {entry: value for entry, value in step.items() if entry != "type"}
+            raise ValueError(f"{where}: {name} with {entries} is unknown here; {ADVICE}")
     return preprocess.made(size)
 
 
@@ -158,6 +167,7 @@ def of_processor(
     ValueError for entries that a `Preprocess` cannot express.
     """
     where = "preprocessor_config.json"
+    settings.check_kinds(entries, KINDS, f"{where}: ")
     kind = entries.get("image_processor_type", entries.get("feature_extractor_type", PROCESSORS[0]))
     name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(kind))
     unusual = [entry for entry in ODD if entries.get(entry)]
@@ -191,7 +201,11 @@ def _sides(size: Any) -> int | tuple[int, int] | None:
     """Return a size of Hugging Face: a shorter side, or height and width."""
     if not isinstance(size, Mapping):
         return size if size is None else (size, size)
-    return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
+    sides = (size.get("height"), size.get("width"))
+    chosen = size.get("shortest_edge", sides)
+    if not all(settings.is_of(side, int) for side in settings.as_list(chosen)):
+        raise ValueError(f"preprocessor_config.json: the size {tree.shown(size)} is unknown here")
+    return chosen
 
 
 class _Steps:
@@ -223,7 +237,10 @@ class _Steps:
 
     def normalise(self, mean: Any, std: Any) -> None:
         """Subtract a mean and divide by a deviation, of RGB in 0..1."""
-        self._values |= {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+        self._values |= {
+            name: tuple(map(settings.plain, values))
+            for name, values in (("mean", mean), ("std", std))
+        }
 
     def _square(self, name: str, size: Any) -> int:
         sides = (size,) if isinstance(size, int) else tuple(size)
