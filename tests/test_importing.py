@@ -347,6 +347,9 @@ def test_a_folder_that_timm_wrote_for_the_hub_is_taken(tmp_path):
         ({"resize": 8}, "`resize` 8 must be at least `size` 160"),
         ({"std": (1, 2, 3)}, "`std` .* must be three numbers in 0..1 above 0"),
         ({"interpolation": "area"}, "`interpolation`"),
+        ({"size": "x"}, "`size` must be a whole number"),
+        ({"size": 0}, "`size` 0 must be at least 1"),
+        ({"resize": 3.5}, "`resize` must be a whole number"),
         ({"out": None}, "`out` must be a path"),
     ],
 )

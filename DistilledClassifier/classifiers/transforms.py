@@ -54,6 +54,12 @@ class Changes:
     std: Sequence[float] | None = None
     interpolation: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check that sizes are numbers of pixels."""
+        sizes = {"size": self.size, "resize": self.resize}
+        settings.check_kinds(sizes, dict.fromkeys(sizes, int | None))
+        settings.check_at_least(1, **sizes)
+
     def of(self, known: Preprocess) -> Preprocess:
         """Return a preprocessing with these changes. Raises ValueError."""
         values = {name: value for name, value in vars(self).items() if value is not None}
