@@ -538,6 +538,33 @@ def test_the_backbone_source_is_the_network_of_an_imported_checkpoint(photos, im
     torch.testing.assert_close(trained.scores(shown), own.scores(shown), rtol=1, atol=1)
 
 
+def test_a_training_that_starts_from_a_file_fetches_no_weights(
+    photos, imported, tmp_path, monkeypatch
+):
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+
+    def no_hub(name, pretrained=False, **more):
+        assert not pretrained
+        return create(name, **more)
+
+    torch.save(create("test_resnet", num_classes=3).state_dict(), tmp_path / "w.pt")
+    monkeypatch.setattr(timm, "create_model", no_hub)
+    model = {"type": "timm", "name": "test_resnet", "num_classes": 3, "pretrained": True}
+    changes = {**entries_of(photos, imported), "classifier": model, "train.warmup": 0}
+    run = experiments.train(
+        Path("configs/ind/CIFAR10/ResNet20/clean.yaml"),
+        init=tmp_path / "w.pt",
+        changes=changes,
+        save_dir=tmp_path / "saved",
+        batch_size=24,
+        epochs=1,
+        workers=0,
+        quiet=True,
+    )
+    assert classifiers.load(run.best).classes == ("cat", "dog", "ship")
+
+
 def test_the_backbone_source_needs_a_source(photos):
     with pytest.raises(ValueError, match="`source` is missing: which checkpoint is the backbone"):
         load_config(DEGRADED)
