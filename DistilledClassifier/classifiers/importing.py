@@ -125,7 +125,11 @@ def import_classifier(
     network.eval().requires_grad_(False)
     is_undivided = _check_logits(network, f"{arch}", preprocess.size, names)
     model = {**original.config, **({"undivided": True} if is_undivided else {})}
-    config = {"classifier": model, "preprocess": asdict(preprocess)}
+    entries = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(preprocess).items()
+    }
+    config = {"classifier": model, "preprocess": entries}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.save(path, network, config, names, imported=str(arch))
     count = sum(value.numel() for value in network.parameters())
