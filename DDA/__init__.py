@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from DDA import interrupts
+
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
     from DDA.image_adapt.prior_training import train_prior
@@ -25,6 +27,8 @@ _MODULES = {
     "Ensemble": "DDA.model_adapt.evaluate",
     "train_prior": "DDA.image_adapt.prior_training",
 }
+
+interrupts.hold()  # before anything that takes time is imported
 
 
 def __getattr__(name: str) -> Any:

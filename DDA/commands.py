@@ -17,12 +17,13 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from DDA import files, ranks
+from DDA import files, interrupts, ranks
 from DDA.progress import Show
 
 STATUSES = """exit status:
@@ -124,18 +125,20 @@ def run(parser: Parser, argv: Sequence[str] | None, work: Work, go_on: str = GO_
     and OSError mean wrong input. go_on: what the user does after an interruption.
     """
     ranks.keep_memory()
-    ranks.interrupt_on_sigterm()
-    _print_any_name()
-    output = Output(program=parser.prog, flags=parser.flags)
+    output = _prepared(parser)
     try:
+        interrupts.allow()
         values, output = parser.read(argv)
         return work(values, output)
     except (ValueError, OSError) as error:
         output.warn(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
+        interrupts.end()
         output.warn(f"interrupted; {go_on}")
         return stop.status if isinstance(stop, Stopped) else 130
+    finally:
+        interrupts.end()
 
 
 def run_ranks(
@@ -147,21 +150,32 @@ def run_ranks(
     command line of rank 0. It turns errors that the user can mend into a `ranks.SharedError`, by
     `World.together` or `World.on_root`.
     """
-    ranks.interrupt_on_sigterm()
-    _print_any_name()
-    output = Output(program=parser.prog, flags=parser.flags)
+    output = _prepared(parser)
 
     def main(world: ranks.World) -> int:
         values, output = world.on_root(lambda: parser.read(argv))
         return work(world, values, output)
 
-    return ranks.run(main, parser.prog, go_on, say=output.warn)
+    try:
+        return ranks.run(main, parser.prog, go_on, say=output.warn)
+    finally:
+        interrupts.end()
 
 
-def _print_any_name() -> None:
-    """Print names of files that are no text with escapes, instead of failing."""
+def _prepared(parser: Parser) -> Output:
+    """Return the place to print, and let names of files that are no text be printed, with escapes.
+
+    Warnings are printed as notes, on a line.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    output = Output(program=parser.prog, flags=parser.flags)
+
+    def as_note(message: Warning | str, *_: object) -> str:
+        return f"{output.program}: note: {with_flags(f'{message}', output.flags)}\n"
+
+    warnings.formatwarning = as_note
+    return output
 
 
 class Stopped(KeyboardInterrupt):
@@ -213,6 +227,15 @@ class Parser(argparse.ArgumentParser):
                 flags[action.dest] = (long or names)[0]
         return flags
 
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse a command line; argparse itself fails without words on ``--flag=--``."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word.removesuffix('=--')}: -- is no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """End the process with one line that names the fault and the flag that was meant."""
         words = message.split() if message.startswith("unrecognized arguments") else []
@@ -220,7 +243,8 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         close = [name for word in unknown for name in difflib.get_close_matches(word, known, 1)]
         meant = f"; did you mean {close[0]}?" if close else ""
-        self.exit(2, f"{self.prog}: error: {message}{meant} (--help lists the flags)\n")
+        ranks.say(self.prog, f"error: {message}{meant} (--help lists the flags)")
+        self.exit(2)
 
 
 _FLAG = re.compile(
@@ -366,6 +390,12 @@ def call(
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in Markdown."""
-    head, *lines = (f"| {' | '.join(map(str, cells))} |\n" for cells in (heads, *rows))
+    """Return a table in Markdown. Its texts are inert: no name ends a cell or begins a tag."""
+    lines = [[inert(str(cell)).replace("|", r"\|") for cell in cells] for cells in (heads, *rows)]
+    head, *lines = (f"| {' | '.join(cells)} |\n" for cells in lines)
     return f"{head}{'|---' * len(heads)}|\n{''.join(lines)}"
+
+
+def inert(text: str) -> str:
+    """Return text on one line in which nothing begins a tag of HTML, for Markdown."""
+    return " ".join(text.split()).replace("<", "&lt;")

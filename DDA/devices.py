@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -135,3 +137,42 @@ class _Work:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - begun
+
+
+T = TypeVar("T")
+
+
+class Parts:
+    """The work on batches, in parts that fit into the memory of their device.
+
+    Where a batch does not fit, its parts and those of all batches to come are half as large, until
+    they fit. This is said once, as a warning.
+    """
+
+    def __init__(self) -> None:
+        self._most: int | None = None  # the images of a part; None means all of a batch
+
+    def work(self, function: Callable[[slice], T], count: int, device: torch.device) -> list[T]:
+        """Return what ``function`` returns for each part of ``count`` images.
+
+        Raises ValueError where one image does not fit.
+        """
+        before, done, first = self._most, [], 0
+        while first < count or not done:
+            size = min(self._most or count, count - first)
+            try:
+                done.append(function(slice(first, first + size)))
+                first += size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise ValueError(
+                        f"one image does not fit into the memory of {device}"
+                    ) from None
+                self._most = size // 2
+        if self._most != before:
+            warnings.warn(
+                f"`batch_size` {count} does not fit into the memory of {device}; the work goes on "
+                f"with {self._most} images at once",
+                stacklevel=2,
+            )
+        return done

@@ -2,56 +2,132 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError, features
 
 from DDA import files
 
 LONG = 32  # images that are longer than so many times their shorter side are cropped first
-# Pillow warns of images of half the size that it refuses; one limit is enough here. Filters that
-# the user has set come first.
+# how an image is put upright, by the value of its EXIF orientation
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# the formats that not every Pillow reads, by suffix, and its name for each
+OPTIONAL = {".avif": "avif", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".webp": "webp"}
+# Pillow warns of images of half the size that it refuses, but there is one limit here; and of EXIF
+# data that are damaged, which then turn nothing. Filters that the user has set come first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", append=True)
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """Return an image file as RGB, as `to_rgb` does; EXIF rotation is ignored.
+def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
+    """Return an image file as RGB, as `to_rgb` does.
 
-    Raises ValueError for animated files and for those with more pixels than Pillow's limit, OSError
-    (or PIL's own errors) for files that cannot be decoded.
+    upright: turn it as its EXIF data say, as cameras leave it to those who show a photograph.
+    Raises FileNotFoundError, and BadFile for all else: its message begins with "it", because those
+    who ask know the file.
+    """
+    with _opened(path) as image:
+        pixels = to_rgb(image)
+        # now that it is loaded: Pillow turns TIFF files itself, and then says so
+        turn = TURNS.get(_orientation(image)) if upright else None
+        return pixels if turn is None else pixels.transpose(turn)
+
+
+def is_turned(path: Path) -> bool:
+    """Tell whether `read_rgb` turns an image file where that is wanted."""
+    with _opened(path) as image:
+        return image.format != "TIFF" and _orientation(image) in TURNS
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, and say in words whatever is wrong with it inside the block.
+
+    Pillow and its plugins raise dozens of types for damaged files.
     """
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
+        with files.open_regular(path) as file, Image.open(file) as image:
+            yield image
+    except (files.BadFile, FileNotFoundError):
+        raise
+    except UnidentifiedImageError:
+        suffix = path.suffix.lower()
+        if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
+            raise files.BadFile(
+                f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
+            ) from None
+        raise files.BadFile("it is no image file, or its first bytes are damaged") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
+        raise files.BadFile(
             f"it says that it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, as files do "
             "that are made to fill the memory; if it is a real image, make it smaller first"
         ) from None
+    except MemoryError:
+        raise files.BadFile("it does not fit into the memory; make it smaller") from None
+    except Exception as error:
+        words = " ".join(f"{error}".split()) or type(error).__name__
+        raise files.BadFile(f"it is damaged ({ascii(words)[1:-1][:160]})") from None
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return what EXIF says of the orientation of an image; None where it is damaged or silent."""
+    try:
+        return image.getexif().get(0x0112)
+    except Exception:  # PIL raises many types for damaged EXIF data; the pixels are whole
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as RGB: grey and palette are expanded, alpha is dropped, 16 bits become 8.
 
-    16 bits are scaled by 1/257. Raises ValueError for animated images, and for pixels of an
-    unknown range.
+    16 bits are scaled by 1/257. Further frames that only accompany the first are left out: the
+    second view in the MPO files of cameras, and smaller copies in TIFF files. Raises BadFile
+    for animated images, for several pages, and for pixels of an unknown range.
     """
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"animated: it has {image.n_frames} frames")
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format == "TIFF":
+        if not _are_smaller_copies(image, count):
+            raise files.BadFile(f"it has {count} pages; save each of them as an image of its own")
+    elif count > 1 and image.format != "MPO":
+        raise files.BadFile(f"it is animated, with {count} frames; save those you want as images")
     if image.mode[0] in "IF":
         # PIL opens 16-bit PNG and PGM as 16 or as 32 bits; elsewhere nobody knows the range
         is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
         if image.mode == "F" or not is_16_bit:
             kind = f"neither 8 nor 16 bits (mode {image.mode})"
-            raise ValueError(f"its pixels are {kind}; scale them to 0..255 as uint8")
+            raise files.BadFile(f"its pixels are {kind}; scale them to 0..255 as uint8")
         values = np.asarray(image)
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
+
+
+def _are_smaller_copies(image: Image.Image, count: int) -> bool:
+    """Tell whether all pages of a TIFF file but the first are the first at a lower resolution."""
+    place = image.tell()
+    try:
+        for page in range(1, count):
+            image.seek(page)
+            kind, old_kind = (image.tag_v2.get(tag) for tag in (254, 255))
+            if not (old_kind == 2 or (isinstance(kind, int) and kind & 1)):
+                return False
+        return True
+    finally:
+        image.seek(place)
 
 
 def fit_square(image: Image.Image, size: int) -> np.ndarray:
@@ -119,14 +195,14 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.round((values + 1) * 127.5).clip(0, 255).astype(np.uint8), -3, -1)
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
+def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
     """Write uint8 (H,W,3) under ``path``, whose suffix names the format.
 
-    A final name never holds half a file.
+    A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
     encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
-    Image.fromarray(pixels).save(encoded, format=kind)
+    Image.fromarray(pixels).save(encoded, format=kind, **options)
     files.write_bytes(path, encoded.getvalue(), sync=False)
 
 

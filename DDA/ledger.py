@@ -9,14 +9,17 @@ Everything is JSON, written at once, so jobs of several cells can share a folder
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from DDA import files
-from DDA.tree import SETTINGS, spread
+from DDA import files, shapes
+from DDA.tree import SETTINGS, shown, spread
 
 RUNNING = "running"
+# what an entry means that is absent from the settings of an older version
+ABSENT = {"orientation": "ignore"}
 SAMPLES = 8  # the number of source images of a cell that are remembered
 
 # a function that returns the SHA-256 of a source's image; it may raise OSError or KeyError
@@ -32,13 +35,45 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return in words what differs between the settings of existing images and those of a run."""
+def read_orientation(folder: Path) -> str | None:
+    """Return with which orientation the images of a folder were read; None without settings.
+
+    Raises BadFile where the settings name an unknown one.
+    """
+    settings = read_settings(folder)
+    if settings is None:
+        return None
+    orientation = (ABSENT | settings)["orientation"]
+    if orientation not in ("apply", "ignore"):
+        raise files.BadFile(
+            f"{folder / SETTINGS} has the orientation {shown(orientation)}, which is neither apply "
+            "nor ignore; put it right"
+        )
+    return orientation
+
+
+def differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str = "here"
+) -> list[str]:
+    """Return in words what differs between the settings of existing images and those of a run.
+
+    An entry of ABSENT that is not there has its value. where: what a message calls the place of
+    ``ours``.
+    """
+    theirs, ours = ABSENT | dict(theirs), ABSENT | dict(ours)
     return [
-        f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        f"{name} {_say(theirs, name)} there, {_say(ours, name)} {where}"
         for name in {**ours, **theirs}
         if theirs.get(name) != ours.get(name)
     ]
+
+
+def _say(settings: Mapping[str, Any], name: str) -> str:
+    """Return the value of a setting for a message; long ones are cut."""
+    if name not in settings:
+        return "absent"
+    value = settings[name]
+    return value if isinstance(value, str) and value.isprintable() else shown(value)
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
@@ -46,7 +81,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
     Another job may have written its own in the meantime.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     if not (folder / SETTINGS).is_file():
         with contextlib.suppress(FileExistsError):
             files.write_json(folder / SETTINGS, dict(settings), exclusive=True)
@@ -56,26 +91,55 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------ manifests
 
 
-def manifest_path(folder: Path, stem: str, cell: str) -> Path:
-    """Return the path of the manifest of a cell: ``<stem>.<cell>.json``, with dots for slashes.
+class Manifest(TypedDict, total=False):
+    """The entries of a manifest that are read again.
 
-    That of a whole folder is ``<stem>.json``.
+    cell or folder: what it is about. source_sha256: of some source images, by their names.
     """
-    middle = "" if cell in ("", ".") else f".{cell.replace('/', '.')}"
-    return folder / f"{stem}{middle}.json"
+
+    cell: str
+    folder: str
+    state: str
+    failures: dict[str, str]
+    source_sha256: dict[str, str]
 
 
-def read_manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
+def manifest_path(folder: Path, stem: str, cell: str) -> Path:
+    """Return the path of the manifest of a cell: ``<stem>.<cell>.json``.
+
+    Each slash of the cell is a dot there, and each of its own dots is two, so that ``x.1/5`` and
+    ``x/1.5`` have two manifests. The manifest of a whole folder is ``<stem>.json``. Earlier
+    versions wrote one dot for either; such a manifest keeps its name if it is of this very cell.
+    Raises ValueError where that name is too long.
+    """
+    if cell in ("", "."):
+        return folder / f"{stem}.json"
+    path = folder / f"{stem}.{cell.replace('.', '..').replace('/', '.')}.json"
+    spare = files.MOST_IN_NAME - len(os.fsencode(path.name))
+    if spare < 0:
+        most = len(os.fsencode(cell)) + spare
+        raise ValueError(
+            f"the folder {cell} has too long a name for its manifest, {path.name}: rename it, to "
+            f"at most {most} bytes"
+        )
+    earlier = folder / f"{stem}.{cell.replace('/', '.')}.json"
+    if earlier != path and not path.exists() and cell in _subjects(earlier):
+        return earlier
+    return path
+
+
+def _subjects(path: Path) -> tuple[str | None, ...]:
+    """Return the cell and the folder that a manifest is about, if it is there."""
+    manifest = read_manifest(path)
+    return manifest.get("cell"), manifest.get("folder")
+
+
+def read_manifest(path: Path, shape: Any = Manifest) -> dict[str, Any]:
     """Return a manifest, or {} where there is none.
 
-    Raises BadFile where it is damaged or lacks one of ``entries``.
+    shape: of its entries, as `DDA.shapes` takes it. Raises BadFile where it has another one.
     """
-    if not path.is_file():
-        return {}
-    manifest = files.read_json(path)
-    if not manifest.keys() >= set(entries):
-        raise files.BadFile(f"{path} is no manifest of this program; remove it or put it right")
-    return manifest
+    return shapes.read_json(path, shape) if path.is_file() else {}
 
 
 def write_manifest(
@@ -117,5 +181,5 @@ def _digest(digest_of: Digest, name: str) -> str | None:
     """Return a digest, or None where the image cannot be read, which is its own failure."""
     try:
         return digest_of(name)
-    except (OSError, KeyError):
+    except (OSError, KeyError, files.BadFile):
         return None

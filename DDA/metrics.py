@@ -2,12 +2,14 @@
 
 Corruption errors: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations" (arXiv:1903.12261), section 3. Calibration: Guo et al.
-(arXiv:1706.04599). Negative flips: Yan et al. (arXiv:2011.09161).
+(arXiv:1706.04599). Negative flips: Yan et al. (arXiv:2011.09161). SSIM: Wang et al., "Image Quality
+Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 13(4), 2004), section III-B.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,10 @@ ALEXNET = {
     "jpeg_compression": 60.7,
 }
 ALEXNET_CLEAN = 43.5
+# one side of SSIM's window, and the luma of RGB (ITU-R BT.601)
+WINDOW = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+WINDOW /= WINDOW.sum()
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def hits(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
@@ -99,15 +105,37 @@ def corruption_errors(
     return ratios
 
 
+class Reliability(NamedTuple):
+    """Confidence and accuracy in bins of equal width: counts and sums over each bin's images."""
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Return the ECE: the mean gap between both, weighted by the bins' counts."""
+        return float(np.abs(self.confidence - self.right).sum() / self.counts.sum())
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> Reliability:
+    """Sort images into bins by their confidence.
+
+    confidence: (N,) the largest probability. right: bool (N,).
+    """
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    return Reliability(
+        counts, np.bincount(place, confidence, bins), np.bincount(place, right, bins)
+    )
+
+
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Return the ECE: the mean gap between confidence and accuracy over bins of equal width.
 
     The bins are weighted by their counts.
     """
-    confidence, right = probabilities.max(1), hits(probabilities, labels)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, confidence, bins) - np.bincount(place, right, bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return reliability(probabilities.max(1), hits(probabilities, labels), bins).error
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -157,3 +185,59 @@ def interval(
     means = [(times @ sums) / (times @ sizes) for times in drawn]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def gain_interval(
+    before: np.ndarray, after: np.ndarray, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the gain in accuracy on the same images.
+
+    before, after: hits of two columns, bool (N,), each image once. A difference is -1, 0 or 1, so
+    the counts of a draw are multinomial, and the cost does not depend on N.
+    """
+    counts = np.bincount(1 + after.astype(int) - before, minlength=3)
+    drawn = np.random.default_rng(seed).multinomial(len(before), counts / len(before), draws)
+    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(before), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return the number of images of each class (rows) that are called each class (columns)."""
+    return np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
+
+
+# ---------------------------------------------------------------------------------------- images
+
+
+def psnr(image: np.ndarray, original: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of an image in dB; it is infinite for equal images.
+
+    image, original: uint8 of one shape.
+    """
+    error = np.mean((image.astype(float) - original) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def ssim(image: np.ndarray, original: np.ndarray) -> float:
+    """Return the structural similarity of the luma of two images, at most 1.
+
+    It has the published window, a Gaussian of 11 x 11 pixels and standard deviation 1.5, where it
+    lies within the image, and the published constants (0.01 L)^2 and (0.03 L)^2. image, original:
+    uint8 (H,W,3) of one shape. The result is NaN for images that are smaller than the window.
+    """
+    if min(image.shape[:2]) < len(WINDOW):
+        return float("nan")
+    x, y = (pixels @ LUMA for pixels in (image.astype(float), original.astype(float)))
+    mean_x, mean_y, squares_x, squares_y, products = map(_smooth, (x, y, x * x, y * y, x * y))
+    variances = squares_x - mean_x**2 + squares_y - mean_y**2
+    covariance = products - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return float((likeness / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).mean())
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Return the weighted means under the window of SSIM, at each place where it lies within."""
+    for axis in (0, 1):
+        values = np.lib.stride_tricks.sliding_window_view(values, len(WINDOW), axis) @ WINDOW
+    return values

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters as escapes, such as ``\\x1b``.
+
+    Names in people's files may have some, which would move or colour what a terminal shows.
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], text)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from DDA import interrupts
+from DDA.progress import printable
+
 T = TypeVar("T")
 
 # a rank that waits for more seconds says for whom, and again when the wait has doubled
@@ -32,8 +35,9 @@ START_LIMIT = 600.0
 
 
 def say(program: str, text: str) -> None:
-    """Tell the user something in a program's name, on stderr."""
-    print(f"{program}: {text}", file=sys.stderr, flush=True)
+    """Tell the user something in a program's name, on stderr, as one piece beside other ranks'."""
+    text = "\n".join(map(printable, text.split("\n")))
+    print(f"{program}: {text}\n", end="", file=sys.stderr, flush=True)
 
 
 def _speaker(program: str) -> Callable[[str], None]:
@@ -74,8 +78,8 @@ class World:
         news, self._reports = self._reports, []
         return news
 
-    def abort(self) -> None:
-        """End every process of the job now, with a non-zero status.
+    def abort(self, status: int = 1) -> None:
+        """End every process of the job now, this one with ``status``, the others not with 0.
 
         It does not return where there are several processes.
         """
@@ -228,10 +232,10 @@ class _Mpi(World):
             self._reports.append(self._comm.recv())
         return super().reports()
 
-    def abort(self) -> None:
+    def abort(self, status: int = 1) -> None:
         sys.stderr.flush()
         time.sleep(0.5)  # time for the launcher to pass on this process's messages
-        self._comm.Abort(1)
+        self._comm.Abort(status)
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,7 @@ class _TorchDistributed(World):
         self._meeting, self._program = meeting, program
         self._serves = rank == 0 and not meeting.served
         self._server = "torchrun" if meeting.served else "rank 0"
+        interrupts.allow()  # the wait for the others may take minutes
         self._agree(self._connect())
         self._round = 0
         self._seen = [0] * size
@@ -424,19 +429,19 @@ class _TorchDistributed(World):
         else:
             self._ask("set", f"closed/{self.rank}", pickle.dumps(True))
 
-    def abort(self) -> None:
+    def abort(self, status: int = 1) -> None:
         with suppress(ConnectionError):  # the others have lost the connection as well
             self._ask("set", "aborted", b"")
-        self._leave()
+        self._leave(status)
 
     def _leave_if_aborted(self) -> None:
         if self._ask("check", ["aborted"]):
-            self._leave()
+            self._leave(1)
 
-    def _leave(self) -> None:
+    def _leave(self, status: int) -> None:
         sys.stderr.flush()
         time.sleep(0.5)  # time for the others to learn of it from a store in this process
-        os._exit(1)
+        os._exit(status)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Call the store. Raises ConnectionError where its server has ended."""
@@ -531,6 +536,7 @@ def _slurm_port(job: int, step: int, restart: int) -> int:
 
 
 def _start_mpi(size: int) -> World:
+    """Return the world of MPI. Signals still wait: without one rank the others wait forever."""
     try:
         world = _Mpi()
     except ImportError as error:
@@ -570,10 +576,12 @@ def run(
         say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
+        interrupts.end()
         say("interrupted before all ranks were there")
         return 130
     where = f" (rank {world.rank} of {world.size})" if world.size > 1 else ""
     try:
+        interrupts.allow()
         status = main(world)
     except SharedError as error:
         if world.rank == 0:
@@ -582,8 +590,9 @@ def run(
     except SystemExit as stop:
         status = stop.code
     except KeyboardInterrupt:
+        interrupts.end()
         say(f"interrupted{where}; {go_on}")
-        world.abort()
+        world.abort(130)
         return 130
     except Exception as error:
         if not isinstance(error, OSError | ValueError):
@@ -646,15 +655,6 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self._asked
-
-
-def interrupt_on_sigterm() -> None:
-    """Let a scheduler's SIGTERM stop the process as Ctrl-C does.
-
-    It does nothing outside the main thread.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _number(*names: str) -> int:

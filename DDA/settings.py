@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from DDA import tree
+from DDA.progress import printable
 
 WORDS = {
     str: "text",
@@ -80,7 +81,7 @@ def check_kinds(entries: Mapping[str, Any], hints: Mapping[str, Any], prefix: st
 def _quoted(prefix: str, name: object) -> str:
     """Return the name of an entry in backquotes; a prefix such as "data." belongs to the name."""
     where, colon, group = prefix.rpartition(": ")
-    return f"{where}{colon}`{group}{name}`"
+    return f"{where}{colon}`{printable(f'{group}{name}')}`"
 
 
 def plain(value: Any) -> Any:

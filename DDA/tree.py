@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
-import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,26 @@ import numpy as np
 from DDA import files
 from DDA.files import TEMPORARY
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm"),
+)
+# the types of file systems that hold no files of anybody, but show the system as files
+SYSTEM = (
+    *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"),
+    *("tracefs", "configfs", "pstore", "bpf", "mqueue", "hugetlbfs", "fusectl", "efivarfs"),
+)
+# what to do with files that hold images which are not read, by their suffixes
+ADVICE = {
+    "unpack them": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    "give one of them itself": (".npz", ".npy"),
+    "write their images to files, or to one .npz": (
+        *(".parquet", ".arrow", ".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
+    ),
+    "save them as .png or .jpg": (
+        *(".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"),
+    ),
+}
 CLASSES = "classes.txt"  # at the root of a tree: its class names in order
 SETTINGS = "settings.json"  # at the root of every tree of adapted images
 # the common corruptions of ImageNet-C and CIFAR-10-C in the order of their publication, and the
@@ -102,7 +122,7 @@ def shown(value: object, most: int = 80) -> str:
 
 def key_of(path: str) -> str:
     """Return the key of an image's path relative to its tree."""
-    return path[: path.rindex(".")]
+    return path.rpartition(".")[0] or path
 
 
 def list_images(
@@ -129,6 +149,7 @@ def list_images(
         elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
     keyed = sorted((key_of(path), path) for path in images)
+    _check_forms(root, [key for key, _ in keyed])
     doubles = [(one, two) for (key, one), (other, two) in itertools.pairwise(keyed) if key == other]
     if doubles:
         one, two = doubles[0]
@@ -139,26 +160,87 @@ def list_images(
     return [path for _, path in keyed], others, unfinished
 
 
+def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """Return what there is where images were expected, as the end of a message.
+
+    others: the other files there, as `list_images` returns them. elsewhere: the images that
+    ``root`` has in other places.
+    """
+    left_out = [name for name in others if name.endswith("/")]
+    suffixes = [os.path.splitext(name)[1].lower() for name in others if not name.endswith("/")]
+    parts = []
+    if suffixes:
+        counted = Counter(suffix or "(no suffix)" for suffix in suffixes).most_common(4)
+        kinds = ", ".join(f"{count:,} {shown(suffix)[1:-1]}" for suffix, count in counted)
+        advice = [words for words, known in ADVICE.items() if not set(known).isdisjoint(suffixes)]
+        parts.append(f"the files there are {kinds}{': ' if advice else ''}{'; '.join(advice)}")
+    if left_out:
+        parts.append(f"{root / left_out[0]} is not entered: name adapted copies themselves")
+    if elsewhere:
+        folders = Counter(name.rpartition("/")[0] or "." for name in elsewhere).most_common(3)
+        named = ", ".join(f"{shown(folder)[1:-1]} ({count:,})" for folder, count in folders)
+        parts.append(f"its images lie in {named}")
+    if not parts:
+        parts.append("nothing else is there (hidden files are not seen)")
+    return "; " + "; ".join(parts)
+
+
+def _check_forms(root: Path, keys: Iterable[str]) -> None:
+    """Raise ValueError where two keys look alike, because they differ in their Unicode form only.
+
+    They would be one file on a Mac, and nobody could tell their copies from each other.
+    """
+    known: dict[str, str] = {}
+    for key in keys:
+        if key.isascii():
+            continue
+        other = known.setdefault(unicodedata.normalize("NFC", key), key)
+        if other != key:
+            raise ValueError(
+                f"{root / key} and {ascii(other)[1:-1]} differ in the Unicode form of their names "
+                "only (NFC and NFD, as Linux and macOS write accents); rename one of them"
+            )
+
+
+def other_form(missing: Iterable[str], names: Iterable[str]) -> str:
+    """Return a hint, as the end of a message, if a name is there in another Unicode form.
+
+    missing: names that are not among ``names``.
+    """
+    forms = {unicodedata.normalize("NFC", name) for name in names if not name.isascii()}
+    alike = sorted(name for name in missing if unicodedata.normalize("NFC", name) in forms)
+    if not alike:
+        return ""
+    return (
+        f"; {ascii(alike[0])[1:-1]} is there in another Unicode form of its name (NFC or NFD, as "
+        "Linux and macOS write accents): copy the files anew without a change of names"
+    )
+
+
 def walk(
     folder: Path, *, leave_out: Path | None = None, skip: Container[str] = ()
 ) -> Iterator[str]:
     """Yield relative POSIX paths of all files below ``folder``, without hidden ones.
 
     Links are followed, but never in a circle. A sub-folder of adapted images is not entered: its
-    own path is yielded, with a slash at its end. leave_out: a folder, by whatever name, that is
-    not entered. skip: relative paths of folders that are not entered.
+    own path is yielded, with a slash at its end. So is that of a folder like /proc and /sys, in
+    which the system shows itself. leave_out: a folder, by whatever name, that is not entered. skip:
+    relative paths of folders that are not entered. Raises BadFile for a folder that cannot be
+    looked into.
     """
     left_out = os.path.realpath(leave_out) if leave_out is not None else None
     stack: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(folder)]))]
     while stack:
         prefix, above = stack.pop()
-        with os.scandir(os.path.join(folder, prefix)) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
-        if prefix and any(entry.name == SETTINGS for entry in entries):
+        scanned = entries(os.path.join(folder, prefix))
+        if scanned is None:
+            yield prefix or "./"
+            continue
+        if prefix and any(entry.name == SETTINGS for entry in scanned):
             yield prefix
             continue
-        for entry in entries:
-            if not entry.is_dir():
+        for entry in scanned:
+            if not is_folder(entry):
                 yield prefix + entry.name
                 continue
             if prefix + entry.name in skip:
@@ -170,6 +252,39 @@ def walk(
                     continue
                 inside = above | {real}
             stack.append((f"{prefix}{entry.name}/", inside))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Tell whether an entry of a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself, or into a folder that is closed to us
+        return False
+
+
+def entries(folder: str | Path) -> list[os.DirEntry] | None:
+    """Return what is in a folder, without hidden entries; None if the system shows itself in it."""
+    try:
+        if os.stat(folder).st_dev in _system_devices():
+            return None
+        with os.scandir(folder) as scanned:
+            return [entry for entry in scanned if not entry.name.startswith(".")]
+    except PermissionError:
+        raise files.BadFile(
+            f"{folder} cannot be looked into; permit it, or name a folder without it"
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def _system_devices() -> frozenset[int]:
+    """Return the numbers of the devices on which the system shows itself as files, if any."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split(" - ") for line in file]
+    except OSError:  # there is no such file where there are no such file systems
+        return frozenset()
+    numbers = (head.split()[2].split(":") for head, tail in mounts if tail.split()[0] in SYSTEM)
+    return frozenset(os.makedev(int(major), int(minor)) for major, minor in numbers)
 
 
 class Saved(NamedTuple):
@@ -211,26 +326,10 @@ def saved_images(root: Path, cells: Iterable[str]) -> dict[str, str]:
 
 def sweep_temporaries(root: Path, unfinished: Iterable[str]) -> int:
     """Remove those of the listed temporaries whose writers are dead, and return their number."""
-    dead = [root / path for path in unfinished if not _is_being_written(root / path)]
+    dead = [root / path for path in unfinished if not files.is_being_written(root / path)]
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
-
-
-def _is_being_written(path: Path) -> bool:
-    """Tell whether a temporary may belong to a living process.
-
-    That is a process of this machine, or of another one within the last day.
-    """
-    match = re.fullmatch(rf"(.+)-(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
-    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
-        return False
-    try:
-        if match[1] == files.host():
-            os.kill(int(match[2]), 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # a living process of another user
-    return True
 
 
 def read_keys(path: Path) -> frozenset[str]:
@@ -240,8 +339,19 @@ def read_keys(path: Path) -> frozenset[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"`keys` {path} is not a file; gate.py writes one")
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-    return frozenset(check_name(line, f"`keys` {path}") for line in lines if line)
+    text = files.read_regular(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    keys = (line.replace("\\n", "\n").replace("\\r", "\r") for line in text.split("\n") if line)
+    return frozenset(check_name(key, f"`keys` {path}") for key in keys)
+
+
+def write_keys(path: Path, keys: Iterable[str]) -> None:
+    """Write keys, one on each line, as `read_keys` reads them.
+
+    The end of a line within a key is written as a backslash and a letter: no key has a backslash.
+    """
+    lines = (key.replace("\n", "\\n").replace("\r", "\\r") for key in keys)
+    text = "".join(f"{line}\n" for line in lines)
+    files.write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 # --------------------------------------------------------------------------- classes and labels

@@ -28,13 +28,15 @@ from DDA import commands
 from DistilledClassifier import making
 from DistilledClassifier.degradations import BEHAVIORS, COMBINED, DEGRADATIONS, SEQUENCE_NAMES
 from DistilledClassifier.making import Originals, Target
-from DistilledClassifier.trees import LostWorker
+from DistilledClassifier.trees import LostFolder, LostWorker
 
 PROGRAM = "make_data.py"
 FROM = """
 --base_samples->source PATH!  a folder of images or a data set's files
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
+--orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: apply for a
+    folder of one's own, ignore for a published data set and a tree with classes.txt)
 """
 NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
@@ -114,8 +116,8 @@ def _work(values: dict[str, Any], output: commands.Output) -> int:
     originals, target = _take(Originals, values), _take(Target, values)
     try:
         made = getattr(making, command)(originals, target, show=output, **values)
-    except LostWorker as error:
-        output.warn(f"{error}")
+    except (LostWorker, LostFolder) as error:
+        output.warn(f"error: {error}")
         return 1
     if made.failed:
         output.warn(made.fault())

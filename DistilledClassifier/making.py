@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 
 from DDA import files, images, settings, tree
 from DDA.progress import Show
-from DDA.sources import Source, open_official
+from DDA.sources import Source, found_instead, open_official, read_pixels
+from DDA.sources.cells import ORIENTATIONS
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import trees
 from DistilledClassifier.degradations import (
@@ -46,7 +47,9 @@ class Originals:
     that is read, such as ``cifar_test``. num_samples: the greatest number of images, which are
     spread evenly. classes: the class list, where the data do not tell it. labels: the labels of a
     flat ImageNet folder. list: a file of the names that are wanted. file_severity: the severity of
-    a corruption's .npy that holds only one. Paths may be text.
+    a corruption's .npy that holds only one. orientation: ``apply`` turns photographs as their EXIF
+    data say, ``ignore`` does not (default: apply for a folder of one's own, ignore for a published
+    data set and for a tree with classes.txt). Paths may be text.
     """
 
     source: Path
@@ -57,11 +60,13 @@ class Originals:
     labels: Path | None = None
     list: Path | None = None
     file_severity: int | None = None
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         """Make paths of texts, and check the numbers."""
         _make_paths(self, "source", "labels", "list")
         settings.check_at_least(1, num_samples=self.num_samples)
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         if self.file_severity not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"`file_severity` {self.file_severity} must be 1..5")
 
@@ -69,7 +74,7 @@ class Originals:
     def opening(self) -> tuple:
         """Return the arguments of `sources.open_official`."""
         classes = None if self.classes is None else tree.class_list(self.classes)
-        return self.source, classes, self.labels, self.file_severity
+        return self.source, classes, self.labels, self.file_severity, self.orientation
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ def prepare(
         FileNotFoundError, ValueError: images cannot be found or told apart, or the tree holds
             images that were made in another way.
         LostWorker: a process died.
+        LostFolder: the folder cannot be written to any more.
 
     Example:
         >>> prepare(photos, Target(out, workers=1), quiet=True).done
@@ -190,23 +196,18 @@ def degrade(
 
     Raises:
         ValueError: the degradation is unknown or does not take the level; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> degrade(photos, Target(out, workers=1), type="jpeg", level=[10, 30], quiet=True).done
         6
     """
-    types = _known("type", type, (*DEGRADATIONS, COMBINED))
-    levels = _texts(level)
-    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = degradations_of(type, level, behavior)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
     tasks = []
-    for kind in types:
-        if not levels:
-            tasks += _tasks(Recipe(kind, "degrade", kind, None, behavior), names, _inside_clean)
-        for folder, value in _levels(kind, levels).items():
-            tasks += _tasks(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior), names)
+    for recipe in recipes:
+        tasks += _tasks(recipe, names, _inside_clean if recipe.level is None else _inside_split)
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -231,18 +232,16 @@ def sequence(
 
     Raises:
         ValueError: the sequence is unknown; and as `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> sequence(photos, Target(out, workers=1), name="weak_seq", quiet=True).done
         3
     """
-    kinds = _known("name", name, SEQUENCE_NAMES)
+    recipes = sequences_of(name)
     originals, target = _originals(source), _target(save_dir)
     opened, names = _choose(originals, target.save_dir)
-    tasks: list[Task] = []
-    for kind in kinds:
-        tasks += _tasks(Recipe(f"{kind}/0", "sequence", kind), names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
     return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
 
 
@@ -273,29 +272,76 @@ def corrupt(
     Raises:
         ValueError: a name is unknown, or arrays lack labels or images of one size; and as
             `prepare`.
-        FileNotFoundError, LostWorker: as `prepare`.
+        FileNotFoundError, LostWorker, LostFolder: as `prepare`.
 
     Example:
         >>> target = Target(out, workers=1)
         >>> corrupt(photos, target, corruption="contrast", severity=[1, 5], quiet=True).done
         6
     """
+    recipes = corruptions_of(corruption, severity, constants, format)
+    originals, target = _originals(source), _target(save_dir)
+    opened, names = _choose(originals, target.save_dir)
+    if format == "npy":
+        _check_labels(originals, opened, names)
+    tasks = [task for recipe in recipes for task in _tasks(recipe, names)]
+    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
+    if format == "npy" and not made.failed:
+        _write_arrays(target.save_dir, _corruptions(corruption), _severities(severity))
+    return made
+
+
+def degradations_of(
+    type: str | Sequence[str],
+    level: str | float | Sequence[str | float] = (),
+    behavior: str = BEHAVIORS[0],
+) -> list[Recipe]:
+    """Return the recipes of `degrade`. Raises ValueError for a value that cannot be meant."""
+    levels = _texts(level)
+    settings.check_one_of("behavior", behavior, BEHAVIORS)
+    recipes = []
+    for kind in _known("type", type, (*DEGRADATIONS, COMBINED)):
+        if not levels:
+            recipes.append(Recipe(kind, "degrade", kind, None, behavior))
+        for folder, value in _levels(kind, levels).items():
+            recipes.append(Recipe(f"{kind}/{folder}", "degrade", kind, value, behavior))
+    return recipes
+
+
+def sequences_of(name: str | Sequence[str]) -> list[Recipe]:
+    """Return the recipes of `sequence`. Raises ValueError for an unknown name."""
+    return [Recipe(f"{kind}/0", "sequence", kind) for kind in _known("name", name, SEQUENCE_NAMES)]
+
+
+def corruptions_of(
+    corruption: str | Sequence[str] = "all",
+    severity: str | int | Sequence[str | int] = "all",
+    constants: str = "auto",
+    format: str = "png",
+) -> list[Recipe]:
+    """Return the recipes of `corrupt`. Raises ValueError for a value that cannot be meant."""
     corruptions, severities = _corruptions(corruption), _severities(severity)
     settings.check_one_of("constants", constants, CONSTANTS)
     settings.check_one_of("format", format, FORMATS)
     if format == "npy" and len(severities) < 5:
         raise ValueError("`format` npy holds all five severities; leave `severity` out")
-    originals, target = _originals(source), _target(save_dir)
-    opened, names = _choose(originals, target.save_dir)
-    if format == "npy":
-        _check_labels(originals, opened, names)
-    tasks: list[Task] = []
-    for kind, level in itertools.product(corruptions, severities):
-        tasks += _tasks(Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants), names)
-    made = _write(originals, target, opened, tasks, show or Show(quiet=quiet))
-    if format == "npy" and not made.failed:
-        _write_arrays(target.save_dir, corruptions, severities)
-    return made
+    return [
+        Recipe(f"{kind}/{level}", "corrupt", kind, int(level), constants)
+        for kind, level in itertools.product(corruptions, severities)
+    ]
+
+
+# what turns the values of a command into recipes, and refuses those that cannot be meant
+RECIPES = {"degrade": degradations_of, "sequence": sequences_of, "corrupt": corruptions_of}
+
+
+def check(command: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for values that a command would refuse, without opening anything."""
+    others = dict(values)
+    for kind in (Originals, Target):
+        kind(**{item.name: others.pop(item.name) for item in fields(kind) if item.name in others})
+    if command in RECIPES:
+        RECIPES[command](**others)
 
 
 def _originals(source: AnySource) -> Originals:
@@ -433,6 +479,7 @@ def _choose(
     where no image is wanted.
     """
     source = open_official(*originals.opening)
+    _check_used(originals, source)
     names = source.names
     if not with_copies:
         if any(name.startswith("clean/") for name in names):  # degraded copies may lie beside them
@@ -452,10 +499,29 @@ def _choose(
         names = _listed(originals, names)
     if not names:
         where = f" in `split` {originals.split}" if originals.split else ""
-        raise ValueError(f"`source` {originals.source} has no images{where}")
+        instead = found_instead(source)
+        raise ValueError(f"`source` {originals.source} has no images{where}{instead}")
     if originals.num_samples is not None:
         names = tree.spread(names, originals.num_samples)
     return source, names
+
+
+def _check_used(originals: Originals, source: Source) -> None:
+    """Raise ValueError for classes or labels that were given and that the source does not take."""
+    path, flat = originals.source, "ILSVRC2012_val_*"
+    is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
+    if originals.labels is not None and not is_flat:
+        raise ValueError(
+            f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
+            f"{path} is not; leave it out"
+        )
+    given = () if originals.classes is None else tree.class_list(originals.classes)
+    own = tuple(source.classes or ())
+    if originals.classes is not None and tuple(given) != own:
+        raise ValueError(
+            f"`classes` {originals.classes} has other names than the {len(own)} classes that "
+            f"{path} tells itself; leave it out"
+        )
 
 
 def _listed(originals: Originals, names: Sequence[str]) -> list[str]:
@@ -504,6 +570,8 @@ def _write(
 ) -> Made:
     """Make the images and say which of them failed."""
     show.say(f"images      {len(tasks):,} of {originals.source} -> {target.save_dir}")
+    if source.left_out:
+        show.say(f"note        {source.left_out}")
     if source.classes is None:
         missing = f"so {target.save_dir} gets no {tree.CLASSES}; `classes` would give the names"
         show.say(f"note        the class names are unknown, {missing}")
@@ -609,12 +677,12 @@ def sheet(
         raise ValueError(f"`out` {path} must end in .png")
     number = SHEET_IMAGES if originals.num_samples is None else originals.num_samples
     opened, names = _choose(replace(originals, num_samples=number), None)
-    clean = [np.asarray(opened.read(name)) for name in names]
+    clean = [read_pixels(opened, name) for name in names]
     rows = {"clean": clean}
     for title, recipe in recipes.items():
         pairs = zip(names, clean, strict=True)
         rows[title] = [recipe.apply(image, generator(seed, name)) for name, image in pairs]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     images.write_image(path, np.asarray(images.contact_sheet(rows, names)))
     return path
 

@@ -26,7 +26,9 @@ from DDA import files, images, ledger, tree
 from DDA.progress import Show
 from DDA.sources import Folder, Source, open_official
 from DistilledClassifier.recipes import Recipe, generator
-from DistilledClassifier.verify import ENTRIES
+from DistilledClassifier.verify import Manifest
+
+BEST = {"quality": 95, "subsampling": 0}  # of a format that loses something
 
 # an image's target, the SHA-256 of its file, and the reason where there is no file
 Made = tuple[str, str | None, str | None]
@@ -34,6 +36,10 @@ Made = tuple[str, str | None, str | None]
 
 class LostWorker(RuntimeError):
     """A process that made images died."""
+
+
+class LostFolder(OSError):
+    """A folder cannot be written to any more."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def write(
         part = _Part(save_dir, group, source, seed, saved.images[folder])
         part.check()
         parts.append(part)
-    save_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(save_dir)
     tree.sweep_temporaries(save_dir, saved.unfinished)
     if source.classes:
         tree.write_classes(save_dir, source.classes)
@@ -80,7 +86,7 @@ def write(
         part.begin()
     progress = show.progress(sum(len(part.todo) for part in parts))
     failures: dict[str, str] = {}
-    with _pool(workers, reopen, save_dir, seed) as make:
+    with _naming(save_dir), _pool(workers, reopen, save_dir, seed) as make:
         for part in parts:
             digests: dict[str, str] = {}
             for target, digest, failure in make(part.todo):
@@ -91,6 +97,20 @@ def write(
                 progress.add([(failure is None, failure is not None)])
             part.end(digests, failures)
     return failures
+
+
+@contextlib.contextmanager
+def _naming(save_dir: Path) -> Iterator[None]:
+    """Turn an OSError of what is written inside the block into a LostFolder in words."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error}"
+        if error.strerror is not None:
+            reason = f"`save_dir` {save_dir} cannot be written: {error.strerror}; make room"
+        raise LostFolder(
+            f"{reason}; what was written is complete; run the same command again to go on"
+        ) from error
 
 
 class _Part:
@@ -111,8 +131,10 @@ class _Part:
         self._tasks, self._saved = tasks, saved
         self._recipe = tasks[0].recipe
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
-        self._manifest = ledger.read_manifest(self._path, ENTRIES)
+        self._manifest = ledger.read_manifest(self._path, Manifest)
         self._settings = {**asdict(self._recipe), "seed": seed}
+        if isinstance(source, Folder) and source.upright:
+            self._settings["orientation"] = "apply"
         self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]
 
     def check(self) -> None:
@@ -251,9 +273,10 @@ def _make(task: Task) -> Made:
     # PIL and its plugins raise many types for damaged files, and a recipe refuses tiny images
     except Exception as error:
         return task.target, None, f"{source.where(task.name)}: {error or type(error).__name__}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folders(save_dir, path.parent)
     if data is None:
-        images.write_image(path, pixels)
+        # copies are as they were: all but the loss of turning a JPEG is avoided
+        images.write_image(path, pixels, **(BEST if task.recipe.kind == "copy" else {}))
     elif not (isinstance(source, Folder) and _link(source.where(task.name), path)):
         files.write_bytes(path, data, sync=False)
     return task.target, files.sha256(path), None

@@ -6,17 +6,32 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from DDA import files, images, ledger, tree
 
-ENTRIES = ("folder", "state", "settings", "images", "failures", "source_sha256")
+
+class MadeImage(TypedDict):
+    """The entry of an image in a manifest of made images."""
+
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """A manifest of made images. folder: that of the tree which it is about."""
+
+    folder: str
+    state: str
+    settings: dict[str, Any]
+    images: dict[str, MadeImage]
+    failures: dict[str, str]
+    source_sha256: dict[str, str]
 
 
 def read_manifests(save_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Read the manifests of made images in a tree. Raises ValueError where one is damaged."""
     for path in sorted(save_dir.glob("made*.json")):
-        yield path, ledger.read_manifest(path, ENTRIES)
+        yield path, ledger.read_manifest(path, Manifest)
 
 
 def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, str]]:
@@ -34,7 +49,8 @@ def verify(save_dir: Path, expected: Iterable[str] = ()) -> tuple[dict[str, int]
     classes = tree.read_classes(save_dir) or ()
     names, others, _ = tree.list_images(save_dir)
     if not names:
-        raise ValueError(f"`save_dir` {save_dir} holds no images")
+        instead = tree.found_instead(save_dir, others)
+        raise ValueError(f"`save_dir` {save_dir} holds no images{instead}")
     faults = dict.fromkeys((name for name in others if not name.endswith(".npy")), "no image")
     made: dict[str, str] = {}
     finished: list[str] = []

@@ -1,6 +1,6 @@
-"""Fuzz the readers of data files: each case must be read, or refused in words.
+"""Fuzz the readers of files and command lines: each case must be read, or refused in words.
 
-  python tests/fuzz.py --seconds 30 --seed 0       all targets in turn, in a process of their own
+  python tests/fuzz.py --seconds 60 --seed 0       all targets in turn, in a process of their own
   python tests/fuzz.py --target npz --case 1234    one case again
 
 A case is a function of the seed, the target and its number. Faults are
@@ -35,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 0)]
 
+import fuzz_files
 import numpy as np
 
 # seconds of the processor that a case may take; ten times as many of the clock, because the machine
@@ -362,12 +363,17 @@ class Configs:
         self.seeds = [*(path.read_bytes() for path in pipelines), *others]
 
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
+        import yaml
+
         from DDA import files
         from DDA.model_adapt.config import read_config
         from DDA.studies import pipeline
         from DistilledClassifier.experiments import config
 
         path = folder / "x.yaml"
+        if rng.random() < 0.5:  # JSON is YAML
+            seed = yaml.safe_load(rng.choice(self.seeds))
+            data = fuzz_files.as_json(fuzz_files.twisted(seed, rng))
         path.write_bytes(data)
         (folder / "evil.py").write_text("import os\nos.mkdir('RAN')\n")
         kind = rng.choice(("pipeline", "experiment", "evaluation"))
@@ -383,7 +389,15 @@ class Configs:
             read_config(path, [])
 
 
-TARGETS = {"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs}
+TARGETS: dict[str, Callable[[], Any]] = {
+    **{"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs},
+    "tar": fuzz_files.Tars,
+    "checkpoint": fuzz_files.Checkpoints,
+    "photo": fuzz_files.Photos,
+    "state": fuzz_files.States,
+    "summary": fuzz_files.Summaries,
+    "command": fuzz_files.CommandLines,
+}
 
 # ----------------------------------------------------------------------------------------- cases
 
@@ -462,7 +476,7 @@ def main() -> int:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--seconds", type=float, default=30)
+    p.add_argument("--seconds", type=float, default=60)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     p.add_argument("--case", type=int)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from DDA import Adapter, images
+from DDA import Adapter, files, images
 from DDA import tree as trees
 from DDA.image_adapt.scripts import image_sample
 
@@ -102,6 +102,21 @@ def test_a_folder_is_a_job_that_goes_on(prior, tree, tmp_path, capsys):
     assert report.complete and report.done == 24 and "done        23" in said.out
     with pytest.raises(ValueError, match="`save_dir` .* holds images of other settings: seed 0"):
         Adapter(prior, speed="one-shot", seed=1).folder(tree, tmp_path / "out", quiet=True)
+
+
+def test_a_manifest_tells_the_prior_and_how_many_copies_were_made_in_its_time(
+    prior, tree, tmp_path
+):
+    adapter, out = Adapter(prior, speed="one-shot"), tmp_path / "out"
+    selection = {"layout": "imagenetc", "corruption": "all", "severity": "all", "quiet": True}
+    report = adapter.folder(tree, out, **selection)
+    path = sorted(out.glob("manifest*.json"))[0]
+    manifest = files.read_json(path)
+    assert manifest["made"] == report.done == 24 and manifest["prior"] == str(prior)
+    assert manifest["seconds"] > 0
+    next(out.glob("*/*/**/*.png")).unlink()
+    adapter.folder(tree, out, **selection)
+    assert 1 in [files.read_json(one)["made"] for one in out.glob("manifest*.json")]
 
 
 def test_only_some_images_of_some_cells(prior, tree, tmp_path):

@@ -127,7 +127,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save(build(SMALL).model.state_dict(), tmp_path / "small.pth")
     with pytest.raises(
         ValueError,
-        match=r"small.pth does not fit the classifier: it lacks 30 of .*layer1.1.conv1.weight",
+        match=r"small.pth does not fit the classifier: 30 of .*: layer1.1.conv1.weight is missing",
     ):
         initialise(build({**SMALL, "depth": 14}), tmp_path / "small.pth")
     state = build(SMALL).model.state_dict() | {"conv1.weight": torch.zeros(16, 3, 5, 5)}
@@ -269,7 +269,7 @@ def test_images_are_scored_as_people_hold_them(tmp_path):
 
 def test_what_is_no_classifier_is_named(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match="a.pt is damaged, or no classifier's checkpoint"):
+    with pytest.raises(ValueError, match="a.pt is no classifier's checkpoint; it is a text"):
         load(tmp_path / "a.pt")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "b.pt")
     with pytest.raises(ValueError, match=r"b.pt tells no architecture"):
@@ -278,5 +278,5 @@ def test_what_is_no_classifier_is_named(tmp_path):
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(ValueError, match=r"c.pt does not fit a CIFAR ResNet-8"):
         load(tmp_path / "c.pt")
-    with pytest.raises(FileNotFoundError, match=r"d.pt is not a file"):
+    with pytest.raises(FileNotFoundError, match=r"d.pt does not exist"):
         load(tmp_path / "d.pt")

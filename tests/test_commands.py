@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DDA import commands
+from DDA import commands, settings
 
 FLAGS = """
 config YAML  what is run
@@ -89,6 +89,8 @@ def test_a_line_is_a_flag_with_its_type_and_default(parser):
         (["--out", "x", "--rule", "max"], "invalid choice: 'max'"),
         (["--out", "x", "--count", "many"], "invalid int value"),
         (["--out", "x", "--cuont", "3"], "did you mean --count?"),
+        (["--out=--"], "argument --out: -- is no value"),
+        (["--out", "x", "--names=--"], "argument --names: -- is no value"),
     ],
 )
 def test_a_wrong_flag_is_answered_in_one_line(parser, capsys, flags, words):
@@ -248,3 +250,14 @@ def test_a_command_of_several_ranks_translates_too(parser, capsys):
 
     assert commands.run_ranks(parser, REQUIRED, work) == 2
     assert capsys.readouterr().err == "x.py: error: --rate 2 is outside 0..1\n"
+
+
+def test_control_characters_of_names_reach_the_terminal_as_escapes(capsys):
+    parser = commands.parser("prog.py", "About.", "--steps INT = 5")
+    with pytest.raises(SystemExit, match="2"):
+        parser.read(["\x1b[31m", "\x7f\r"])
+    assert "\\x1b[31m \\x7f\\r (--help" in capsys.readouterr().err
+    commands.Output(program="prog.py").warn("error: a\x1b[31m.png\nand ü")
+    assert capsys.readouterr().err == "prog.py: error: a\\x1b[31m.png\nand ü\n"
+    with pytest.raises(ValueError, match=r"`data.a\\nb` is unknown"):
+        settings.check_names(["a\nb"], ["x"], "data.")

@@ -1,11 +1,14 @@
 import time
 
+import numpy as np
 import pytest
 import torch
-from helpers import tiny_unet
+from helpers import TINY_PROCESS, tiny_unet
 from torch import nn
 
 from DDA import devices
+from DDA.image_adapt import prior
+from DistilledClassifier import classifiers
 
 
 @pytest.fixture
@@ -104,3 +107,48 @@ def test_measuring_draws_nothing_from_the_global_generator():
     devices.relative_speed.cache_clear()
     devices.relative_speed(torch.device("cpu"), torch.bfloat16)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+class Small(nn.Module):
+    """A network on a device whose memory holds a few images."""
+
+    def __init__(self, network, most):
+        super().__init__()
+        self.network, self.most, self.seen = network, most, []
+
+    def forward(self, x, *rest):
+        self.seen.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError
+        return self.network(x, *rest)
+
+
+def test_a_batch_of_the_adaptation_that_does_not_fit_is_adapted_in_parts():
+    process = prior.process_of({**TINY_PROCESS, "learn_sigma": True, "fixed_variance": "large"})
+    how = {"seed": 0, "diffusion_range": 3, "factor": 4, "scale": 6.0}
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    keys, place = list("abcde"), torch.device("cpu")
+    small = Small(tiny_unet(), 1)
+    adapt = prior.batch_adapter(small, process, place, **how)
+    with pytest.warns(UserWarning, match="`batch_size` 5 does .* with 1 images") as told:
+        parts = adapt(keys, pixels)
+        np.testing.assert_array_equal(parts, adapt(keys, pixels))
+    assert len(told) == 1 and small.seen.count(5) == 1
+    whole = prior.batch_adapter(tiny_unet(), process, place, **how)(keys, pixels)
+    np.testing.assert_allclose(parts, whole, atol=1e-4)
+    with pytest.raises(ValueError, match="one image does not fit into the memory of cpu"):
+        prior.batch_adapter(Small(tiny_unet(), 0), process, place, **how)(keys, pixels)
+    published = prior.batch_adapter(small, process, place, behavior="published", **how)
+    with pytest.raises(ValueError, match="`batch_size` 5 does not fit .*; lower it"):
+        published(keys, pixels)  # neighbours matter there
+
+
+def test_a_batch_of_a_classifier_that_does_not_fit_is_scored_in_parts():
+    network = classifiers.build({"type": "CifarResNet", "depth": 8, "num_classes": 3}).eval()
+    photos = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    whole = classifiers.Classifier(network, classifiers.Preprocess(8)).scores(photos)
+    small = classifiers.Classifier(Small(network, 3), classifiers.Preprocess(8))
+    with pytest.warns(UserWarning, match="`batch_size` 7 does not fit") as told:
+        torch.testing.assert_close(small.scores(photos), whole)
+        small.scores(photos)
+    assert len(told) == 1

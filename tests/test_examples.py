@@ -37,6 +37,7 @@ ENTRY_POINTS = (
     "DDA.image_adapt.adapter.Adapter.folder",
     "DDA.image_adapt.cache.CachedAdapter",
     "DDA.image_adapt.prior_training.train_prior",
+    "DDA.model_adapt.advice.advise",
     "DDA.model_adapt.evaluate.Ensemble",
     "DDA.model_adapt.evaluate.Ensemble.scores",
     "DDA.model_adapt.evaluate.Ensemble.evaluate",
@@ -84,6 +85,10 @@ def names(prior, tmp_path, monkeypatch):
     tree.write_classes(known, tree.class_list("cifar10"))
     copies = tmp_path / "copies"
     adapter.folder(photos, copies, quiet=True)
+    labelled = tmp_path / "labelled"
+    (labelled / "cat").mkdir(parents=True)
+    for i in range(40):
+        shutil.copy(photos / "cat" / "0.png", labelled / "cat" / f"{i}.png")
     network = {"image_size": 16, "num_channels": 32, "channel_mult": "1,1", "num_heads": 2}
     network |= {"num_res_blocks": 1, "batch_size": 2, "bf16": False}
     return {
@@ -92,6 +97,7 @@ def names(prior, tmp_path, monkeypatch):
         "tiny_prior": prior,
         "adapter": adapter,
         "photos": photos,
+        "labelled": labelled,
         "known": known,
         "copies": copies,
         "out": tmp_path / "out",

@@ -1,6 +1,6 @@
 import json
 import os
-import platform
+import re
 import subprocess
 import sys
 import time
@@ -8,11 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from DDA import files, images, sources
+from DDA import files, images, inputs, sources
 from DDA import tree as trees
+from DDA.image_adapt import job
 from DDA.sources.cells import cells_of
+from DistilledClassifier import making
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():
@@ -118,11 +120,70 @@ def test_every_kind_of_file_is_read_as_rgb(tmp_path):
         np.testing.assert_allclose(pixels[..., 0].astype(int), expected, atol=1, err_msg=name)
 
 
-def test_exif_rotation_is_ignored(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
-    assert images.read_rgb(tmp_path / "x.jpg").size == (8, 4)
+SQUARES = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[250] * 3, [0] * 3, [120] * 3]])
+
+
+def blocks():
+    """Six blocks of one colour each, 3 wide and 2 high; no two turns of them are equal."""
+    return Image.fromarray(SQUARES.astype(np.uint8).repeat(16, 0).repeat(16, 1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".mpo", ".avif"])
+def test_photographs_are_put_upright_where_that_is_wanted(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    for orientation in range(1, 9):
+        image, exif = blocks(), Image.Exif()
+        exif[0x0112] = orientation
+        image.save(path, exif=exif, quality=100)
+        image = Image.open(path)
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+        upright = np.asarray(images.read_rgb(path, upright=True)).astype(int)
+        np.testing.assert_array_equal(upright, expected)
+        assert images.is_turned(path) == (orientation > 1 and suffix != ".tif")
+        if suffix != ".tif":  # Pillow turns TIFF files while it loads them
+            assert images.read_rgb(path).size == (48, 32)
+    assert abs(expected[8::16, 8::16] - np.rot90(SQUARES)).max() < 30
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_data_turn_nothing(tmp_path):
+    blocks().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01")
+    pixels = images.read_rgb(tmp_path / "x.jpg", upright=True)
+    np.testing.assert_array_equal(pixels, images.read_rgb(tmp_path / "x.jpg"))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".avif", ".jp2", ".j2k", ".mpo"])
+def test_formats_of_cameras_and_browsers_are_read_and_written(tmp_path, suffix, monkeypatch):
+    pixels = np.asarray(blocks())
+    images.write_image(tmp_path / f"x{suffix}", pixels)
+    assert trees.list_images(tmp_path)[0] == [f"x{suffix}"]
+    again = np.asarray(images.read_rgb(tmp_path / f"x{suffix}")).astype(int)
+    assert abs(again - pixels)[8::16, 8::16].max() < 30
+    if suffix in images.OPTIONAL:
+        (tmp_path / f"x{suffix}").write_bytes(b"of another format")
+        monkeypatch.setattr(images.features, "check", lambda name: False)
+        with pytest.raises(ValueError, match=rf"this Pillow reads no {suffix}.*-U pillow"):
+            images.read_rgb(tmp_path / f"x{suffix}")
+
+
+def test_frames_that_only_accompany_the_first_are_left_out(tmp_path):
+    image, other = blocks(), Image.new("RGB", (48, 32), "red")
+    image.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[other], quality=100)
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    gap = np.asarray(images.read_rgb(tmp_path / "x.jpg")).astype(int) - np.asarray(image)
+    assert abs(gap).mean() < 5
+    for kind, tag in ((1, 254), (2, 255), (0, 254), (2, 254)):
+        small = image.resize((12, 8))
+        small.encoderinfo = {"tiffinfo": {tag: kind}}
+        image.save(tmp_path / "x.tif", save_all=True, append_images=[small, small])
+        opened = Image.open(tmp_path / "x.tif")
+        assert opened.n_frames == 3
+        if (kind, tag) in ((1, 254), (2, 255)):
+            np.testing.assert_array_equal(images.read_rgb(tmp_path / "x.tif"), image)
+            np.testing.assert_array_equal(inputs.read(opened)[0], image)
+        else:
+            with pytest.raises(ValueError, match="3 pages; save each"):
+                images.read_rgb(tmp_path / "x.tif")
 
 
 def test_animated_and_other_depths_are_refused_in_words(tmp_path):
@@ -212,6 +273,47 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
     assert (run.stdout, run.stderr) == ("(12, 12)\n", "")
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), r"; nothing else is there \(hidden files are not seen\)"),
+        (
+            ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+        ),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
+        (
+            ("made/settings.json", "made/x.png"),
+            r"made is not entered: name adapted copies themselves",
+        ),
+    ],
+)
+def test_where_there_are_no_images_it_is_said_what_is_there(tmp_path, names, words):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"{}")
+    assert re.search(words, sources.found_instead(sources.Folder(root)))
+    with pytest.raises(ValueError, match=f"no images in {root} .*{words}"):
+        job.make_plan(sources.Folder(root), tmp_path / "out", ["."])
+
+
+def test_images_beside_the_wanted_folder_are_named(tmp_path):
+    (tmp_path / "fog").mkdir()
+    (tmp_path / "data/val").mkdir(parents=True)
+    for place in ("data/val/1.png", "data/val/2.png", "data/3.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / place)
+    words = r"no images in .*; its images lie in data/val \(2\), data \(1\)"
+    with pytest.raises(ValueError, match=words):
+        job.make_plan(sources.Folder(tmp_path), tmp_path / "out", ["fog"])
+    with pytest.raises(ValueError, match=r"in `split` val; its images lie in data/val \(2\)"):
+        making.prepare(making.Originals(tmp_path, split="val"), tmp_path / "out", quiet=True)
+    with pytest.raises(ValueError, match="holds no images; nothing else is there"):
+        making.verify(tmp_path / "fog")
+
+
 def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path, monkeypatch):
     def broken(self, file, **kwargs):
         file.write(b"half")
@@ -227,15 +329,29 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
     dead = subprocess.Popen(["true"])
     dead.wait()
     own = files.temporary(tmp_path / "x")
-    other = f"{platform.node()}-{dead.pid}-0123456789ab{files.TEMPORARY}"
+    pid = f"-{os.getpid()}-"
+    begin = own.name.partition(pid)[2].partition("-")[0]
+    assert begin
+    others = [
+        own.name.replace(pid, f"-{dead.pid}-"),
+        own.name.replace(begin, f"{begin}0"),  # of an earlier process of the same id
+    ]
     own.write_bytes(b"being written")
-    (tmp_path / other).write_bytes(b"half")
+    for other in others:
+        (tmp_path / other).write_bytes(b"half")
     assert not files.TEMPORARY.endswith(trees.SUFFIXES)
     saved = trees.list_saved(tmp_path, ["cell", "absent"], at_root=True)
-    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 3
-    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 2
+    assert saved.images == {"cell": {}, "absent": {}} and len(saved.unfinished) == 4
+    assert trees.sweep_temporaries(tmp_path, saved.unfinished) == 3
     assert own.exists()  # of a living process
     assert list((tmp_path / "cell").iterdir()) == []
+
+
+def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
+    stray = tmp_path / f"{files.host()}-1-0-0123456789ab{files.TEMPORARY}"
+    stray.write_bytes(b"half")
+    files.write_bytes(tmp_path / "x", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_exclusive_json_is_written_once(tmp_path):

@@ -337,7 +337,7 @@ def test_a_folder_that_timm_wrote_for_the_hub_is_taken(tmp_path):
     [
         ({"arch": "resnet18"}, "`arch` 'resnet18' is unknown; give timm/NAME, torchvision/NAME"),
         ({"arch": "timm/test_resnot"}, "timm has no model test_resnot; the nearest: test_res"),
-        ({"arch": "timm/test_vit"}, "w.pt does not fit the classifier: it lacks"),
+        ({"arch": "timm/test_vit"}, "w.pt does not fit the classifier: it looks like a classifier"),
         ({"arch": "torchvision/inception_v3"}, "an Ensemble takes the network with its transform"),
         ({"arch": "hf/nowhere"}, "there is no nowhere/config.json; give a folder of Hugging Face"),
         ({"arch": "nowhere.py"}, "`arch` nowhere.py is not a file"),
@@ -568,7 +568,7 @@ def test_a_training_that_starts_from_a_file_fetches_no_weights(
 def test_the_backbone_source_needs_a_source(photos):
     with pytest.raises(ValueError, match="`source` is missing: which checkpoint is the backbone"):
         load_config(DEGRADED)
-    with pytest.raises(FileNotFoundError, match="nowhere.pth is not a file"):
+    with pytest.raises(FileNotFoundError, match="`source` nowhere.pth does not exist"):
         load_config(DEGRADED, {"source": "nowhere.pth"})
 
 

@@ -226,7 +226,7 @@ REFUSED = {
         "the image: .*neither 8 nor 16 bits .*; scale them",
     ),
     "PIL of 32 bits": (Image.new("I", (4, 4)), "the image: .*neither 8 nor 16 bits .*; scale them"),
-    "animated": ([animated()], "image 0: animated: it has 2 frames"),
+    "animated": ([animated()], "image 0: it is animated, with 2 frames"),
     "damaged": ([PIL_IMAGES["L"], damaged()], "image 1: image file is truncated"),
     "text": ("photo.png", "images are .*, not str; open a file with PIL.Image.open"),
     "a list of texts": (["photo.png"], "image 0 is uint8 .* or PIL, not str; open a file"),

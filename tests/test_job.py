@@ -48,6 +48,7 @@ def invert(keys, pixels):
 
 def run(plan, size=1, adapt_batch=invert, batch_size=4):
     """Run all ranks of a job; return the failures and the batches that each rank saw."""
+    plan.save_dir.mkdir(parents=True, exist_ok=True)
     board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
     seen = [[] for _ in range(size)]
 
@@ -135,9 +136,9 @@ def test_bad_files_are_counted_and_named_and_the_batches_stay_full(tree, tmp_pat
         "fog/3/cat/text.png",
         "fog/3/cat/huge.png",
     }
-    assert "10000000000 pixels" in failures["fog/3/cat/huge.png"]
+    assert "more than 178,956,970 pixels" in failures["fog/3/cat/huge.png"]
     assert "empty" in failures["fog/3/cat/ü.png"] and "runcated" in failures["fog/3/cat/1.JPEG"]
-    assert "cannot identify image file 'text.png'" in failures["fog/3/cat/text.png"]
+    assert "it is no image file" in failures["fog/3/cat/text.png"]
     assert [len(batch) for batch in seen[0]] == [4]
     assert job.end_manifests(plan, failures, {"note": 2}) == []
     manifest = files.read_json(tmp_path / "out/manifest.fog.3.json")
@@ -409,7 +410,10 @@ def test_a_writer_that_cannot_write_stops_the_job_and_keeps_what_is_written(tree
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5"])
     (tmp_path / "out/fog").mkdir(parents=True)
     (tmp_path / "out/fog/5").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match=r"cannot write .*fog/5.*choose another `save_dir`"):
+    with pytest.raises(
+        OSError,
+        match=r"cannot write .*fog/5: File exists; write elsewhere, or remove that file",
+    ):
         run(plan, batch_size=1)
     assert len(trees.saved_images(tmp_path / "out", ["fog/3"])) == 6
     assert not any(path.name.endswith(files.TEMPORARY) for path in (tmp_path / "out").rglob("*"))
@@ -434,3 +438,18 @@ def test_only_the_images_that_are_asked_for_are_planned(tree, tmp_path):
         ValueError, match=r"`keys` names 1 images that .* does not have, such as fog/3/nobody"
     ):
         job.make_plan(Folder(tree), tmp_path / "out", cells, keys=keys | {"fog/3/nobody"})
+
+
+def test_a_save_folder_that_vanishes_ends_the_job_and_is_not_made_again(tree, tmp_path):
+    out, seen = tmp_path / "out", []
+
+    def remove_folder_after_a_batch(keys, pixels):
+        seen.append(keys)
+        if len(seen) == 2:
+            out.rename(tmp_path / "elsewhere")
+        return invert(keys, pixels)
+
+    plan = job.make_plan(Folder(tree), out, ["fog/3", "fog/5", "snow/5"])
+    with pytest.raises(FileNotFoundError, match=f"the folder {out}[^ ]* is gone: somebody has"):
+        run(plan, adapt_batch=remove_folder_after_a_batch)
+    assert not out.exists()

@@ -182,7 +182,9 @@ def test_what_is_wrong_is_named(checkpoint, pixels, tmp_path):
         Ensemble(checkpoint, rule="gate")
     with pytest.raises(ValueError, match="`fitted` does not tell threshold"):
         Ensemble(checkpoint, rule="gate", fitted={"weight": 0.5, "temperatures": [1, 1]})
-    with pytest.raises(ValueError, match="`fitted.weight` must be a number, not 'half'"):
+    with pytest.raises(
+        ValueError, match="`fitted.weight` must be a number from 0 to 1, not 'half'"
+    ):
         Ensemble(checkpoint, rule="gate", fitted={**FITTED["gate"], "weight": "half"})
     with pytest.raises(ValueError, match=r"in \[0,1\], but these are in \[-1,1\]"):
         both(torch.linspace(-1, 1, 3 * 256).reshape(1, 3, 16, 16))
@@ -191,10 +193,10 @@ def test_what_is_wrong_is_named(checkpoint, pixels, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"threshold": 7}, "`fitted.threshold` must be a probability, in 0..1.01, not 7"),
+        ({"threshold": 7}, "`fitted.threshold` must be a number from 0 to 1.01, not 7"),
         ({"temperatures": [0, 1]}, "`fitted.temperatures` must be two numbers above 0"),
         ({"temperatures": [1.0]}, "`fitted.temperatures` must be two numbers above 0"),
-        ({"weight": -3}, "`fitted.weight` must be in 0..1, not -3"),
+        ({"weight": -3}, "`fitted.weight` must be a number from 0 to 1, not -3"),
     ],
 )
 def test_parameters_out_of_range_are_refused_before_the_first_call(checkpoint, entry, words):

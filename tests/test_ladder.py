@@ -83,7 +83,7 @@ def test_an_image_under_several_corruptions_is_drawn_as_a_whole():
             "--setting a: --num_samples is not for some settings alone",
         ),
         (["--setting", "a/b: --N 2"], "has no name that can be a folder"),
-        (["--classifier", "nowhere.pt"], "nowhere.pt is not a file"),
+        (["--classifier", "nowhere.pt"], "nowhere.pt does not exist"),
         (["--base_samples", "nowhere"], "nowhere"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from DDA import files, ledger
+from DDA import ledger
 
 
 def test_settings_are_written_by_the_first_and_compared_by_the_others(tmp_path):
@@ -27,7 +27,7 @@ def test_a_manifest_tells_its_state_and_is_named_after_its_cell(tmp_path):
     path = ledger.manifest_path(tmp_path, "made", "fog/5")
     assert path.name == "made.fog.5.json"
     assert ledger.manifest_path(tmp_path, "manifest", ".").name == "manifest.json"
-    assert ledger.read_manifest(path, ["state"]) == {}
+    assert ledger.read_manifest(path) == {}
     for failures, running, state in (
         ({}, True, "running"),
         ({"a": "why"}, False, "failures"),
@@ -35,9 +35,22 @@ def test_a_manifest_tells_its_state_and_is_named_after_its_cell(tmp_path):
     ):
         ledger.write_manifest(path, {"note": 1, "state": "old"}, failures, running=running)
         expected = {"note": 1, "state": state, "failures": failures}
-        assert ledger.read_manifest(path, ["state"]) == expected
-    with pytest.raises(files.BadFile, match="is no manifest of this program"):
-        ledger.read_manifest(path, ["source_sha256"])
+        assert ledger.read_manifest(path) == expected
+
+
+def test_cells_whose_names_have_dots_have_manifests_of_their_own(tmp_path):
+    cells = ["x.1/5", "x/1.5", "x/1/5", "x.1.5", "x./1", "x/a.", "x.a", "a..b", "a./b"]
+    paths = [ledger.manifest_path(tmp_path, "made", cell) for cell in cells]
+    assert len(set(paths)) == len(cells)
+
+
+@pytest.mark.parametrize("entry", ["cell", "folder"])
+def test_a_manifest_of_an_earlier_version_is_read_for_its_own_cell_alone(tmp_path, entry):
+    earlier = tmp_path / "made.x.1.5.json"
+    ledger.write_manifest(earlier, {entry: "x/1.5"}, {})
+    assert ledger.manifest_path(tmp_path, "made", "x/1.5") == earlier
+    other = ledger.manifest_path(tmp_path, "made", "x.1/5")
+    assert other.name == "made.x..1.5.json" and ledger.read_manifest(other) == {}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 1000])

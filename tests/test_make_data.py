@@ -474,7 +474,7 @@ def test_verify_says_in_one_line_that_a_run_did_not_end(made, capsys):
     assert capsys.readouterr().err == f"make_data.py: {fault}\n"
     (made / "made.fog.3.json").write_text("{}")
     run("verify", save_dir=made, status=2)
-    assert "is no manifest of this program" in capsys.readouterr().err
+    assert "made.fog.3.json is damaged: the entry failures is missing" in capsys.readouterr().err
 
 
 def test_classes_that_do_not_fit_are_refused(clean, tmp_path, capsys):
@@ -626,10 +626,27 @@ def test_a_lost_worker_is_one_line_and_the_status_of_work_that_goes_on(
     monkeypatch.setattr(trees, "_make", lose_a_worker)
     run("degrade --type jpeg --workers 1", base_samples=clean, save_dir=tmp_path, status=1)
     errors = capsys.readouterr().err
-    assert errors.count("a worker process died") == 1 and "with fewer --workers\n" in errors
+    assert errors.count("a worker process died") == 1 and "with fewer --workers;" in errors
     assert "Traceback" not in errors
     with pytest.raises(trees.LostWorker, match="with fewer `workers`"):
         making.degrade(clean, Target(tmp_path, workers=1), type="jpeg", quiet=True)
+
+
+def test_a_folder_that_vanishes_is_one_line_and_is_not_made_again(
+    clean, tmp_path, capsys, monkeypatch
+):
+    out, make = tmp_path / "out", trees._make
+
+    def make_and_move(task):
+        made = make(task)
+        out.rename(tmp_path / "elsewhere")
+        return made
+
+    monkeypatch.setattr(trees, "_make", make_and_move)
+    run("degrade --type jpeg --workers 1 --quiet", base_samples=clean, save_dir=out, status=1)
+    errors = capsys.readouterr().err.strip()
+    assert "\n" not in errors and f"the folder {out} is gone" in errors and not out.exists()
+    assert "run the same command again to go on" in errors
 
 
 def test_python_takes_texts_paths_and_numbers_and_makes_the_same_files(clean, tmp_path):

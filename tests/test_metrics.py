@@ -95,3 +95,70 @@ def test_the_interval_is_of_the_weighted_mean():
     weights = np.repeat([1 / 40, 1 / 2000], [40, 2000])
     low, high = metrics.interval(values, weights=weights)
     assert low < 0.3 < high and low > 0.2  # (0.5 + 0.1) / 2; the mean over images is 0.107
+
+
+def test_the_gain_interval_is_that_of_the_paired_bootstrap():
+    rng = np.random.default_rng(3)
+    before, after = rng.random(600) < 0.6, rng.random(600) < 0.7
+    assert metrics.gain_interval(before, before) == (0, 0)
+    expected = metrics.interval(after - 1.0 * before)
+    assert metrics.gain_interval(before, after) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_confusion_matrix_is_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    expected = sklearn.confusion_matrix(Y, NEW.argmax(1), labels=range(11))
+    assert metrics.confusion(NEW.argmax(1), Y, 11).tolist() == expected.tolist()
+
+
+def test_the_bins_of_the_reliability_diagram_hold_the_calibration_error():
+    confidence, right = np.array([0.05, 0.15, 0.19, 1.0]), np.array([False, True, False, True])
+    bins = metrics.reliability(confidence, right, 10)
+    assert bins.counts.tolist() == [1, 2, *[0] * 7, 1]
+    assert bins.right.tolist() == [0, 1, *[0] * 7, 1]
+    assert bins.confidence[1] == pytest.approx(0.34)
+    assert bins.error == pytest.approx((0.05 + 0.66 + 0) / 4)
+
+
+def _images():
+    """Return an image of 24 x 20 pixels, and a disturbed copy."""
+    y, x = np.mgrid[0:24, 0:20]
+    image = np.stack([(x * 12) % 256, (y * 10) % 256, (x * y) % 256], -1).astype(np.uint8)
+    copy = image.astype(int) + ((x * 7 + y * 13) % 41 - 20)[..., None]
+    return image, np.clip(copy, 0, 255).astype(np.uint8)
+
+
+def test_psnr_is_scikit_images():
+    image, copy = _images()
+    # peak_signal_noise_ratio(image, copy, data_range=255) of scikit-image 0.26
+    assert metrics.psnr(copy, image) == pytest.approx(26.920200400691378, rel=1e-9)
+    assert metrics.psnr(image, image) == float("inf")
+    assert metrics.psnr(np.zeros_like(image), np.full_like(image, 255)) == 0
+
+
+def test_ssim_is_scikit_images():
+    image, copy = _images()
+    # structural_similarity(luma, luma of the copy, data_range=255, gaussian_weights=True,
+    # sigma=1.5, use_sample_covariance=False) of scikit-image 0.26
+    assert metrics.ssim(copy, image) == pytest.approx(0.7268168651496588, rel=1e-9)
+    assert metrics.ssim(image, image) == pytest.approx(1)
+    assert metrics.ssim(copy, image) == pytest.approx(metrics.ssim(image, copy))
+    assert np.isnan(metrics.ssim(image[:10], copy[:10]))
+
+
+def test_ssim_follows_its_definition_window_by_window():
+    image, copy = (pixels @ np.array([0.299, 0.587, 0.114]) for pixels in _images())
+    side = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
+    weights = np.outer(side, side) / side.sum() ** 2
+    likeness = []
+    for top in range(image.shape[0] - 10):
+        for left in range(image.shape[1] - 10):
+            x, y = (p[top : top + 11, left : left + 11] for p in (copy, image))
+            mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
+            variance_x, variance_y = ((weights * (z - (weights * z).sum()) ** 2) for z in (x, y))
+            covariance = (weights * (x - mean_x) * (y - mean_y)).sum()
+            c1, c2 = 2.55**2, 7.65**2
+            numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+            spread = variance_x.sum() + variance_y.sum() + c2
+            likeness.append(numerator / ((mean_x**2 + mean_y**2 + c1) * spread))
+    assert metrics.ssim(_images()[1], _images()[0]) == pytest.approx(np.mean(likeness), rel=1e-9)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from DDA import sources, tree
 from DDA.sources.cells import cells_of
+from DistilledClassifier import making
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 10
@@ -375,6 +376,117 @@ def test_imagenet_c_with_and_without_folders_of_groups(tmp_path):
     jpeg_at(tmp_path / "weather/fog/3/n99999999/ILSVRC2012_val_00000002.JPEG")
     with pytest.raises(ValueError, match="n99999999, which is none of the 1000"):
         sources.open_official(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "images/"])
+@pytest.mark.parametrize("above", ["", "tiny-imagenet-200/"])
+def test_tiny_imagenet_with_a_val_folder_that_is_sorted(tmp_path, inside, above):
+    home = tmp_path / above
+    jpeg_at(home / f"train/n00000001/{inside}n00000001_0.JPEG")
+    jpeg_at(home / f"val/n00000002/{inside}val_0.JPEG")
+    (home / "wnids.txt").write_text("n00000002\nn00000001\n")
+    names = ["clean/train/n00000001/n00000001_0.JPEG", "clean/val/n00000002/val_0.JPEG"]
+    for annotations in ("", "val_0.JPEG\tn00000002\t0\t0\t62\t62\n"):
+        source = sources.open_official(tmp_path)
+        assert source.names == names and source.classes == ("n00000002", "n00000001")
+        assert source.read(names[1]).size == (32, 32)
+        (home / "val/val_annotations.txt").write_text(annotations or "val_0.JPEG\tn00000002\n")
+
+
+def test_tiny_imagenet_without_the_labels_of_val_is_named(tmp_path):
+    (tmp_path / "wnids.txt").write_text("n00000001\n")
+    jpeg_at(tmp_path / "val/images/val_0.JPEG")
+    with pytest.raises(ValueError, match="not sorted .* val_annotations.txt is missing"):
+        sources.open_official(tmp_path)
+
+
+@pytest.mark.parametrize("above", ["imagenet", "ILSVRC/Data/CLS-LOC"])
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_imagenet_in_folders_above_keeps_its_val_images(tmp_path, above, is_sorted):
+    home = tmp_path / "download" / above
+    jpeg_at(home / f"train/{WNIDS[0]}/{WNIDS[0]}_1.JPEG")
+    folder = f"val/{WNIDS[2]}" if is_sorted else "val"
+    jpeg_at(home / folder / "ILSVRC2012_val_00000001.JPEG")
+    other = tmp_path / "download/ILSVRC/Annotations/CLS-LOC"  # has no images
+    for name in (f"train/{WNIDS[0]}/{WNIDS[0]}_1.xml", "val/ILSVRC2012_val_00000001.xml"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).touch()
+    (tmp_path / "labels.txt").write_text(f"ILSVRC2012_val_00000001.JPEG {WNIDS[2]}\n")
+
+    source = sources.open_official(tmp_path / "download", labels=tmp_path / "labels.txt")
+
+    assert source.names == [
+        f"clean/train/{WNIDS[0]}/{WNIDS[0]}_1.JPEG",
+        f"clean/val/{WNIDS[2]}/ILSVRC2012_val_00000001.JPEG",
+    ]
+    if not is_sorted:
+        with pytest.raises(ValueError, match="give `labels`, the official list"):
+            sources.open_official(tmp_path / "download")
+
+
+def test_folders_of_classes_in_two_places_are_never_one(tmp_path):
+    for above in ("clean/val", "jpeg/val"):
+        jpeg_at(tmp_path / above / WNIDS[0] / "1.JPEG")
+    assert len(sources.open_official(tmp_path).names) == 2
+
+
+def test_a_class_that_is_none_of_the_data_set_is_named_and_can_be_left_out(tmp_path, capsys):
+    for label in ("n00000001", "n00000009"):
+        jpeg_at(tmp_path / f"fog/3/{label}/1.JPEG")
+    with pytest.raises(ValueError, match="n00000001 .and 1 more such., which is none of the 1000"):
+        sources.open_official(tmp_path)
+
+    source = sources.open_official(tmp_path, ["n00000001", "n00000002"])
+
+    assert source.names == ["fog/3/n00000001/1.JPEG"]
+    assert source.left_out.startswith("1 images of the class n00000009, which is none of the 2")
+    (tmp_path / "two").write_text("n00000001\nn00000002\n")
+    originals = making.Originals(tmp_path / "fog/..", classes=tmp_path / "two")
+    making.prepare(originals, making.Target(tmp_path / "out", workers=1))
+    assert f"note        {source.left_out}\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="n00000009"):
+        sources.open_official(tmp_path / "fog/3/n00000009/..", ["n00000005"])
+
+
+@pytest.mark.parametrize("names", ["x_train y_train", "train_images train_labels"])
+def test_the_npz_files_of_keras_and_medmnist(tmp_path, names):
+    images, labels = names.split()
+    pixels, path = PIXELS[:4, ..., 0], tmp_path / "mnist.npz"
+    others = {"x_train": "x_test y_test", "train_images": "val_images val_labels"}[images].split()
+    arrays = {others[0]: pixels[:2], others[1]: np.array([[1], [0]])}
+    np.savez(path, **{images: pixels, labels: np.array([[9], [0], [1], [0]])}, **arrays)
+    # labels up to 9 are not CIFAR's: these images are grey
+    with pytest.raises(ValueError, match=f"{images} has labels but no class names; give `classes`"):
+        sources.open_source(path)
+
+    source = sources.open_source(path, [f"{number}" for number in range(10)])
+
+    split = others[0].replace("x_", "").replace("_images", "")
+    assert source.list("clean/train")[0] == [
+        "clean/train/0_00001.png",
+        "clean/train/0_00003.png",
+        "clean/train/1_00002.png",
+        "clean/train/9_00000.png",
+    ]
+    assert source.folders("clean") == sorted(["train", split])
+    np.testing.assert_array_equal(source.pixels("clean/train/9_00000.png")[..., 1], pixels[0])
+
+
+def test_arrays_that_are_no_corruptions_have_no_folder_that_looks_like_a_class(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS[:2], others=PIXELS[:1], fog=PIXELS[:1])
+    source = sources.open_source(tmp_path / "a.npz")
+    assert source.names == [
+        "fog/0/00000.png",
+        "images/00000.png",
+        "images/00001.png",
+        "others/00000.png",
+    ]
+
+
+def test_what_an_npz_without_images_holds_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", x=PIXELS[:2, ..., 0], y=np.arange(2))
+    with pytest.raises(ValueError, match=r"it holds 'x' uint8 \(2, 32, 32\), 'y' int64 \(2,\); im"):
+        sources.open_source(tmp_path / "a.npz", ["a", "b"])
 
 
 def test_a_tree_of_ours_is_left_as_it_is(tmp_path):

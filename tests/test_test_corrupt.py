@@ -91,7 +91,7 @@ def test_from_python_the_result_is_one_frozen_object(corrupted, tmp_path, capsys
         (["--sev", "7"], "--sev 7 is wanted"),
         (["--corruption", "frog"], "--corruption frog is not in"),
         (["--dd", "nowhere"], "--dd nowhere does not exist; make_data.py corrupt"),
-        (["-r", "nowhere.th"], "nowhere.th is not a file"),
+        (["-r", "nowhere.th"], "nowhere.th does not exist"),
         (["-c", "nowhere.yaml"], "--config nowhere.yaml does not exist"),
         (["-c", "configs/ind/CIFAR10/ResNet56/clean.yaml"], "does not fit the classifier"),
     ],

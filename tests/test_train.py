@@ -17,7 +17,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images
+from DDA import files, images, weights
 from DDA import tree as trees
 from DDA.ranks import World
 from DDA.training.loop import Recipe, fit, make_rate, start
@@ -508,20 +508,29 @@ def test_a_damaged_image_and_a_damaged_state_are_named(stages, tree, tmp_path, c
     (only_run(tmp_path) / "resume.pt").write_bytes(b"x")
     (only_run(tmp_path) / "finished").unlink()
     assert train.main(flags(tmp_path, stages["clean"])) == 2
-    assert "resume.pt is damaged, or no state of a run; get it again" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "resume.pt is no state of a run; it is a" in error and "to start anew" in error
     broken = next((tree / "clean/train").iterdir())
     broken.write_bytes(b"x")
     assert train.main(flags(tmp_path, stages["clean"], "--new")) == 2
     assert f"{broken} cannot be read" in capsys.readouterr().err
 
 
-def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    ("room", "status", "name"), [(0, 2, "config.yaml"), (3, 1, "model_last.pth")]
+)
+def test_a_full_disk_says_what_to_do(stages, tmp_path, capsys, monkeypatch, room, status, name):
+    written = []
 
-    monkeypatch.setattr(files, "write_with", full)
-    assert train.main(flags(tmp_path, stages["clean"])) == 1
-    assert "No space left on device; make room" in capsys.readouterr().err
+    def fill(_):
+        written.append(True)
+        if len(written) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fill)
+    assert train.main(flags(tmp_path, stages["clean"])) == status
+    errors = capsys.readouterr().err
+    assert f"{name}: No space left on device; make room" in errors, errors[-400:]
 
 
 def test_a_new_degradation_reaches_the_trainer_from_its_own_file(stages, monkeypatch):
@@ -569,11 +578,9 @@ def test_bfloat16_trains_to_about_the_same_loss(stages):
 def test_a_run_reads_and_digests_each_file_once(stages, tmp_path, monkeypatch):
     assert train.main(flags(tmp_path, stages["clean"])) == 0
     read, digested = [], []
-    load, digest = classifiers.checkpoints.read_tensors, files.sha256
+    load, digest = weights.read, files.sha256
     monkeypatch.setattr(
-        classifiers.checkpoints,
-        "read_tensors",
-        lambda path, what: (read.append(path), load(path, what))[1],
+        weights, "read", lambda *given, **more: (read.append(given[0]), load(*given, **more))[1]
     )
     monkeypatch.setattr(files, "sha256", lambda path: (digested.append(path), digest(path))[1])
     # the clean classifier is the beginning and the teacher

@@ -349,7 +349,7 @@ def test_a_budget_ends_with_the_first_of_its_limits():
         ({"steps": 1, "accumulate": 0}, "`accumulate` 0 must be at least 1"),
         ({"steps": 1, "ema": 1.0}, "`ema` 1.0 is outside 0..1"),
         ({"epochs": float("inf")}, "`epochs` inf is not a number from 0 to 1e"),
-        ({"steps": 1, "seed": -1}, "seed -1 is not a number"),
+        ({"steps": 1, "seed": -1}, "`seed` -1 is not a number"),
         ({"epochs": 10**400}, "is not a number from 0 to"),
     ],
 )

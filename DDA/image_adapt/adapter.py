@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import files, images, inputs, ranks, settings, sources, tree
+from DDA import files, images, inputs, ledger, ranks, settings, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt import prior as priors
@@ -24,7 +24,7 @@ from DDA.image_adapt import settings as settings_module
 from DDA.image_adapt.settings import Method, Selection
 from DDA.image_adapt.unet import UNet
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 
 
 class Adapter:
@@ -193,6 +193,7 @@ class Adapter:
         num_samples: int | None = None,
         keys: str | PathLike[str] | Collection[str] | None = None,
         format: str | None = None,
+        orientation: str | None = None,
         overwrite: bool = False,
         gallery: str | PathLike[str] | None = None,
         dry_run: bool = False,
@@ -216,6 +217,9 @@ class Adapter:
             keys: only these images (paths in the tree without the suffix), or a file with a key on
                 each line.
             format: ``png``, or ``same`` as the source.
+            orientation: ``apply`` turns photographs as their EXIF data say, ``ignore`` does not
+                (default: that of the save folder; for a new one apply with the layout folder, and
+                ignore with the published layouts and the published behaviour).
             overwrite: make the planned images anew.
             gallery: a PNG that gets some images before and after.
             dry_run: check everything, print the plan and stop.
@@ -250,6 +254,7 @@ class Adapter:
             num_samples=settings.plain(num_samples),
             keys=settings_module.keys_of(keys),
             format=format,
+            orientation=orientation,
             overwrite=overwrite,
             gallery=None if gallery is None else files.find(settings.as_path("gallery", gallery)),
         )
@@ -301,11 +306,22 @@ class Adapter:
                 show=show,
             )
         facts["seconds"] = round(time.time() - started, 1)
+        facts |= {"made": plan.todo - len(failures), "prior": str(self.prior.path)}
         return world.on_root(lambda: self._finish(selection, plan, failures, facts))
 
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
         """List the images and compare the save folder with what is to be done."""
-        source = sources.open_source(selection.source, severity=one_severity(selection.severity))
+        published = self.settings.behavior == "published"
+        orientation = (
+            selection.orientation
+            or ledger.read_orientation(selection.save_dir)
+            or orientation_of(selection.layout, published=published)
+        )
+        source = sources.open_source(
+            selection.source,
+            severity=one_severity(selection.severity),
+            upright=orientation == "apply",
+        )
         cells = cells_of(
             source,
             selection.layout,
@@ -314,7 +330,6 @@ class Adapter:
             train=selection.train is not False,
             leave_out=selection.save_dir,
         )
-        published = self.settings.behavior == "published"
         keys = selection.keys
         same_format = (selection.format or ("same" if published else "png")) == "same"
         plan = job.make_plan(
@@ -333,6 +348,7 @@ class Adapter:
             dtype=self.dtype,
             same_format=same_format,
             batch_size=self.batch_size,
+            orientation=orientation,
         )
         job.check_settings(plan, identity)
         job.check_source(plan)
@@ -390,7 +406,7 @@ class Adapter:
             return report
         try:
             sheet = job.gallery(plan, {*failures, *missing}, self.image_size)
-            selection.gallery.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(selection.gallery.parent)
             images.write_image(selection.gallery, sheet)
         except (OSError, ValueError) as error:
             return dataclasses.replace(report, gallery_error=f"{error}")

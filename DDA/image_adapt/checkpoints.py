@@ -8,16 +8,17 @@ error names the missing flag.
 
 from __future__ import annotations
 
-import pickle
+import hashlib
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from DDA.files import read_json
+from DDA import files, weights
+from DDA import settings as checks
+from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
 from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell.
@@ -86,8 +87,32 @@ KINDS: dict[str, Any] = {
     **dict(resblock_updown=bool, use_scale_shift_norm=bool),
     **UNTOLD,
 }
+# the least and the most that can be meant; -1 says that another setting decides
+RANGES = dict(
+    image_size=(1, 4096),
+    num_channels=(1, 16384),
+    num_res_blocks=(1, 100),
+    num_heads=(1, 1024),
+    num_head_channels=(1, 16384),
+    num_heads_upsample=(1, 1024),
+    diffusion_steps=(1, 100_000),
+)
+MAY_BE_MINUS_1 = ("num_head_channels", "num_heads_upsample")
+CHOICES = dict(noise_schedule=NOISE_SCHEDULES, fixed_variance=FIXED_VARIANCES)
+# tensors by which a network is known
+SIGNS = (
+    "time_embed.0.weight",
+    "input_blocks.0.0.weight",
+    "out.2.weight",
+    "middle_block.0.in_layers.2.weight",
+)
+EXPECTED = "prior in the form of guided-diffusion"
+MOST_BLOCKS = 500  # of a network; the published ones have 24 at most in each half
+# the entries of the .json that say which bytes the checkpoint beside it has
+DIGESTS = ("sha256", "previous_sha256")
 # what guided-diffusion takes where its user says nothing
 REFERENCE_DEFAULTS = {
+    "image_size": 64,
     "num_heads": 4,
     "num_head_channels": -1,
     "use_new_attention_order": False,
@@ -112,63 +137,72 @@ NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint, memory-mapped where the file allows it.
 
-    Nothing in the file is executed. Raises FileNotFoundError, and ValueError in words for a file
-    that is cut off, would execute code or is no state dict.
+    They are found where other programs put them too, and have the names of the network. Nothing in
+    the file is executed. Raises FileNotFoundError, and ValueError in words for a file that is
+    damaged, would execute code or holds no weights.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"`model_path` {path} does not exist")
-    try:
-        # files from before torch 1.6 are no zip archives and cannot be mapped
-        is_zip = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # torch reports damaged files through many types
-        raise ValueError(f"`model_path` {path} {_fault(path, error)}") from None
-    tensors = isinstance(state, Mapping) and all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    )
-    if not tensors:
-        parts = ", ".join(map(str, list(state)[:6])) if isinstance(state, Mapping) else ""
-        inner = f" Its parts are {parts}." if parts else ""
-        raise ValueError(
-            f"`model_path` {path} is not a flat state dict of tensors, as guided-diffusion saves "
-            f"it.{inner}"
-        )
-    return dict(state)
+    label = f"`model_path` {path}"
+    content = weights.read(path, EXPECTED, "model_path")
+    state = weights.named_for(weights.state_of(content, label), SIGNS)
+    weights.check_numbers(state, label)
+    return state
 
 
-def _fault(path: Path, error: Exception) -> str:
-    """Return in words why torch could not read a file."""
-    unpickling = isinstance(error, pickle.UnpicklingError)
-    if unpickling and re.search("[Ww]eights only|Unsupported", str(error)):
-        return (
-            "holds more than tensors and loading it would execute code; it was not loaded. Save "
-            "the plain state dict: torch.save(model.state_dict(), path)"
-        )
-    size = f"({path.stat().st_size:,} bytes)"
-    return f"{size} is cut off or no torch checkpoint; get it again"
+def save(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> None:
+    """Write a prior, in the format of its suffix, and the .json beside it.
+
+    settings: the entries of the .json, by the names of KINDS. It also gets the SHA-256 of the
+    checkpoint, by which damage is found, and that of the one before until the new one is written.
+    So the two files agree at every moment.
+    """
+    data, beside = weights.encoded(path, state), path.with_suffix(".json")
+    before = files.read_json(beside).get("sha256") if beside.is_file() else None
+    entries = {**settings, DIGESTS[0]: hashlib.sha256(data).hexdigest()}
+    files.write_json(beside, entries if before is None else {**entries, DIGESTS[1]: before})
+    files.write_bytes(path, data)
+    if before is not None:
+        files.write_json(beside, entries)
+
+
+def digests(path: Path) -> set[str]:
+    """Return the SHA-256 that a checkpoint may have by the .json beside it, or none."""
+    beside = path.with_suffix(".json")
+    content = files.read_json(beside) if beside.is_file() else {}
+    return {content[name] for name in DIGESTS if isinstance(content.get(name), str)}
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     """Return what the tensors tell: the settings of RECOGNISED.
 
     ``attention_levels`` (0 is the full size) stands in the place of attention_resolutions. Raises
-    ValueError for tensors of another network.
+    BadFile for tensors of another network.
     """
+    label = f"`model_path` {path}"
     shape = {name: tuple(value.shape) for name, value in state.items()}
-    needed = (
-        "time_embed.0.weight",
-        "input_blocks.0.0.weight",
-        "out.2.weight",
-        "middle_block.0.in_layers.2.weight",
-    )
-    if not all(name in shape for name in needed) or shape["input_blocks.0.0.weight"][1] != 3:
-        known = ", ".join(list(shape)[:3]) or "no tensors"
-        raise ValueError(
-            f"`model_path` {path} is not a guided-diffusion U-Net for RGB images (it holds "
-            f"{known}, …)"
+    if not all(name in shape for name in SIGNS):
+        known = ", ".join(map(weights.shown, [*shape][:3]))
+        kind = weights.kind_of(state)
+        looks = f"looks like {kind}, and is not" if kind else "is not"
+        raise files.BadFile(
+            f"{label} {looks} a guided-diffusion U-Net for RGB images (it holds {known}, …)"
         )
+    with files.parsing(label, EXPECTED):
+        if shape["input_blocks.0.0.weight"][1] != 3:
+            raise files.BadFile(
+                f"{label} is not a guided-diffusion U-Net for RGB images: its images have "
+                f"{shape['input_blocks.0.0.weight'][1]} channels"
+            )
+        return _recognised(shape, label)
+
+
+def _recognised(shape: Mapping[str, tuple[int, ...]], label: str) -> dict[str, Any]:
+    """Return what the shapes of the tensors of a U-Net tell."""
     channels = shape["time_embed.0.weight"][1]
     blocks = 1 + max(int(name.split(".")[1]) for name in shape if name.startswith("output_blocks."))
+    if blocks > MOST_BLOCKS:
+        raise files.BadFile(
+            f"{label} has a U-Net of {blocks:,} output blocks; at most {MOST_BLOCKS} can be meant"
+        )
     # an output stage that ends in an upsampling closes a level: a convolution, or a second
     # residual block
     upsample = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.0)\.weight")
@@ -179,9 +213,8 @@ def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     first = [1 + level * per_level for level in range(levels)]
     names = [f"input_blocks.{i}.0.out_layers.3.weight" for i in first]
     if blocks != levels * per_level or per_level < 2 or not all(name in shape for name in names):
-        raise ValueError(
-            f"`model_path` {path} has a U-Net whose levels differ in their number of blocks; "
-            "none of ours fits"
+        raise files.BadFile(
+            f"{label} has a U-Net whose levels differ in their number of blocks; none of ours fits"
         )
     widths = [shape[name][0] for name in names]
     scale_shift = (
@@ -213,6 +246,7 @@ def resolve(
     every setting that contradicts the file, or every setting that is needed and given nowhere.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    _check_values(given, "`prior`: ")
     recognised = recognise(state, path)
     settings = _untold(path, recognised, given)
     size = settings["image_size"]
@@ -263,22 +297,41 @@ def _untold(path: Path, recognised: dict[str, Any], given: Mapping[str, Any]) ->
     missing = [name for name in _needed(recognised, settings) if name not in settings]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
-        values = " ".join(f"`{name}` {value}" for name, value in REFERENCE_DEFAULTS.items())
+        values = " ".join(f"`{name}` {REFERENCE_DEFAULTS[name]}" for name in missing)
         raise ValueError(
             f"{path} does not tell {names}; give what it was trained with (guided-diffusion's "
-            f"defaults: {values})"
+            f"defaults: {values}), in Python as prior={{'{missing[0]}': …}}"
         )
     return {**DEFAULTS, **settings}
 
 
 def _beside(path: Path) -> dict[str, Any]:
-    """Return the settings in the .json beside a checkpoint. Raises ValueError for other types."""
-    content = read_json(path) if path.is_file() else {}
-    settings = {name: value for name, value in content.items() if name in UNTOLD}
-    for name, value in settings.items():
-        if type(value) is not UNTOLD[name]:
-            raise ValueError(f"{path} says {name} {value!r}; it must be {UNTOLD[name].__name__}")
-    return settings
+    """Return the settings in the .json beside a checkpoint that its tensors do not tell.
+
+    Raises ValueError for values that cannot be meant.
+    """
+    content = files.read_json(path) if path.is_file() else {}
+    _check_values(content, f"{path}: ")
+    return {name: value for name, value in content.items() if name in UNTOLD}
+
+
+def _check_values(entries: Mapping[str, Any], prefix: str) -> None:
+    """Raise ValueError for a setting of another kind, or of a size that cannot be meant.
+
+    prefix: how a message begins, such as the file of the entries.
+    """
+    checks.check_kinds(entries, KINDS, prefix)
+    for name, (least, most) in RANGES.items():
+        value = entries.get(name, least)
+        if not least <= value <= most and not (value == -1 and name in MAY_BE_MINUS_1):
+            unset = ", or -1" if name in MAY_BE_MINUS_1 else ""
+            raise ValueError(
+                f"{prefix}`{name}` {value} is not a number from {least} to {most:,}{unset}"
+            )
+    for name, known in CHOICES.items():
+        if entries.get(name, known[0]) not in known:
+            shown = weights.shown(entries[name])
+            raise ValueError(f"{prefix}`{name}` {shown} is unknown; use one of {', '.join(known)}")
 
 
 def _published(recognised: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -317,25 +370,24 @@ def build(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, 
 
 
 def check(path: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> UNet:
-    """Compare names and shapes with the network, and return it without weights.
+    """Compare weights with the network, and return it without weights.
 
-    It is on torch's meta device and costs next to nothing. Raises ValueError for the first tensor
-    that differs.
+    It is on torch's meta device and costs next to nothing. Raises ValueError that names the first
+    tensors that differ.
     """
     unet_flags = {name: settings[name] for name in NETWORK}
-    if settings["class_cond"]:
-        unet_flags["num_classes"] = state["label_emb.weight"].shape[0]
-    with torch.device("meta"):
-        model = create_unet(**unet_flags)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    names = sorted(wanted.keys() | shapes.keys())
-    misfits = [name for name in names if wanted.get(name) != shapes.get(name)]
-    if misfits:
-        name, none = misfits[0], "no such tensor"
-        first = f"wanted {wanted.get(name, none)}, found {shapes.get(name, none)}"
-        raise ValueError(
-            f"{path} does not fit the network that it describes: {len(misfits)} tensors differ, "
-            f"the first is {name} ({first})"
+    with files.parsing(path, EXPECTED):
+        if settings["class_cond"]:
+            unet_flags["num_classes"] = state["label_emb.weight"].shape[0]
+        try:
+            with torch.device("meta"):
+                model = create_unet(**unet_flags)
+        except ValueError as error:  # settings that do not fit each other
+            raise files.BadFile(f"{path}: {error}") from None
+    faults = weights.misfits(state, model.state_dict())
+    if faults:
+        raise files.BadFile(
+            f"{path} does not fit the network that it describes: {len(faults)} of its tensors "
+            f"differ: {weights.some(faults)}"
         )
     return model

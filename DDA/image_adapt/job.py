@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from DDA import images, ledger, tree
+from DDA import files, images, ledger, tree
 from DDA.ahead import prepared
 from DDA.progress import Show
 from DDA.ranks import World
-from DDA.sources import Source
+from DDA.sources import Source, found_instead
 
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
@@ -138,7 +138,8 @@ def make_plan(
         not_images += others
     if not any(listed):
         where = ", ".join(str(source.path / cell) for cell in cells)
-        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)})")
+        instead = found_instead(source, cells)
+        raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
     saved = tree.list_saved(save_dir, cells, at_root=True)
@@ -167,9 +168,11 @@ def _check_keys(
     unknown = sorted(others - {tree.key_of(path) for path in source.names}) if others else []
     if unknown:
         has_suffix = unknown[0].lower().endswith(tree.SUFFIXES)
+        hint = "; a key has no suffix" if has_suffix else ""
+        hint += tree.other_form(unknown, map(tree.key_of, source.names))
         raise ValueError(
             f"`keys` names {len(unknown)} images that {source.path} does not have, such as "
-            f"{unknown[0]}{'; a key has no suffix' if has_suffix else ''}"
+            f"{tree.shown(unknown[0], 300)[1:-1]}{hint}"
         )
     if keys and others == keys:
         raise ValueError(
@@ -304,7 +307,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     Raises OSError where it cannot be written, and ValueError where a job of other settings was
     faster.
     """
-    try:
+    with files.writing(plan.save_dir):
         for path in plan.replaced.values():
             (plan.save_dir / path).unlink()
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
@@ -315,11 +318,6 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
             tree.write_classes(plan.save_dir, plan.source.classes)
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(
-            f"`save_dir` {plan.save_dir} cannot be written: {why}; choose another or make room"
-        ) from error
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -417,7 +415,7 @@ def run(
         threads=threads,
     )
     # also after an interruption: what is computed is kept
-    with _Writer(threads, limit=2 * batch_size) as writer, closing(batches):
+    with _Writer(plan.save_dir, threads, limit=2 * batch_size) as writer, closing(batches):
         for paths, pixels in batches:
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             written = 0
@@ -520,7 +518,7 @@ def reason(place: Path | str, error: Exception) -> str:
         return words
     if not place.exists():
         return "it is a broken link" if place.is_symlink() else "it is gone"
-    if place.stat().st_size == 0:
+    if place.is_file() and place.stat().st_size == 0:
         return "it is empty (0 bytes)"
     return words.replace(f"{place}", place.name)
 
@@ -528,7 +526,8 @@ def reason(place: Path | str, error: Exception) -> str:
 class _Writer:
     """Write images in threads, with a bounded backlog; the next call raises the first error."""
 
-    def __init__(self, threads: int, *, limit: int):
+    def __init__(self, save_dir: Path, threads: int, *, limit: int):
+        self._save_dir = save_dir
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
         self._pending: deque[Future] = deque()
 
@@ -536,7 +535,7 @@ class _Writer:
         return self
 
     def write(self, path: Path, image: np.ndarray) -> None:
-        self._pending.append(self._pool.submit(_write, path, image))
+        self._pending.append(self._pool.submit(_write, self._save_dir, path, image))
         while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
             self._pending.popleft().result()
 
@@ -549,15 +548,9 @@ class _Writer:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_image(path, images.to_pixels(image))
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another "
-            "`save_dir`"
-        ) from error
+def _write(save_dir: Path, path: Path, image: np.ndarray) -> None:
+    files.make_folders(save_dir, path.parent)
+    images.write_image(path, images.to_pixels(image))
 
 
 def versions() -> dict[str, str]:

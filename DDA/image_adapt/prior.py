@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from DDA import files, images
-from DDA.devices import DTYPES
+from DDA.devices import DTYPES, Parts
 from DDA.image_adapt import checkpoints
 from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.noise import NoiseStreams
@@ -75,7 +75,13 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
             f"`model_path` {path} is class-conditional and cannot adapt images whose class is "
             "unknown; use an unconditional prior"
         )
-    return Prior(path, weights, settings)
+    prior, digests = Prior(path, weights, settings), checkpoints.digests(path)
+    if digests and prior.sha256 not in digests:
+        raise files.BadFile(
+            f"`model_path` {path} was changed or damaged since it was written: its SHA-256 is not "
+            f"that in {path.with_suffix('.json')}; get both again"
+        )
+    return prior
 
 
 def process_of(
@@ -108,22 +114,30 @@ def batch_adapter(
 
     It takes keys and uint8 (B,S,S,3) and returns float32 (B,3,S,S) in [-1,1], not clamped. It also
     takes ``full``: a batch of fewer images is filled up with its last one, because sums are
-    rounded differently in batches of other sizes. It raises ValueError for a batch that does not
-    fit into the memory. method: keyword settings of `sampler.adapt`.
+    rounded differently in batches of other sizes. A batch that does not fit into the memory is
+    adapted in parts, except under published behavior, where neighbours matter: that is a
+    ValueError. method: keyword settings of `sampler.adapt`.
     """
+    parts = Parts()
 
     # The caller's modes of torch change nothing: guidance needs a gradient, which inference mode
     # forbids, and autocast would take another precision than that of the settings.
     @torch.inference_mode(False)
     def adapt_batch(keys: Sequence[str], pixels: np.ndarray, full: int = 0) -> np.ndarray:
         rows = np.arange(max(full, len(keys))).clip(max=len(keys) - 1)
-        reference = torch.from_numpy(images.to_model(pixels[rows])).to(device)
-        shape = tuple(reference.shape[1:])
-        noise = NoiseStreams([keys[row] for row in rows], seed=seed, shape=shape)
-        try:
+
+        def adapt_rows(part: slice) -> np.ndarray:
+            reference = torch.from_numpy(images.to_model(pixels[rows[part]])).to(device)
+            shape = tuple(reference.shape[1:])
+            noise = NoiseStreams([keys[row] for row in rows[part]], seed=seed, shape=shape)
             with torch.autocast(device.type, enabled=False):
                 adapted = adapt(network, process, reference, draw_noise=noise, **method)
-            return adapted[: len(keys)].cpu().numpy()
+            return adapted.cpu().numpy()
+
+        if method.get("behavior") != "published":
+            return np.concatenate(parts.work(adapt_rows, len(rows), device))[: len(keys)]
+        try:
+            return adapt_rows(slice(None))[: len(keys)]
         except torch.OutOfMemoryError:
             raise ValueError(
                 f"`batch_size` {len(keys)} does not fit into the memory of {device}; lower it"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from DDA import files, images, ranks, sources, tree
 from DDA.devices import pick_device
-from DDA.image_adapt import job
+from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt.noise import NoiseStreams
 from DDA.image_adapt.prior import process_of
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, SAMPLE_STEPS, PriorSettings
@@ -106,7 +106,7 @@ def train(
     training = world.together(lambda: _Training(settings, data, world, place))
     if world.rank == 0:
         training.say_plan(show)
-        settings.save_dir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(settings.save_dir)
     return training.run(show)
 
 
@@ -193,7 +193,7 @@ class _Training:
         advice = "lower `lr` or raise `warmup` and start anew in another `save_dir`"
         run.train(batches, self._recipe, rate, advice=advice)
         if world.rank == 0:
-            run.write(results.write_samples)
+            results.write_samples()
         loss = float(np.mean([row["loss"] for row in state.losses[-50:]])) if state.losses else 0.0
         return TrainedPrior(settings.save_dir / "ema.pt", state.step, loss, state.seconds)
 
@@ -209,13 +209,14 @@ class Images:
 
     def __init__(self, settings: PriorSettings):
         source, cell = settings.source, settings.cell
-        self._source = sources.open_source(source)
+        self._source = sources.open_source(source, upright=sources.is_upright(source))
         if cell != "." and source.is_dir() and not (source / cell).is_dir():
             raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
         self._names = self._source.list(cell)[0]
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
-            raise ValueError(f"`source` {source} has no images{where}")
+            instead = sources.found_instead(self._source, [cell])
+            raise ValueError(f"`source` {source} has no images{where}{instead}")
         self._pool = ThreadPoolExecutor(8, "images")
         self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
         self.count = len(self._names)
@@ -305,8 +306,7 @@ class Results:
         """Write the prior. Draw the loss at most once a minute, samples every ten minutes."""
         state_dict = self._state.judged.model.state_dict()
         weights = {name: value.contiguous() for name, value in state_dict.items()}
-        files.write_with(self._folder / "ema.pt", lambda file: torch.save(weights, file))
-        files.write_json(self._folder / "ema.json", dict(self._flags))
+        checkpoints.save(self._folder / "ema.pt", weights, self._flags)
         now = time.monotonic()
         if now - self._sampled > 600:
             self.write_samples()

@@ -22,7 +22,7 @@ from DDA.image_adapt.choices import (
     SAMPLERS,
     SPEEDS,
 )
-from DDA.sources.cells import LAYOUTS, SPLITS
+from DDA.sources.cells import LAYOUTS, ORIENTATIONS, SPLITS
 
 # What a rung of the speed ladder sets: the setting, its name in `sampler.adapt`, and its value
 # where neither the user nor the rung gives one.
@@ -87,6 +87,7 @@ class Method:
                 number = f"a number of at least 0{limit}"
                 raise ValueError(f"`{name}` {tree.shown(value)} must be {number}")
         settings.check_kinds(vars(self), get_type_hints(Method))
+        settings.check_at_least(1, N=self.N, D=self.D)
         plain = (self.guidance, self.sampler, self.steps) == ("gradient", "ddpm", None)
         if self.behavior == "published" and not plain:
             raise ValueError(
@@ -169,17 +170,26 @@ def unread(chosen: Method, given: Sequence[str]) -> list[str]:
 
 
 def identity(
-    prior: Mapping[str, Any], chosen: Method, *, dtype: str, same_format: bool, batch_size: int
+    prior: Mapping[str, Any],
+    chosen: Method,
+    *,
+    dtype: str,
+    same_format: bool,
+    batch_size: int,
+    orientation: str | None = None,
 ) -> dict[str, Any]:
     """Return everything but an image's pixels and key that decides its copy.
 
     It is what the settings file of a save folder says. prior: the SHA-256 of the weights and all
-    settings of the prior. Under published behaviour the batch size is among them.
+    settings of the prior. orientation: how image files were turned, where copies are of files.
+    Under published behaviour the batch size is among them.
     """
     names = ("timestep_respacing", "predict_xstart", "seed", "behavior")
     kept = {name: getattr(chosen, name) for name in names}
     batch = {"batch_size": batch_size} if chosen.behavior == "published" else {}
     image = {"format": "same" if same_format else "png"}
+    if orientation is not None:
+        image["orientation"] = orientation
     return {**prior, **kept, **image, **chosen.deciding(), "dtype": dtype, **batch}
 
 
@@ -190,9 +200,10 @@ class Selection:
     source: a tree or a data set's files. layout: that of the tree. corruption, severity: folders
     of it, or ``all``. train: the split, for layouts that have one. num_samples: at most so many
     images. keys: only these images, or a file that lists them. format: ``png``, or ``same`` as
-    the source (default: png; under published behaviour: same). overwrite: make the planned images
-    anew. gallery: a PNG of some images before and after. Raises ValueError for values that cannot
-    be meant.
+    the source (default: png; under published behaviour: same). orientation: ``apply`` turns
+    photographs as their EXIF data say, ``ignore`` does not (default: that of the save folder, else
+    of `orientation_of`). overwrite: make the planned images anew. gallery: a PNG of some images
+    before and after. Raises ValueError for values that cannot be meant.
     """
 
     source: Path
@@ -204,6 +215,7 @@ class Selection:
     num_samples: int | None = None
     keys: Path | frozenset[str] | None = None
     format: str | None = None
+    orientation: str | None = None
     overwrite: bool = False
     gallery: Path | None = None
 
@@ -213,6 +225,7 @@ class Selection:
         settings.check_kinds(vars(self), hints)
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("format", self.format, (None, *FORMATS))
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         settings.check_at_least(1, num_samples=self.num_samples)
         for value in self.severity:
             if value != "all" and not value.isdigit():

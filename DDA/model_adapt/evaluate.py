@@ -24,7 +24,7 @@ from DDA.model_adapt import fitted, results, tables
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, RULES
 from DDA.model_adapt.ensemble import FITS, combine, fuse_images, fuse_weights, is_doubtful
 from DDA.model_adapt.opening import common_classes, open_classifiers, open_columns
-from DDA.model_adapt.paired import Cell, join, named
+from DDA.model_adapt.paired import Cell, agreed_orientation, join, named
 from DDA.model_adapt.settings import Facts, Settings
 from DDA.progress import Show
 from DDA.sources import Source
@@ -267,6 +267,7 @@ class Ensemble(nn.Module):
         severity: int | str | Sequence[int | str] = "all",
         train: bool = False,
         num_samples: int | None = None,
+        orientation: str | None = None,
         source: Named | None = None,
         beside: Sequence[str] = (),
         scores: str = "logits",
@@ -286,6 +287,8 @@ class Ensemble(nn.Module):
             severity: one or several numbers, or ``all``.
             train: the split, for layouts that have one.
             num_samples: at most so many images a cell, the first by key.
+            orientation: how photographs are turned, as in `Adapter.folder` (default: as the copies
+                were made; ignore where they do not tell).
             source: a classifier of clean images, for columns to compare with.
             beside: other rules whose columns stand beside the result. Their parameters come from
                 ``fitted`` too.
@@ -319,6 +322,7 @@ class Ensemble(nn.Module):
             metrics=_texts(metrics),
             train=train,
             num_samples=num_samples,
+            orientation=orientation,
         )
         return self._run(settings, adapted is None, quiet)
 
@@ -332,6 +336,7 @@ class Ensemble(nn.Module):
         severity: int | str | Sequence[int | str] = "all",
         train: bool = False,
         num_samples: int | None = None,
+        orientation: str | None = None,
         out: str | PathLike[str] = "fit",
         quiet: bool = False,
     ) -> dict[str, dict[str, Any]]:
@@ -342,8 +347,8 @@ class Ensemble(nn.Module):
 
         Args:
             corruption: known degradations only: jpeg, blur, noise, saltpepper, clean.
-            degraded, adapted, layout, severity, train, num_samples, out, quiet: as in `evaluate`.
-                Images from which a classifier learnt are left out.
+            degraded, adapted, layout, severity, train, num_samples, orientation, out, quiet: as in
+                `evaluate`. Images from which a classifier learnt are left out.
 
         Returns:
             The parameters of each rule by their names.
@@ -369,6 +374,7 @@ class Ensemble(nn.Module):
             fit=True,
             train=train,
             num_samples=num_samples,
+            orientation=orientation,
         )
         self._run(settings, adapted is None, quiet)
         return fitted.parameters(None, *self.classifiers, list(FITTED_RULES))
@@ -440,6 +446,7 @@ class Ensemble(nn.Module):
             severity=() if means_all else settings.severity,
             train=settings.train if settings.layout in SPLITS else None,
             keys=keys,
+            orientation=settings.orientation,
             quiet=quiet,
         )
         if not report.complete:
@@ -520,8 +527,9 @@ class Evaluation:
                 f"{self._first.name} does not tell its classes; name them with `classes`"
             )
         self.classes = classes
+        self.orientation = agreed_orientation(settings.orientation, settings.adapted)
         self.views = (
-            _open_view("degraded", settings.degraded, classes, settings.severity),
+            _open_view("degraded", settings.degraded, classes, settings.severity, self.orientation),
             _open_view("adapted", settings.adapted, classes, settings.severity),
         )
         if isinstance(self.views[1], sources.Folder):
@@ -594,6 +602,8 @@ class Evaluation:
             paths = (view.path / name for name in names if name is not None)
             stamps += _stamps(paths) if own is None else own
         content = [looks, blends, pipelines, cell.keys, cell.second, stamps]
+        if self.orientation != "ignore":  # what older versions did, whose digests stay
+            content.append(self.orientation)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _digest_of(self, classifier: Classifier) -> str | None:
@@ -675,6 +685,7 @@ class Evaluation:
             degraded=str(settings.degraded),
             adapted=str(settings.adapted),
             severity=one_severity(settings.severity),
+            orientation=self.orientation,
             classes=list(self.classes),
             cells=[cell.name for cell in self.cells],
             versions=versions(),
@@ -700,11 +711,20 @@ class Evaluation:
 
 
 def _open_view(
-    name: str, path: Path, classes: Sequence[str] | None, severity: Sequence[str]
+    name: str,
+    path: Path,
+    classes: Sequence[str] | None,
+    severity: Sequence[str],
+    orientation: str = "ignore",
 ) -> Source:
     """Open a view of the images. Raises FileNotFoundError, which names the setting."""
     _check_exists(name, path)
-    return sources.open_source(path, None if path.is_dir() else classes, one_severity(severity))
+    return sources.open_source(
+        path,
+        None if path.is_dir() else classes,
+        one_severity(severity),
+        upright=orientation == "apply",
+    )
 
 
 def _check_exists(name: str, path: Path) -> None:

@@ -7,17 +7,31 @@ their SHA-256.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from DDA import files, settings, tree
+from DDA import files, settings, shapes
 from DDA.model_adapt.choices import FITTED_RULES
+from DDA.shapes import Share
 from DistilledClassifier.classifiers import Classifier, Preprocess
 
 Digests = Mapping[Path, str]
-KINDS = {"weight": float, "temperatures": list, "threshold": float}
+Temperature = Annotated[float, (sys.float_info.min, sys.float_info.max)]
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a rule.
+
+    weight: of the second classifier. temperatures: of both. threshold: of the largest probability,
+    below which an image is adapted; a fit may give 1.01, which adapts every image.
+    """
+
+    weight: Share
+    temperatures: Annotated[tuple[Temperature, Temperature], "two numbers above 0"]
+    threshold: Annotated[float, (0, 1.01)]
 
 
 def digests_of(*classifiers: Classifier) -> dict[Path, str]:
@@ -73,12 +87,12 @@ def read(
     if not path.is_file():
         how = "fit it first, on known degradations (`Ensemble.fit`, test_ensemble.py with `fit`)"
         raise FileNotFoundError(f"{path} does not exist: {how}")
-    stored, weights = files.read_json(path), _weights(first, second, digests)
+    stored, weights = _stored(path), _weights(first, second, digests)
     if not weights.items() <= stored.items():
         raise ValueError(
             f"{path} was fitted for other checkpoints; fit it anew (test_ensemble.py with `fit`)"
         )
-    return {rule: _of_rule(stored, rule) for rule in rules}
+    return {rule: of_rule(stored, rule, f"{path}: ") for rule in rules}
 
 
 def parameters(
@@ -99,56 +113,35 @@ def parameters(
     if given is None:
         return read(first, second, rules, digests_of(first, second))
     if isinstance(given, Mapping):
-        stored = given
-    else:
-        path = files.find(settings.as_path("fitted", given))
-        stored = _stored(path)
-        pair = {"first_sha256": first, "second_sha256": second}
-        for name, classifier in pair.items():
-            if name in stored and classifier.path is not None:
-                _check_weights(path, stored[name], classifier.path)
-    return {rule: _of_rule(stored, rule) for rule in rules}
+        return {rule: of_rule(given, rule) for rule in rules}
+    path = files.find(settings.as_path("fitted", given))
+    stored = _stored(path)
+    pair = {"first_sha256": first, "second_sha256": second}
+    for name, classifier in pair.items():
+        if name in stored and classifier.path is not None:
+            _check_weights(path, stored[name], classifier.path)
+    return {rule: of_rule(stored, rule, f"{path}: ") for rule in rules}
 
 
-def _of_rule(stored: Mapping[str, Any], rule: str) -> dict[str, Any]:
+def of_rule(
+    stored: Mapping[str, Any], rule: str, place: str = "", name: str = "fitted"
+) -> dict[str, Any]:
     """Return the parameters of a rule. Raises ValueError for one that is missing or wrong.
 
-    stored: the parameters of rules by their names, or those of this rule alone.
+    stored: the parameters of rules by their names, or those of this rule alone. place: what a
+    message begins with. name: what it calls the parameters.
     """
     entries = stored.get(rule, stored)
-    settings.check_kinds({rule: entries}, {rule: dict}, "fitted.")
-    missing = [name for name in FITTED_RULES[rule] if name not in entries]
+    settings.check_kinds({rule: entries}, {rule: dict}, f"{place}{name}.")
+    missing = [one for one in FITTED_RULES[rule] if one not in entries]
     if missing:
         names = ", ".join(missing)
-        raise ValueError(f"`fitted` does not tell {names}, which the rule {rule} needs")
-    params = {name: entries[name] for name in FITTED_RULES[rule]}
-    settings.check_kinds(params, KINDS, "fitted.")
-    wrong = [name for name, value in params.items() if not RANGES[name][0](value)]
-    if wrong:
-        value, expected = tree.shown(params[wrong[0]]), RANGES[wrong[0]][1]
-        raise ValueError(f"`fitted.{wrong[0]}` must be {expected}, not {value}")
+        raise ValueError(f"{place}`{name}` does not tell {names}, which the rule {rule} needs")
+    params = {one: entries[one] for one in FITTED_RULES[rule]}
+    fault = shapes.first_fault(params, Parameters, name)
+    if fault is not None:
+        raise ValueError(f"{place}{fault.as_setting()}")
     return params
-
-
-def _is_pair_of_temperatures(values: Sequence[Any]) -> bool:
-    return len(values) == 2 and all(settings.is_of(value, float) and value > 0 for value in values)
-
-
-def _is_share(value: float) -> bool:
-    return 0 <= value <= 1
-
-
-def _is_threshold(value: float) -> bool:
-    return 0 <= value <= 1.01
-
-
-# the test of each parameter, and the words for what passes it; a fit may give the threshold 1.01,
-# which adapts every image
-RANGES = {
-    "weight": (_is_share, "in 0..1"),
-    "temperatures": (_is_pair_of_temperatures, "two numbers above 0"),
-    "threshold": (_is_threshold, "a probability, in 0..1.01"),
-}
 
 
 def read_gate(path: Path, first: Path) -> tuple[float, float]:
@@ -158,7 +151,7 @@ def read_gate(path: Path, first: Path) -> tuple[float, float]:
     """
     stored = _stored(path)
     _check_weights(path, stored.get("first_sha256"), first)
-    gate = _of_rule(stored, "gate")
+    gate = of_rule(stored, "gate", f"{path}: ")
     return gate["threshold"], gate["temperatures"][0]
 
 
@@ -169,7 +162,7 @@ def _stored(path: Path) -> dict[str, Any]:
             f"`fitted` {path} does not exist or is no file; `Ensemble.fit` and test_ensemble.py "
             "with `fit` write it"
         )
-    return files.read_json(path)
+    return shapes.read_json(path, dict, "fit it anew (test_ensemble.py with `fit`)")
 
 
 def _check_weights(path: Path, sha256: str | None, weights: Path) -> None:

@@ -30,6 +30,8 @@ classifier find:FIRST  the classifier of degraded images
 --dataset->layout {LAYOUTS} = folder  layout of the tree
 --corruption NAME+ = []  names, or all
 --severity 1..5+ = []  numbers, or all (default: 5)
+--orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
+    image_sample.py)
 --train bool:True|False = False  split of layouts that have one
 --fitted JSON  the file that test_ensemble.py --fit wrote; this or --threshold
 --threshold float:0..1  of the largest probability

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -44,7 +45,7 @@ def open_classifiers(
         text = _classifier_name(setting, value)
         steps = pipelines[view]
         if text not in opened:
-            opened[text] = classifiers.open_classifier(text, model, steps)
+            opened[text] = classifiers.open_classifier(text, model, steps, setting)
         own = opened[text]
         if isinstance(own.preprocess, classifiers.Pipeline):  # each view has a pipeline of its own
             own = replace(own, preprocess=classifiers.Pipeline(steps))
@@ -71,7 +72,8 @@ def _classifier_name(setting: str, value: object) -> str:
             f"network and its transform in a pair, not {kind}"
         )
     path = files.find(value)
-    if not path.is_file() and not str(value).startswith("timm/"):
+    is_absent = path.is_dir() or not os.path.lexists(path)
+    if is_absent and not str(value).startswith("timm/"):
         what = "is a folder" if path.is_dir() else "does not exist"
         advice = "give the file of a checkpoint, or timm/<name>"
         raise FileNotFoundError(f"`{setting}` {value} {what}; {advice}")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from DDA import files, images, metrics, sources, tree
-from DDA.model_adapt import results, tables
-from DDA.model_adapt.paired import named
+from DDA import commands, files, images, ledger, metrics, tree
+from DDA.model_adapt import charts, html, originals, results, summary, tables
+from DDA.model_adapt.charts import Curve
+from DDA.model_adapt.gallery import Gallery
+from DDA.model_adapt.results import Answers
 from DDA.model_adapt.settings import Facts
-from DDA.settings import as_list
-from DDA.sources import Source
 
 # the colour and the meaning of a column, by its name or its rule
 KNOWN = {
@@ -38,109 +37,76 @@ KNOWN = {
     ),
     "other": ("#97266d", "both, combined"),
 }
+# the columns that are looked at more closely
+CHIEF = ("source", "first", "second", "combined")
+OPEN = 10  # lines of a long table that stand open; the rest is folded
+BINS = 15  # of the reliability diagram, as of the ECE
 
 
-def write(out: Path, count: int, title: str) -> list[Path]:
+def write(out: Path, count: int, title: str, clean: Path | None = None) -> list[Path]:
     """Write the report beside an evaluation's results, and return its files.
 
     These are report.html, report.csv and report.md, and gallery.png where images are shown.
 
-    count: the number of images that are shown of each corruption. Raises FileNotFoundError where
-    results or images are missing, and ValueError for a negative count.
+    count: the number of images that are shown of each corruption. clean: the place of the clean
+    originals, where the degraded tree does not tell it. Raises FileNotFoundError where results or
+    images are missing, and ValueError for a negative count.
     """
     if count < 0:
         raise ValueError(f"`images` {count} must be at least 0")
-    if not (out / "summary.json").is_file():
-        raise FileNotFoundError(f"{out} has no summary.json; test_ensemble.py writes it")
-    report = Report(out, count)
+    report = Report(out, count, clean)
     content = {
         "report.html": report.page(title),
         "report.csv": report.table(),
-        "report.md": tables.markdown(report.summary),
+        "report.md": report.markdown(),
     }
     for name, text in content.items():
-        files.write_bytes(out / name, text.encode())
+        files.write_text(out / name, text)
     paths = [out / name for name in content]
     if count:
         paths.append(out / "gallery.png")
-        images.write_image(paths[-1], report.gallery())
+        images.write_image(paths[-1], report.sheet())
     return paths
 
 
-@dataclass(frozen=True)
-class Shown:
-    """An image of the galleries, and the class that each column predicts."""
-
-    cell: str
-    key: str
-    label: int
-    predicted: dict[str, int]
-
-    def is_right(self, column: str) -> bool:
-        """Tell whether a column predicts the image's class."""
-        return self.predicted[column] == self.label
-
-
 class Report:
-    """The results in a folder, read again; ``page``, ``table`` and ``gallery`` show them."""
+    """The results in a folder, read again, and the files that show them."""
 
-    def __init__(self, out: Path, count: int):
-        self.summary = files.read_json(out / "summary.json")
+    def __init__(self, out: Path, count: int, clean: Path | None = None) -> None:
+        self.summary = summary.read(out)
         self.facts = Facts.read(self.summary["facts"])
         self.cells = self.summary["cells"]
         self.names = results.shown(next(iter(self.cells.values())), self.facts)
-        self.corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
         self.severities = tables.in_order(cell.partition("/")[2] for cell in self.cells)
+        self._corruptions = list(dict.fromkeys(cell.partition("/")[0] for cell in self.cells))
         self._top1 = {name: self._accuracies(name) for name in self.names}
-        self._count = count
-        self._views: list[Source] = []
-        self._names: list[dict[str, str]] = []
-        self._shown: dict[str, list[Shown]] = {}
-        if count:
-            self._views = [self._open(path) for path in (self.facts.degraded, self.facts.adapted)]
-            self._names = [self._names_of(view) for view in self._views]
-            self._shown = {cell: self._predictions(out, cell) for cell in self.cells}
+        means = np.nanmean(self._top1["combined"], axis=1)
+        self._worst_first = [self._corruptions[place] for place in means.argsort(kind="stable")]
+        evaluated = (out / "summary.json").stat().st_mtime
+        self._date = datetime.fromtimestamp(evaluated, timezone.utc).date()
+        self._answers = {cell: results.answers(out, cell, self.facts) for cell in self.cells}
         # clean images have a line of their own, and no part in the rest
-        counted = (self._shown[cell] for cell in tables.corrupted(self._shown))
-        self._counted = list(itertools.chain.from_iterable(counted))
-
-    def _names_of(self, view: Source) -> dict[str, str]:
-        """Return the name of each image in a view, by its key."""
-        names = {}
-        for cell in self.cells:
-            names |= named(view, cell, partial=self.facts.partial)
-        return names
+        self._counted = results.joined(
+            [self._answers[cell] for cell in tables.corrupted(self.cells)]
+        )
+        self._count = count
+        self._gallery = Gallery(self.facts, self._chief(), clean) if count else None
+        self._likeness: originals.Likeness = {}
+        if self._gallery is not None:
+            keys = {cell: list(map(str, each.keys)) for cell, each in self._answers.items()}
+            self._likeness = self._gallery.likeness(keys)
 
     def _accuracies(self, name: str) -> np.ndarray:
         """Return a column's top-1 in per cent, (corruptions, severities).
 
         It is NaN where there is no such cell.
         """
-        accuracies = np.full((len(self.corruptions), len(self.severities)), np.nan)
+        accuracies = np.full((len(self._corruptions), len(self.severities)), np.nan)
         for cell, row in self.cells.items():
             corruption, _, severity = cell.partition("/")
-            place = self.corruptions.index(corruption), self.severities.index(severity)
+            place = self._corruptions.index(corruption), self.severities.index(severity)
             accuracies[place] = 100 * row[name]["top1"]
         return accuracies
-
-    def _open(self, path: str) -> Source:
-        if not Path(path).exists():
-            raise FileNotFoundError(
-                f"{path}, whose images were evaluated, is gone; `images` 0 leaves the galleries out"
-            )
-        classes = None if Path(path).is_dir() else self.facts.classes
-        return sources.open_source(Path(path), classes, self.facts.severity)
-
-    def _predictions(self, out: Path, cell: str) -> list[Shown]:
-        """Return the images of a cell, with the class that each column predicts."""
-        stored = results.read(out, cell)
-        columns = results.columns(stored, self.facts)
-        classes = {name: scores.argmax(1).tolist() for name, scores in columns.items()}
-        images_of_cell = []
-        for i, (key, label) in enumerate(zip(stored["keys"], stored["labels"], strict=True)):
-            predicted = {name: column[i] for name, column in classes.items()}
-            images_of_cell.append(Shown(cell, str(key), int(label), predicted))
-        return images_of_cell
 
     def title(self, name: str) -> str:
         """Return the title of a column."""
@@ -150,7 +116,17 @@ class Report:
         """Return what a column is, in a few words."""
         return KNOWN.get(self.facts.rules.get(name, name), KNOWN["other"])[1]
 
-    # ------------------------------------------------------------------------------------ tables
+    def _chief(self) -> list[str]:
+        """Return those of the chief columns that exist, each classifier of a view once."""
+        twice = {"source"} if self.facts.source == self.facts.first else set()
+        return [name for name in CHIEF if name in self.names and name not in twice]
+
+    def _group(self, corruption: str) -> Answers:
+        """Return the answers to all images of a corruption."""
+        cells = [cell for cell in self.cells if cell.partition("/")[0] == corruption]
+        return results.joined([self._answers[cell] for cell in cells])
+
+    # -------------------------------------------------------------------------------- other files
 
     def table(self) -> str:
         """Return CSV with a line for each cell and column."""
@@ -163,8 +139,65 @@ class Report:
             corruption, _, severity = cell.partition("/")
             for name in self.names:
                 values = [f"{row[name][key]:.6f}" for key in numbers]
-                writer.writerow([corruption, severity, self.title(name), row["N"], *values])
+                names = map(_no_formula, (corruption, severity, self.title(name)))
+                writer.writerow([*names, row["N"], *values])
         return text.getvalue()
+
+    def markdown(self) -> str:
+        """Return the verdict, the tables of the summary, and how near to clean images are."""
+        text = f"**{tables.verdict(self.summary)}**\n\n{tables.markdown(self.summary)}"
+        if self._likeness:
+            rows = originals.likeness_rows(self._likeness)
+            text += f"\n{commands.grid(originals.likeness_heads(), rows)}"
+        return text
+
+    def sheet(self) -> np.ndarray:
+        """Draw each corruption's images at its highest severity in every view, uint8 (H,W,3)."""
+        assert self._gallery is not None
+        hardest = {cell.partition("/")[0]: cell for cell in self.cells}
+        groups = {hardest[name]: self._answers[hardest[name]] for name in self._worst_first}
+        return self._gallery.sheet(groups)
+
+    # ---------------------------------------------------------------------------------- the page
+
+    def page(self, title: str) -> str:
+        """Return the whole report as one HTML page."""
+        sections = {
+            "What was tested": self._overview(),
+            "Result": self._means() + self._charts(),
+            "Cells, the worst first": self._worst_cells(),
+            f"Gain of {self.title('combined')}, points": self._gains(),
+        }
+        if self._gallery is not None:
+            sections["What adaptation wins and loses"] = self._won_and_lost(self._gallery)
+            sections["Images"] = self._galleries(self._gallery)
+            sections["How near to the clean originals"] = self._nearness()
+        sections |= {
+            "Classes": self._classes(),
+            "Confidence": self._reliability(),
+            "Details": self._details(),
+        }
+        verdict = f"{tables.verdict(self.summary)}."
+        return html.document(title, verdict, f"{self.summary['protocol']}.", sections)
+
+    def _overview(self) -> str:
+        """Return the date, the data, the models and the cost, a line for each."""
+        facts, count = self.facts, len(self._counted.labels)
+        lines = {
+            "Evaluated": f"{self._date}",
+            "Images": f"{count:,} of {len(facts.classes):,} classes in {facts.degraded}",
+            "Adapted copies": facts.adapted,
+            "Your classifier": facts.source or "",
+            "Sees degraded images": facts.first,
+            "Sees adapted copies": facts.second,
+            **_cost(Path(facts.adapted), self.cells),
+        }
+        items = (
+            f"<dt>{html.safe(name)}</dt><dd>{html.safe(text)}</dd>"
+            for name, text in lines.items()
+            if text
+        )
+        return f"<dl>{''.join(items)}</dl>"
 
     def _means(self) -> str:
         """Return the means over cells, a line for each column, and the meaning of the columns."""
@@ -173,11 +206,77 @@ class Report:
         texts = {"top-1 %": top1, **tables.measures(overall, self.names, self.facts)}
         rows, meanings = [], []
         for i, name in enumerate(self.names):
-            title = escape(self.title(name))
-            head = f"<i style='background:{_colour(name)}'></i>{title}"
-            rows.append(_row(head, [column[i] for column in texts.values()]))
-            meanings.append(f"<b>{title}</b>: {self.meaning(name)}")
-        return f"{_table(['', *texts], rows)}<p class=note>{'; '.join(meanings)}.</p>"
+            title = html.safe(self.title(name))
+            head = f"{charts.swatch(_colour(name))}{title}"
+            rows.append(_row(head, [html.safe(column[i]) for column in texts.values()]))
+            meanings.append(f"<b>{title}</b>: {html.safe(self.meaning(name))}")
+        return f"{html.table(['', *texts], rows)}<p class=note>{'; '.join(meanings)}.</p>"
+
+    def _charts(self) -> str:
+        """Draw accuracy against severity, and against the share that a gate adapts."""
+        drawn = self._severity_chart() + (self._gate_chart() if "gate" in self.summary else "")
+        return f"<div class=charts>{drawn}</div>"
+
+    def _severity_chart(self) -> str:
+        """Draw accuracy against severity, the mean over corruptions."""
+        rows = [self._corruptions.index(name) for name in tables.corrupted(self._corruptions)]
+        means = {name: self._top1[name][rows].mean(0) for name in self.names}
+        # the severities that all corruptions have
+        whole = np.flatnonzero(~np.isnan(means[self.names[0]]))
+        if len(whole) < 2:
+            return ""
+        marks = [(x, self.severities[i]) for x, i in enumerate(whole)]
+        lines = [
+            Curve(self.title(name), _colour(name), list(enumerate(values[whole])))
+            for name, values in means.items()
+        ]
+        text = "Accuracy against severity, mean over corruptions"
+        return charts.curves(lines, marks, ("severity", "top-1 %"), text)
+
+    def _gate_chart(self) -> str:
+        """Draw accuracy against the share of images that the gate sends to adaptation."""
+        gate = next(name for name in self.names if self.title(name) == "gate")
+
+        def points(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+            return [(100 * row["adapted"], 100 * row["top1"]) for row in rows]
+
+        lines = [
+            Curve("gate, any threshold", _colour("second"), points(self.summary["gate"])),
+            Curve("gate as fitted", _colour("gate"), points([self.summary["all"][gate]])),
+        ]
+        text = (
+            "When to adapt: from never (the first classifier alone) to always (the weighted sum), "
+            "fitted on known degradations"
+        )
+        return charts.curves(lines, _ticks(20), ("adapted images, %", "top-1 %"), text)
+
+    def _worst_cells(self) -> str:
+        """Return a table of all cells, that of the lowest accuracy first."""
+        names = self._chief()
+        heads = ["", "N", *(f"{self.title(name)} %" for name in names)]
+        heads += [f"minus {self.title('first')} (95 % interval)"]
+        worst = sorted(self.cells, key=lambda cell: self.cells[cell]["combined"]["top1"])
+        rows = []
+        for cell in worst:
+            answers = self._answers[cell]
+            before, after = (answers.right(name) for name in ("first", "combined"))
+            gain = {
+                "top1": after.mean() - before.mean(),
+                "interval": metrics.gain_interval(before, after),
+            }
+            accuracies = [f"{100 * self.cells[cell][name]['top1']:.1f}" for name in names]
+            count = f"{self.cells[cell]['N']:,}"
+            rows.append(html.row(_cell_title(cell), [count, *accuracies, tables.say_gain(gain)]))
+        return _long_table(heads, rows, "cells")
+
+    def _gains(self) -> str:
+        """Return the gain of the result over each single classifier."""
+        grids = ""
+        for base in self._chief():
+            if base != "combined":
+                title = html.safe(self.title(base))
+                grids += f"<div><h3>over {title}</h3>{self._grid('combined', base)}</div>"
+        return f"<div class=beside>{grids}</div>"
 
     def _grid(self, name: str, minus: str | None = None) -> str:
         """Return a table of corruptions by severities.
@@ -186,204 +285,184 @@ class Report:
         """
         values = self._top1[name] - (self._top1[minus] if minus else 0)
         rows = []
-        for corruption, row in zip(self.corruptions, values, strict=True):
+        for corruption in self._worst_first:
+            row = values[self._corruptions.index(corruption)]
             cells = "".join(_cell(value, minus is not None) for value in (*row, np.nanmean(row)))
-            rows.append(f"<tr><th>{escape(corruption)}</th>{cells}</tr>")
+            rows.append(f"<tr><th>{html.safe(_cell_title(corruption))}</th>{cells}</tr>")
         heads = [severity or "all" for severity in self.severities]
-        return _table(["", *heads, "mean"], rows, " class=grid")
+        return html.table(["", *heads, "mean"], rows)
 
     # ---------------------------------------------------------------------------------- pictures
 
-    def _chart(self) -> str:
-        """Draw accuracy against severity, the mean over corruptions, as SVG."""
-        rows = [self.corruptions.index(name) for name in tables.corrupted(self.corruptions)]
-        means = {name: self._top1[name][rows].mean(0) for name in self.names}
-        # the severities that all corruptions have
-        whole = np.flatnonzero(~np.isnan(means[self.names[0]]))
-        if len(whole) < 2:
-            return ""
-        marks = [(x, self.severities[i]) for x, i in enumerate(whole)]
-        curves = []
-        for name, values in means.items():
-            curves.append((self.title(name), _colour(name), list(enumerate(values[whole]))))
-        return _plot(curves, marks, "severity", "top-1 % against severity, mean over corruptions")
-
-    def _gate_chart(self) -> str:
-        """Draw accuracy against the share of images that the gate sends to adaptation, as SVG."""
-        gate = next(name for name in self.names if self.title(name) == "gate")
-
-        def points(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
-            return [(100 * row["adapted"], 100 * row["top1"]) for row in rows]
-
-        curves = [
-            ("gate, any threshold", _colour("second"), points(self.summary["gate"])),
-            ("gate as fitted", _colour("gate"), points([self.summary["all"][gate]])),
-        ]
-        marks = [(float(tick), f"{tick} %") for tick in range(0, 101, 20)]
-        text = (
-            "top-1 % against the share of images that are adapted: from never (the first "
-            "classifier alone) to always (the weighted sum); fitted on known degradations"
-        )
-        return _plot(curves, marks, "adapted %", text)
-
-    def _figure(self, shown: Shown) -> str:
-        """Show an image in both views, with its class and those that the columns predict."""
-        views = [view for view in (0, 1) if shown.key in self._names[view]]
-        pictures = "".join(_picture(self._pixels(view, shown.key)) for view in views)
-        items = ""
-        for name in ("first", "second", "combined"):
-            if name in self.names:
-                kind = "right" if shown.is_right(name) else "wrong"
-                predicted = escape(self.facts.classes[shown.predicted[name]])
-                items += f"<li class={kind}>{escape(self.title(name))}: {predicted}</li>"
-        label = escape(self.facts.classes[shown.label])
-        caption = f"<figcaption><b>{label}</b><ul>{items}</ul></figcaption>"
-        return f"<figure title='{escape(shown.key, quote=True)}'>{pictures}{caption}</figure>"
-
-    def _pixels(self, view: int, key: str) -> np.ndarray:
-        """Read an image, degraded (view 0) or adapted (view 1), as uint8 (H,W,3).
-
-        An image without an adapted copy is shown degraded.
-        """
-        view = view if key in self._names[view] else 0
-        return sources.read_pixels(self._views[view], self._names[view][key])
-
-    def gallery(self, columns: int = 8) -> np.ndarray:
-        """Draw each corruption's images at its highest severity in both views, uint8 (H,W,3).
-
-        A frame is green where the classifier that sees the view is right, else red. Where there is
-        a clean classifier, its answers decide.
-        """
-        pairs = (("source", "source_adapted"), ("first", "second"), ("first", "combined"))
-        judges = next(pair for pair in pairs if set(pair) <= set(self.names))
-        rows, frames = {}, {}
-        hardest = {cell.partition("/")[0]: cell for cell in self.cells}
-        for cell in hardest.values():
-            chosen = tree.spread(self._shown[cell], columns)
-            for view, kind in enumerate(("degraded", "adapted")):
-                title = f"{cell} {kind}"
-                rows[title] = [self._pixels(view, shown.key) for shown in chosen]
-                verdicts = [shown.is_right(judges[view]) for shown in chosen]
-                frames[title] = ["seagreen" if is_right else "crimson" for is_right in verdicts]
-        heads = [""] * max(map(len, rows.values()))
-        return np.asarray(images.contact_sheet(rows, heads, side=64, frames=frames))
-
-    def _galleries(self) -> str:
-        """Show images of each corruption."""
-        parts = []
-        for corruption in self.corruptions:
-            cells = [cell for cell in self.cells if cell.partition("/")[0] == corruption]
-            group = [shown for cell in cells for shown in self._shown[cell]]
-            chosen = tree.spread(group, self._count)
-            severities = ", ".join(dict.fromkeys(shown.cell.partition("/")[2] for shown in chosen))
-            note = f"severity {escape(severities) or 'none'}; left degraded, right adapted"
-            parts.append(self._gallery(escape(corruption), note, chosen))
-        return "".join(parts)
-
-    def _gallery(self, title: str, note: str, chosen: Sequence[Shown]) -> str:
-        figures = "".join(map(self._figure, chosen))
-        return f"<h3>{title}</h3><p class=note>{note}</p><div class=gallery>{figures}</div>"
-
-    def _won_and_lost(self) -> str:
+    def _won_and_lost(self, gallery: Gallery) -> str:
         """Show images that the adapted copy makes right, and images that it makes wrong."""
-        won, lost = [], []
-        for shown in self._counted:
-            if shown.is_right("first") != shown.is_right("combined"):
-                (lost if shown.is_right("first") else won).append(shown)
+        before, after = (self._counted.right(name) for name in ("first", "combined"))
         outcomes = (
-            ("Won", won, "wrong without the adapted copy, right with it"),
-            ("Lost", lost, "right without the adapted copy, wrong with it"),
+            ("Won", ~before & after, "wrong without the adapted copy, right with it"),
+            ("Lost", before & ~after, "right without the adapted copy, wrong with it"),
         )
-        parts, count = [], len(self._counted)
+        parts = ""
         for name, group, note in outcomes:
-            share = f"{100 * len(group) / count:.1f} %"
-            title = f"{name}: {len(group):,} of {count:,} images, {share}"
-            parts.append(self._gallery(title, note, tree.spread(group, 2 * self._count)))
-        return "".join(parts)
+            title = f"{name}: {group.sum():,} of {len(group):,} images, {100 * group.mean():.1f} %"
+            rows = tree.spread(np.flatnonzero(group).tolist(), 2 * self._count)
+            figures = gallery.figures(self._counted, rows)
+            parts += f"<h3>{title}</h3><p class=note>{note}</p>{figures}"
+        return parts
+
+    def _galleries(self, gallery: Gallery) -> str:
+        """Show images of each corruption."""
+        parts = ""
+        if not gallery.has_originals:
+            parts = (
+                "<p class=note>The degraded images do not tell their clean originals; "
+                "<code>clean</code> of the report names the folder of these.</p>"
+            )
+        for corruption in self._worst_first:
+            answers = self._group(corruption)
+            rows = tree.spread(range(len(answers.keys)), self._count)
+            title = html.safe(_cell_title(corruption))
+            parts += f"<h3>{title}</h3>{gallery.figures(answers, rows)}"
+        return parts
+
+    def _nearness(self) -> str:
+        """Return PSNR and SSIM of both views against the clean originals, as a table."""
+        if not self._likeness:
+            return ""
+        lines = originals.likeness_rows(self._likeness)
+        rows = [html.row(_cell_title(name), numbers) for name, *numbers in lines]
+        note = (
+            f"Medians over at most {originals.COMPARED} images of each cell, least like the "
+            "originals first. More is nearer: equal images have an SSIM of 1."
+        )
+        return f"<p class=note>{note}</p>{html.table(originals.likeness_heads(), rows)}"
+
+    # ------------------------------------------------------------------- classes and confidences
+
+    def _classes(self) -> str:
+        """Return accuracies of each class, the worst first, and what is taken for what."""
+        answers, names, classes = self._counted, self._chief(), self.facts.classes
+        count = len(classes)
+        confusion = {
+            name: metrics.confusion(answers.predicted[name], answers.labels, count)
+            for name in names
+        }
+        support = confusion["combined"].sum(1)
+        shares = {
+            name: 100 * counts.diagonal() / np.maximum(support, 1)
+            for name, counts in confusion.items()
+        }
+        errors = confusion["combined"] * (1 - np.eye(count, dtype=int))
+        rows = []
+        for place in np.argsort(shares["combined"], kind="stable"):
+            if support[place]:
+                other = errors[place].argmax()
+                taken = f"{classes[other]} ({errors[place, other]:,})"
+                cells = [f"{support[place]:,}", *(f"{shares[name][place]:.1f}" for name in names)]
+                cells.append(taken if errors[place, other] else "")
+                rows.append(html.row(classes[place], cells))
+        heads = ["", "N", *(f"{self.title(name)} %" for name in names), "most often taken for"]
+        note = "All images together. The last column is of the combined answer."
+        drawn = "".join(
+            charts.matrix(counts, classes, f"{self.title(name)}: share of each class, %")
+            for name, counts in confusion.items()
+        )
+        table = _long_table(heads, rows, "classes")
+        return f"<p class=note>{note}</p>{table}<div class=charts>{drawn}</div>"
+
+    def _reliability(self) -> str:
+        """Draw accuracy against confidence."""
+        lines = [Curve("calibrated", "#bbbbbb", [(0, 0), (100, 100)])]
+        for name in self._chief():
+            bins = metrics.reliability(
+                self._counted.confidence[name], self._counted.right(name), BINS
+            )
+            kept = bins.counts >= max(1, 0.005 * bins.counts.sum())
+            points = 100 * np.stack([bins.confidence, bins.right])[:, kept] / bins.counts[kept]
+            title = f"{self.title(name)}, ECE {bins.error:.3f}"
+            lines.append(Curve(title, _colour(name), points.T.tolist()))
+        text = (
+            f"Reliability: all images together in {BINS} bins of confidence, without bins of less "
+            "than 0.5 % of them. Below the grey line a classifier is too sure."
+        )
+        titles = ("confidence, the largest probability, %", "accuracy, %")
+        return f"<div class=charts>{charts.curves(lines, _ticks(20), titles, text)}</div>"
+
+    # ----------------------------------------------------------------------------- what is folded
+
+    def _details(self) -> str:
+        """Return the accuracies of each column, the pairs of columns, and the settings."""
+        parts = ""
+        for name in self.names:
+            parts += html.folded(
+                f"{self.title(name)}: {self.meaning(name)}, top-1 %", self._grid(name)
+            )
+        parts += html.folded("Images that each later column breaks and mends", self._flips())
+        return parts + html.folded("Settings", self._settings())
 
     def _flips(self) -> str:
         """Return the shares of images that each later column breaks and mends, as a table."""
-        hits = {}
-        for name in self.names:
-            hits[name] = np.array([shown.is_right(name) for shown in self._counted])
         rows = []
         for one, two in itertools.combinations(self.names, 2):
-            rates = metrics.flips(hits[one], hits[two])
-            title = escape(f"{self.title(one)} → {self.title(two)}")
-            rows.append(_row(title, [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]))
-        return _table(["", "broken %", "mended %"], rows)
-
-    # ---------------------------------------------------------------------------------- the page
-
-    def page(self, title: str) -> str:
-        """Return the whole report as one HTML page."""
-        sections = {
-            "Result": self._means() + self._chart(),
-            f"Gain of {self.title('combined')}, points": self._gains(),
-            "When to adapt": self._gate_chart() if "gate" in self.summary else "",
-        }
-        if self._count:
-            sections["What adaptation wins and loses"] = self._won_and_lost() + self._flips()
-            sections["Images"] = self._galleries()
-        sections |= {"Every column, top-1 %": self._columns(), "Settings": self._settings()}
-        style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-        title = escape(title)
-        head = (
-            "<meta charset=utf-8>"
-            "<meta name=viewport content='width=device-width, initial-scale=1'>"
-            f"<title>{title}</title><style>{style}</style>"
-        )
-        body = f"<h1>{title}</h1><p class=note>{escape(self.summary['protocol'])}.</p>"
-        for name, content in sections.items():
-            if content:
-                body += f"<section><h2>{escape(name)}</h2>{content}</section>"
-        return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
-
-    def _gains(self) -> str:
-        """Return the gain of the result over each single classifier."""
-        grids = ""
-        for base in ("source", "first", "second"):
-            if base in self.names:
-                title = escape(self.title(base))
-                grids += f"<h3>over {title}</h3>{self._grid('combined', base)}"
-        return grids
-
-    def _columns(self) -> str:
-        """Return the accuracies of each column, folded up."""
-        parts = ""
-        for name in self.names:
-            head = f"{escape(self.title(name))}: {self.meaning(name)}"
-            parts += f"<details><summary>{head}</summary>{self._grid(name)}</details>"
-        return parts
+            rates = metrics.flips(self._counted.right(one), self._counted.right(two))
+            title = f"{self.title(one)} → {self.title(two)}"
+            rows.append(html.row(title, [f"{100 * rates[rate]:.1f}" for rate in ("NFR", "PFR")]))
+        return html.table(["", "broken %", "mended %"], rows)
 
     def _settings(self) -> str:
         """Return a table of the facts of the evaluation, and of the adaptation's settings."""
         facts = {**asdict(self.facts), "classes": len(self.facts.classes), "cells": None}
-        settings = Path(self.facts.adapted) / tree.SETTINGS
-        if settings.is_file():
-            for name, value in files.read_json(settings).items():
-                facts[f"adaptation: {name}"] = value
-        rows = []
-        for name, value in facts.items():
-            if value is not None:
-                text = escape(", ".join(map(str, as_list(value))))
-                rows.append(f"<tr><th>{escape(name)}</th><td class=what>{text}</td></tr>")
-        return _table([], rows)
+        adapted = ledger.read_settings(Path(self.facts.adapted)) or {}
+        facts |= {f"adaptation: {name}": value for name, value in adapted.items()}
+        rows = [html.row(name, [value]) for name, value in facts.items() if value is not None]
+        return f"<div class=settings>{html.table([], rows)}</div>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
-    """Return a table in HTML. heads: texts. rows: HTML. kind: attributes of the table."""
-    cells = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    head = f"<tr>{cells}</tr>" if heads else ""
-    return f"<div class=wide><table{kind}>{head}{''.join(rows)}</table></div>"
+def _cost(adapted: Path, cells: Iterable[str]) -> dict[str, str]:
+    """Return the prior of adapted copies, and the time of a copy, where their folder tells them."""
+    jobs: dict[Any, Mapping[str, Any]] = {}
+    for cell in cells:  # a job tells the same of each of its cells
+        manifest = ledger.read_manifest(ledger.manifest_path(adapted, "manifest", cell))
+        if manifest.get("made"):
+            jobs[manifest["started"], manifest.get("command")] = manifest
+    if not jobs:
+        return {}
+    made, seconds = (sum(job[name] for job in jobs.values()) for name in ("made", "seconds"))
+    machines = dict.fromkeys(
+        f"{job['device']}, {job['ranks']} process{'es' * (job['ranks'] > 1)}"
+        for job in jobs.values()
+    )
+    return {
+        "Prior": ", ".join(dict.fromkeys(job["prior"] for job in jobs.values())),
+        "Cost": f"{seconds / made:.2g} s for an adapted copy ({'; '.join(machines)})",
+    }
+
+
+def _long_table(heads: Sequence[str], rows: Sequence[str], what: str) -> str:
+    """Return a table whose first lines stand open."""
+    table = html.table(heads, rows[:OPEN])
+    if len(rows) > OPEN:
+        title = f"the other {len(rows) - OPEN:,} {what}"
+        table += html.folded(title, html.table(heads, rows[OPEN:]))
+    return table
 
 
 def _row(head: str, cells: Sequence[str]) -> str:
+    """Return a line of a table. head, cells: HTML."""
     return f"<tr><th>{head}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _cell_title(cell: str) -> str:
+    """Return the name of a cell or corruption as people read it."""
+    return "all images" if cell == "." else cell
 
 
 def _colour(name: str) -> str:
     return KNOWN.get(name, KNOWN["other"])[0]
+
+
+def _ticks(step: int) -> list[tuple[float, str]]:
+    """Return marks of an axis from 0 to 100."""
+    return [(float(tick), f"{tick}") for tick in range(0, 101, step)]
 
 
 def _cell(value: float, is_gain: bool) -> str:
@@ -399,61 +478,6 @@ def _cell(value: float, is_gain: bool) -> str:
     return f"<td style='background:rgb({mixed});color:{ink}'>{value:+.1f}</td>"
 
 
-def _plot(
-    curves: Sequence[tuple[str, str, list[tuple[float, float]]]],
-    marks: Sequence[tuple[float, str]],
-    unit: str,
-    text: str,
-) -> str:
-    """Draw curves as SVG, with a legend.
-
-    curves: titles, colours and points (x, accuracy in per cent). marks: the x that have a label.
-    unit: the name of x. text: the meaning of the whole.
-    """
-    width, height, left, bottom, top = 640, 300, 44, 34, 12
-    values = [value for _, _, points in curves for _, value in points]
-    step = next((step for step in (1, 2, 5) if max(values) - min(values) < 5 * step), 10)
-    low, high = step * np.floor(min(values) / step), step * (np.floor(max(values) / step) + 1)
-    first, last = marks[0][0], marks[-1][0]
-
-    def x(value: float) -> float:
-        return left + (width - left - 16) * (value - first) / (last - first)
-
-    def y(value: float) -> float:
-        return top + (height - top - bottom) * (high - value) / (high - low)
-
-    shapes, spans = [], []
-    for tick in np.arange(low, high + step / 2, step):
-        line = f'x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"'
-        shapes.append(f'<line {line} stroke="#ddd"/>')
-        place = f'x="{left - 6}" y="{y(tick) + 4:.1f}"'
-        shapes.append(f'<text {place} text-anchor="end">{tick:.0f}</text>')
-    for at, label in marks:
-        place = f'x="{x(at):.1f}" y="{height - 14}"'
-        shapes.append(f'<text {place} text-anchor="middle">{escape(label)}</text>')
-    for title, colour, points in curves:
-        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
-        line = f'points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"'
-        shapes.append(f"<polyline {line}/>")
-        for at, value in points:
-            circle = f'cx="{x(at):.1f}" cy="{y(value):.1f}" r="3.5" fill="{colour}"'
-            tip = f"{escape(title)}, {unit} {at:g}: {value:.1f} %"
-            shapes.append(f"<circle {circle}><title>{tip}</title></circle>")
-        spans.append(f"<span><i style='background:{colour}'></i>{escape(title)}</span>")
-    frame = f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text, quote=True)}"'
-    legend = f"<p class=legend>{' '.join(spans)} · {escape(text)}</p>"
-    return f"<svg {frame}>{''.join(shapes)}</svg>{legend}"
-
-
-def _picture(pixels: np.ndarray, side: int = 96) -> str:
-    """Return an image inside the page.
-
-    Small images stay as they are, and the browser enlarges them without blur. Large ones shrink.
-    """
-    image = Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    size, kind = ("large", "jpeg") if max(image.size) > side else ("small", "png")
-    image.thumbnail((2 * side, 2 * side))
-    image.save(buffer, kind, quality=80)
-    content = base64.b64encode(buffer.getvalue()).decode()
-    return f"<img alt='' class={size} src='data:image/{kind};base64,{content}'>"
+def _no_formula(text: str) -> str:
+    """Return a name of a CSV that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

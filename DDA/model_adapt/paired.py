@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from DDA import tree
-from DDA.sources import Source
+from DDA import ledger, tree
+from DDA.sources import Source, found_instead
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,45 @@ def join(
     keys = tuple(choose(sorted(names[0])))
     if not gated:
         refuse(
-            set(keys) - set(names[1]),
+            keys,
+            names[1],
             f"of {cell} have no copy in {second.path}",
             "adapt them too; where only the images that a gate asks for were adapted, give "
             "`rules` gate alone",
         )
     refuse(
-        set(names[1]) - set(names[0]),
+        names[1],
+        names[0],
         f"of {cell} in {second.path} have no partner in {first.path}",
         "remove them, or give the images that they were made of",
     )
     if not keys:
-        raise ValueError(f"{first.path} has no images in {cell}")
+        raise ValueError(f"{first.path} has no images in {cell}{found_instead(first, [cell])}")
     own = tuple(names[0][key] for key in keys)
     copies = tuple(names[1].get(key) for key in keys)
     return Cell(cell, keys, tree.labels_of(own, classes, first.where), own, copies)
 
 
-def refuse(keys: set[str], what: str, advice: str) -> None:
-    """Raise ValueError that counts and names the keys, if there are any."""
-    if keys:
-        shown = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
-        raise ValueError(f"{len(keys)} images {what}: {shown}; {advice}")
+def agreed_orientation(given: str | None, adapted: Path) -> str:
+    """Return how the images of which there are copies are turned, so that both views agree.
+
+    given: the setting, which is for copies that do not tell how they were made (default: ignore).
+    Raises ValueError where it contradicts the settings of the copies.
+    """
+    made = ledger.read_orientation(adapted)
+    if given is not None and made not in (None, given):
+        raise ValueError(
+            f"`orientation` {given}, but the copies in {adapted} were made with {made}: leave it "
+            "out, or adapt the images again"
+        )
+    return made or given or "ignore"
+
+
+def refuse(keys: Iterable[str], others: Iterable[str], what: str, advice: str) -> None:
+    """Raise ValueError that counts and names the keys that are not among the others, if any."""
+    missing = sorted(set(keys) - set(others))
+    if missing:
+        shown = ", ".join(tree.shown(key, 300)[1:-1] for key in missing[:3])
+        shown += ", …" if len(missing) > 3 else ""
+        hint = tree.other_form(missing, others)
+        raise ValueError(f"{len(missing)} images {what}: {shown}; {advice}{hint}")

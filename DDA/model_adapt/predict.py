@@ -42,6 +42,8 @@ first FIRST  the classifier of the images as they are: a checkpoint, or timm/<na
 --ensemble->rule RULE  how the scores are combined (default: sum; gate where one is fitted)
 --classes LIST  a built-in list or a file, where FIRST does not tell its classes
 --severity int:1..5  that of a .npy of a corruption that holds one
+--orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: as the copies
+    in --data_prefix2 were made, and ignore where these do not tell; without copies apply)
 --out CSV!
 --batch_size INT = 64
 --device auto|cpu|cuda = auto

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from DDA import settings
+from DDA.image_adapt.choices import SPEEDS
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
-from DDA.sources.cells import LAYOUTS, SPLITS
+from DDA.sources.cells import LAYOUTS, ORIENTATIONS, SPLITS
+
+LEAST_IMAGES = 20  # fewer cannot be split in halves that say anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,8 @@ class Settings:
     first, second, source: the classifiers of degraded images, of adapted copies and of clean
     images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
     of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
-    layout. rules: the first rule gives the result, the others are columns beside it. classes: a
+    layout. orientation: how the degraded view is turned (default: as the copies were made, else
+    ignore). rules: the first rule gives the result, the others are columns beside it. classes: a
     list by its name, a file or the names, where no classifier tells them. num_samples: at most
     so many images a cell. fit: fit the rules that have parameters instead of making tables.
     Raises ValueError for what does not go together.
@@ -43,6 +47,7 @@ class Settings:
     baseline: str | None = None
     train: bool = False
     num_samples: int | None = None
+    orientation: str | None = None
     batch_size: int = 64
     classes: str | Sequence[str] | None = None
     fit: bool = False
@@ -54,6 +59,7 @@ class Settings:
         """Check what can be checked without opening anything."""
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("scores", self.scores, SCORES)
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         settings.check_at_least(1, batch_size=self.batch_size, num_samples=self.num_samples)
         for view in ("degraded", "adapted"):
             if self.out.resolve() == getattr(self, view).resolve():
@@ -99,7 +105,8 @@ class Facts:
 
     ensemble: the rule of the result. beside: rules whose columns stand beside it. params: the
     parameters of fitted rules. partial: some images have no adapted copy. severity: that of a
-    file that holds one. cells: the names of the cells that were evaluated.
+    file that holds one. orientation: how the degraded view was turned. cells: the names of the
+    cells that were evaluated.
     """
 
     first: str = ""
@@ -118,6 +125,7 @@ class Facts:
     degraded: str = ""
     adapted: str = ""
     severity: int | None = None
+    orientation: str = "ignore"
     classes: Sequence[str] = ()
     cells: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +161,7 @@ class Gate:
     train: bool = False
     fitted: Path | None = None
     threshold: float | None = None
+    orientation: str | None = None
     batch_size: int = 128
     device: str = "auto"
 
@@ -163,6 +172,12 @@ class Gate:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"`threshold` {self.threshold} is outside 0..1: it is a probability")
         settings.check_at_least(1, batch_size=self.batch_size)
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
+        has_severities = self.layout in ("imagenetc", "cifar10c") or self.source.suffix == ".npy"
+        if self.severity and not has_severities:
+            raise ValueError(f"`severity`: `layout` {self.layout} has none; leave it out")
+        if self.train and self.layout not in SPLITS:
+            raise ValueError(f"`train`: `layout` {self.layout} has no splits; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +186,9 @@ class Prediction:
 
     adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed`` and with
     ``seed``. cache: the folder that keeps such copies (default: that of the user). rule: by default
-    the gate where one is fitted and a prior is given, else the sum. Raises ValueError for what does
+    the gate where one is fitted and a prior is given, else the sum. orientation: how the images are
+    turned (default: as the copies were made, ignore with copies that do not tell, else apply).
+    Raises ValueError for what does
     not go together.
     """
 
@@ -187,6 +204,7 @@ class Prediction:
     rule: str | None = None
     classes: str | None = None
     severity: int | None = None
+    orientation: str | None = None
     batch_size: int = 64
     device: str = "auto"
 
@@ -194,6 +212,7 @@ class Prediction:
         """Check what can be checked without opening anything."""
         if self.rule is not None:
             settings.check_one_of("rule", self.rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
+        settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
         if (self.adapted is None) == (self.prior is None) and self.rule != "first":
             raise ValueError(
                 "give one of `adapted`, the copies of the images, and `prior`, which makes them"
@@ -202,3 +221,40 @@ class Prediction:
         if given and self.prior is None:
             raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The settings of advise.py: a classifier, a prior, and labelled images to try them on.
+
+    student: a classifier of degraded images, to compare with. speeds: the rungs that are tried.
+    num_samples: at most so many images, evenly spread. cache: the folder that keeps the copies
+    (default: that of the user). Raises ValueError for what cannot be meant.
+    """
+
+    classifier: Any
+    prior: Path
+    source: Path
+    out: Path
+    student: Any = None
+    layout: str = "folder"
+    corruption: Sequence[str] = ()
+    severity: Sequence[str] = ()
+    train: bool = False
+    speeds: Sequence[str] = ("one-shot", "fast")
+    num_samples: int = 1000
+    classes: str | Sequence[str] | None = None
+    seed: int = 0
+    cache: Path | None = None
+    batch_size: int = 16
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything."""
+        settings.check_one_of("layout", self.layout, LAYOUTS)
+        settings.check_at_least(1, batch_size=self.batch_size)
+        settings.check_at_least(LEAST_IMAGES, num_samples=self.num_samples)
+        for speed in self.speeds:
+            settings.check_one_of("speeds", speed, SPEEDS)
+        if not self.speeds or len(set(self.speeds)) < len(self.speeds):
+            raise ValueError(f"`speeds` {' '.join(self.speeds)}: name each rung once")

@@ -30,7 +30,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
     """Make the summary of the scores on disk, write summary.json and summary.md, and return it."""
     cells, images, hits, curves = {}, [], [], []
     for cell in facts.cells:
-        stored = results.read(out, cell)
+        stored = results.read(out, cell, facts)
         scores, labels = results.columns(stored, facts), stored["labels"]
         measured = {name: _measure(name, value, stored, facts) for name, value in scores.items()}
         cells[cell] = {"N": len(labels), **measured}
@@ -53,7 +53,7 @@ def summarise(out: Path, facts: Facts) -> dict[str, Any]:
     for name in REPORT:  # an earlier report shows other numbers
         (out / name).unlink(missing_ok=True)
     files.write_json(out / "summary.json", summary)
-    files.write_bytes(out / "summary.md", markdown(summary).encode())
+    files.write_text(out / "summary.md", markdown(summary))
     return summary
 
 
@@ -234,6 +234,22 @@ def say_gain(gain: Mapping[str, Any] | None) -> str:
     return f"{100 * gain['top1']:+.1f} ({low:.1f} to {high:.1f})"
 
 
+def verdict(summary: Mapping[str, Any]) -> str:
+    """Return in one sentence the result, and what adaptation adds to it."""
+    facts, overall = Facts.read(summary["facts"]), summary["all"]
+    text = f"{title('combined', facts)} {100 * overall['combined']['top1']:.1f} %"
+    if "source" in overall:
+        text += f" against {100 * overall['source']['top1']:.1f} % of your classifier"
+    alone = "the classifier of degraded images"
+    if facts.source is not None:
+        is_own = facts.first == facts.source
+        alone = "your classifier" if is_own else "the student of degraded images"
+    gain = overall["combined"]["minus"]["first"]
+    low, high = gain["interval"]
+    outcome = "a gain" if low > 0 else "a loss" if high < 0 else "no sure difference"
+    return f"{text}; adaptation adds {say_gain(gain)} points to {alone}: {outcome}"
+
+
 def measures(
     overall: Mapping[str, Any], names: Sequence[str], facts: Facts
 ) -> dict[str, list[str]]:
@@ -247,7 +263,7 @@ def measures(
             texts[f"minus {title(base, facts)}"] = gains
     for key, form in FORMATS.items():
         if key in rows[0]:
-            texts[key] = [format(row[key], form) for row in rows]
+            texts[key] = [format(row[key], form) if key in row else "" for row in rows]
     if any("adapted" in row for row in rows):
         shares = [f"{100 * row['adapted']:.1f}" if "adapted" in row else "" for row in rows]
         texts["adapted images %"] = shares
@@ -280,7 +296,7 @@ def markdown(summary: Mapping[str, Any], flips: bool = True) -> str:
         text += f"| {head} | | {' | '.join(texts)} |\n"
     if flips and "flips" in overall:
         text += f"\n{_flips_table(overall['flips'], names, facts)}"
-    return f"{summary['protocol']}.\n\n{text}"
+    return f"{commands.inert(summary['protocol'])}.\n\n{text}"
 
 
 def _flips_table(

@@ -44,6 +44,8 @@ first CLASSIFIER  of degraded images: a checkpoint, weights for the config's mod
 --data_prefix1->degraded SOURCE  degraded images: a tree, or a data set's files
 --data_prefix2->adapted SOURCE  adapted copies
 --dataset->layout {LAYOUTS}  layout of the trees (default: the config's)
+--orientation {apply,ignore}  apply: turn degraded photographs as their EXIF data say (default: as
+    the copies were made; ignore where they do not tell)
 --train bool:True|False  split of layouts that have one
 --num_samples INT  at most so many images a cell, the first by key
 --out DIR = eval
@@ -76,6 +78,14 @@ def parser() -> commands.Parser:
     rules = (*RULES, *FITTED_RULES, *FUSE_RULES)
     known = {"SCORES": SCORES, "METRICS": METRICS, "LAYOUTS": LAYOUTS}
     return commands.parser(PROGRAM, __doc__, FLAGS, RULE=rules, **known)
+
+
+def check(values: dict[str, Any], ranks: int = 1) -> None:
+    """Raise ValueError for values that the command would refuse, without opening anything."""
+    from DDA.model_adapt.config import settings_of
+
+    others = (*UNUSED, "launcher", "gpu_id", "device")
+    settings_of({name: value for name, value in values.items() if name not in others})
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:

@@ -18,10 +18,10 @@ from DDA.model_adapt import fitted
 from DDA.model_adapt.ensemble import is_doubtful
 from DDA.model_adapt.evaluate import Ensemble, Scored
 from DDA.model_adapt.opening import open_classifiers
-from DDA.model_adapt.paired import named, refuse
+from DDA.model_adapt.paired import agreed_orientation, named, refuse
 from DDA.model_adapt.settings import Gate, Prediction
 from DDA.progress import Progress, Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
 from DistilledClassifier.classifiers.scoring import check_scores
@@ -59,20 +59,25 @@ def choose(settings: Gate, show: Show) -> Doubtful:
     gate = (settings.threshold, 1.0)
     if settings.fitted is not None:
         gate = fitted.read_gate(files.find(settings.fitted), settings.classifier)
-    classifier = classifiers.load(settings.classifier)
+    classifier = classifiers.load(settings.classifier, setting="classifier")
     classifier.network.to(pick_device(settings.device))
     severity = one_severity(settings.severity)
-    source = sources.open_source(settings.source, classifier.classes, severity)
+    orientation = settings.orientation or orientation_of(settings.layout)
+    upright = orientation == "apply"
+    source = sources.open_source(settings.source, classifier.classes, severity, upright=upright)
     cells = cells_of(
         source, settings.layout, settings.corruption, settings.severity, train=settings.train
     )
     names = [name for cell in cells for name in source.list(cell)[0]]
     if not names:
-        suffixes = ", ".join(tree.SUFFIXES)
-        raise ValueError(f"no images in {settings.source} (suffixes: {suffixes})")
+        raise ValueError(
+            f"no images in {settings.source} (suffixes: {', '.join(tree.SUFFIXES)})"
+            f"{sources.found_instead(source, cells)}"
+        )
     progress = show.progress(len(names))
     keys = doubtful(classifier, source, names, gate, settings.batch_size, progress)
-    write_keys(settings.out, keys)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    tree.write_keys(settings.out, keys)
     return Doubtful(keys, len(names), settings.out)
 
 
@@ -96,13 +101,6 @@ def doubtful(
         asked = is_doubtful(torch.from_numpy(scores), *gate).tolist()
         keys += [tree.key_of(name) for name, is_asked in zip(part, asked, strict=True) if is_asked]
     return keys
-
-
-def write_keys(path: Path, keys: Sequence[str]) -> None:
-    """Write keys, one a line, as `tree.read_keys` reads them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{key}\n" for key in keys)
-    files.write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True)
@@ -151,12 +149,21 @@ def classify(settings: Prediction, show: Show) -> Predicted:
     )
     if both.classes is None:
         raise ValueError(f"{settings.first} does not tell its classes; name them with `classes`")
-    paths = [path for path in (settings.degraded, settings.adapted) if path is not None]
-    views = [sources.open_source(path, both.classes, settings.severity) for path in paths]
-    rows = predict(both, views, show)
+    rows = predict(both, _open_views(settings, both.classes), show)
     write_csv(settings.out, rows)
     folder = None if adapter is None else adapter.folder
     return Predicted(rows, (pair[0].name, pair[1].name), rule, settings.out, folder)
+
+
+def _open_views(settings: Prediction, classes: Sequence[str]) -> list[sources.Source]:
+    """Open the images, and their copies if there are some."""
+    orientation, copies = settings.orientation or "apply", []
+    if settings.adapted is not None:
+        orientation = agreed_orientation(settings.orientation, settings.adapted)
+        copies = [sources.open_source(settings.adapted, classes, settings.severity)]
+    upright = orientation == "apply"
+    degraded = sources.open_source(settings.degraded, classes, settings.severity, upright=upright)
+    return [degraded, *copies]
 
 
 def _default_rule(settings: Prediction, pair: Sequence[Classifier], show: Show) -> str:
@@ -196,11 +203,14 @@ def predict(both: Ensemble, views: Sequence[sources.Source], show: Show) -> list
     names = [named(view, ".") for view in views]
     keys = sorted(names[0])
     if not keys:
-        raise ValueError(f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})")
+        raise ValueError(
+            f"no images in {views[0].path} (suffixes: {', '.join(tree.SUFFIXES)})"
+            f"{sources.found_instead(views[0])}"
+        )
     if len(views) > 1:
         if both.rule not in ("gate", "first"):
             advice = "adapt them too, or give `rule` gate"
-            refuse(set(keys) - set(names[1]), f"have no copy in {views[1].path}", advice)
+            refuse(keys, names[1], f"have no copy in {views[1].path}", advice)
         if isinstance(views[1], sources.Folder):
             both.classifiers[1].check_adapted(views[1].path)
 
@@ -304,5 +314,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

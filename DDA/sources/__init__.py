@@ -10,13 +10,15 @@ Every source has
 * ``read(name)``, the image as RGB, and ``pixels(name)``, the same as uint8 (H,W,3);
 * ``encoded(name)``, the bytes of its file, or None where there are only pixels;
 * ``digest(name)``, a SHA-256 of what is read;
-* ``where(name)``, the place of an image for messages.
+* ``where(name)``, the place of an image for messages;
+* ``left_out``, what is left out of it, in words, or nothing.
 
 Nothing that a file says is executed, and no name that it says leads out of the tree.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,12 +42,17 @@ Source = Folder | Arrays
 
 
 def open_source(
-    path: str | Path, classes: Sequence[str] | None = None, severity: int | None = None
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    severity: int | None = None,
+    *,
+    upright: bool = False,
 ) -> Source:
     """Open the source at ``path``, which has one of FORMATS.
 
     classes: names for labels that come without. severity: that of the images in a file of a
-    corruption that holds one. Raises FileNotFoundError where nothing is there, and ValueError for
+    corruption that holds one. upright: whether image files are turned as their EXIF data say.
+    Raises FileNotFoundError where nothing is there, and ValueError for
     a file that is damaged, unknown or asks to execute code.
     """
     path = Path(path)
@@ -57,7 +64,7 @@ def open_source(
         return (
             cifar_folder(path, classes)
             or official_arrays(path, classes, severity)
-            or Folder(path, classes=classes)
+            or Folder(path, classes=classes, upright=upright)
         )
     if path.suffix == ".npz":
         return npz(path, classes, severity)
@@ -73,18 +80,40 @@ def open_official(
     classes: Sequence[str] | None = None,
     labels: Path | None = None,
     severity: int | None = None,
+    orientation: str | None = None,
 ) -> Source:
     """Open a source as `open_source` does, or unpacked ImageNet or Tiny-ImageNet.
 
     The images of these two get the names that they have in a tree of ours. A folder with
     classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
+    orientation: apply or ignore (default: ignore for these two, else that of `is_upright`).
     """
     path = Path(path)
     if path.is_dir() and tree.read_classes(path) is None:
         source = tiny_imagenet(path) or imagenet(path, classes, labels)
         if source is not None:
+            source.upright = orientation == "apply"
             return source
-    return open_source(path, classes, severity)
+    return open_source(path, classes, severity, upright=is_upright(path, orientation))
+
+
+def is_upright(path: Path, orientation: str | None = None) -> bool:
+    """Tell whether the images of a source are turned as their EXIF data say.
+
+    By default those of one's own folders are, and those of a tree of ours, which has classes.txt,
+    are not: there nothing is left to turn, or the data set is read as it was published.
+    """
+    own = path.is_dir() and not (path / tree.CLASSES).is_file()
+    return orientation == "apply" or (orientation is None and own)
+
+
+def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
+    """Return what a source has instead of images in some cells, as the end of a message."""
+    others: list[str] = []
+    for cell in cells:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            others += source.list(cell)[1]
+    return tree.found_instead(source.path, others, source.names)
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

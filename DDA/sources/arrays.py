@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,18 @@ from PIL import Image
 from DDA import files, tree
 
 CIFAR_C = tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS  # <corruption>.npy
+MOST_IMAGES = 5_000_000  # their names take about 2 GB
+# the arrays of images in npz files that go by a split, each with its labels and its folder: as this
+# project writes them, as keras does, and as MedMNIST does
+SPLITS = {
+    "train_x": ("train_y", "clean/cifar_train"),
+    "test_x": ("test_y", "clean/cifar_test"),
+    "x_train": ("y_train", "clean/train"),
+    "x_test": ("y_test", "clean/test"),
+    "train_images": ("train_labels", "clean/train"),
+    "val_images": ("val_labels", "clean/val"),
+    "test_images": ("test_labels", "clean/test"),
+}
 SEVERITIES = 5  # the number of severities in an official file
 
 
@@ -31,6 +44,7 @@ class Arrays:
     ):
         self.path = path
         self.classes = None if classes is None else tree.check_classes(classes, path)
+        self.left_out = ""
         self._severity = severity
         self._places: dict[str, tuple[Rows | Jpegs, int]] = {}
         self._sorted: list[str] = []
@@ -67,6 +81,11 @@ class Arrays:
                     f"{self.path}: {folder} has the label {labels.max()}, but there are "
                     f"{len(self.classes)} classes"
                 )
+        if len(self._places) + count > MOST_IMAGES:
+            raise files.BadFile(
+                f"{self.path} has more than {MOST_IMAGES:,} images, the most that one source of "
+                "arrays may have; split it"
+            )
         if count:
             self._folders.add(folder)
         prefix = f"{folder}/" if folder != "." else ""
@@ -252,8 +271,9 @@ def _header(file: Any, where: str, size: int) -> Header:
             )
         if min(shape, default=0) < 0:
             raise files.BadFile(f"{where} declares the shape {tree.shown(shape)}; get it again")
-        declared = math.prod(shape) * dtype.itemsize
-        if declared > size:
+        declared = math.prod(shape) * max(1, dtype.itemsize)
+        if declared > size or max(shape, default=0) > size:  # a side of 0 makes the product 0
+            declared = max(declared, *shape)
             raise files.BadFile(
                 f"{where} declares {declared:,} bytes of numbers, but holds {size:,} in all; it "
                 "is cut off or damaged, get it again"
@@ -264,7 +284,7 @@ def _header(file: Any, where: str, size: int) -> Header:
 def _load_npy(path: Path) -> np.ndarray:
     """Map an .npy file instead of reading it, because CIFAR-10-C has 15 files of 150 MB."""
     with files.parsing(path, "npy file of numbers"):
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             _header(file, f"{path}", path.stat().st_size)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -375,15 +395,36 @@ def _severity_parts(
 class _Archive:
     """The arrays of an npz file.
 
-    The size that each declares is compared with the file before the array is read.
+    The size that each declares is compared with the file before the array is read. Members that
+    are no arrays are left out.
     """
 
     MOST_DEFLATED = 1032  # the most bytes that zlib can store in one byte
+    # arrays beyond this size are not taken where they are packed to less than a hundredth, as are
+    # files that are made to fill the memory
+    MOST_UNPACKED = 1 << 30
 
     def __init__(self, path: Path):
         self.path = path
-        with files.parsing(path, "npz file of arrays"), np.load(path, allow_pickle=False) as data:
-            self.headers = {name: self._declared(data, name) for name in data.files}
+        with self._opened(f"{path}", "npz file of arrays") as data:
+            members = {info.filename: info for info in data.zip.infolist()}
+            packed = sum(info.compress_size for info in members.values())
+            if packed > path.stat().st_size:
+                raise files.BadFile(
+                    f"{path} declares arrays of {packed:,} packed bytes, more than the file has; "
+                    "it is damaged, get it again"
+                )
+            arrays = [name for name in data.files if f"{name}.npy" in members]
+            self.headers = {name: self._declared(data, name) for name in arrays}
+
+    @contextlib.contextmanager
+    def _opened(self, where: str, expected: str) -> Iterator[Any]:
+        with (
+            files.parsing(where, expected),
+            files.open_regular(self.path) as file,
+            np.load(file, allow_pickle=False) as data,
+        ):
+            yield data
 
     def _declared(self, data: Any, name: str) -> Header:
         tree.check_name(name, self.path)
@@ -395,28 +436,39 @@ class _Archive:
                 f"{where} declares {info.file_size:,} bytes in a file of {whole:,}; it is "
                 "damaged, get it again"
             )
+        if info.file_size > max(self.MOST_UNPACKED, 100 * info.compress_size):
+            raise files.BadFile(
+                f"{where} has {info.file_size:,} bytes, packed to {info.compress_size:,}, as files "
+                "do that are made to fill the memory; if it is a real array, save it as .npy"
+            )
         with data.zip.open(info) as file:
             return _header(file, where, info.file_size)
 
     def read(self, name: str) -> np.ndarray:
         """Return an array by its name."""
-        parsing = files.parsing(f"{self.path}: {tree.shown(name)}", "array of numbers")
-        with parsing, np.load(self.path, allow_pickle=False) as data:
+        with self._opened(f"{self.path}: {tree.shown(name)}", "array of numbers") as data:
             return data[name]
 
 
 def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arrays:
     """Open an npz file, whose arrays are known by their names.
 
-    train_x and test_x go with the labels train_y and test_y, <corruption> (S,N,H,W,3) with labels,
-    and jpeg with offsets.
+    Those of SPLITS go with their labels, <corruption> (S,N,H,W,3) with labels, and jpeg with
+    offsets.
     """
     archive = _Archive(path)
-    large = {name: header for name, header in archive.headers.items() if len(header.shape) >= 4}
-    small = {name: archive.read(name) for name in archive.headers if name not in large}
-    named = [small[name] for name in ("labels", "train_y", "test_y", "y") if name in small]
-    labels = named[0] if named else None
+    large = {
+        name: header
+        for name, header in archive.headers.items()
+        if len(header.shape) >= (3 if name in SPLITS else 4)
+    }
+    of_splits = [labels for labels, _ in SPLITS.values()]
+    known = ("labels", *of_splits, "y", "classes", "jpeg", "offsets")
+    small = {name: archive.read(name) for name in known if name in archive.headers.keys() - large}
+    named = next((name for name in known[:-3] if name in small), None)
+    labels = None if named is None else as_labels(small[named], f"{path}: {named}")
     if classes is None and labels is not None:
+        _check_known(large, small, path)
         classes = _named_classes(small, labels, path)
     source = Arrays(path, classes, severity)
     whole = lru_cache(maxsize=1)(archive.read)  # one array may hold several severities
@@ -434,23 +486,58 @@ def npz(path: Path, classes: Sequence[str] | None, severity: int | None) -> Arra
         if len(shape) == 5:
             for number in range(shape[0]):
                 source.add(f"{name}/{number + 1}", rows(name, number), count, labels)
-        elif name in ("train_x", "test_x"):
-            source.add(f"clean/cifar_{name[:-2]}", rows(name), count, small.get(f"{name[:-2]}_y"))
+        elif name in SPLITS:
+            of_split, folder = SPLITS[name]
+            source.add(folder, rows(name), count, small.get(of_split))
         else:
-            number = severity if severity is not None and name in CIFAR_C else 0
-            folder = f"{name}/{number}" if len(large) > 1 or number else "."
+            folder = _folder(name, severity, is_alone=len(large) == 1)
             own = labels if labels is not None and len(labels) == count else None
             source.add(folder, rows(name), count, own)
     if not source.names:
         raise files.BadFile(
-            f"{path} holds no images: its arrays are {', '.join(map(tree.shown, archive.headers))}"
+            f"{path} holds no images: {_listing(archive.headers)}; images are uint8 (N,H,W,3), or "
+            f"(N,H,W) under one of the names {', '.join(SPLITS)}"
         )
     return source
 
 
+def _folder(name: str, severity: int | None, *, is_alone: bool) -> str:
+    """Return the folder of an array of images by its name.
+
+    Corruptions, sequences and what is clean have a severity, and nothing else has: a folder 0 could
+    be taken for a class.
+    """
+    number = severity if severity is not None and name in CIFAR_C else 0
+    if is_alone and not number:
+        return "."
+    has_severity = name in (*CIFAR_C, "clean") or "_seq" in name
+    return f"{name}/{number}" if has_severity else name
+
+
+def _listing(headers: dict[str, Header]) -> str:
+    """Return the names, types and shapes of some arrays, for a message."""
+    most = 8
+    lines = [f"{tree.shown(name)} {dtype} {shape}" for name, (shape, dtype) in headers.items()]
+    rest = f", … ({len(lines)} in all)" if len(lines) > most else ""
+    return f"it holds {', '.join(lines[:most])}{rest}" if lines else "it holds no arrays"
+
+
+def _check_known(large: dict[str, Header], small: dict[str, np.ndarray], path: Path) -> None:
+    """Raise ValueError where labels up to 9 or 99 need not be those of CIFAR.
+
+    keras and MedMNIST give many data sets under the same names: MNIST has labels up to 9 too.
+    """
+    for name in (name for name in large if name in SPLITS and "cifar" not in SPLITS[name][1]):
+        if "classes" not in small and large[name].shape[1:] != (32, 32, 3):
+            raise ValueError(
+                f"{path}: {name} has labels but no class names; give `classes`, a file with one "
+                "name a line"
+            )
+
+
 def _named_classes(small: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> Sequence[str]:
     if "classes" not in small:
-        return _classes_of(as_labels(labels, f"{path}"), f"{path}")
+        return _classes_of(labels, f"{path}")
     names = small["classes"]
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise files.BadFile(

@@ -8,11 +8,21 @@ from pathlib import Path
 from DDA.sources import Source
 
 LAYOUTS = ("imagenet", "imagenetc", "cifar10", "cifar10c", "digits", "folder")
+ORIENTATIONS = ("apply", "ignore")  # whether photographs are turned as their EXIF data say
 SPLITS = {
     "imagenet": ("train", "val"),
     "cifar10": ("cifar_train", "cifar_test"),
     "digits": ("train", "test"),
 }
+
+
+def orientation_of(layout: str, *, published: bool = False) -> str:
+    """Return how the images of a layout are turned by default.
+
+    One's own photographs are shown as they were taken. The published layouts and the published
+    behaviour ignore EXIF data, as the reference code does.
+    """
+    return "apply" if layout == "folder" and not published else "ignore"
 
 
 def one_severity(severities: Sequence[str]) -> int | None:

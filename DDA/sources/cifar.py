@@ -5,6 +5,7 @@ They are pickles or binary files, in a folder or an archive.
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import pickle
@@ -12,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,6 +30,7 @@ PYTHON = (
 # each binary form: the file that names the classes, the other files, and the bytes before an image
 BINARY = (("batches.meta.txt", BATCHES, 1), ("fine_label_names.txt", ["train", "test"], 2))
 LARGEST = 1 << 28  # bytes; every published file is smaller
+MOST = 1 << 29  # bytes; every published archive, unpacked, is smaller
 
 # a function that returns the content of a file of a data set, or None where it is absent
 Opener = Callable[[str], "bytes | None"]
@@ -38,7 +40,7 @@ def cifar_folder(path: Path, classes: Sequence[str] | None) -> Arrays | None:
     """Open the unpacked files in a folder; return None for any other folder."""
 
     def content(name: str) -> bytes | None:
-        return (path / name).read_bytes() if (path / name).is_file() else None
+        return files.read_regular(path / name, LARGEST) if (path / name).is_file() else None
 
     return _python(path, content, classes) or _binary(path, content, classes)
 
@@ -52,10 +54,16 @@ def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
     for meta, parts, _ in BINARY:
         wanted |= {meta, *(f"{part}.bin" for part in parts)}
     contents: dict[str, bytes] = {}
-    with files.parsing(path, "tar archive"), tarfile.open(path) as members:
+    with (
+        files.parsing(path, "tar archive"),
+        files.open_regular(path) as file,
+        _unpacked(file) as unpacked,
+        tarfile.open(fileobj=_Bounded(unpacked, path), mode="r:") as members,
+    ):
         for member in members:
             name = member.name.rsplit("/", 1)[-1]
-            if member.isfile() and name in wanted and member.size < LARGEST:
+            is_plain = member.isfile() and not member.issparse()
+            if is_plain and name in wanted and member.size < LARGEST:
                 contents[name] = members.extractfile(member).read()
     source = _python(path, contents.get, classes) or _binary(path, contents.get, classes)
     if source is None:
@@ -64,6 +72,39 @@ def archive(path: Path, classes: Sequence[str] | None) -> Arrays:
             "folder"
         )
     return source
+
+
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    """Return the bytes of a tar archive, which may be packed by gzip."""
+    is_packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return gzip.open(file) if is_packed else file
+
+
+class _Bounded:
+    """A tar archive of which no more is read than the archives of CIFAR hold.
+
+    A few bytes of gzip can stand for gigabytes, in a member or in its header.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        self._check(size, self._file.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, place: int) -> int:
+        self._check(0, place)
+        return self._file.seek(place)
+
+    def _check(self, size: int, end: int) -> None:
+        if size > LARGEST or end > MOST:
+            raise files.BadFile(
+                f"{self._path} holds more than CIFAR-10 or CIFAR-100 does ({MOST:,} bytes); unpack "
+                "other archives and name the folder"
+            )
 
 
 def _python(path: Path, content: Opener, classes: Sequence[str] | None) -> Arrays | None:

@@ -16,13 +16,20 @@ class Folder:
     """A folder of images.
 
     files: the file of each image by its name in the tree, where the names differ from those on
-    disk.
+    disk. upright: whether images are turned as their EXIF data say. left_out: what is left out of
+    the images on disk, in words.
     """
 
     def __init__(
-        self, path: Path, files: dict[str, Path] | None = None, classes: Iterable[str] | None = None
+        self,
+        path: Path,
+        files: dict[str, Path] | None = None,
+        classes: Iterable[str] | None = None,
+        left_out: str = "",
+        *,
+        upright: bool = False,
     ):
-        self.path = path
+        self.path, self.left_out, self.upright = path, left_out, upright
         self.classes = (
             tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
         )
@@ -53,7 +60,7 @@ class Folder:
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
         with os.scandir(self.path / folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if tree.is_folder(entry)]
         return sorted(name for name in names if not name.startswith("."))
 
     def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
@@ -68,15 +75,16 @@ class Folder:
 
     def read(self, name: str) -> Image.Image:
         """Return an image as RGB."""
-        return images.read_rgb(self.where(name))
+        return images.read_rgb(self.where(name), upright=self.upright)
 
     def pixels(self, name: str) -> np.ndarray:
         """Return an image as uint8 (H,W,3)."""
         return np.asarray(self.read(name))
 
-    def encoded(self, name: str) -> bytes:
-        """Return the bytes of an image's file."""
-        return self.where(name).read_bytes()
+    def encoded(self, name: str) -> bytes | None:
+        """Return the bytes of an image's file; None where its pixels are turned."""
+        path = self.where(name)
+        return None if self.upright and images.is_turned(path) else files.read_regular(path)
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of an image's file."""

@@ -19,7 +19,7 @@ from DDA.image_adapt.adapter import Adapter
 from DDA.image_adapt.choices import SPEEDS
 from DDA.image_adapt.scripts import image_sample
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity
+from DDA.sources.cells import cells_of, one_severity, orientation_of
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.classifiers import Classifier
 
@@ -39,6 +39,7 @@ OURS = (
     "--overwrite",
     "--dry_run",
     "--format",
+    "--orientation",
 )
 
 
@@ -79,6 +80,7 @@ class Study:
             "--dataset": [self.layout],
             "--corruption": self.corruption,
             "--severity": self.severity,
+            "--orientation": [orientation_of(self.layout)],
             "--batch_size": [self.batch_size],
             "--save_dir": [self.out / name],
         }
@@ -100,8 +102,9 @@ def run(
     settings.check_at_least(0, timing_images=timing_images)
     for name, flags in chosen.items():  # a wrong flag ends the study here
         image_sample.parser().read(study.adapt_flags(study.source, name, flags))
-    classifier = classifiers.load(study.classifier)
-    source = sources.Folder(tree_of(study, show))
+    classifier = classifiers.load(study.classifier, setting="classifier")
+    upright = orientation_of(study.layout) == "apply"
+    source = sources.Folder(tree_of(study, show), upright=upright)
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     examples = label(source, cells, classifier)
     adapt_all(study, source.path, chosen, show)
@@ -220,7 +223,8 @@ def label(source: sources.Folder, cells: Sequence[str], classifier: Classifier) 
         raise ValueError(f"{theirs}, but {own}: labels would be taken for others")
     names = sorted((name for cell in cells for name in source.list(cell)[0]), key=tree.key_of)
     if not names:
-        raise ValueError(f"{source.path} has no images in {', '.join(cells)}")
+        instead = sources.found_instead(source, cells)
+        raise ValueError(f"{source.path} has no images in {', '.join(cells)}{instead}")
     return Examples(source, cells, names, tree.labels_of(names, source.classes, source.where))
 
 
@@ -426,7 +430,7 @@ def chart(result: Mapping[str, Any], path: Path) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 112))
     axes.legend(loc="lower left", fontsize=8)
-    axes.figure.savefig(path, dpi=130)
+    write_chart(path, axes)
 
 
 def empty_chart(title: str, x: str, y: str) -> Any:
@@ -439,7 +443,12 @@ def empty_chart(title: str, x: str, y: str) -> Any:
     return axes
 
 
+def write_chart(path: Path, axes: Any) -> None:
+    """Write the figure of some axes as PNG."""
+    files.write_with(path, lambda file: axes.figure.savefig(file, dpi=130, format="png"))
+
+
 def write(path: Path, result: Mapping[str, Any], text: str) -> None:
     """Write a result as JSON and Markdown under a path without a suffix."""
     files.write_json(path.with_suffix(".json"), dict(result))
-    files.write_bytes(path.with_suffix(".md"), text.encode())
+    files.write_text(path.with_suffix(".md"), text)

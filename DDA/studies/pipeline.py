@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from DDA import commands, files, settings, sources, tree
+from DDA import commands, files, settings, shapes, sources, tree
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.progress import Show, duration
 from DDA.studies.ladder import launcher
@@ -30,6 +30,9 @@ from DistilledClassifier import train
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.experiments.compose import SOURCE, change, stage_name
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
+
+if TYPE_CHECKING:  # it needs torch
+    from DistilledClassifier.experiments.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 # the commands that stages may run, by their names
@@ -163,14 +166,15 @@ def run_config(
     config = config if isinstance(config, Mapping) else Path(config)
     entries = read_config(config, changes)
     stages, out = plan(entries), Path(entries["out"])
-    check(stages)
+    trainings = check(stages)
+    check_inputs(entries, _name(config))
+    check_source(entries, trainings)
+    check_data(entries, trainings, _name(config))
     if dry_run:
         planned = {}
         for stage in stages:
             planned[stage.title] = {"status": "planned", "commands": command_lines(stage)}
         return Outcome(out, 0, planned)
-    check_inputs(entries, _name(config))
-    check_source(entries, stages)
     return run_stages(stages, out, entries["threads"], show)
 
 
@@ -220,6 +224,9 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     _check_degraded(config["degraded"])
     for name in COMMANDS:
         flags(config[name], f"{name}.")
+    for name in ("dataset", "train", "corruption", "severity"):
+        if name in config["adaptation"]:
+            raise ValueError(f"`adaptation.{name}` is that of `degraded`; leave it out")
     _check_numbers(config, data)
     if not config["out"]:
         raise ValueError("`out` is empty; name the folder of the results")
@@ -432,8 +439,12 @@ def _without(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {other: value for other, value in entries.items() if other != name}
 
 
-def check(stages: Iterable[Stage]) -> None:
-    """Raise ValueError for anything that a command would refuse, before the first one runs."""
+def check(stages: Iterable[Stage]) -> list[Config]:
+    """Raise ValueError for anything that a command would refuse, before the first one runs.
+
+    Returns the configs of the trainings.
+    """
+    trainings = []
     for stage in stages:
         for command in stage.commands:
             errors = io.StringIO()
@@ -443,28 +454,48 @@ def check(stages: Iterable[Stage]) -> None:
                 with contextlib.redirect_stderr(errors):
                     values, _ = parser.read(words)
                 if name in TRAIN:
-                    _check_training(name, values)
+                    trainings.append(_check_training(name, values))
+                else:
+                    _check_values(name, values, stage.ranks)
             except SystemExit:
                 last = errors.getvalue().strip().splitlines()[-1]
                 raise ValueError(f"{stage.title}: {last}") from None
             except (ValueError, OSError) as error:
                 text = commands.with_flags(f"{error}", parser.flags)
                 raise ValueError(f"{stage.title}: {name}: {text}") from None
+    return trainings
 
 
 def _parser(name: str) -> commands.Parser:
     """Return the parser of one of SCRIPTS."""
     if name in TRAIN:
         return train.parser(name)
-    module = importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
-    return module.parser()
+    return _module(name).parser()
 
 
-def _check_training(name: str, values: dict[str, Any]) -> None:
-    """Raise ValueError and FileNotFoundError for a wrong config of a training."""
+def _module(name: str) -> Any:
+    """Return the module of one of SCRIPTS."""
+    return importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
+
+
+def _check_values(name: str, values: dict[str, Any], ranks: int) -> None:
+    """Raise ValueError for values that a command would refuse; nothing is opened."""
+    if name == "make_data.py":
+        from DistilledClassifier import making
+
+        making.check(values.pop("command"), values)
+    elif name == "image_sample.py":
+        unused = _module(name).UNUSED
+        _module(name).settings_of({one: values[one] for one in values if one not in unused})
+    else:
+        _module(name).check(values, ranks)
+
+
+def _check_training(name: str, values: dict[str, Any]) -> Config:
+    """Return the config of a training. Raises ValueError and FileNotFoundError for a wrong one."""
     from DistilledClassifier.experiments.config import configure
 
-    configure(train.settings_of(values), program=name)
+    return configure(train.settings_of(values), program=name)
 
 
 def check_inputs(config: Mapping[str, Any], where: str) -> None:
@@ -480,12 +511,14 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
         "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None,
     }
     for name, value in named.items():
+        if value == "":
+            raise ValueError(f"{where}: `{name}` is empty; name a file or a folder")
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
 
 
-def check_source(config: Mapping[str, Any], stages: Iterable[Stage]) -> None:
-    """Raise ValueError where a stage could not use the source, before the first one runs.
+def check_source(config: Mapping[str, Any], trainings: Sequence[Config]) -> None:
+    """Raise ValueError where a training could not use the source, before the first one runs.
 
     It must tell its architecture, its classes must be those of the data, and its weights must fit
     the classifiers that start from it.
@@ -493,13 +526,8 @@ def check_source(config: Mapping[str, Any], stages: Iterable[Stage]) -> None:
     if config["source"] is None:
         return
     from DistilledClassifier import classifiers
-    from DistilledClassifier.experiments.config import configure
 
-    path = files.find(config["source"])
-    commands_of = itertools.chain.from_iterable(stage.commands for stage in stages)
-    name, *words = next(command for command in commands_of if command[0] in TRAIN)
-    values, _ = _parser(name).read(words)
-    training = configure(train.settings_of(values), program=name)
+    path, training = files.find(config["source"]), trainings[0]
     classes = training.data.class_names
     with _named("source"):
         content = classifiers.read(path)
@@ -527,6 +555,27 @@ def _named(entry: str, advice: str = "") -> Iterator[None]:
         raise ValueError(f"`{entry}`: {error}{advice}") from None
 
 
+def check_data(config: Mapping[str, Any], trainings: Iterable[Config], where: str) -> None:
+    """Raise ValueError where the images have no such splits, or other classes than a training.
+
+    where: the name of the config.
+    """
+    from DistilledClassifier.data.views import check_classes
+
+    source = sources.open_official(files.find(config["data"]["base_samples"]))
+    folders = {name.removeprefix("clean/").partition("/")[0] for name in source.names}
+    for name in ("train", "test"):
+        if config["data"][name] not in folders:
+            known = ", ".join(sorted(folders)[:5])
+            more = f", … ({len(folders)} in all)" if len(folders) > 5 else ""
+            raise ValueError(
+                f"{where}: `data.{name}` {config['data'][name]} is no folder of {source.path}; "
+                f"there are {known}{more}"
+            )
+    for training in trainings:
+        check_classes(source, training.data.class_names)
+
+
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a training by their dotted names.
 
@@ -542,7 +591,11 @@ def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _yaml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list | None) else str(value)
+    if isinstance(value, dict | list | None):
+        return json.dumps(value)
+    text = str(value)
+    # YAML takes 1e-05 for text, and 1.0e-05 for a number
+    return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
 
 
 def flags(entries: Mapping[str, Any], where: str = "") -> list[str]:
@@ -576,7 +629,7 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     Raises ValueError where the folder has images that these stages do not make: they would be taken
     for theirs.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     state = _State(out)
     state.check(stages)
     outcome: dict[str, dict[str, Any]] = {}
@@ -606,12 +659,24 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     return Outcome(out, 0, outcome, out / "eval" / "report.html")
 
 
+class Progress(TypedDict, total=False):
+    """The content of ``pipeline.json``.
+
+    finished: the digest of each finished stage, by its title. made: commands that made images.
+    """
+
+    finished: dict[str, str]
+    made: list[str]
+
+
 class _State:
     """The content of ``pipeline.json``: the finished stages, and the commands that made images."""
 
     def __init__(self, out: Path):
         self._out, self._path = out, out / "pipeline.json"
-        content = files.read_json(self._path) if self._path.is_file() else {}
+        remedy = "remove it, and all stages run again"
+        is_there = self._path.is_file()
+        content = shapes.read_json(self._path, Progress, remedy) if is_there else {}
         self.finished: dict[str, str] = content.get("finished", {})
         self._made: list[str] = content.get("made", [])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from DDA import commands, sources
 from DDA.progress import Show
-from DDA.sources.cells import cells_of
+from DDA.sources.cells import cells_of, orientation_of
 from DDA.studies import ladder
 from DDA.studies.ladder import Study
 from DistilledClassifier import classifiers
@@ -48,8 +48,9 @@ def run(
         chosen[name] = [*shared, *(f"--{flag}={value}" for flag, value in own.items())]
     if not study.source.is_dir():
         raise ValueError(f"`source` {study.source} is no folder; make_data.py degrade makes a tree")
-    classifier = classifiers.load(study.classifier)
-    source = sources.Folder(study.source)
+    classifier = classifiers.load(study.classifier, setting="classifier")
+    upright = orientation_of(study.layout) == "apply"
+    source = sources.Folder(study.source, upright=upright)
     cells = cells_of(source, study.layout, study.corruption, study.severity, train=True)
     check_known(cells, study.source)
     examples = ladder.label(source, cells, classifier)
@@ -127,4 +128,4 @@ def chart(result: Mapping[str, Any], path: Path) -> None:
     line = {"color": "dimgray", "linestyle": "--", "linewidth": 1}
     axes.axhline(result["degraded"], label="not adapted", **line)
     axes.legend(fontsize=8)
-    axes.figure.savefig(path, dpi=130)
+    ladder.write_chart(path, axes)

@@ -12,13 +12,13 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
-from DDA import files, ledger, ranks
+from DDA import files, ledger, ranks, shapes, weights
 from DDA.devices import fastest_dtype
 from DDA.progress import Show, duration
 from DDA.ranks import World
@@ -27,21 +27,6 @@ from DDA.training.task import Batches, Moment
 
 RESUME, MACHINE = "resume.pt", "machine.json"
 SHOW_EVERY = 15.0  # seconds between lines of progress
-
-
-def read_tensors(path: Path, expected: str) -> dict[str, Any]:
-    """Read a file of tensors and plain values, by their names, on the CPU.
-
-    Nothing in the file is executed. Raises FileNotFoundError, and BadFile for a file that holds
-    anything else. expected: what the file should be, for the message.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; expected a {expected}")
-    with files.parsing(path, expected):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise files.BadFile(f"{path} holds a {type(content).__name__}, not a {expected}")
-    return content
 
 
 def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor]) -> torch.dtype:
@@ -54,6 +39,19 @@ def precision(recipe: Recipe, network: nn.Module, example: Sequence[torch.Tensor
     return torch.bfloat16 if recipe.amp else torch.float32
 
 
+class Saved(TypedDict):
+    """The entries of a saved state that are no tensors, beside its settings."""
+
+    step: int
+    seconds: float
+    waited: float
+    best: float | None
+    best_epoch: int
+    losses: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]
+    dtype: str
+
+
 def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str) -> None:
     """Load the saved state of a folder where there is one.
 
@@ -63,16 +61,22 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
     path = folder / RESUME
     if not path.is_file():
         return
-    content = read_tensors(path, "state of a run")
+    anew = f"remove {folder} to start anew"
+    try:
+        content = weights.read(path, "state of a run", is_mapped=False)
+    except files.BadFile as error:
+        reason = f"{error}".removesuffix("; get it again")
+        raise files.BadFile(f"{reason}; {anew}") from None
     if "task" not in content or not isinstance(content.get("settings"), dict):
         raise files.BadFile(f"{path} was saved by another version and cannot be read; {advice}")
     differ = ledger.differences(content["settings"], settings)
     if differ:
         raise ValueError(f"{folder} is a run with other settings: {'; '.join(differ)}; {advice}")
-    try:
+    fault = shapes.fault_of(content, Saved)
+    if fault is not None:
+        raise files.BadFile(f"{path} is damaged: {fault}; {anew}")
+    with files.parsing(path, "state of this run", anew):
         state.load(content)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-        raise files.BadFile(f"{path} is damaged; remove {folder} to start anew") from None
 
 
 def is_foreign(folder: Path) -> bool:
@@ -86,6 +90,12 @@ def is_foreign(folder: Path) -> bool:
         not path.name.startswith((MACHINE, "events.")) and path.suffix != files.TEMPORARY
         for path in folder.iterdir()
     )
+
+
+class Machine(TypedDict, total=False):
+    """The content of ``machine.json``: on what each part of a run ran."""
+
+    parts: list[dict[str, Any]]
 
 
 class Run:
@@ -163,7 +173,7 @@ class Run:
         """Record on what the run runs. These facts do not identify the run."""
         if self._world.rank == 0:
             path = self._folder / MACHINE
-            before = files.read_json(path).get("parts", []) if path.is_file() else []
+            before = shapes.read_json(path, Machine).get("parts", []) if path.is_file() else []
             here = {
                 "from_step": self._state.step,
                 "device": device.type,
@@ -172,7 +182,7 @@ class Run:
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
             }
-            self.write(lambda: files.write_json(path, {"parts": [*before, here]}))
+            files.write_json(path, {"parts": [*before, here]})
 
     def _after_look(self) -> bool:
         """Show the progress and save the state when due; tell whether the user asked to stop."""
@@ -188,7 +198,7 @@ class Run:
     def _after_epoch(self, is_best: bool) -> None:
         """Write the results and the events of a validation."""
         if self._world.rank == 0:
-            self.write(lambda: self._on_epoch(is_best))
+            self._on_epoch(is_best)
             if self._events is not None:
                 row = self._state.epochs[-1]
                 for name, value in row.items():
@@ -213,31 +223,17 @@ class Run:
             return
         state, folder = self._state, self._folder
         content = {**state.as_dict(), "settings": self._settings}
-        self.write(lambda: _write_state(folder / RESUME, content))
-        self.write(lambda: files.write_bytes(folder / self._losses, as_csv(state.losses)))
+        files.write_with(folder / RESUME, lambda file: torch.save(content, file))
+        files.write_bytes(folder / self._losses, as_csv(state.losses))
         if state.epochs:
-            rows = as_csv(state.epochs, "epoch")
-            self.write(lambda: files.write_bytes(folder / "epochs.csv", rows))
-        self.write(self._on_save)
+            files.write_bytes(folder / "epochs.csv", as_csv(state.epochs, "epoch"))
+        self._on_save()
         if self._events is not None:
             for step in range(self._written, len(state.losses)):
                 for name, value in state.losses[step].items():
                     self._events.add_scalar(f"training/{name}", value, step + 1)
             self._written = len(state.losses)
             self._events.flush()
-
-    def write(self, work: Callable[[], None]) -> None:
-        """Call a function that writes. Raises OSError that names the folder and says what to do."""
-        try:
-            work()
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"cannot write to {self._folder}: {reason}; make room") from error
-
-
-def _write_state(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a saved state."""
-    files.write_with(path, lambda file: torch.save(content, file))
 
 
 def _events(folder: Path, step: int) -> Any:
@@ -246,7 +242,8 @@ def _events(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    with files.writing(folder):
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], first: str = "step") -> bytes:

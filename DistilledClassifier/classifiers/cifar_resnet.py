@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+DEEPEST = 6002  # layers; the deepest published network has 1202
+
 
 class _Block(nn.Module):
     """Two convolutions of 3x3 and a shortcut, which pads where the width grows."""
@@ -36,11 +38,13 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()
-        if depth < 8 or (depth - 2) % 6:
+        if not isinstance(depth, int) or not 8 <= depth <= DEEPEST or (depth - 2) % 6:
             raise ValueError(
-                f"a CIFAR ResNet of depth {depth} does not exist: depths are 6 n + 2, such as "
-                "20, 32, 44, 56"
+                f"a CIFAR ResNet of depth {depth!r} does not exist: depths are 6 n + 2, such as "
+                f"20, 32, 44, 56, up to {DEEPEST}"
             )
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"`num_classes` {num_classes!r} is no whole number above 0")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         width_in = 16

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from DDA import files, settings, tree
+from DDA.weights import check_numbers, named_for, state_of
 from DistilledClassifier.classifiers import checkpoints, transforms
 from DistilledClassifier.classifiers.libraries import build, quietly
 from DistilledClassifier.classifiers.network import Network, NoLastLayerError, undivided
@@ -264,8 +265,11 @@ def _fill_transformers(network: Network, weights: Path) -> None:
     """
     from transformers.utils import logging
 
-    state = checkpoints.weights(checkpoints.read(weights))
     model, level = network.model, logging.get_verbosity()
+    state = named_for(
+        state_of(checkpoints.read(weights, "weights"), f"{weights}"), model.state_dict()
+    )
+    check_numbers(state, f"{weights}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -324,7 +328,7 @@ def _mmcls(path: Path, weights: Path | None, changes: Changes) -> _Original:
     with files.parsing(path, "config of mmcls"):
         entries = Config.fromfile(str(path))._cfg_dict.to_dict()
         model, steps = entries["model"], entries["data"]["test"]["pipeline"]
-    meta = checkpoints.read(weights).get("meta")
+    meta = checkpoints.read(weights, "weights").get("meta")
     names = meta.get("CLASSES") if isinstance(meta, dict) else None
     config = _own(model)
     preprocess = transforms.of_steps(steps, changes.size)
@@ -341,7 +345,7 @@ def _own(value: Any) -> Any:
 
 def _fill(network: Network, weights: Path, names: Sequence[str]) -> None:
     """Give a network the weights of a file. Raises ValueError where they do not fit."""
-    content = checkpoints.read(weights)
+    content = checkpoints.read(weights, "weights")
     left = checkpoints.initialise(network, weights, content)
     if left:
         raise ValueError(

@@ -54,13 +54,15 @@ def build(config: Mapping[str, Any]) -> Network:
         "transformers": _build_transformers,
         "ImageClassifier": _build_mmcls,
     }
-    if kind not in builders:
+    if str(kind) not in builders:
         raise ValueError(f"classifier type {kind!r} is unknown; use one of {', '.join(builders)}")
     is_undivided = settings.pop("undivided", False)
     try:
         return builders[kind](settings, is_undivided)
-    except TypeError as error:  # an argument that its library does not know
-        raise ValueError(f"classifier {kind}: {error}") from None
+    except ValueError:
+        raise
+    except Exception as error:  # libraries raise many types for arguments that cannot be meant
+        raise ValueError(f"classifier {kind}: {' '.join(str(error).split())[:200]}") from None
 
 
 def unfilled(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,17 +51,18 @@ def open_classifier(
     text: str | Path,
     model: Mapping[str, Any] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
+    setting: str = "",
 ) -> Classifier:
     """Return the classifier that a text names.
 
     text: ``timm/<name>``, a pretrained model; a checkpoint that tells its architecture; or weights
     for ``model``, a model dict. steps: the pipeline of mmcls behind which such weights see images.
-    Raises FileNotFoundError and ValueError.
+    setting: the setting that names the file, for messages. Raises FileNotFoundError and ValueError.
     """
     if str(text).startswith("timm/") and not Path(text).exists():
         return _pretrained(str(text).removeprefix("timm/"))
     path = files.find(text)
-    content = read(path)
+    content = read(path, setting)
     if not model or tells_itself(content):
         return load(path, content)
     if not steps:

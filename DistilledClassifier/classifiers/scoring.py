@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import ahead, files, inputs, settings, sources, tree
+from DDA import ahead, inputs, ledger, settings, sources
+from DDA.devices import Parts
 from DDA.progress import Progress
 from DistilledClassifier.classifiers.network import Network
 from DistilledClassifier.classifiers.preprocess import Preprocess
@@ -43,6 +44,7 @@ class Classifier:
     config: dict = field(default_factory=dict)
     adapted: dict | None = None
     path: Path | None = None
+    _parts: Parts = field(default_factory=Parts, init=False, compare=False)
 
     def __repr__(self) -> str:
         kind = self.config.get("classifier", {}).get("type", type(self.network.model).__name__)
@@ -73,9 +75,15 @@ class Classifier:
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the logits (N,K), float32, of a batch (N,3,H,W), as `batch` makes it.
 
-        The network computes in the precision of its weights.
+        The network computes in the precision of its weights, in parts where the batch does not fit
+        into the memory.
         """
-        return self.network(batch.to(next(self.network.parameters()).dtype))[1].float()
+        dtype = next(self.network.parameters()).dtype
+
+        def judge(part: slice) -> torch.Tensor:
+            return self.network(batch[part].to(dtype))[1].float()
+
+        return torch.cat(self._parts.work(judge, len(batch), self.device))
 
     @torch.no_grad()
     def scores(self, images: Any, batch_size: int = 128) -> torch.Tensor:
@@ -110,17 +118,15 @@ class Classifier:
         return torch.cat(parts)
 
     def check_adapted(self, copies: Path) -> None:
-        """Raise ValueError where copies were adapted otherwise than those it learnt from."""
-        path = copies / tree.SETTINGS
-        if self.adapted is None or not path.is_file():
+        """Raise ValueError where copies were adapted otherwise than those it learnt from.
+
+        How photographs were turned belongs to the images, not to their adaptation.
+        """
+        theirs = None if self.adapted is None else ledger.read_settings(copies)
+        if theirs is None:
             return
-        own, theirs = self.adapted, files.read_json(path)
-        differ = [
-            f"{name} {theirs.get(name)} there, {own.get(name)} in training"
-            for name in {**theirs, **own}
-            if theirs.get(name) != own.get(name)
-        ]
-        if differ:
+        own = {**self.adapted, "orientation": theirs.get("orientation", "ignore")}
+        if differ := ledger.differences(theirs, own, "in training"):
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of "
                 f"{self.path}: {'; '.join(differ)}; adapt both alike"

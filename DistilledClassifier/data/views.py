@@ -37,12 +37,7 @@ class Examples:
         names = _names(source, folder, choose)
         self._source, self.names, self.classes = source, names, tuple(classes)
         self.keys = [tree.key_of(name)[len(folder) + 1 :] for name in names]
-        if source.classes and tuple(source.classes) != self.classes:
-            theirs, own = (", ".join(some[:3]) for some in (source.classes, self.classes))
-            raise ValueError(
-                f"{source.path} has {len(source.classes)} classes ({theirs}, …), but the config "
-                f"has {len(classes)} ({own}, …); set `data.classes` to the list of this data set"
-            )
+        check_classes(source, self.classes)
         self.labels = tree.labels_of(names, classes, source.where)
         self._rows: dict[str, int] | None = None
         self._pixels: np.ndarray | list[np.ndarray] | None = None
@@ -82,7 +77,8 @@ def _names(source: Source, folder: str, choose: Choose | None) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
-        raise ValueError(f"there are no images in {source.path}/{folder}")
+        instead = sources.found_instead(source, [folder])
+        raise ValueError(f"there are no images in {source.path}/{folder}{instead}")
     chosen = names if choose is None else choose(names)
     if not chosen:
         raise ValueError(
@@ -200,7 +196,8 @@ class _Images:
         """Open the images of an entry of ``data``. Raises ValueError where there are none."""
         root = files.find(getattr(self._config.data, entry))
         try:
-            return sources.open_source(root, None if root.is_dir() else self._classes)
+            classes = None if root.is_dir() else self._classes
+            return sources.open_source(root, classes, upright=sources.is_upright(root))
         except FileNotFoundError:
             how = "make_data.py prepare makes it (dataset/README.md)"
             if entry == "adapted":
@@ -230,3 +227,13 @@ def _hint(config: Config, name: str, on_disk: bool) -> str:
         "; clean images lie in clean/<split> or in <split> of `data.root`; make_data.py prepare "
         "writes a data set as such a tree"
     )
+
+
+def check_classes(source: Source, classes: Sequence[str]) -> None:
+    """Raise ValueError where a source tells other classes than those of a config."""
+    if source.classes and tuple(source.classes) != tuple(classes):
+        theirs, own = (", ".join(some[:3]) for some in (source.classes, classes))
+        raise ValueError(
+            f"{source.path} has {len(source.classes)} classes ({theirs}, …), but the config "
+            f"has {len(classes)} ({own}, …); set `data.classes` to the list of this data set"
+        )

@@ -148,7 +148,7 @@ def _with_source(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(raw.get("source"), str):
         raise ValueError("`source` is missing: which checkpoint is the backbone?")
     path = files.find(raw["source"])
-    return merge(classifiers.config_of(path, classifiers.read(path)), raw)
+    return merge(classifiers.config_of(path, classifiers.read(path, "source")), raw)
 
 
 def configure(training: Training, processes: int = 1, program: str | None = None) -> Config:

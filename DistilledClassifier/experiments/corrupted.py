@@ -81,9 +81,9 @@ def evaluate(settings: Evaluation, show: Show | None = None) -> Accuracy:
     mean = float(np.mean([value for row in top1.values() for value in row.values()]))
     accuracy = Accuracy(protocol, top1, counts, mean)
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(settings.out)
         files.write_json(settings.out / "corrupt.json", accuracy.as_dict())
-        files.write_bytes(settings.out / "corrupt.md", f"{accuracy}".encode())
+        files.write_text(settings.out / "corrupt.md", f"{accuracy}")
     return accuracy
 
 
@@ -93,7 +93,7 @@ def open_classifier(path: Path, config: Config) -> Classifier:
     A checkpoint of this project and a published CIFAR ResNet tell what they want to see. Raises
     FileNotFoundError and ValueError.
     """
-    content = classifiers.read(path)
+    content = classifiers.read(path, "resume")
     if classifiers.is_ours(content):
         return classifiers.load(path, content)
     model = classifiers.unfilled(config.classifier)
@@ -145,7 +145,8 @@ def _measure(
     top1: dict[str, dict[str, float]] = {}
     for cell, images in names.items():
         if not images:
-            raise ValueError(f"there are no images in {source.path}/{cell}")
+            instead = sources.found_instead(source, [cell])
+            raise ValueError(f"there are no images in {source.path}/{cell}{instead}")
         labels = tree.labels_of(images, classes, source.where)
         logits = classifiers.score(
             classifier, source, images, batch_size=batch_size, classes=classes, progress=progress

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
-from DDA import files, ranks
+from DDA import files, ranks, shapes
 from DDA.devices import pick_device
 from DDA.progress import Show
 from DDA.ranks import World
@@ -198,7 +198,7 @@ def _fit(
     running.train(steps, config.train, rate, advice=ADVICE)
     result = Trained(folder, state.best, state.epochs[-1]["epoch"], state.step)
     if world.rank == 0:
-        running.write(lambda: _write_result(result))
+        _write_result(result)
     return result
 
 
@@ -213,8 +213,10 @@ class Experiment:
         fetches = inputs.init is None
         model = config.classifier if fetches else classifiers.unfilled(config.classifier)
         network = classifiers.build(model)
-        paths = {inputs.init, *inputs.teachers} - {None}
-        contents = {path: classifiers.read(path) for path in paths}  # each file once
+        named = dict.fromkeys(inputs.teachers, "teachers") | {inputs.init: "init"}
+        contents = {  # each file once
+            path: classifiers.read(path, setting) for path, setting in named.items() if path
+        }
         self._unfilled: list[str] = []
         if inputs.init is not None:
             self._unfilled = classifiers.initialise(network, inputs.init, contents[inputs.init])
@@ -342,8 +344,10 @@ def find_run(config: Config, inputs: Inputs, settings: Training) -> Path | None:
     latest = max((path.parent for path in folders), default=None)
     if latest is None or settings.new:
         return None
-    same = identity(files.read_yaml(latest / "config.yaml")) == identity(config.raw)
-    return latest if same and files.read_json(latest / "inputs.json") == inputs.digests else None
+    before = shapes.read_yaml(latest / "config.yaml", Composed)
+    same = identity(before) == identity(config.raw)
+    same = same and shapes.read_json(latest / "inputs.json", dict) == inputs.digests
+    return latest if same else None
 
 
 def new_run(config: Config, inputs: Inputs, settings: Training) -> Path:
@@ -352,10 +356,24 @@ def new_run(config: Config, inputs: Inputs, settings: Training) -> Path:
 
     time = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     folder = _runs(config, settings.save_dir) / time
-    folder.mkdir(parents=True)
+    files.make_folder(folder)
     files.write_bytes(folder / "config.yaml", yaml.safe_dump(config.raw, sort_keys=False).encode())
     files.write_json(folder / "inputs.json", inputs.digests)
     return folder
+
+
+class Composed(TypedDict, total=False):
+    """The part of a run's ``config.yaml`` that is read again."""
+
+    train: dict[str, Any]
+
+
+class Finished(TypedDict):
+    """The content of the file that marks a run as finished."""
+
+    top1: float
+    epochs: float
+    steps: int
 
 
 def _write_result(result: Trained) -> None:
@@ -369,5 +387,5 @@ def _read_result(folder: Path | None) -> Trained | None:
     path = None if folder is None else folder / FINISHED
     if path is None or not path.is_file() or not path.stat().st_size:
         return None
-    values = files.read_json(path)
+    values = shapes.read_json(path, Finished, "remove it, and the same training goes on")
     return Trained(folder, values["top1"], values["epochs"], values["steps"])

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DDA import files, tree
+from DDA import files, ledger
 from DistilledClassifier.experiments.compose import exists, kind_of, kind_of_stage, stage_name
 from DistilledClassifier.experiments.settings import COMBINED
 
@@ -64,8 +64,7 @@ def find_inputs(config: Config, save_dir: Path) -> Inputs:
     teachers = _find_teachers(config, save_dir)
     adapted = None
     if config.view == "adapted":
-        settings = files.find(config.data.adapted) / tree.SETTINGS
-        adapted = files.read_json(settings) if settings.is_file() else None
+        adapted = ledger.read_settings(files.find(config.data.adapted))
     return Inputs(_find_init(config, save_dir), tuple(teachers), adapted)
 
 

@@ -85,6 +85,8 @@ FLAGS = """
 --keys FILE  only the images whose keys it lists, one a line (gate.py)
 --format {png,same}  same: the source's format (JPEG is compressed again) (default: png; published
     behaviour: same)
+--orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
+    --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
 [method]

@@ -82,6 +82,12 @@ def parser() -> commands.Parser:
     return commands.parser(PROGRAM, __doc__, FLAGS, **vars(choices))
 
 
+def check(values: dict[str, Any], ranks: int = 1) -> None:
+    """Raise ValueError for values that the command would refuse, without opening anything."""
+    values.pop("device")
+    PriorSettings(**values).check_ranks(ranks)
+
+
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
     device = values.pop("device")
     settings = world.on_root(lambda: PriorSettings(**values))
