@@ -223,7 +223,12 @@ def classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [("test_resnet", ""), ("test_convnext", "model."), ("test_vit", "module.")]
+    ("name", "prefix"),
+    [
+        ("test_resnet", "model."),
+        ("test_vit", "module."),
+        pytest.param("test_convnext", "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_of_timm_keeps_its_logits(tmp_path, classes, name, prefix):
     timm = pytest.importorskip("timm")
@@ -239,7 +244,10 @@ def test_a_model_of_timm_keeps_its_logits(tmp_path, classes, name, prefix):
     assert_same_logits(imported.path, model, timm.data.create_transform(**config))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("mobilenet_v3_small", marks=pytest.mark.slow), "shufflenet_v2_x0_5"],
+)
 def test_a_model_of_torchvision_keeps_its_logits(tmp_path, classes, name):
     models = pytest.importorskip("torchvision.models")
     model = warmed(models.get_model(name, num_classes=3), 64)
@@ -513,7 +521,7 @@ def entries_of(photos, imported) -> dict:
 DEGRADED = Path("configs/ind/CIFAR10/source/deg.yaml")
 
 
-def test_the_backbone_source_is_the_network_of_an_imported_checkpoint(photos, imported, tmp_path):
+def test_the_backbone_source_is_the_network_of_an_imported_checkpoint(photos, imported):
     changes = entries_of(photos, imported)
     config = load_config(DEGRADED, changes)
     own = classifiers.load(imported)
@@ -523,6 +531,11 @@ def test_the_backbone_source_is_the_network_of_an_imported_checkpoint(photos, im
     assert load_config(DEGRADED, changed).preprocess == Preprocess(
         **{**vars(own.preprocess), "size": 20, "resize": 20}
     )
+
+
+@pytest.mark.slow
+def test_the_network_of_an_imported_checkpoint_is_trained_on(photos, imported, tmp_path):
+    changes, own = entries_of(photos, imported), classifiers.load(imported)
     run = experiments.train(
         DEGRADED,
         known="jpeg",
