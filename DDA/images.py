@@ -145,15 +145,21 @@ def fit_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def resized_middle(
-    image: Image.Image, resized: tuple[int, int], size: int, how: Image.Resampling
+    image: Image.Image,
+    resized: tuple[int, int],
+    size: int,
+    how: Image.Resampling,
+    corner: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Return the middle square, ``size`` pixels wide, of an image resized to ``resized``.
+
+    corner: the left and the top of the square, where these are rounded in another way.
 
     Of a very long image only the middle is resized: all of 30,000 x 2 pixels would take gigabytes.
     The pixels are the same but for rounding, and for overshoot that is cut off between Pillow's
     two passes, whose order depends on the size.
     """
-    left, top = ((length - size) // 2 for length in resized)
+    left, top = corner or ((length - size) // 2 for length in resized)
     if max(image.size) <= LONG * min(image.size):
         return image.resize(resized, how).crop((left, top, left + size, top + size))
     (x, right, from_x, to_x), (y, bottom, from_y, to_y) = (

@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         (
             {"type": "ResNet"},
             "classifier type 'ResNet' is unknown; use one of CifarResNet, timm, torchvision, "
-            "ImageClassifier",
+            "transformers, ImageClassifier",
         ),
         ({"type": "CifarResNet", "depth": 18}, "depths are 6 n"),
         ({"type": "CifarResNet", "deep": 20}, "deep"),

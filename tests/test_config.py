@@ -243,7 +243,7 @@ def test_a_config_of_ones_own_changes_what_it_names(tmp_path):
             {"classifier.num_classes": 7},
             "`classifier.num_classes` 7, but `data.classes` 'cifar10' has 10 classes",
         ),
-        ({"preprocess.mean": [1, 2]}, "preprocess mean"),
+        ({"preprocess.mean": [1, 2]}, "preprocess: `mean`"),
         ({"preprocess.size": 10**6}, "`size` 1000000 must be at most 4096 pixels"),
         ({"data.classes": "cifar11"}, "cifar11 is neither a file nor one of cifar10"),
         ({"data": 3}, "`data`: 3 has no entries"),

@@ -46,6 +46,7 @@ ENTRY_POINTS = (
     "DDA.inputs.read",
     "DistilledClassifier.experiments.run.train",
     "DistilledClassifier.classifiers.checkpoints.load",
+    "DistilledClassifier.classifiers.importing.import_classifier",
     "DistilledClassifier.classifiers.scoring.Classifier.scores",
     "DistilledClassifier.classifiers.libraries.build",
     "DistilledClassifier.making.prepare",

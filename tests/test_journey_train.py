@@ -211,7 +211,13 @@ def test_the_examples_of_the_documentation_run(mine, tmp_path):
         "tiny_config": tmp_path / "tiny.yaml",
         "tiny_classifier": run.best,
         "saved": tmp_path / "saved",
+        "out": tmp_path,
+        "weights": tmp_path / "weights.pt",
     }
+    wide = classifiers.build(
+        {"type": "torchvision", "name": "shufflenet_v2_x0_5", "num_classes": 2}
+    )
+    torch.save(wide.model.state_dict(), names["weights"])
     modules = ["losses"]
     for folder in ("classifiers", "experiments"):
         modules += [

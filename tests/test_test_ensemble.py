@@ -762,7 +762,7 @@ def test_wrong_input_is_named(here, tmp_path, capsys, more, words):
 def test_a_config_that_is_not_there_is_named_with_those_that_are(here, tmp_path, capsys):
     assert main(["nowhere.py", *command(here, tmp_path)[1:]]) == 2
     assert (
-        "there are convnextT_ensemble_b64_Imagenet, resnet18_ensemble_b64_cifar10,"
+        "there are any.yaml, convnextT_ensemble_b64_Imagenet.py, resnet18_ensemble_b64_cifar10.py,"
         in capsys.readouterr().err
     )
 

@@ -41,14 +41,18 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     options: changes, written as NAME=VALUE. Raises FileNotFoundError where there is no config, and
     ValueError for a wrong entry.
     """
-    try:
-        with quietly():
-            from mmcv import Config, DictAction
-    except ImportError as error:
-        raise ValueError(
-            f"configs need mmcv and mmcls: pip install 'diffaud[mmcls]' ({error})"
-        ) from None
     place = _find(path)
+    if place.suffix in DATA_CONFIGS and not options:
+        content = _data_config(place)
+    else:
+        content = _read_by_mmcv(place, options)
+    _check_entries(content, place)
+    return content
+
+
+def _read_by_mmcv(place: Path, options: list[str]) -> dict[str, Any]:
+    """Return the entries of a config that is code, or of one that options change."""
+    Config, DictAction = _mmcv()
     is_data = place.suffix in DATA_CONFIGS
     config = Config(_data_config(place)) if is_data else Config.fromfile(str(place))
     changes = {}
@@ -58,9 +62,20 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
             raise ValueError(f"`cfg_options` {option} is not NAME=VALUE")
         changes[name] = DictAction._parse_iterable(value)
     config.merge_from_dict(changes)
-    content = _plain(config._cfg_dict)
-    _check_entries(content, place)
-    return content
+    return _plain(config._cfg_dict)
+
+
+def _mmcv() -> tuple[Any, Any]:
+    """Return mmcv's Config and DictAction. Raises ValueError where they are missing."""
+    try:
+        with quietly():
+            from mmcv import Config, DictAction
+    except ImportError as error:
+        raise ValueError(
+            "configs of mmcls, and options of configs, need mmcv: pip install 'diffaud[mmcls]' "
+            f"({error}); configs/ensemble/any.yaml needs neither"
+        ) from None
+    return Config, DictAction
 
 
 def _find(path: Path) -> Path:
@@ -70,7 +85,7 @@ def _find(path: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    known = ", ".join(sorted(file.stem for file in (here / "configs" / "ensemble").glob("*.py")))
+    known = ", ".join(sorted(file.name for file in (here / "configs" / "ensemble").glob("*.*")))
     raise FileNotFoundError(f"{path} does not exist; in configs/ensemble/ there are {known}")
 
 
@@ -80,8 +95,6 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     above: the configs that inherit from this one. Raises ValueError for entries that would execute
     code.
     """
-    from mmcv import Config
-
     if path.suffix not in DATA_CONFIGS:
         raise files.BadFile(
             f"{above[-1]} inherits from {path}: a config of values inherits "
@@ -97,7 +110,9 @@ def _data_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     bases = settings.as_list(own.pop("_base_", []))
     if not all(isinstance(base, str) for base in bases):
         raise files.BadFile(f"{path}: _base_ is the name of a config, or a list of names")
-    merged: dict[str, Any] = {}
+    if not bases:
+        return own
+    Config, merged = _mmcv()[0], {}
     for base in bases:
         entries = _data_config(path.parent / base, (*above, path.resolve()))
         merged = Config._merge_a_into_b(entries, merged)
@@ -111,9 +126,8 @@ def _check_entries(content: dict[str, Any], path: Path) -> None:
         entries = content
         for name in group.split(".") if group else ():
             entries = entries.get(name, {})
-        needed = {"pipeline": None} if group == "data.test" else {}
         prefix = f"{path}: {group}." if group else f"{path}: "
-        settings.check_kinds({**needed, **entries}, hints, prefix)
+        settings.check_kinds(entries, hints, prefix)
     data, evaluation = content.get("data", {}), content.get("evaluation", {})
     test = data.get("test", {})
     for name in ("pipeline", "pipeline2"):
@@ -147,7 +161,9 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     entries = read_config(path, values.pop("cfg_options"))
     topk = _topk(values.pop("metric_options"))
     values = {name: value for name, value in values.items() if value is not None}
-    test, evaluation = entries["data"]["test"], entries.get("evaluation", {})
+    data, evaluation = entries.get("data", {}), entries.get("evaluation", {})
+    test = data.get("test", {})
+    steps = test.get("pipeline", [])
     # the config's corruptions are folders of its own layout
     is_other = values.get("layout") == "folder" != test.get("layout")
     config = {
@@ -157,9 +173,9 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         "train": test.get("train", False),
         "classes": test.get("classes"),
         "model": entries.get("model", {}),
-        "pipelines": (test["pipeline"], test.get("pipeline2", test["pipeline"])),
+        "pipelines": (steps, test.get("pipeline2", steps)),
         "second": values["first"],
-        "batch_size": entries["data"].get("samples_per_gpu", 64),
+        "batch_size": data.get("samples_per_gpu", 64),
         "rules": settings.as_list(evaluation.get("ensemble", "sum")),
         "corruption": [] if is_other else list(evaluation.get("corruption", ["all"])),
         "severity": [str(severity) for severity in evaluation.get("severity", ["all"])],

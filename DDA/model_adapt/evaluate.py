@@ -36,6 +36,9 @@ from DistilledClassifier.classifiers.scoring import check_scores
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
 
+# a classifier as Python names it: its file, or it, or a network and its transform
+Named = str | PathLike[str] | Classifier | tuple[nn.Module, Any]
+
 __all__ = ["Ensemble", "Evaluation", "Result", "Settings", "evaluate"]
 
 
@@ -88,7 +91,8 @@ class Ensemble(nn.Module):
     evaluation mode, its weights are frozen, and its result has no gradient.
 
     Args:
-        first: the classifier of degraded images: a checkpoint, ``timm/<name>``, or a `Classifier`.
+        first: the classifier of degraded images: a checkpoint, ``timm/<name>``, a `Classifier`, or
+            a network of torch and the transform of its evaluation, as a pair.
         second: the classifier of adapted copies (default: the first one, as in DDA's
             self-ensemble).
         adapter: makes the adapted copies. Scores of the rule ``first`` need none.
@@ -115,8 +119,8 @@ class Ensemble(nn.Module):
 
     def __init__(
         self,
-        first: str | PathLike[str] | Classifier,
-        second: str | PathLike[str] | Classifier | None = None,
+        first: Named,
+        second: Named | None = None,
         *,
         adapter: Adapter | None = None,
         rule: str = "sum",
@@ -264,7 +268,7 @@ class Ensemble(nn.Module):
         train: bool = False,
         num_samples: int | None = None,
         orientation: str | None = None,
-        source: str | PathLike[str] | Classifier | None = None,
+        source: Named | None = None,
         beside: Sequence[str] = (),
         scores: str = "logits",
         metrics: Sequence[str] = ("accuracy",),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypedDict
 from DDA import files, settings, shapes
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.shapes import Share
-from DistilledClassifier.classifiers import Classifier
+from DistilledClassifier.classifiers import Classifier, Preprocess
 
 Digests = Mapping[Path, str]
 Temperature = Annotated[float, (sys.float_info.min, sys.float_info.max)]
@@ -41,8 +41,10 @@ def digests_of(*classifiers: Classifier) -> dict[Path, str]:
 
 
 def digest_of_weights(classifier: Classifier) -> str:
-    """Return the SHA-256 of the weights of a classifier that comes from no file."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of the weights and the preprocessing of a classifier without a file."""
+    preprocess = classifier.preprocess
+    words = f"{preprocess}" if isinstance(preprocess, Preprocess) else ""
+    digest = hashlib.sha256(words.encode())
     for name, value in classifier.network.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().float().numpy().tobytes())

@@ -25,15 +25,21 @@ def open_classifiers(
 ) -> list[Classifier]:
     """Open classifiers; a file that is named twice is read once.
 
-    named: files, ``timm/<name>`` or classifiers, by the settings that name them. model, pipelines:
-    for weights of mmcls, the model and the pipeline of each view. views: which view (0 or 1) each
-    classifier sees. Raises FileNotFoundError and ValueError, which name the setting.
+    named: files, ``timm/<name>``, classifiers, or pairs of a network of torch and its transform, by
+    the settings that name them. model, pipelines: for weights of mmcls, the model and the pipeline
+    of each view. views: which view (0 or 1) each classifier sees. Raises FileNotFoundError and
+    ValueError, which name the setting.
     """
     opened: dict[str, Classifier] = {}
     result = []
     for (setting, value), view in zip(named.items(), views, strict=False):
         if isinstance(value, Classifier):
             result.append(value)
+            continue
+        if isinstance(value, tuple | list) and value and isinstance(value[0], nn.Module):
+            text = f"the network {id(value)}"
+            opened[text] = opened.get(text) or _wrapped(setting, value)
+            result.append(opened[text])
             continue
         text = _classifier_name(setting, value)
         steps = pipelines[view]
@@ -46,13 +52,23 @@ def open_classifiers(
     return result
 
 
+def _wrapped(setting: str, pair: Sequence[Any]) -> Classifier:
+    """Return the classifier of a network and its transform. Raises ValueError."""
+    if len(pair) != 2:
+        raise ValueError(f"`{setting}` is a network and its transform, not {len(pair)} things")
+    try:
+        return classifiers.wrap(*pair)
+    except ValueError as error:
+        raise ValueError(f"`{setting}`: {error}") from None
+
+
 def _classifier_name(setting: str, value: object) -> str:
     """Return the text that names a classifier. Raises ValueError and FileNotFoundError."""
     if not isinstance(value, str | PathLike) or not str(value):
         kind = f"a {type(value).__name__}" if isinstance(value, nn.Module) else tree.shown(value)
         raise ValueError(
-            f"`{setting}` must be the path of a checkpoint, timm/<name> or a Classifier (which has "
-            f"the preprocessing of a network), not {kind}"
+            f"`{setting}` must be the path of a checkpoint, timm/<name>, a Classifier, or a "
+            f"network and its transform in a pair, not {kind}"
         )
     path = files.find(value)
     is_absent = path.is_dir() or not os.path.lexists(path)

@@ -28,7 +28,7 @@ from DDA.progress import Show, duration, printable
 from DDA.studies.ladder import launcher
 from DistilledClassifier import train
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.compose import change, stage_name
+from DistilledClassifier.experiments.compose import SOURCE, change, stage_name
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 if TYPE_CHECKING:  # it needs torch
@@ -168,6 +168,7 @@ def run_config(
     stages, out = plan(entries), Path(entries["out"])
     trainings = check(stages)
     check_inputs(entries, _name(config))
+    check_source(entries, trainings)
     check_data(entries, trainings, _name(config))
     if dry_run:
         planned = {}
@@ -205,7 +206,8 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     settings.check_kinds(config, HINTS)
     sections = [name for name in ("data", *COMMANDS) if name in config]
     config |= {name: _section(name, config[name]) for name in sections}
-    data = {**DATA_DEFAULTS, **config.get("data", {})}
+    own = {} if config["source"] is None else {"backbone": SOURCE}
+    data = {**DATA_DEFAULTS, **own, **config.get("data", {})}
     settings.check_names(data, DATA_HINTS, "data.")
     settings.check_names(config["training"], TRAININGS, "training.")
     training = {
@@ -401,7 +403,7 @@ class _Steps:
         """Fit the rules that have parameters, evaluate both students on both views, and report."""
         config, known = self._config, of_known(self._known)
         students = [self._best(known, "deg_all", s) for s in ("degDistill", "adaptDistill")]
-        words = ("configs/ensemble/resnet18_ensemble_b64_cifar10c.py", students[0])
+        words = ("configs/ensemble/any.yaml", students[0])
         evaluate = ("test_ensemble.py", *words, "--second_model_prefix", students[1])
         rules = settings.as_list(config["evaluation"].get("ensemble", []))
         if set(FITTED_RULES) & set(rules):
@@ -513,6 +515,44 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}: `{name}` is empty; name a file or a folder")
         if value not in (None, sources.DIGITS) and not files.find(value).exists():
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
+
+
+def check_source(config: Mapping[str, Any], trainings: Sequence[Config]) -> None:
+    """Raise ValueError where a training could not use the source, before the first one runs.
+
+    It must tell its architecture, its classes must be those of the data, and its weights must fit
+    the classifiers that start from it.
+    """
+    if config["source"] is None:
+        return
+    from DistilledClassifier import classifiers
+
+    path, training = files.find(config["source"]), trainings[0]
+    classes = training.data.class_names
+    with _named("source"):
+        content = classifiers.read(path)
+        source = classifiers.load(path, content)
+        own = source.classes
+        count = source.scores([]).shape[1]
+        if count != len(classes) or (own is not None and own != classes):
+            theirs = f"{count} classes" if own is None else f"the classes {tree.shown(own)}"
+            raise ValueError(
+                f"{path} has {theirs}, but the data have {tree.shown(classes)}, in this order; "
+                "name the same list as data.classes"
+            )
+    if training.init == "clean" and training.backbone != SOURCE:
+        network = classifiers.build(classifiers.unfilled(training.classifier))
+        with _named("source", "; leave out data.backbone to train the source's own network"):
+            classifiers.initialise(network, path, content)
+
+
+@contextlib.contextmanager
+def _named(entry: str, advice: str = "") -> Iterator[None]:
+    """Name the entry of the config in an error about its value, and say what to do."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`{entry}`: {error}{advice}") from None
 
 
 def check_data(config: Mapping[str, Any], trainings: Iterable[Config], where: str) -> None:

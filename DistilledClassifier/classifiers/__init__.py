@@ -2,9 +2,9 @@
 
 >>> from DistilledClassifier import classifiers
 
-Networks come from mmcls, from timm or from here. Preprocessing belongs to a classifier and lies in
-its checkpoint, so `Classifier.scores` takes images as they are. The names are imported on first
-use, so that the line above waits for no other package.
+Networks come from mmcls, timm, torchvision, Hugging Face or from here. Preprocessing belongs to a
+classifier and lies in its checkpoint, so `Classifier.scores` takes images as they are. The names
+are imported on first use, so that the line above waits for no other package.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from DistilledClassifier.classifiers.checkpoints import (
+        config_of,
         initialise,
         is_ours,
         load,
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
         tells_itself,
     )
     from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
-    from DistilledClassifier.classifiers.libraries import build, quietly
+    from DistilledClassifier.classifiers.importing import import_classifier
+    from DistilledClassifier.classifiers.libraries import build, quietly, unfilled
     from DistilledClassifier.classifiers.network import Network, Seen, still
-    from DistilledClassifier.classifiers.origins import Pipeline, open_classifier, with_weights
+    from DistilledClassifier.classifiers.origins import (
+        Pipeline,
+        open_classifier,
+        with_weights,
+        wrap,
+    )
     from DistilledClassifier.classifiers.preprocess import Preprocess
     from DistilledClassifier.classifiers.scoring import Classifier, score, score_views
 
@@ -36,6 +43,8 @@ __all__ = [
     "Preprocess",
     "Seen",
     "build",
+    "config_of",
+    "import_classifier",
     "initialise",
     "is_ours",
     "load",
@@ -47,15 +56,18 @@ __all__ = [
     "score_views",
     "still",
     "tells_itself",
+    "unfilled",
     "with_weights",
+    "wrap",
 ]
 
 _NAMES = {
-    "checkpoints": ("initialise", "is_ours", "load", "read", "save", "tells_itself"),
+    "checkpoints": ("config_of", "initialise", "is_ours", "load", "read", "save", "tells_itself"),
     "cifar_resnet": ("CifarResNet",),
-    "libraries": ("build", "quietly"),
+    "importing": ("import_classifier",),
+    "libraries": ("build", "quietly", "unfilled"),
     "network": ("Network", "Seen", "still"),
-    "origins": ("Pipeline", "open_classifier", "with_weights"),
+    "origins": ("Pipeline", "open_classifier", "with_weights", "wrap"),
     "preprocess": ("Preprocess",),
     "scoring": ("Classifier", "score", "score_views"),
 }

@@ -79,34 +79,50 @@ def load(
     path = files.find(path)
     if is_ours(content):
         return _ours(path, content)
+    config, state = config_of(path, content), _state(content, path, _CIFAR)
+    depth = config["classifier"]["depth"]
+    network = _filled(path, config["classifier"], state, f"a CIFAR ResNet-{depth}")
+    return Classifier(network, Preprocess(**config["preprocess"]), config=config, path=path)
+
+
+def config_of(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the ``classifier`` and the ``preprocess`` of a checkpoint, as entries of a config.
+
+    content: what `read` gave of it. Raises BadFile where it tells no architecture, or one that
+    needs other files.
+    """
+    if is_ours(content):
+        with files.parsing(path, EXPECTED):
+            model = _as_data(content["config"]["classifier"], path)
+            preprocess = _as_data(content["preprocess"], path)
+            if not isinstance(model, dict) or not isinstance(preprocess, dict):
+                raise files.BadFile(f"{path} has no model dict, or no `preprocess`; get it again")
+        return {"classifier": model, "preprocess": preprocess}
     state = _state(content, path, _CIFAR)
     if not state.keys() >= _CIFAR:
         kind = weights.kind_of(state)
         looks = f"; it looks like {kind}" if kind else ""
         raise files.BadFile(
             f"{path} tells no architecture: it is neither a checkpoint of this project nor one "
-            f"of a CIFAR ResNet (conv1, layer3, linear){looks}. Weights of mmcls, timm and "
-            "torchvision are read with a config: train.py with `init`"
+            f"of a CIFAR ResNet (conv1, layer3, linear){looks}. import_classifier.py makes a "
+            "checkpoint of weights and the name of their network"
         )
     with files.parsing(path, EXPECTED):
         depth = 6 * len({name.split(".")[1] for name in state if name.startswith("layer1.")}) + 2
         count = len(state["linear.weight"])
     config = {"type": "CifarResNet", "depth": depth, "num_classes": count}
-    network = _filled(path, config, state, f"a CIFAR ResNet-{depth}")
-    return Classifier(network, Preprocess(32), config={"classifier": config}, path=path)
+    return {"classifier": config, "preprocess": {"size": 32}}
 
 
 def _ours(path: Path, content: dict[str, Any]) -> Classifier:
     """Return the classifier of a checkpoint of this project."""
+    config = config_of(path, content)
     with files.parsing(path, EXPECTED):
-        config = _as_data(content["config"]["classifier"], path)
         state = weights.state_of({"state_dict": content["state_dict"]}, f"{path}")
         _check_digest(path, content)
         classes = tuple(content["classes"])
-        if not isinstance(config, dict) or not isinstance(content["preprocess"], dict):
-            raise files.BadFile(f"{path} has no model dict, or no `preprocess`; get it again")
-        preprocess = _preprocess(path, content["preprocess"])
-    network = _filled(path, config, state, "its own config")
+        preprocess = _preprocess(path, config["preprocess"])
+    network = _filled(path, config["classifier"], state, "its own config")
     return Classifier(network, preprocess, classes, content["config"], content.get("adapted"), path)
 
 

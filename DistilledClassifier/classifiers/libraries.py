@@ -1,4 +1,4 @@
-"""Networks of our own, of timm, of torchvision and of mmcls behind one interface.
+"""Networks of our own, of timm, torchvision, Hugging Face and mmcls behind one interface.
 
 A new kind of network is a builder here and its entry in `build`.
 """
@@ -19,7 +19,7 @@ from torch import nn
 
 from DDA import tree
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
-from DistilledClassifier.classifiers.network import Network
+from DistilledClassifier.classifiers.network import Network, NoLastLayerError, undivided
 
 
 def build(config: Mapping[str, Any]) -> Network:
@@ -29,14 +29,17 @@ def build(config: Mapping[str, Any]) -> Network:
         config: ``{"type": "CifarResNet", "depth": 20, "num_classes": 10}``; or ``{"type": "timm",
             "name": …, "num_classes": …}`` and what else timm's create_model takes, ``pretrained``
             too; or ``{"type": "torchvision", "name": …, "num_classes": …}`` and what else
-            torchvision's get_model takes, ``weights`` too; or a model dict of mmcls (``{"type":
-            "ImageClassifier", "backbone": …, …}``).
+            torchvision's get_model takes, ``weights`` too; or ``{"type": "transformers", "config":
+            …, "num_classes": …}`` with the content of a config.json; or a model dict of mmcls
+            (``{"type": "ImageClassifier", "backbone": …, …}``). ``"undivided": True`` is for
+            networks without one last layer: their logits are their features too.
 
     Returns:
         The network in its three parts, in training mode, on the CPU.
 
     Raises:
-        ValueError: the network cannot be built, or its library is missing.
+        ValueError: the network cannot be built, or its library is missing. NoLastLayerError: its
+            logits do not come from one last layer.
 
     Example:
         >>> network = build({"type": "CifarResNet", "depth": 8, "num_classes": 3})
@@ -49,20 +52,29 @@ def build(config: Mapping[str, Any]) -> Network:
         "CifarResNet": _build_cifar,
         "timm": _build_timm,
         "torchvision": _build_torchvision,
+        "transformers": _build_transformers,
         "ImageClassifier": _build_mmcls,
     }
     if str(kind) not in builders:
         known = ", ".join(builders)
         raise ValueError(f"classifier type {tree.shown(kind)} is unknown; use one of {known}")
+    is_undivided = settings.pop("undivided", False)
     try:
-        return builders[kind](settings)
+        return builders[kind](settings, is_undivided)
     except ValueError:
         raise
     except Exception as error:  # libraries raise many types for arguments that cannot be meant
         raise ValueError(f"classifier {kind}: {' '.join(str(error).split())[:200]}") from None
 
 
-def _build_cifar(settings: dict) -> Network:
+def unfilled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model dict that fetches no pretrained weights, because others take their place."""
+    fetching = {"timm": "pretrained", "torchvision": "weights"}.get(config.get("type", ""))
+    return {name: value for name, value in config.items() if name != fetching}
+
+
+def _build_cifar(settings: dict, is_undivided: bool = False) -> Network:
+    del is_undivided  # its parts are known
     model = CifarResNet(**settings)
     return Network(model, model.maps, model.pool, model.linear)
 
@@ -76,7 +88,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _build_timm(settings: dict) -> Network:
+def _build_timm(settings: dict, is_undivided: bool = False) -> Network:
     try:
         import timm
     except ImportError:
@@ -96,20 +108,20 @@ def _build_timm(settings: dict) -> Network:
         raise ValueError(
             f"the pretrained weights of timm/{name} could not be fetched "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); check the connection to "
-            "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false"
+            "the hub, or fetch the file elsewhere, and give it as `init` with pretrained=false, or "
+            "as the `weights` of import_classifier.py"
         ) from None
+    if is_undivided:
+        return undivided(model)
     last = model.get_classifier()
     if not isinstance(last, nn.Module):
-        raise ValueError(
-            f"timm/{name} has no single last layer, so its features are unknown; choose another "
-            "model"
-        )
+        raise _no_last_layer(f"timm/{name}")
     return Network(
         model, model.forward_features, partial(model.forward_head, pre_logits=True), last
     )
 
 
-def _build_torchvision(settings: dict) -> Network:
+def _build_torchvision(settings: dict, is_undivided: bool = False) -> Network:
     try:
         from torchvision import models
     except ImportError:
@@ -123,16 +135,62 @@ def _build_torchvision(settings: dict) -> Network:
         raise ValueError(f"torchvision has no model {name}; {advice}")
     try:
         model = models.get_model(name, **settings)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"torchvision cannot build {name}: {error}") from None
+    except OSError as error:
+        raise ValueError(
+            f"the pretrained weights of torchvision/{name} could not be fetched ({error}); check "
+            "the connection, or fetch the file elsewhere, and give it as `init`, or as the "
+            "`weights` of import_classifier.py"
+        ) from None
+    if is_undivided:
+        return undivided(model)
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or getattr(model, "aux_logits", False):
+        raise _no_last_layer(f"torchvision/{name}")
+    return _until(model, linear[-1])
+
+
+def _no_last_layer(name: str) -> NoLastLayerError:
+    return NoLastLayerError(
+        f"{name} has no single last layer, so its features are unknown; choose another model, or "
+        "one that import_classifier.py made of it"
+    )
+
+
+def _build_transformers(settings: dict, is_undivided: bool = False) -> Network:
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError:
         raise ValueError(
-            f"torchvision/{name} has no single last layer, so its features are unknown; choose "
-            "another model"
-        )
-    features = _LastInput(model, linear[-1])
-    return Network(model, features.of, nn.Identity(), model.get_submodule(linear[-1]))
+            "classifiers of Hugging Face need transformers: pip install 'diffaud[transformers]'"
+        ) from None
+    entries, classes = dict(settings.pop("config")), settings.pop("num_classes", None)
+    if settings:
+        raise TypeError(f"{', '.join(settings)} is unknown beside config and num_classes")
+    kind = entries.pop("model_type", None)
+    if classes is not None:
+        labels = ("id2label", "label2id")
+        entries = {name: value for name, value in entries.items() if name not in labels}
+        entries["num_labels"] = classes
+    try:
+        config = AutoConfig.for_model(kind, **entries)
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:  # each model has types of its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"transformers cannot build a classifier {kind}: {reason}") from None
+    if is_undivided:
+        return undivided(model.float())
+    linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise _no_last_layer(f"transformers' {kind}")
+    return _until(model.float(), linear[-1])
+
+
+def _until(model: nn.Module, last: str) -> Network:
+    """Return a network whose features are what the last layer sees. last: its name."""
+    features = _LastInput(model, last)
+    return Network(model, features.of, nn.Identity(), model.get_submodule(last))
 
 
 class _LastInput:
@@ -156,7 +214,8 @@ class _LastInput:
         return features[0]
 
 
-def _build_mmcls(settings: dict) -> Network:
+def _build_mmcls(settings: dict, is_undivided: bool = False) -> Network:
+    del is_undivided  # its parts are known
     try:
         with quietly():
             from mmcls.models import build_classifier

@@ -68,6 +68,38 @@ class Network(nn.Module):
         return Seen(features, self.head(features), shown)
 
 
+class NoLastLayerError(ValueError):
+    """The logits of a model do not come from one last layer, so its features are unknown."""
+
+
+def undivided(model: nn.Module) -> Network:
+    """Return a network whose parts are unknown: its logits are its features too.
+
+    model: from normalised images (N,3,H,W) to logits (N,K), or to an answer with ``.logits``.
+    """
+    whole = nn.Identity()
+    return Network(model, _Logits(model).of, whole, whole)
+
+
+class _Logits:
+    """The logits of a model; a method, unlike a closure, follows a copied model."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (N,K) of normalised images (N,3,H,W). Raises ValueError."""
+        answer = self._model(x)
+        logits = getattr(answer, "logits", answer)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            shape = tuple(getattr(logits, "shape", ())) or f"a {type(answer).__name__}"
+            raise ValueError(
+                f"{type(self._model).__name__} gives {shape} for {len(x)} images, but a "
+                "classifier gives one score of each class for each image, (N,K)"
+            )
+        return logits
+
+
 def still(network: Network) -> Network:
     """Return a network ready to judge: in eval mode, without gradients, as fast as it gets.
 

@@ -5,19 +5,22 @@ They are files, weights for a model that a config describes, or models of timm.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from DDA import files
+from DDA import files, tree
 from DistilledClassifier.classifiers.checkpoints import initialise, load, read, tells_itself
 from DistilledClassifier.classifiers.libraries import build, quietly
-from DistilledClassifier.classifiers.network import still
+from DistilledClassifier.classifiers.network import still, undivided
 from DistilledClassifier.classifiers.preprocess import Preprocess
 from DistilledClassifier.classifiers.scoring import Classifier
+from DistilledClassifier.classifiers.transforms import of_timm, of_transform
 
 
 class Pipeline:
@@ -60,8 +63,10 @@ def open_classifier(
         return _pretrained(str(text).removeprefix("timm/"))
     path = files.find(text)
     content = read(path, setting)
-    if model is None or tells_itself(content):
+    if not model or tells_itself(content):
         return load(path, content)
+    if not steps:
+        raise ValueError(f"{path} is read with the config's model, which lacks data.test.pipeline")
     return with_weights(path, content, model, Pipeline(steps))
 
 
@@ -87,9 +92,30 @@ def _pretrained(name: str) -> Classifier:
     """Return a model of timm with its pretrained weights and its own preprocessing."""
     config = {"type": "timm", "name": name}
     network = build({**config, "pretrained": True})
-    wants = network.model.pretrained_cfg
-    size = wants["input_size"][1]
-    interpolation = "bilinear" if wants.get("interpolation") == "bilinear" else "bicubic"
-    resize = round(size / (wants.get("crop_pct") or 1))
-    preprocess = Preprocess(size, resize, tuple(wants["mean"]), tuple(wants["std"]), interpolation)
-    return Classifier(still(network), preprocess, config={"classifier": config})
+    return Classifier(still(network), of_timm(network.model), config={"classifier": config})
+
+
+def wrap(model: nn.Module, transform: Any, classes: Sequence[str] | None = None) -> Classifier:
+    """Return a classifier of any network of torch, with the transform behind which it sees images.
+
+    Args:
+        model: from normalised images (N,3,H,W) to logits (N,K), or to an answer with ``.logits``.
+            It is copied, and stays as it is.
+        transform: that of its evaluation: a Compose of torchvision, what timm's create_transform
+            gives, or a `Preprocess`.
+        classes: the names of the classes, in the order of the logits.
+
+    Raises:
+        ValueError: the transform has a step that a `Preprocess` cannot express.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+        >>> classifiers.wrap(model, classifiers.Preprocess(8)).scores(
+        ...     np.zeros((2, 20, 30, 3), np.uint8)
+        ... ).shape
+        torch.Size([2, 5])
+    """
+    preprocess = transform if isinstance(transform, Preprocess) else of_transform(transform)
+    names = None if classes is None else tree.check_classes(list(classes), "`classes`")
+    config = {"classifier": {"type": type(model).__name__, "name": type(model).__name__}}
+    return Classifier(still(undivided(copy.deepcopy(model))), preprocess, names, config)

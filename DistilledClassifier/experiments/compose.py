@@ -10,11 +10,12 @@ these files under ``configs/``. Each holds only what is its own, and later ones 
     <kind>/<DATASET>/<stage>.yaml
     <kind>/<DATASET>/<BACKBONE>/<stage>.yaml
 
-The last three need not exist. ``timm/<name>`` is a backbone too. A name of three parts, as
-FusionDistill has them, means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is the stage
-clean of ResNet56, and ``configs/sl/CIFAR10/ResNet56-56.yaml`` is ResNet56, taught by a ResNet56, in
-the stage that is called like its kind. A config of one's own, anywhere, names what it changes:
-``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
+The last three need not exist. ``timm/<name>`` is a backbone too. ``source`` is the network of the
+checkpoint that the entry ``source`` names, which also brings its preprocessing. A name of three
+parts, as FusionDistill has them, means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is the
+stage clean of ResNet56, and ``configs/sl/CIFAR10/ResNet56-56.yaml`` is ResNet56, taught by a
+ResNet56, in the stage that is called like its kind. A config of one's own, anywhere, names what it
+changes: ``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
 
 A kind of experiment is a folder with ``kind.yaml``, which names the program that runs it.
 """
@@ -31,6 +32,7 @@ from DDA import files, settings, tree
 from DDA.progress import printable
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SOURCE = "source"  # the backbone that is the network of the entry of this name
 SHORT = re.compile(r"(?P<backbone>[A-Za-z]+\d*)(-(?P<teacher>\d+))?(_(?P<stage>\w+))?")
 
 
@@ -103,19 +105,27 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return _own(path, above)
     kind, dataset, backbone, stage = parts
     data = files.read_yaml(_part("data", f"{dataset}.yaml"))
-    is_timm = backbone.startswith("timm/")
-    file = "timm.yaml" if is_timm else f"{backbone}.yaml"
-    network = files.read_yaml(
-        _part(f"backbones/{data.get('domain', '')}", file, extra=("timm/<name>",))
-    )
-    if is_timm:
-        network["classifier"]["name"] = backbone.removeprefix("timm/")
+    network = _backbone(backbone, data.get("domain", ""))
+    if backbone == SOURCE:  # it brings its preprocessing
+        data.pop("preprocess", None)
     names = (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml")
     own = [CONFIGS / kind / name for name in names if (CONFIGS / kind / name).is_file()]
     merged = {"kind": kind, "dataset": dataset, "backbone": backbone, "stage": stage}
     for part in (data, network, *map(files.read_yaml, (_part(kind, f"{stage}.yaml"), *own))):
-        merged = _merge(merged, part)
+        merged = merge(merged, part)
     return merged
+
+
+def _backbone(name: str, domain: str) -> dict[str, Any]:
+    """Return the entries of a backbone. Those of ``source`` come from its checkpoint, later."""
+    if name == SOURCE:
+        return {}
+    is_timm = name.startswith("timm/")
+    file = "timm.yaml" if is_timm else f"{name}.yaml"
+    network = files.read_yaml(_part(f"backbones/{domain}", file, extra=("timm/<name>", SOURCE)))
+    if is_timm:
+        network["classifier"]["name"] = name.removeprefix("timm/")
+    return network
 
 
 def exists(path: Path) -> bool:
@@ -145,7 +155,7 @@ def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{file}: `base`: {tree.shown(base)} is not the name of a config")
     if file in above:
         raise ValueError(f"{file}: `base`: the config is put together from itself")
-    return _merge(compose(Path(base), (*above, file)), own)
+    return merge(compose(Path(base), (*above, file)), own)
 
 
 def _experiment(path: Path) -> tuple[str, str, str, str] | None:
@@ -178,7 +188,7 @@ def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
     return path
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of both, where ``above`` wins.
 
     Mappings are merged, but one of another ``type`` replaces the whole.
@@ -191,5 +201,5 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
             and isinstance(value, dict)
             and value.get("type", old.get("type")) == old.get("type")
         )
-        merged[name] = _merge(old, value) if alike and name != "loss" else copy.deepcopy(value)
+        merged[name] = merge(old, value) if alike and name != "loss" else copy.deepcopy(value)
     return merged

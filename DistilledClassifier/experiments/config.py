@@ -10,11 +10,19 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from DDA import settings, tree
+from DDA import files, settings, tree
 from DDA.training.loop import Recipe, make_optimizer, make_rate
+from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.compose import change, compose, kind_of, stage_name
+from DistilledClassifier.experiments.compose import (
+    SOURCE,
+    change,
+    compose,
+    kind_of,
+    merge,
+    stage_name,
+)
 from DistilledClassifier.experiments.settings import Training
 from DistilledClassifier.losses import FROM_TEACHERS, SUPERVISED
 
@@ -127,9 +135,20 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> Config:
     """
     raw = change(compose(path), changes or {})
     try:
-        return check(raw)
+        return check(_with_source(raw) if raw.get("backbone") == SOURCE else raw)
     except ValueError as error:
         raise ValueError(f"`config` {path}: {error}") from None
+
+
+def _with_source(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return entries whose network and preprocessing are those of their ``source``.
+
+    What the entries say themselves wins. Raises FileNotFoundError and ValueError.
+    """
+    if not isinstance(raw.get("source"), str):
+        raise ValueError("`source` is missing: which checkpoint is the backbone?")
+    path = files.find(raw["source"])
+    return merge(classifiers.config_of(path, classifiers.read(path, "source")), raw)
 
 
 def configure(training: Training, processes: int = 1, program: str | None = None) -> Config:

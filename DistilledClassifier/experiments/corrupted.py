@@ -96,9 +96,7 @@ def open_classifier(path: Path, config: Config) -> Classifier:
     content = classifiers.read(path, "resume")
     if classifiers.is_ours(content):
         return classifiers.load(path, content)
-    model = dict(config.classifier)
-    if "pretrained" in model:
-        model["pretrained"] = False  # the weights are in the file
+    model = classifiers.unfilled(config.classifier)
     classifier = classifiers.with_weights(path, content, model, config.preprocess)
     return classifiers.load(path, content) if classifiers.tells_itself(content) else classifier
 

@@ -210,7 +210,9 @@ class Experiment:
         self.config, self._inputs = config, inputs
         self._classes = config.data.class_names
         torch.manual_seed(config.train.seed)
-        network = classifiers.build(config.classifier)
+        fetches = inputs.init is None
+        model = config.classifier if fetches else classifiers.unfilled(config.classifier)
+        network = classifiers.build(model)
         named = dict.fromkeys(inputs.teachers, "teachers") | {inputs.init: "init"}
         contents = {  # each file once
             path: classifiers.read(path, setting) for path, setting in named.items() if path
