@@ -345,7 +345,10 @@ def test_a_folder_that_timm_wrote_for_the_hub_is_taken(tmp_path):
     [
         ({"arch": "resnet18"}, "`arch` 'resnet18' is unknown; give timm/NAME, torchvision/NAME"),
         ({"arch": "timm/test_resnot"}, "timm has no model test_resnot; the nearest: test_res"),
-        ({"arch": "timm/test_vit"}, "w.pt does not fit the classifier: it looks like a classifier"),
+        (
+            {"arch": "timm/test_vit"},
+            "w.pt does not fit the classifier: it looks like weights of another",
+        ),
         ({"arch": "torchvision/inception_v3"}, "an Ensemble takes the network with its transform"),
         ({"arch": "hf/nowhere"}, "there is no nowhere/config.json; give a folder of Hugging Face"),
         ({"arch": "nowhere.py"}, "`arch` nowhere.py is not a file"),

@@ -211,8 +211,12 @@ def initialise(network: Network, path: Path, content: dict[str, Any] | None = No
     theirs = _state(read(path) if content is None else content, path, own)
     shared = {name: theirs[name] for name in own if name in theirs}
     if not shared:
-        kind = weights.kind_of(theirs) or "weights of another network"
-        raise files.BadFile(f"{path} does not fit the classifier: it looks like {kind}")
+        kind = weights.kind_of(theirs)
+        what = "weights of another network" if kind in (None, "a classifier") else kind
+        raise files.BadFile(
+            f"{path} does not fit the classifier: it looks like {what} (it holds "
+            f"{weights.some([*map(weights.shown, theirs)])}; expected {weights.some([*own])})"
+        )
     weights.check_numbers(shared, f"{path}")
     last = [name for name, module in network.model.named_modules() if module is network.last]
     differ = [
