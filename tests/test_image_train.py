@@ -4,10 +4,13 @@ import doctest
 import errno
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,10 @@ from PIL import Image
 
 from DDA import files
 from DDA.image_adapt import checkpoints, job, prior_settings, prior_task, prior_training
+from DDA.image_adapt.prior_settings import PriorSettings
+from DDA.image_adapt.prior_training import make_model
 from DDA.image_adapt.scripts import image_sample
-from DDA.image_adapt.scripts.image_train import main
+from DDA.image_adapt.scripts.image_train import main, parser
 
 SCRIPT = ROOT / "DDA" / "image_adapt" / "scripts" / "image_train.py"
 TINY = [
@@ -371,7 +376,7 @@ def test_the_lines_of_the_documentation_train_a_prior_and_adapt_with_it(
 ):
     page = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
     lines = page.split("```python\n")[1].split("```")[0]
-    shown = 'image_size=64, minutes=60, attention_resolutions="16"'
+    shown = "image_size=64, minutes=60"
     assert lines.count("\n") == 3 and shown in lines
     monkeypatch.chdir(tmp_path)
     names = {"small": SMALL}
@@ -413,3 +418,27 @@ def test_the_settings_of_a_prior_are_those_that_a_checkpoint_needs(photos, tmp_p
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
     names = (*checkpoints.RECOGNISED, *checkpoints.UNTOLD, "dropout")
     assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256")
+
+
+@pytest.mark.parametrize("size", [15, 28, 32, 64, 96, 128])
+def test_the_defaults_make_a_network_for_images_of_any_size(size, tmp_path):
+    settings = PriorSettings(source=tmp_path, save_dir=tmp_path / "out", steps=1, num_channels=32)
+    settings.check_attention(size)
+    flags = settings.flags(size)
+    model = make_model({**flags, "num_res_blocks": 1}, torch.device("cpu"))
+    blank = torch.zeros(1, 3, size, size)
+    assert model(blank, torch.zeros(1)).shape == blank.shape
+    assert int(flags["attention_resolutions"]) * 2 ** flags["channel_mult"].count(",") == size
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/priors.md"])
+def test_the_lines_of_the_pages_have_a_network_for_their_images(page, tmp_path):
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^image_train\.py (.*)$", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        words = shlex.split(line.replace("…", ""), comments=True)
+        values, _ = parser().read(words)
+        own = {item.name for item in fields(PriorSettings)}
+        settings = PriorSettings(**{name: values[name] for name in values if name in own})
+        settings.check_attention(settings.image_size or 32)

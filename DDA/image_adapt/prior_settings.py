@@ -59,8 +59,8 @@ class PriorSettings:
     num_heads: int = 4
     num_head_channels: int = -1
     num_heads_upsample: int = -1
-    channel_mult: str = "1,2,2"
-    attention_resolutions: str = "8"
+    channel_mult: str | None = None  # None: `default_channel_mult`
+    attention_resolutions: str | None = None  # None: that of the smallest level
     dropout: float = 0.0
     class_cond: bool = False
     use_scale_shift_norm: bool = True
@@ -122,7 +122,7 @@ class PriorSettings:
             value = getattr(self, name)
             if value != -1 and value < 1:
                 raise ValueError(f"`{name}` {value} must be at least 1, or -1 for not given")
-        if not _is_list(self.channel_mult, float):
+        if self.channel_mult is not None and not _is_list(self.channel_mult, float):
             value = tree.shown(self.channel_mult)
             raise ValueError(f'`channel_mult` {value} must be multipliers like "1,2,2"')
         if self.attention_resolutions and not _is_list(self.attention_resolutions, int):
@@ -140,9 +140,10 @@ class PriorSettings:
 
     def check_attention(self, image_size: int) -> None:
         """Raise ValueError for an attention size that no level of the network has."""
-        levels = range(len(self.channel_mult.split(",")))
+        flags = self.flags(image_size)
+        levels = range(len(flags["channel_mult"].split(",")))
         sizes = [image_size // 2**level for level in levels]
-        wanted = [part for part in self.attention_resolutions.split(",") if part.strip()]
+        wanted = [part for part in flags["attention_resolutions"].split(",") if part.strip()]
         unknown = [part for part in wanted if int(part) not in sizes]
         if unknown:
             raise ValueError(
@@ -156,13 +157,37 @@ class PriorSettings:
 
     def flags(self, image_size: int) -> dict[str, Any]:
         """Return the content of ``ema.json``: the settings of the network and of the process."""
-        return {**self.chosen(*NETWORK, *PROCESS, "dropout"), "image_size": image_size}
+        widths, attention = self.channel_mult, self.attention_resolutions
+        if widths is None:
+            widths = default_channel_mult(image_size)
+        if attention is None:
+            attention = f"{image_size // 2 ** widths.count(',')}"
+        own = dict(channel_mult=widths, attention_resolutions=attention, image_size=image_size)
+        return {**self.chosen(*NETWORK, *PROCESS, "dropout"), **own}
 
     def schedule(self) -> Mapping[str, Any]:
         """Return the schedule of the learning rate, as `training.loop.make_rate` takes it."""
         if not self.anneal:
             return {"type": "constant"}
         return {"type": "linear", "steps": self.anneal_steps or 0}
+
+
+def default_channel_mult(image_size: int) -> str:
+    """Return the widths of the levels of a network for images of a size.
+
+    Each level halves the image. There are three levels, or as many as it takes to come to 16
+    pixels; fewer where the size cannot be halved so often.
+
+    >>> [default_channel_mult(size) for size in (15, 32, 64, 128)]
+    ['1', '1,2,2', '1,2,2', '1,1,2,2']
+    """
+    levels = 3
+    while image_size > 16 * 2 ** (levels - 1) and image_size % 2**levels == 0:
+        levels += 1
+    while image_size % 2 ** (levels - 1):
+        levels -= 1
+    widths = [1] * (levels - 2) + [2, 2]
+    return ",".join(map(str, widths if levels > 2 else [1, 2][:levels]))
 
 
 def _is_list(text: str, kind: Callable[[str], float]) -> bool:

@@ -39,8 +39,8 @@ FLAGS = """
 --num_heads INT = 4
 --num_head_channels INT = -1
 --num_heads_upsample INT = -1
---channel_mult 1,2,2 = 1,2,2
---attention_resolutions 16,8 = 8
+--channel_mult 1,2,2  width of each level (default: three or more levels, down to 16 pixels)
+--attention_resolutions 16,8  (default: the size of the smallest level)
 --dropout FLOAT = 0.0
 --use_scale_shift_norm yes|no = yes
 --resblock_updown yes|no = no
