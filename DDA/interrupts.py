@@ -15,6 +15,13 @@ from types import FrameType
 from typing import Any
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
+# The programs that call `allow`. In any other one both signals would wait for ever.
+COMMANDS = (
+    *("image_sample.py", "image_train.py", "make_data.py", "import_classifier.py", "train.py"),
+    *("train_all_deg.py", "test_corrupt.py", "test_ensemble.py", "gate.py", "predict.py"),
+    *("advise.py", "report.py", "pipeline.py", "ladder.py", "search.py", "benchmark.py"),
+    "docs_tables.py",
+)
 _FOLDERS = ("DDA", "DistilledClassifier", "scripts")  # those of the commands in a checkout
 _held: set[int] = set()  # the signals of a process that is a command
 _after: dict[int, Any] = {}  # what answers a signal when a main function is done
@@ -30,7 +37,7 @@ def hold() -> None:
     homes = [os.path.join(os.path.dirname(package), name, "") for name in _FOLDERS]
     installed = os.path.dirname(path) == os.path.dirname(sys.executable)
     is_ours = installed or os.path.realpath(path).startswith(tuple(homes))
-    if path.endswith(".py") and is_ours:
+    if os.path.basename(path) in COMMANDS and is_ours:
         _held.update(BOTH)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, BOTH)

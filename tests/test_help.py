@@ -9,6 +9,8 @@ import pytest
 import tomllib
 from helpers import ROOT
 
+from DDA import interrupts
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 INSTALLED = {
     name: target.removesuffix(":main").replace(".", "/") + ".py"
@@ -50,6 +52,10 @@ def test_importing_the_library_waits_for_no_large_package():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_signals_wait_for_the_commands_and_for_nothing_else():
+    assert sorted(interrupts.COMMANDS) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(INSTALLED))

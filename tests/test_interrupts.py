@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -32,6 +33,26 @@ def handlers_kept():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("folder", ["DistilledClassifier", "bin"])
+def test_a_program_of_somebody_else_beside_ours_is_ended_as_ever(tmp_path, folder, number):
+    """It imports the library, and never calls what lets a signal through."""
+    place = ROOT / folder if folder != "bin" else Path(sys.executable).parent
+    code = f"""
+import os, signal, sys, types
+sys.modules["__main__"] = types.ModuleType("__main__")
+sys.modules["__main__"].__file__ = {str(place / "mine.py")!r}
+import DDA
+print("imported", flush=True)
+os.kill(os.getpid(), signal.{number})
+print("alive", flush=True)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "imported\n" and run.returncode != 0
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])

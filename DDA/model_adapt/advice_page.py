@@ -89,19 +89,9 @@ def _chart(ways: Sequence[Mapping[str, Any]]) -> str:
 
 def _figures(gallery: Sequence[Shown]) -> str:
     """Return the images with their copies and the answers of each way."""
-    parts = []
+    figures = []
     for shown in gallery:
-        pictures = "".join(
-            f"<div class=view>{html.picture(pixels)}<span>{escape(name)}</span></div>"
-            for name, pixels in shown.views.items()
-        )
-        answers = "".join(
-            f"<li class={'right' if is_right else 'wrong'}>{escape(name)}: {escape(predicted)}</li>"
-            for name, (predicted, is_right) in shown.answers.items()
-        )
-        caption = f"{escape(html.text(shown.name))}<br>it is: {escape(shown.label)}"
-        parts.append(
-            f"<figure class=views>{pictures}<figcaption>{caption}<ul>{answers}</ul></figcaption>"
-            "</figure>"
-        )
-    return f"<div class=gallery>{''.join(parts)}</div>" if parts else ""
+        answers = [(f"{way}: {label}", right) for way, (label, right) in shown.answers.items()]
+        caption = f"<b>{html.safe(shown.label)}</b> {html.safe(shown.name)}"
+        figures.append(html.figure(shown.name, shown.views, caption, answers))
+    return f"<div class=gallery>{''.join(figures)}</div>" if figures else ""

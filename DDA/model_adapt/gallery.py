@@ -70,21 +70,16 @@ class Gallery:
 
     def _figure(self, answers: Answers, row: int) -> str:
         key, classes = str(answers.keys[row]), self._facts.classes
-        pictures = "".join(
-            f"<div class=view>{html.picture(self.read(view, key))}<span>{view}</span></div>"
-            for view in self.views(key)
-        )
-        items = ""
-        for name in self._columns:
-            kind = "right" if answers.right(name)[row] else "wrong"
-            predicted = classes[answers.predicted[name][row]]
-            answer = html.safe(f"{results.title(name, self._facts)}: {predicted}")
-            items += f"<li class={kind}>{answer}</li>"
-        label = html.safe(classes[answers.labels[row]])
         cells = (cell for cell in self._facts.cells if key.startswith(f"{cell}/"))
         where = html.safe(next(cells, ""))  # there is none where the whole tree is one cell
-        caption = f"<figcaption><b>{label}</b> {where}<ul>{items}</ul></figcaption>"
-        return f"<figure class=views title='{html.safe(key)}'>{pictures}{caption}</figure>"
+        label = html.safe(classes[answers.labels[row]])
+        shown = []
+        for name in self._columns:
+            predicted = classes[answers.predicted[name][row]]
+            title = results.title(name, self._facts)
+            shown.append((f"{title}: {predicted}", bool(answers.right(name)[row])))
+        views = {view: self.read(view, key) for view in self.views(key)}
+        return html.figure(key, views, f"<b>{label}</b> {where}", shown)
 
     def sheet(self, groups: dict[str, Answers], columns: int = 8) -> np.ndarray:
         """Draw some images of each group in every view, uint8 (H,W,3).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,28 @@ def row(head: str, cells: Sequence[Any]) -> str:
     """Return a line of a table. Lists are shown with commas."""
     shown = "".join(f"<td>{safe(', '.join(map(str, as_list(cell))))}</td>" for cell in cells)
     return f"<tr><th>{safe(head)}</th>{shown}</tr>"
+
+
+def figure(
+    name: str,
+    views: Mapping[str, np.ndarray],
+    caption: str,
+    answers: Iterable[tuple[str, bool]],
+) -> str:
+    """Return an image with its views and what was answered.
+
+    name: that of the image. views: uint8 (H,W,3), by their names. caption: HTML. answers: texts, and whether they are right.
+    """
+    pictures = "".join(
+        f"<div class=view>{picture(pixels)}<span>{safe(view)}</span></div>"
+        for view, pixels in views.items()
+    )
+    items = "".join(
+        f"<li class={'right' if is_right else 'wrong'}>{safe(answer)}</li>"
+        for answer, is_right in answers
+    )
+    caption = f"<figcaption>{caption}<ul>{items}</ul></figcaption>"
+    return f"<figure class=views title='{safe(name)}'>{pictures}{caption}</figure>"
 
 
 def folded(title: str, content: str) -> str:
