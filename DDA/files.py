@@ -358,21 +358,27 @@ def make_folders(root: Path, folder: Path) -> None:
 
 def _gone(folder: Path) -> FileNotFoundError:
     return FileNotFoundError(
-        f"the folder {folder} is gone: somebody has removed or renamed it, or its disk is away"
+        f"the folder {folder} is gone: somebody has removed or renamed it, or its disk is away; "
+        "bring it back, or write elsewhere"
     )
 
 
 # ----------------------------------------------------------------------------------- temporaries
 
 _swept: set[Path] = set()  # the folders that this process has swept
+# what `temporary` calls a file: its writer's machine, process id and begin, and a number
+_NAME = re.compile(rf"(.+)-(\d+)-([0-9a-f]*)-[0-9a-f]{{12}}{re.escape(TEMPORARY)}")
 
 
 def _sweep_once(folder: Path) -> None:
-    """Remove the temporaries of dead processes from a folder to which this process writes."""
+    """Remove the temporaries of dead processes from a folder to which this process writes.
+
+    The folder may be anybody's, so only files that have the name of a temporary of ours are.
+    """
     if folder in _swept:
         return
     try:
-        names = [name for name in os.listdir(folder) if name.endswith(TEMPORARY)]
+        names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
     except FileNotFoundError:
         raise _gone(folder) from None
     except PermissionError:  # a folder that can be written to and not listed
@@ -388,7 +394,7 @@ def is_being_written(path: Path) -> bool:
 
     That is a process of this machine, or of another one within the last day.
     """
-    match = re.fullmatch(rf"(.+)-(\d+)-([0-9a-f]*)-[0-9a-f]+{re.escape(TEMPORARY)}", path.name)
+    match = _NAME.fullmatch(path.name)
     if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
         return False
     if match[1] != host():

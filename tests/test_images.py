@@ -350,8 +350,11 @@ def test_an_interrupted_write_leaves_no_final_name_and_strays_are_swept(tmp_path
 def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
     stray = tmp_path / f"{files.host()}-1-0-0123456789ab{files.TEMPORARY}"
     stray.write_bytes(b"half")
+    theirs = ["film.partial", "a-1-b.partial", f"{files.host()}-1-0-0123.partial"]
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"of another program")
     files.write_bytes(tmp_path / "x", b"whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "x"])
 
 
 def test_exclusive_json_is_written_once(tmp_path):

@@ -52,7 +52,8 @@ def figure(
 ) -> str:
     """Return an image with its views and what was answered.
 
-    name: that of the image. views: uint8 (H,W,3), by their names. caption: HTML. answers: texts, and whether they are right.
+    name: that of the image. views: uint8 (H,W,3), by their names. caption: HTML. answers: texts,
+    and whether they are right.
     """
     pictures = "".join(
         f"<div class=view>{picture(pixels)}<span>{safe(view)}</span></div>"
