@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "DDA/image_adapt/prior_task.py": PURE
     | {"DDA.image_adapt.diffusion", "DDA.ahead", "DDA.training.loop", "DDA.training.task"},
     "DDA/training/task.py": PURE | {"DDA.ranks"},
-    "DDA/training/loop.py": PURE | {"DDA.ranks", "DDA.training.task"},
+    "DDA/training/loop.py": PURE | {"DDA.progress", "DDA.ranks", "DDA.training.task"},
     "DDA/training/run.py": PURE
     | GROUND
     | {"DDA.weights", "DDA.training.loop", "DDA.training.task"},

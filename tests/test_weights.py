@@ -467,6 +467,10 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, door):
         ({"config": {"classifier": {**SMALL, "num_classes": float("nan")}}}, "has nan in its"),
         ({"config": {"classifier": {**SMALL, "num_classes": 99_999}}}, "does not fit"),
         ({"config": {"classifier": {**SMALL, "num_classes": -3}}}, "`num_classes` -3"),
+        ({"config": {"classifier": {**SMALL, "depth": torch.ones(9, 9)}}}, "has a tensor among"),
+        ({"config": {"classifier": {**SMALL, "\x1b[31m": 1}}}, r"argument '\x1b[31m'"),
+        ({"preprocess": {"size": 8.5}}, "`size` must be a whole number, not 8.5"),
+        ({"preprocess": {"size": 8, "squash": 3}}, "`squash` must be true or false, not 3"),
         ({"classes": 5}, "is damaged, or no classifier's checkpoint"),
     ],
 )

@@ -20,6 +20,7 @@ from DDA.model_adapt.choices import FUSE_RULES
 from DDA.model_adapt.ensemble import combine
 from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.settings import Facts
+from DDA.progress import printable
 
 TITLES = {
     "source": "source",
@@ -64,16 +65,17 @@ def read(out: Path, cell: str, facts: Facts | None = None) -> dict[str, np.ndarr
     BadFile where the file holds anything else.
     """
     path = path_of(out, cell)
+    place = printable(str(path))  # the summary tells the cell
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {REMEDY}")
-    with files.parsing(path, "file of scores", REMEDY), np.load(path, allow_pickle=False) as data:
+        raise FileNotFoundError(f"{place} does not exist; {REMEDY}")
+    with files.parsing(place, "file of scores", REMEDY), np.load(path, allow_pickle=False) as data:
         # `write` does not compress, so no array is larger than the file
         if any(member.compress_type != ZIP_STORED for member in data.zip.infolist()):
-            raise files.BadFile(f"{path} is compressed, as no file of scores is; {REMEDY}")
+            raise files.BadFile(f"{place} is compressed, as no file of scores is; {REMEDY}")
         stored = {name: data[name] for name in data.files}
     fault = _fault_of(stored) or _missing(stored, facts)
     if fault is not None:
-        raise files.BadFile(f"{path} is damaged: {fault}; {REMEDY}")
+        raise files.BadFile(f"{place} is damaged: {fault}; {REMEDY}")
     return stored
 
 

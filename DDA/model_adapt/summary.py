@@ -103,6 +103,9 @@ def _fault_of(summary: dict[str, Any]) -> str | None:
     names = results.shown(first, facts)
     if not names:
         return "the entry cells has no columns"
+    for column in ("first", "combined"):  # every evaluation has these two
+        if column not in names:
+            return f"the entry cells has no column {column}"
     leading = first[names[0]].items() if isinstance(first[names[0]], dict) else ()
     measures = {key: float for key, value in leading if isinstance(value, float)}
     column = TypedDict("Row", {**measures, "top1": Share})  # each column has those of the first
@@ -113,7 +116,11 @@ def _fault_of(summary: dict[str, Any]) -> str | None:
         pairs = [f"{one} to {two}" for one, two in itertools.combinations(names, 2)]
         everything["flips"] = overall["flips"]
         wanted["flips"] = TypedDict("Pairs", dict.fromkeys(pairs, Flips))
-    return shapes.fault_of(everything, TypedDict("Parts", wanted))
+    fault = shapes.fault_of(everything, TypedDict("Parts", wanted))
+    for name, base in itertools.product(names, results.BASES):
+        if fault is None and base in names and base not in {name, *overall[name]["minus"]}:
+            fault = f"the entry all.{name}.minus has no {base}"
+    return fault
 
 
 def _check_facts(facts: Facts) -> None:

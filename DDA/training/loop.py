@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from DDA.progress import printable
 from DDA.ranks import World
 from DDA.training.task import Batches, Moment, Task
 
@@ -166,11 +167,18 @@ def make_optimizer(
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]
         parameters = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    known = [*inspect.signature(kind).parameters][1:]
+    unknown = ", ".join(name for name in settings if name not in known)
+    if unknown:
+        raise ValueError(
+            f"`optimizer`: {kind.__name__} does not take these settings: {printable(unknown)}; it "
+            f"takes {', '.join(known)}"
+        )
     try:
         return kind(parameters, **settings)
     except (TypeError, ValueError) as error:
         refusal = f"`optimizer`: {kind.__name__} does not take these settings: {error}"
-        raise ValueError(refusal) from None
+        raise ValueError(printable(refusal)) from None
 
 
 def _learning(task: nn.Module) -> list[nn.Parameter]:
@@ -184,7 +192,8 @@ def _check_schedule(kind: Any, settings: Mapping[str, Any], recipe: Recipe) -> N
         raise ValueError(f"schedule.type: {kind!r} is unknown; use one of {', '.join(SCHEDULES)}")
     if set(settings) - set(SCHEDULES[kind]) or (kind == "multistep" and len(settings) < 2):
         takes = ", ".join(SCHEDULES[kind]) or "no settings"
-        raise ValueError(f"schedule: {kind} takes {takes}, not {', '.join(settings) or 'none'}")
+        given = printable(", ".join(settings)) or "none"
+        raise ValueError(f"schedule: {kind} takes {takes}, not {given}")
     milestones = settings.get("milestones", [])
     singles = [value for name, value in settings.items() if name != "milestones"]
     if not isinstance(milestones, list | tuple) or isinstance(settings.get("gamma"), list):

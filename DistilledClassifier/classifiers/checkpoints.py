@@ -255,9 +255,11 @@ def _state(content: dict[str, Any], path: Path, wanted: Collection[str]) -> dict
 def _as_data(value: Any, path: Path) -> Any:
     """Return a model dict from a checkpoint, without what leads to another file or a download.
 
-    Raises BadFile where it asks for one that its weights cannot replace, and for a number that no
-    network has.
+    Raises BadFile where it asks for one that its weights cannot replace, for a number that no
+    network has, and for a tensor.
     """
+    if isinstance(value, torch.Tensor):
+        raise files.BadFile(f"{path} has a tensor among the settings of its network; get it again")
     if isinstance(value, int | float) and not abs(value) <= LARGEST:
         raise files.BadFile(f"{path} has {value!r} in its model dict; at most {LARGEST:,} is meant")
     if isinstance(value, list | tuple):

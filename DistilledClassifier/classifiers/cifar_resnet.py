@@ -42,8 +42,8 @@ class CifarResNet(nn.Module):
         super().__init__()
         if not isinstance(depth, int) or not 8 <= depth <= DEEPEST or (depth - 2) % 6:
             raise ValueError(
-                f"a CIFAR ResNet of depth {depth!r} does not exist: depths are 6 n + 2, such as "
-                f"20, 32, 44, 56, up to {DEEPEST}"
+                f"a CIFAR ResNet of depth {tree.shown(depth)} does not exist: depths are 6 n + 2, "
+                f"such as 20, 32, 44, 56, up to {DEEPEST}"
             )
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"`num_classes` {tree.shown(num_classes)} is no whole number above 0")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from DDA import tree
+from DDA.progress import printable
 from DistilledClassifier.classifiers.cifar_resnet import CifarResNet
 from DistilledClassifier.classifiers.network import Network, NoLastLayerError, undivided
 
@@ -64,7 +65,8 @@ def build(config: Mapping[str, Any]) -> Network:
     except ValueError:
         raise
     except Exception as error:  # libraries raise many types for arguments that cannot be meant
-        raise ValueError(f"classifier {kind}: {' '.join(str(error).split())[:200]}") from None
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise ValueError(f"classifier {kind}: {reason}") from None
 
 
 def unfilled(config: Mapping[str, Any]) -> dict[str, Any]:

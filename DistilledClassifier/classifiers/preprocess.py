@@ -40,6 +40,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         """Check the settings, and make tuples of floats of the means and deviations."""
+        settings.check_kinds(vars(self), {"size": int, "resize": int | None, "squash": bool})
         settings.check_one_of("interpolation", self.interpolation, INTERPOLATIONS)
         settings.check_one_of("like", self.like, LIBRARIES)
         settings.check_one_of("by", self.by, RESIZERS)
