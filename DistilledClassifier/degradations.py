@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 BEHAVIORS = ("corrected", "published")
+MOST = 1000  # a wider blur than any image, and more noise than grey levels
 
 
 def jpeg(
@@ -53,11 +54,11 @@ def blur(
 ) -> np.ndarray:
     """Apply a Gaussian blur. Borders repeat, and the kernel ends at 3 deviations.
 
-    level: the standard deviation in pixels, 0 or more.
+    level: the standard deviation in pixels, 0..1000.
     """
     from scipy import ndimage
 
-    level = _check("blur", image, level, 0, math.inf, behavior)
+    level = _check("blur", image, level, 0, MOST, behavior)
     if not level:
         return image.copy()
     sigma = (level, level) + (0,) * (image.ndim - 2)
@@ -72,11 +73,11 @@ def noise(
 ) -> np.ndarray:
     """Add white Gaussian noise, independent in each channel.
 
-    level: the standard deviation in grey levels, 0 or more.
+    level: the standard deviation in grey levels, 0..1000.
     """
     import cv2
 
-    level = _check("noise", image, level, 0, math.inf, behavior, can_draw=rng is not None)
+    level = _check("noise", image, level, 0, MOST, behavior, can_draw=rng is not None)
     if not level:
         return image.copy()
     if behavior == "published":
@@ -223,7 +224,7 @@ def _check(
     if level is None:
         return None
     is_number = isinstance(level, (int, float, np.number))
-    if not is_number or not least <= level <= most or math.isinf(level):
+    if not is_number or not least <= level <= most:
         raise ValueError(f"{name} level {level!r} is outside {least}..{most}")
     if not can_draw:
         raise ValueError(f"{name} is random: it wants rng, a numpy Generator")

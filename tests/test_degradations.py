@@ -168,6 +168,7 @@ def test_drawn_levels_cover_the_papers_ranges():
         (lambda: by_name("noise")(photo() / 255, 10, rng()), "wants a uint8 image"),
         (lambda: by_name("noise", "old")(photo(), 10, rng()), "behavior 'old'"),
         (lambda: by_name("noise")(photo(), float("inf"), rng()), "noise level inf"),
+        (lambda: by_name("blur")(photo(), 1e308, rng()), r"blur level 1e\+308 is outside 0..1000"),
         (lambda: by_name("noise")(photo(), "5", rng()), "noise level '5'"),
         (lambda: by_name("noise")(photo(), 5, None), "noise is random: it wants rng"),
         (lambda: sequence(photo(), "weak_seq", None), "noise is random: it wants rng"),
