@@ -34,6 +34,15 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", append=True)
 
 
+def decode(data: bytes) -> Image.Image:
+    """Return an image file that is given as bytes as RGB, as `to_rgb` does.
+
+    Raises BadFile, whose message begins with "it".
+    """
+    with _understood(), Image.open(io.BytesIO(data)) as image:
+        return to_rgb(image)
+
+
 def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
     """Return an image file as RGB, as `to_rgb` does.
 
@@ -56,17 +65,23 @@ def is_turned(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, and say in words whatever is wrong with it inside the block.
+    """Open an image file, and say in words whatever is wrong with it inside the block."""
+    understood = _understood(path.suffix.lower())
+    with understood, files.open_regular(path) as file, Image.open(file) as image:
+        yield image
 
-    Pillow and its plugins raise dozens of types for damaged files.
+
+@contextlib.contextmanager
+def _understood(suffix: str = "") -> Iterator[None]:
+    """Say in words what is wrong with an image file that is decoded inside the block.
+
+    Pillow and its plugins raise dozens of types for damaged files. suffix: of the file's name.
     """
     try:
-        with files.open_regular(path) as file, Image.open(file) as image:
-            yield image
+        yield
     except (files.BadFile, FileNotFoundError):
         raise
     except UnidentifiedImageError:
-        suffix = path.suffix.lower()
         if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
             raise files.BadFile(
                 f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
@@ -200,10 +215,18 @@ def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
 
     A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
-    encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
+    files.write_bytes(path, encode(pixels, kind, **options), sync=False)
+
+
+def encode(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Return the bytes of an image file of uint8 (H,W,3).
+
+    kind: the format by Pillow's name, such as PNG. options: of Pillow's encoder.
+    """
+    encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format=kind, **options)
-    files.write_bytes(path, encoded.getvalue(), sync=False)
+    return encoded.getvalue()
 
 
 def contact_sheet(

@@ -23,11 +23,12 @@ GROUND = {
     "DDA.ranks",
     "DDA.settings",
     "DDA.shapes",
+    "DDA.shards",
     "DDA.tree",
 }
 SOURCES_OF = {
     f"DDA.sources{module}"
-    for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")
+    for module in ("", ".arrays", ".cifar", ".cells", ".copies", ".digits", ".folder", ".imagenet")
 }
 # module: what it may import beside the standard library
 MAY_IMPORT = {
@@ -53,7 +54,9 @@ MAY_IMPORT = {
             *GROUND,
             *SOURCES_OF,
         }
-        for module in ("__init__", "arrays", "cifar", "cells", "digits", "folder", "imagenet")
+        for module in (
+            *("__init__", "arrays", "cifar", "cells", "copies", "digits", "folder", "imagenet"),
+        )
     },
     "DDA/image_adapt/diffusion.py": PURE | {"DDA.image_adapt.choices"},
     "DDA/image_adapt/low_pass.py": PURE,
@@ -71,6 +74,7 @@ MAY_IMPORT = {
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.progress", "DDA.tree"},
     "DDA/shapes.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
+    "DDA/shards.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
@@ -93,11 +97,12 @@ MAY_IMPORT = {
         "DDA",
         "DDA.inputs",
         "DDA.settings",
+        "DDA.shards",
         "DDA.tree",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
     },
-    "DDA/image_adapt/job.py": {"numpy", "torch", *GROUND, "DDA.sources"},
+    "DDA/image_adapt/job.py": {"numpy", "PIL", "torch", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,

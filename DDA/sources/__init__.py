@@ -27,14 +27,15 @@ import numpy as np
 from DDA import files, tree
 from DDA.sources.arrays import Arrays, npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
+from DDA.sources.copies import copies_in_shards
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder
 from DDA.sources.imagenet import imagenet, tiny_imagenet
 
 FORMATS = (
-    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder "
-    "with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such file; an .npy or "
-    ".npz of images; the word digits"
+    "a folder of images, or of adapted copies in shards; CIFAR-10 or CIFAR-100 (python or binary, "
+    "archive or folder); a folder with labels.npy and one <corruption>.npy each (CIFAR-10-C), or "
+    "one such file; an .npy or .npz of images; the word digits"
 )
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
@@ -62,7 +63,8 @@ def open_source(
         raise FileNotFoundError(f"`source` {path} does not exist; expected {FORMATS}")
     if path.is_dir():
         return (
-            cifar_folder(path, classes)
+            copies_in_shards(path, classes)
+            or cifar_folder(path, classes)
             or official_arrays(path, classes, severity)
             or Folder(path, classes=classes, upright=upright)
         )
