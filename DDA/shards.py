@@ -100,13 +100,17 @@ class Listed:
         return {key: path for images in self.images.values() for key, path in images.items()}
 
 
-def listed(root: Path, cells: Iterable[str], *, verify: bool = False) -> Listed:
+def listed(
+    root: Path, cells: Iterable[str], *, verify: bool = False, at_root: bool = False
+) -> Listed:
     """List the images in the shards of some cells; a missing folder has none.
 
     verify: read every shard, and compare its SHA-256 with its index. Without it only their sizes
-    are compared.
+    are compared. at_root: also list the temporaries at the root.
     """
     result = Listed()
+    if at_root:
+        result.unfinished += [name for name in _names(root) if name.endswith(files.TEMPORARY)]
     with ThreadPoolExecutor(4) as pool:
         for cell in cells:
             names = _names(root / cell)

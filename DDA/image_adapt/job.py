@@ -169,7 +169,7 @@ def make_plan(
         raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
-    saved = _saved(save_dir, cells, in_shards=shard_size is not None, verify=verify)
+    saved = _saved(save_dir, cells, in_shards=shard_size is not None, verify=verify, at_root=True)
     copies = saved.merged()
     damaged = saved.damaged if shard_size is not None else {}
     if verify and shard_size is None:
@@ -195,15 +195,20 @@ def make_plan(
 
 
 def _saved(
-    save_dir: Path, cells: Iterable[str], *, in_shards: bool, verify: bool = False
+    save_dir: Path,
+    cells: Iterable[str],
+    *,
+    in_shards: bool,
+    verify: bool = False,
+    at_root: bool = False,
 ) -> tree.Saved | shards.Listed:
     """Return the copies in some cells of a save folder, in files or in shards.
 
-    The temporaries at its root are among the unfinished files.
+    at_root: temporaries at its root are among the unfinished files.
     """
     if in_shards:
-        return shards.listed(save_dir, cells, verify=verify)
-    return tree.list_saved(save_dir, cells, at_root=True)
+        return shards.listed(save_dir, cells, verify=verify, at_root=at_root)
+    return tree.list_saved(save_dir, cells, at_root=at_root)
 
 
 def _damaged(save_dir: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -341,8 +346,10 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     if not plan.anew:
         advice = "Choose another `save_dir`, or make them anew with `overwrite`"
         raise _conflict(plan, differences, advice)
-    in_cells = plan.saved(plan.cells).merged()
-    others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
+    others = plan.saved(plan.cells).merged().keys() - plan.replaced.keys()
+    others |= {tree.key_of(path) for path in _outside(plan)}
+    # files where the copies are in shards, and shards where they are in files
+    others |= _saved(plan.save_dir, plan.cells, in_shards=plan.shards is None).merged().keys()
     if others:
         raise _conflict(
             plan,
@@ -360,16 +367,10 @@ def _conflict(plan: Plan, differences: Sequence[str], advice: str) -> ValueError
 
 
 def _outside(plan: Plan) -> list[str]:
-    """Return the images in the save folder that lie in none of the plan's cells.
-
-    So do files where the copies are in shards, and shards where they are in files.
-    """
-    if not plan.save_dir.is_dir():
+    """Return the images in the save folder that lie in none of the plan's cells."""
+    if plan.cells == ["."] or not plan.save_dir.is_dir():
         return []
-    strange = _saved(plan.save_dir, plan.cells, in_shards=plan.shards is None).merged()
-    if plan.cells == ["."]:
-        return list(strange.values())
-    return list(strange.values()) + [
+    return [
         path
         for path in tree.walk(plan.save_dir, skip=plan.cells)
         if path.lower().endswith(tree.SUFFIXES) or shards.NAME.fullmatch(os.path.basename(path))
