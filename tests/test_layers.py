@@ -15,11 +15,13 @@ GROUND = {
     "DDA.ahead",
     "DDA.commands",
     "DDA.devices",
+    "DDA.fetching",
     "DDA.files",
     "DDA.images",
     "DDA.interrupts",
     "DDA.ledger",
     "DDA.progress",
+    "DDA.published",
     "DDA.ranks",
     "DDA.settings",
     "DDA.shapes",
@@ -32,13 +34,15 @@ SOURCES_OF = {
 }
 # module: what it may import beside the standard library
 MAY_IMPORT = {
-    "DDA/files.py": {"numpy", "yaml", "DDA.progress"},
+    "DDA/files.py": {"numpy", "yaml", "DDA", "DDA.progress", "DDA.published"},
+    "DDA/fetching.py": {"DDA", "DDA.files", "DDA.progress", "DDA.published"},
+    "DDA/published.py": set(),
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.progress", "DDA.shapes", "DDA.tree"},
     "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/weights.py": PURE
-    | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
+    | {"safetensors.torch", "DDA", "DDA.fetching", "DDA.file_kinds", "DDA.files", "DDA.tree"},
     "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.interrupts", "DDA.ranks", "DDA.progress"},
     "DDA/interrupts.py": set(),

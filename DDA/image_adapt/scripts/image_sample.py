@@ -110,7 +110,7 @@ FLAGS = """
 --clip_denoised BOOL = True  clamp the predicted clean image to its range
 --timestep_respacing SPEC = 100  steps of the whole process: "100", "10,20,30" or "ddim25"
 [prior] Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.
---model_path find:FILE!  guided-diffusion or improved-diffusion .pt
+--model_path find:FILE!  guided-diffusion or improved-diffusion .pt, or a name (DDA/ckpt/README.md)
 --image_size INT
 --num_channels INT
 --num_res_blocks INT
