@@ -166,8 +166,8 @@ def _fill(entry: published.Entry, file: BinaryIO, open_url: OpenUrl, show: Show)
     with open_url(request) as response:
         if response.status != 206:  # the whole file, from its beginning
             begin = file.truncate(0)
-        said = response.headers.get("Content-Length")
-        if said is not None and said != f"{entry.bytes - begin}":
+        length = response.headers.get("Content-Length")
+        if length is not None and length != f"{entry.bytes - begin}":
             raise _another(entry)
         _copy(entry, begin, response, file, show)
 
@@ -190,7 +190,7 @@ def _copy(entry: published.Entry, begin: int, response: Any, file: BinaryIO, sho
         now = time.monotonic()
         if now - shown >= EVERY:
             shown = now
-            left = duration((now - started) * (entry.bytes - got) / (got - begin))
-            show.step(f"{got / 1e6:,.0f} of {entry.bytes / 1e6:,.0f} MB, {left} left")
+            remaining = duration((now - started) * (entry.bytes - got) / (got - begin))
+            show.step(f"{got / 1e6:,.0f} of {entry.bytes / 1e6:,.0f} MB, {remaining} left")
     if got < entry.bytes:
         raise http.client.IncompleteRead(b"", entry.bytes - got)
