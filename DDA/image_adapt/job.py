@@ -30,10 +30,11 @@ from PIL import Image
 
 from DDA import files, images, ledger, shards, tree
 from DDA.ahead import prepared
-from DDA.progress import Show
+from DDA.progress import Estimate, Show
 from DDA.ranks import World
 from DDA.sources import Source, found_instead
 
+LONG = 20  # seconds of a batch that is not measured twice
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 
@@ -558,6 +559,38 @@ def run(
                     written += 1
             counts.written(written)
     return counts.all_failures()
+
+
+def estimate(
+    world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, image_size: int
+) -> Estimate | None:
+    """Return how long `run` would take, by one batch that each rank adapts; nothing is written.
+
+    The batch is adapted twice, because the first time is slower, unless it takes long. None where
+    nothing is to be done, or no image of the batch can be read.
+    """
+    share = plan.share(world.rank, world.size)
+    decode = partial(_decode, plan.source, image_size)
+    batches = _batches(share, decode, lambda *_: None, batch_size=batch_size, threads=1)
+    seconds, count = 0.0, 0
+    with closing(batches):
+        for paths, pixels in itertools.islice(batches, 1):
+            keys, count = [tree.key_of(path) for path in paths], len(paths)
+            for _ in range(2):
+                begun = time.perf_counter()
+                adapt_batch(keys, pixels)
+                seconds = time.perf_counter() - begun
+                if seconds > LONG:
+                    break
+    own = sum(map(len, share)), count, seconds / max(count, 1)
+    ranks = [(images, count, each) for images, count, each in world.gather(own) if count]
+    if not ranks:
+        return None
+    images, count, each = max(ranks, key=lambda rank: rank[0] * rank[2])
+    measured = f"one batch of {count}"
+    if world.size > 1:
+        measured += f" on each of {world.size} ranks"
+    return Estimate(images * each, each / len(ranks), "an image", measured)
 
 
 class _Counts:
