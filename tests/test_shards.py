@@ -2,12 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
+from test_image_sample import ENV
 from test_job import invert, run
 
 from DDA import files, images, ledger, shards, sources
@@ -130,6 +134,14 @@ def test_verify_finds_damaged_files_too(tree, tmp_path):
     assert list(plan.work()) == ["fog/3/cat/ü.png"] and list(plan.damaged) == ["fog/3/cat/ü.png"]
     job.begin(plan, {}, {})
     assert not flip_at.exists()  # also if its source is broken by now
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next_run(tree, tmp_path):
+    whole_job(tree, tmp_path / "out", num_samples=4)
+    left = tmp_path / f"out/fog/3/{files.host()}-999999999--0123456789ab{files.TEMPORARY}"
+    left.write_bytes(b"half a shard")
+    whole_job(tree, tmp_path / "out")
+    assert not left.exists() and len(content(tmp_path / "out")) == 12
 
 
 def test_what_is_made_of_a_shard_before_an_error_is_kept(tree, tmp_path):
@@ -277,6 +289,17 @@ def test_a_million_images_in_shards_are_planned_in_seconds(tmp_path):
     names, plan = planned(tmp_path, 1_000_000)
     print(f"names {names:.1f} s, plan {plan:.1f} s")
     assert plan < 30, (names, plan)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_shards_of_one(prior, tree, tmp_path):
+    script = str(ROOT / "DDA/image_adapt/scripts/image_sample.py")
+    paths = ["--model_path", prior, "--base_samples", tree, "--shard_size", "3"]
+    for launcher, out in (([], "one"), (["mpiexec", "-n", "2"], "two")):
+        words = [*map(str, paths), *FLAGS, "--save_dir", str(tmp_path / out), "--batch_size", "2"]
+        subprocess.run([*launcher, sys.executable, script, *words], check=True, env=ENV)
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    assert one == two and len(one) == 16
 
 
 FLAGS = ["--timestep_respacing", "10", "--N", "2", "--D", "4", "--format", "webdataset"]
