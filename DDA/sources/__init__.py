@@ -25,20 +25,22 @@ from pathlib import Path
 import numpy as np
 
 from DDA import files, tree
-from DDA.sources.arrays import Arrays, npy, npz, official_arrays
+from DDA.sources.arrays import npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder
+from DDA.sources.globs import is_pattern, matches
 from DDA.sources.imagenet import imagenet, tiny_imagenet
+from DDA.sources.named import Named
 
 FORMATS = (
-    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder "
-    "with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such file; an .npy or "
-    ".npz of images; the word digits"
+    "a folder of images, one image, or a pattern such as 'photos/*.jpg'; CIFAR-10 or CIFAR-100 "
+    "(python or binary, archive or folder); a folder with labels.npy and one <corruption>.npy each "
+    "(CIFAR-10-C), or one such file; an .npy or .npz of images; the word digits"
 )
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
-Source = Folder | Arrays
+Source = Folder | Named
 
 
 def open_source(
@@ -59,20 +61,50 @@ def open_source(
     if str(path) == DIGITS and not path.exists():
         return digits(classes)
     if not path.exists():
+        if is_pattern(path):
+            return _matching(path, classes, upright=upright)
         raise FileNotFoundError(f"`source` {path} does not exist; expected {FORMATS}")
     if path.is_dir():
-        return (
-            cifar_folder(path, classes)
-            or official_arrays(path, classes, severity)
-            or Folder(path, classes=classes, upright=upright)
-        )
-    if path.suffix == ".npz":
-        return npz(path, classes, severity)
-    if path.suffix == ".npy":
-        return npy(path, classes, severity)
+        return _folder(path, classes, severity, upright=upright)
+    return _file(path, classes, severity, upright=upright)
+
+
+def _folder(
+    path: Path, classes: Sequence[str] | None, severity: int | None, *, upright: bool
+) -> Source:
+    return (
+        cifar_folder(path, classes)
+        or official_arrays(path, classes, severity)
+        or Folder(path, classes=classes, upright=upright)
+    )
+
+
+def _file(
+    path: Path, classes: Sequence[str] | None, severity: int | None, *, upright: bool
+) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
+        return (npz if suffix == ".npz" else npy)(path, classes, severity)
     if path.name.endswith(ARCHIVES):
         return archive(path, classes)
+    if suffix in tree.SUFFIXES:
+        return Folder(path, {path.name: path}, classes, upright=upright)
     raise ValueError(f"`source` {path} is no source of images; expected {FORMATS}")
+
+
+def _matching(path: Path, classes: Sequence[str] | None, *, upright: bool) -> Source:
+    """Open the images that a pattern matches. Raises FileNotFoundError where there are none."""
+    folder, names = matches(path)
+    images = [name for name in names if Path(name).suffix.lower() in tree.SUFFIXES]
+    if not images:
+        instead = tree.found_instead(folder, names) if names else ""
+        raise FileNotFoundError(f"`source` {path} matches no image{instead}")
+    return Folder(path, {name: folder / name for name in images}, classes, upright=upright)
+
+
+def exists(path: str | Path) -> bool:
+    """Tell whether there is anything at the path of a source, which may be a pattern."""
+    return str(path) == DIGITS or Path(path).exists() or is_pattern(path)
 
 
 def open_official(
@@ -100,10 +132,10 @@ def open_official(
 def is_upright(path: Path, orientation: str | None = None) -> bool:
     """Tell whether the images of a source are turned as their EXIF data say.
 
-    By default those of one's own folders are, and those of a tree of ours, which has classes.txt,
-    are not: there nothing is left to turn, or the data set is read as it was published.
+    By default one's own photographs are, and those of a tree of ours, which has classes.txt, are
+    not: there nothing is left to turn, or the data set is read as it was published.
     """
-    own = path.is_dir() and not (path / tree.CLASSES).is_file()
+    own = not (path / tree.CLASSES).is_file()
     return orientation == "apply" or (orientation is None and own)
 
 

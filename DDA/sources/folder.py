@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from DDA import files, images, tree
+from DDA.sources.named import below, folders_in
 
 
 class Folder:
@@ -45,7 +46,7 @@ class Folder:
             if self._files is None:
                 self._names = tree.list_images(self.path)[0]
             else:
-                self._names = sorted(self._files, key=tree.key_of)
+                self._names = tree.unique(self.path, self._files)
         return self._names
 
     def list(
@@ -55,10 +56,14 @@ class Folder:
 
         `tree.list_images` says which files these are.
         """
+        if self._files is not None:
+            return below(self.names, cell), []
         return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
+        if self._files is not None:
+            return folders_in(self.names, folder)
         with os.scandir(self.path / folder) as entries:
             names = [entry.name for entry in entries if tree.is_folder(entry)]
         return sorted(name for name in names if not name.startswith("."))
