@@ -507,20 +507,13 @@ def _choose(
 
 
 def _check_used(originals: Originals, source: Source) -> None:
-    """Raise ValueError for classes or labels that were given and that the source does not take."""
-    path, flat = originals.source, "ILSVRC2012_val_*"
-    is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
-    if originals.labels is not None and not is_flat:
-        raise ValueError(
-            f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
-            f"{path} is not; leave it out"
-        )
+    """Raise ValueError for classes that were given and that the source does not take."""
     given = () if originals.classes is None else tree.class_list(originals.classes)
     own = tuple(source.classes or ())
     if originals.classes is not None and tuple(given) != own:
         raise ValueError(
             f"`classes` {originals.classes} has other names than the {len(own)} classes that "
-            f"{path} tells itself; leave it out"
+            f"{originals.source} tells itself; leave it out"
         )
 
 

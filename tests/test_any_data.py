@@ -1,6 +1,8 @@
 """Sources of one's own data: single images, patterns, zips, lists of labels, shards and tables."""
 
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -103,3 +105,97 @@ def test_commands_take_one_image_and_patterns(photos, tmp_path, prior, pattern):
     assert make_data.main([*argv, "--workers", "1"]) == 0
     made = {path.name for path in (tmp_path / "tree").rglob("*.*g")}
     assert made == {name.rpartition("/")[2] for name in expected}
+
+
+# --------------------------------------------------------------------------------- zip archives
+
+
+def zipped(path, contents, how=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return path
+
+
+def encoded(kind="png", shade=None):
+    """Return the bytes of a small image."""
+    pixels = RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels if shade is None else np.full_like(pixels, shade)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_has_its_images_and_class_folders(tmp_path, how):
+    contents = {f"my/{name}/1.png": encoded() for name in ("dog", "cat")}
+    contents |= {"my/cat/2.jpg": encoded("jpeg"), "my/notes.txt": b"x", "__MACOSX/my/._1.png": b"x"}
+    source = sources.open_source(zipped(tmp_path / "my.zip", contents, how))
+    assert source.names == ["cat/1.png", "cat/2.jpg", "dog/1.png"]
+    assert source.classes == ("cat", "dog") and source.folders(".") == ["cat", "dog"]
+    assert source.list("cat")[0] == ["cat/1.png", "cat/2.jpg"]
+    assert source.list(".")[1] == ["notes.txt"]
+    assert source.encoded("cat/2.jpg") == contents["my/cat/2.jpg"]
+    expected = np.asarray(Image.open(io.BytesIO(contents["my/dog/1.png"])))
+    np.testing.assert_array_equal(source.pixels("dog/1.png"), expected)
+
+
+def test_photographs_in_a_zip_are_turned_like_those_in_a_folder(tmp_path):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new("RGB", (12, 9)).save(buffer, "jpeg", exif=exif)
+    path = zipped(tmp_path / "a.zip", {"x.jpg": buffer.getvalue()})
+    turned, plain = (sources.open_source(path, upright=upright) for upright in (True, False))
+    assert turned.read("x.jpg").size == (9, 12) and plain.read("x.jpg").size == (12, 9)
+    assert turned.encoded("x.jpg") is None and plain.encoded("x.jpg") == buffer.getvalue()
+    assert sources.open_official(path).upright
+
+
+def damaged(path, change):
+    """Change the bytes of a file."""
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def with_size(data, size):
+    """Return a zip whose list declares another size of its only file."""
+    place = data.rindex(b"PK\1\2") + 24
+    return data[:place] + size.to_bytes(4, "little") + data[place + 4 :]
+
+
+def encrypted(data):
+    """Return a zip whose list says that its only file is encrypted."""
+    place = data.rindex(b"PK\1\2") + 8
+    return data[:place] + bytes([data[place] | 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("contents", "change", "words"),
+    [
+        ({"../x.png": b"x"}, None, r"'\.\./x\.png', which is no path below a folder"),
+        ({"/x.png": b"x"}, None, "no path below a folder"),
+        ({"a.txt": b"x"}, None, r"holds no images; the files there are 1 \.txt"),
+        ({}, None, "holds no images"),
+        ({"x.png": b"x"}, lambda data: data[:-8], "is damaged, or no zip"),
+        ({"x.png": b"x"}, lambda data: b"nonsense", "is damaged, or no zip"),
+        ({"x.png": b"0" * 5000}, lambda data: with_size(data, 2**31), "declares 2,147,483,648"),
+        ({"x.png": b"0" * 5000}, encrypted, "x.png is encrypted; unpack the zip"),
+    ],
+)
+def test_a_wrong_zip_is_told_in_words(tmp_path, contents, change, words):
+    path = zipped(tmp_path / "a.zip", contents)
+    with pytest.raises(files.BadFile, match=words):
+        sources.open_source(path if change is None else damaged(path, change))
+
+
+def test_a_zip_of_another_packer_is_told_in_words(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"x.png": encoded()}, zipfile.ZIP_BZIP2)
+    with pytest.raises(files.BadFile, match="packed in a way that is not read here"):
+        sources.open_source(path)
+
+
+@pytest.mark.parametrize("size", [4000, 6000])
+def test_a_member_of_a_zip_that_is_not_as_declared_is_a_failure_of_that_image(tmp_path, size):
+    path = zipped(tmp_path / "a.zip", {"x.png": b"0" * 5000})
+    source = sources.open_source(damaged(path, lambda data: with_size(data, size)))
+    with pytest.raises(files.BadFile, match=r"x\.png is damaged; get the archive again"):
+        sources.read_pixels(source, "x.png")

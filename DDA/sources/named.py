@@ -36,13 +36,14 @@ class Named:
     """Images that parts hold, each under a name in the tree.
 
     upright: whether images are turned as their EXIF data say. left_out: what is left out, in words.
-    files: the files on disk that hold the images.
+    files: the files on disk that hold the images. others: what else they hold, by name.
     """
 
     def __init__(self, path: Path, classes: Iterable[str] | None = None, *, upright: bool = False):
         self.path, self.upright, self.left_out = path, upright, ""
         self.classes = None if classes is None else tree.check_classes(classes, path)
         self.files = [path] if path.is_file() else sorted(filter(Path.is_file, path.glob("*")))
+        self.others: list[str] = []
         self._places: dict[str, tuple[Part, int]] = {}
         self._sorted: list[str] = []
 
@@ -74,8 +75,9 @@ class Named:
     def list(
         self, cell: str = ".", *, leave_out: Path | None = None
     ) -> tuple[list[str], list[str]]:
-        """Return the names of the images below a folder of the tree; there are no other files."""
-        return below(self.names, cell), []
+        """Return the names of the images below a folder of the tree, and of the other files."""
+        prefix = "" if cell == "." else f"{cell}/"
+        return below(self.names, cell), [name for name in self.others if name.startswith(prefix)]
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
