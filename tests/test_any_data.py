@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DDA import files, sources
+from DDA import files, sources, tree
 from DDA.image_adapt.scripts import image_sample
 from DistilledClassifier import make_data
 
@@ -199,3 +199,142 @@ def test_a_member_of_a_zip_that_is_not_as_declared_is_a_failure_of_that_image(tm
     source = sources.open_source(damaged(path, lambda data: with_size(data, size)))
     with pytest.raises(files.BadFile, match=r"x\.png is damaged; get the archive again"):
         sources.read_pixels(source, "x.png")
+
+
+# ------------------------------------------------------------------- class folders and CSV lists
+
+
+def prepared(tmp_path, source, *flags):
+    """Return the names of the tree that make_data.py prepare makes, and its classes."""
+    out = tmp_path / "prepared"
+    argv = ["prepare", "--base_samples", str(source), "--save_dir", str(out), "--workers", "1"]
+    assert make_data.main([*argv, *map(str, flags), "--quiet"]) == 0
+    return sources.Folder(out).names, tree.read_classes(out)
+
+
+@pytest.mark.parametrize("train", ["train", "training"])
+@pytest.mark.parametrize("test", ["val", "test", "valid", "validation"])
+def test_an_image_folder_with_splits_is_prepared(tmp_path, train, test):
+    names = [f"{train}/0/a.png", f"{train}/7/b.png", f"{test}/7/a.png"]
+    for name in names:
+        picture(tmp_path / "data" / name)
+    source = sources.open_official(tmp_path / "data")
+    assert source.classes == ("0", "7")
+    assert sources.splits_of(source.names) == {"train": [train], "test": [test]}
+    made, classes = prepared(tmp_path, tmp_path / "data")
+    assert made == sorted(f"clean/{name}" for name in names) and classes == ("0", "7")
+    assert sources.splits_of(made) == {"train": [train], "test": [test]}
+
+
+def test_class_folders_without_splits_are_prepared(tmp_path):
+    for name in ("dog/a.png", "cat/a.png", "cat/b.png"):
+        picture(tmp_path / "data" / name)
+    assert sources.splits_of(sources.open_official(tmp_path / "data").names) == {
+        "train": [],
+        "test": [],
+    }
+    made, classes = prepared(tmp_path, tmp_path / "data")
+    assert made == ["clean/cat/a.png", "clean/cat/b.png", "clean/dog/a.png"]
+    assert classes == ("cat", "dog")
+
+
+def test_folders_of_albums_are_no_classes(photos):
+    assert sources.open_official(photos).classes is None
+    assert sources.open_official(photos / "trip").classes is None
+
+
+LIST = "\ufeffFile_Name;note;Label\r\n./a.png;x;dog\r\nsub/b.jpg;;cat\r\nc;;dog\r\n"
+
+
+@pytest.fixture
+def flat(tmp_path):
+    for name in ("a.png", "sub/b.jpg", "c.png"):
+        picture(tmp_path / "flat" / name)
+    return tmp_path / "flat"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.csv"])
+def test_a_folder_with_a_list_of_labels_is_sorted_into_classes(flat, tmp_path, name):
+    (flat / name).write_text(LIST, newline="")
+    source = sources.open_source(flat)
+    assert source.names == ["dog/a.png", "dog/c.png", "sub/cat/b.jpg"]
+    assert source.classes == ("cat", "dog") and source.left_out == ""
+    assert source.list("dog")[0] == ["dog/a.png", "dog/c.png"]
+    np.testing.assert_array_equal(
+        source.pixels("dog/a.png"), np.asarray(Image.open(flat / "a.png"))
+    )
+    made, classes = prepared(tmp_path, flat)
+    assert made == ["clean/dog/a.png", "clean/dog/c.png", "clean/sub/cat/b.jpg"]
+    assert classes == ("cat", "dog")
+
+
+def test_a_list_in_a_zip_and_one_that_is_given_do_the_same(flat, tmp_path):
+    named = {name: (flat / name).read_bytes() for name in ("a.png", "sub/b.jpg", "c.png")}
+    path = zipped(tmp_path / "x.zip", named | {"labels.csv": LIST})
+    expected = ["dog/a.png", "dog/c.png", "sub/cat/b.jpg"]
+    assert sources.open_source(path).names == expected
+    (tmp_path / "given.csv").write_text(LIST)
+    made, classes = prepared(tmp_path, flat, "--labels", tmp_path / "given.csv")
+    assert made == [f"clean/{name}" for name in expected] and classes == ("cat", "dog")
+    assert sources.open_source(flat / "**", labels=tmp_path / "given.csv").names == expected
+    bare = zipped(tmp_path / "y.zip", named)
+    assert sources.open_source(bare, labels=tmp_path / "given.csv").names == expected
+
+
+def test_a_list_in_each_folder_of_a_split_is_read(tmp_path):
+    for split in ("train", "test"):
+        picture(tmp_path / "data" / split / "1.png")
+        rows = f"file_name,label\n1.png,{'cat' if split == 'train' else 'dog'}\n"
+        (tmp_path / "data" / split / "metadata.csv").write_text(rows)
+    source = sources.open_source(tmp_path / "data")
+    assert source.names == ["test/dog/1.png", "train/cat/1.png"]
+
+
+def test_numbers_in_a_list_are_places_in_the_class_list(flat, tmp_path):
+    (flat / "labels.csv").write_text("id,target\na,1\nb,0\nc,1\n")
+    with pytest.raises(ValueError, match="numbers as labels, and nothing tells the class names"):
+        sources.open_source(flat)
+    source = sources.open_source(flat, ["cat", "dog"])
+    assert source.names == ["dog/a.png", "dog/c.png", "sub/cat/b.jpg"]
+    with pytest.raises(files.BadFile, match=r"has the label 1, but there are 1 classes"):
+        sources.open_source(flat, ["cat"])
+
+
+def test_images_without_a_row_and_rows_without_an_image_are_told(flat, tmp_path, capsys):
+    (flat / "labels.csv").write_text("file,class\na.png,dog\nz.png,cat\n")
+    source = sources.open_source(flat)
+    assert source.names == ["dog/a.png"]
+    assert source.left_out == (
+        f"2 images without a label in {flat}: labels.csv, such as c.png, are left out; "
+        f"{flat}: labels.csv names 1 images that are not there, such as z.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("file,class\na.png,cat\na.png,dog\n", "gives 'a.png' the labels 'cat' and 'dog'"),
+        ("file,class\na.png,cat\na,dog\n", "two rows give 'a.png' the labels 'cat' and 'dog'"),
+        ("file,class\nz.png,cat\n", "names none of the 3 images; it names 'z.png'"),
+        ("file,class\na.png\n", "line 2, has 1 columns, fewer than its first line"),
+        ("file,class\na.png,../x\n", "'../x', which cannot be the name of a folder"),
+        ("file,class\na.png,\n", "no path below a folder"),
+        ('file,class\na.png,"cat\n', "is damaged, or no CSV file"),
+    ],
+)
+def test_a_wrong_list_of_labels_is_told_in_words(flat, rows, words):
+    (flat / "labels.csv").write_text(rows)
+    with pytest.raises(files.BadFile, match=words):
+        sources.open_source(flat)
+
+
+def test_a_csv_of_another_kind_is_no_list_of_labels(flat):
+    (flat / "labels.csv").write_text("when,where\n1,2\n")
+    assert sources.open_source(flat).names == ["a.png", "c.png", "sub/b.jpg"]
+
+
+def test_labels_that_a_source_does_not_take_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    (tmp_path / "l.csv").write_text("file,label\na,b\n")
+    with pytest.raises(ValueError, match="`labels` .* has labels of its own; leave it out"):
+        sources.open_source(tmp_path / "a.npy", labels=tmp_path / "l.csv")

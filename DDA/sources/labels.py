@@ -12,7 +12,7 @@ from DDA import files, tree
 
 # the folders of splits, and words in the names of files that tell one
 TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation", "dev")
+TEST = ("test", "val", "valid", "validation")
 SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join((*TRAIN, *TEST))})(?:[-_.]|$)")
 # the lists that are looked for in a folder, and the usual names of their columns
 LISTS = ("labels.csv", "metadata.csv")
