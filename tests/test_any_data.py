@@ -1,7 +1,10 @@
 """Sources of one's own data: single images, patterns, zips, lists of labels, shards and tables."""
 
+import gzip
 import io
 import os
+import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 from DDA import files, sources, tree
 from DDA.image_adapt.scripts import image_sample
+from DDA.sources import packed
 from DistilledClassifier import make_data
 
 RNG = np.random.default_rng(0)
@@ -338,3 +342,161 @@ def test_labels_that_a_source_does_not_take_are_refused(tmp_path):
     (tmp_path / "l.csv").write_text("file,label\na,b\n")
     with pytest.raises(ValueError, match="`labels` .* has labels of its own; leave it out"):
         sources.open_source(tmp_path / "a.npy", labels=tmp_path / "l.csv")
+
+
+def test_the_adaptation_job_tells_what_a_list_leaves_out(flat, tmp_path, prior, capsys):
+    (flat / "labels.csv").write_text("file,class\na.png,dog\n")
+    argv = ["--base_samples", str(flat), "--save_dir", str(tmp_path / "out"), "--dry_run"]
+    assert image_sample.main([*argv, "--model_path", str(prior), "--speed", "one-shot"]) == 0
+    assert "2 images without a label in" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- shards (webdataset)
+
+
+def tarred(path, contents, form=tarfile.PAX_FORMAT):
+    """Write a tar of some contents by name, in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, data in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_shard_has_its_images_and_the_labels_beside_them(tmp_path, form):
+    contents = {"./0.png": encoded(), "./0.cls": b"1\n", "./long/1.png": encoded()}
+    contents |= {"./long/1.cls": b"0", "./long/1.json": b"{}", "./.hidden.png": b"x"}
+    source = sources.open_source(tarred(tmp_path / "x.tar", contents, form), ["cat", "dog"])
+    assert source.names == ["dog/0.png", "long/cat/1.png"] and source.classes == ("cat", "dog")
+    assert source.encoded("dog/0.png") == contents["./0.png"]
+    assert source.list(".")[1] == [] and source.left_out == ""
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_long_names_and_large_numbers_of_a_shard_are_read(tmp_path, form):
+    long, accents = f"{'x' * 90}/{'y' * 200}.png", f"{'ü' * 80}.png"
+    data = encoded()
+    source = sources.open_source(tarred(tmp_path / "x.tar", {long: data, accents: b"0"}, form))
+    assert source.names == [long, accents] and source.encoded(long) == data
+
+
+@pytest.mark.parametrize(
+    ("suffix", "texts", "classes", "labels"),
+    [
+        ("cls", ("cat", "dog"), None, ("cat", "dog")),
+        ("json", ('{"label": 1}', '{"label": 0}'), ["cat", "dog"], ("dog", "cat")),
+        ("json", ('{"class_name": "ox"}', '{"class_name": "ant"}'), None, ("ox", "ant")),
+        ("txt", ("1", "0"), ["cat", "dog"], ("dog", "cat")),
+        ("txt", ("dog", "cat"), ["cat", "dog"], ("dog", "cat")),
+        ("txt", ("a dog", "two cats"), None, (None, None)),
+        ("json", ('{"caption": "a dog"}', "[]"), None, (None, None)),
+        ("json", ("[" * 9999, "nonsense"), None, (None, None)),
+    ],
+)
+def test_labels_beside_images_are_numbers_or_names_and_captions_are_none(
+    tmp_path, suffix, texts, classes, labels
+):
+    contents = {f"{i}.png": encoded() for i in range(2)}
+    contents |= {f"{i}.{suffix}": text.encode() for i, text in enumerate(texts)}
+    source = sources.open_source(tarred(tmp_path / "x.tar", contents), classes)
+    expected = [f"{label}/{i}.png" if label else f"{i}.png" for i, label in enumerate(labels)]
+    assert sorted(source.names) == sorted(expected)
+    known = classes or (sorted(labels) if labels[0] else None)
+    assert source.classes == (None if known is None else tuple(known))
+
+
+def test_shards_are_one_source_by_folder_pattern_and_split(tmp_path):
+    for split, number in (("train", 0), ("train", 1), ("val", 0)):
+        contents = {f"{number}.jpg": encoded("jpeg"), f"{number}.cls": b"1"}
+        tarred(tmp_path / "shards" / f"set-{split}-{number:06}.tar", contents)
+    (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\n")
+    names = ["train/dog/0.jpg", "train/dog/1.jpg", "val/dog/0.jpg"]
+    source = sources.open_source(tmp_path / "shards")
+    assert source.names == names and source.classes == ("cat", "dog")
+    assert len(source.files) == 3
+    pattern = tmp_path / "shards" / "set-train-{000000..000001}.tar"
+    assert sources.open_source(pattern).names == names[:2]
+    assert sources.open_source(tmp_path / "shards" / "set-val-*.tar").names == names[2:]
+    made, classes = prepared(tmp_path, tmp_path / "shards")
+    assert made == [f"clean/{name}" for name in names] and classes == ("cat", "dog")
+    received = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(received.pixels(names[0]), source.pixels(names[0]))
+
+
+def test_shards_in_folders_of_splits_are_one_source(tmp_path):
+    for split in ("train", "test"):
+        tarred(tmp_path / "shards" / split / "0.tar", {"0.png": encoded(), "0.cls": b"ox"})
+    assert sources.open_source(tmp_path / "shards").names == ["test/ox/0.png", "train/ox/0.png"]
+
+
+def test_a_folder_with_images_beside_a_tar_is_a_folder(photos):
+    tarred(photos / "x.tar", {"q.png": encoded()})
+    assert "q.png" not in sources.open_source(photos).names
+
+
+def test_a_key_in_two_shards_is_told(tmp_path):
+    for number in range(2):
+        tarred(tmp_path / "shards" / f"{number}.tar", {"0.png": encoded()})
+    with pytest.raises(files.BadFile, match=r"0\.tar: 0\.png and .*1\.tar: 0\.png would be one"):
+        sources.open_source(tmp_path / "shards")
+
+
+def with_field(place, value):
+    """Return a function that changes a field of a tar's first header and puts its sum right."""
+
+    def change(data):
+        head = bytearray(data[:512])
+        head[place : place + len(value)] = value
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        return bytes(head) + data[512:]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("x.png", lambda data: data[:700], "declares a file of 300 bytes at 0, but has 700 in all"),
+        ("x.png", lambda data: b"y" + data[1:], "is damaged at byte 0, or no tar archive"),
+        ("x.png", lambda data: data[:100], "is cut off, or no tar archive"),
+        ("x.png", with_field(124, b"77777777777\0"), "declares a file of 8,589,934,591 bytes"),
+        ("x.png", with_field(124, b"\x80" + b"\xff" * 11), "declares a file of"),
+        ("x.png", with_field(124, b"99999999999\0"), "is damaged, or no tar archive"),
+        ("../x.png", None, "no path below a folder"),
+        ("x.txt", gzip.compress, "CIFAR"),
+    ],
+)
+def test_a_wrong_shard_is_told_in_words(tmp_path, name, change, words):
+    path = tarred(tmp_path / "x.tar", {name: b"0" * 300}, tarfile.USTAR_FORMAT)
+    with pytest.raises(ValueError, match=words):
+        sources.open_source(path if change is None else damaged(path, change))
+
+
+def test_links_and_pipes_in_a_shard_are_no_images(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, kind in (("a.png", tarfile.SYMTYPE), ("b.png", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+        member = tarfile.TarInfo("c.png")
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    assert sources.open_source(tmp_path / "x.tar").names == ["c.png"]
+
+
+def test_a_shard_is_listed_by_its_headers_and_labels_alone(tmp_path, monkeypatch):
+    contents = {f"{i}.png": b"0" * 600 for i in range(9)} | {"0.cls": b"ox", "0.seg": b"x"}
+    path, read = tarred(tmp_path / "x.tar", contents), []
+    original = packed.Member.read
+    monkeypatch.setattr(
+        packed.Member, "read", lambda self, file=None: (read.append(self), original(self, file))[1]
+    )
+    assert sources.open_source(path).names == ["ox/0.png"]
+    assert [member.name for member in read] == ["0.cls"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from DDA import files, tree
 from DDA.sources import labels as lists
 from DDA.sources.named import Named
-from DDA.sources.packed import Member, Packed, tar_members, zip_members
+from DDA.sources.packed import Member, Packed, is_gzip, tar_members, zip_members
 
 # the files beside an image that may hold its label, with the most bytes of each
 BESIDE = {".cls": 1 << 16, ".json": 1 << 20, ".txt": 1 << 16}
@@ -22,14 +22,14 @@ TRIED = 100  # files beside images of which none holds a label, before the other
 def archive(
     path: Path, classes: Sequence[str] | None, labels: Path | None, *, upright: bool
 ) -> Named | None:
-    """Open the images in a zip or a tar; return None for a tar without image files.
+    """Open the images in a zip or a tar; return None for a tar without image files or in gzip.
 
     labels: a list of labels, where none lies in the archive.
     """
     if path.suffix.lower() == ".zip":
         members = zip_members(path)
     else:
-        members = tar_members(path)
+        members = [] if is_gzip(path) else tar_members(path)
         if not any(map(_is_image, members)):
             return None
     return _labelled(path, _inside(members, f"{path.stem}/"), classes, labels, upright=upright)
@@ -99,7 +99,8 @@ def _labelled(
 ) -> Named:
     """Return the images among files in archives, with the labels that the other files tell."""
     names = [name for name in members if name.lower().endswith(tree.SUFFIXES)]
-    others = sorted(members.keys() - set(names))
+    keys = set(map(tree.key_of, names))
+    others = sorted(name for name in members.keys() - set(names) if not _is_beside(name, keys))
     if not names:
         raise files.BadFile(f"{path} holds no images{tree.found_instead(path, others)}")
     tree.unique(path, names)
@@ -152,6 +153,11 @@ def _beside(
         if labels and not (is_text and not all(map(str.isdigit, labels.values()))):
             return labels
     return {}
+
+
+def _is_beside(name: str, keys: Container[str]) -> bool:
+    """Tell whether a file belongs to an image. keys: those of the images."""
+    return name.endswith(tuple(BESIDE)) and tree.key_of(name) in keys
 
 
 def _partner(members: Mapping[str, Member], name: str, suffix: str) -> Member | None:

@@ -163,6 +163,12 @@ def _zip_member(path: Path, info: zipfile.ZipInfo) -> Member | None:
 # ------------------------------------------------------------------------------------------ tar
 
 
+def is_gzip(path: Path) -> bool:
+    """Tell whether a file is packed by gzip, whatever its name is."""
+    with files.open_regular(path) as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
 def tar_members(path: Path) -> list[Member]:
     """Return the files in a tar that is not packed, without hidden ones and links.
 
@@ -170,7 +176,7 @@ def tar_members(path: Path) -> list[Member]:
     for millions of members.
     """
     with files.parsing(path, "tar archive"), files.open_regular(path) as file:
-        if file.read(2) == b"\x1f\x8b":
+        if is_gzip(path):
             raise files.BadFile(
                 f"{path} is packed by gzip, in which no image can be found without all before it; "
                 "unpack it with gunzip"
@@ -218,7 +224,7 @@ def _tar_headers(file: BinaryIO, whole: int, path: Path) -> Iterator[tuple[str, 
 
 def _check_sum(block: bytes, place: int, path: Path) -> None:
     """Raise BadFile where a header is damaged: its sum counts its own eight bytes as spaces."""
-    if _number(block[148:156]) != 256 + sum(block[:148]) + sum(block[156:]):
+    if _number(block[148:156]) != 256 + sum(block) - sum(block[148:156]):
         raise files.BadFile(f"{path} is damaged at byte {place:,}, or no tar archive; get it again")
 
 
