@@ -34,34 +34,36 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", append=True)
 
 
-def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
+def read_rgb(path: Path, *, upright: bool = False, data: bytes | None = None) -> Image.Image:
     """Return an image file as RGB, as `to_rgb` does.
 
+    data: the bytes of the file, where it lies in another one and has only the name ``path``.
     upright: turn it as its EXIF data say, as cameras leave it to those who show a photograph.
     Raises FileNotFoundError, and BadFile for all else: its message begins with "it", because those
     who ask know the file.
     """
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         pixels = to_rgb(image)
         # now that it is loaded: Pillow turns TIFF files itself, and then says so
         turn = TURNS.get(_orientation(image)) if upright else None
         return pixels if turn is None else pixels.transpose(turn)
 
 
-def is_turned(path: Path) -> bool:
+def is_turned(path: Path, data: bytes | None = None) -> bool:
     """Tell whether `read_rgb` turns an image file where that is wanted."""
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         return image.format != "TIFF" and _orientation(image) in TURNS
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file, and say in words whatever is wrong with it inside the block.
 
     Pillow and its plugins raise dozens of types for damaged files.
     """
     try:
-        with files.open_regular(path) as file, Image.open(file) as image:
+        opened = files.open_regular(path) if data is None else io.BytesIO(data)
+        with opened as file, Image.open(file) as image:
             yield image
     except (files.BadFile, FileNotFoundError):
         raise

@@ -597,6 +597,8 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     if plan.elsewhere:
         where = "are of images outside these cells and are left alone"
         lines.append(f"            {plan.elsewhere:,} keys of `keys` {where}")
+    if plan.source.left_out:
+        lines.append(f"            {plan.source.left_out}")
     if plan.not_images:
         others = f"{len(plan.not_images):,} other files are left alone"
         lines.append(f"            {others}: {some(plan.not_images)}")

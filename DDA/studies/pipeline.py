@@ -513,7 +513,7 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     for name, value in named.items():
         if value == "":
             raise ValueError(f"{where}: `{name}` is empty; name a file or a folder")
-        if value not in (None, sources.DIGITS) and not files.find(value).exists():
+        if value is not None and not sources.exists(files.find(value)):
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
 
 
