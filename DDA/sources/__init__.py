@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from DDA import files, tree
+from DDA import files, images, tree
 from DDA.sources.arrays import Arrays, npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
 from DDA.sources.digits import DIGITS, digits
@@ -114,6 +114,12 @@ def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             others += source.list(cell)[1]
     return tree.found_instead(source.path, others, source.names)
+
+
+def size_of(source: Source, name: str) -> tuple[int, int]:
+    """Return the width and the height of an image; of a file only the header is read."""
+    place = source.where(name)
+    return images.size_of(place) if isinstance(place, Path) else source.read(name).size
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

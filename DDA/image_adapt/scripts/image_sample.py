@@ -19,6 +19,7 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from DDA import commands, ranks
+from DDA.fitting import FITS
 from DDA.image_adapt import choices
 from DDA.image_adapt.settings import Method, Selection, check_machine, method
 from DDA.settings import names_of
@@ -86,6 +87,9 @@ FLAGS = """
     behaviour: same)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
+--fit {FITS}  whole: resize the shorter side to the prior's size and keep the rest; pad: resize the
+    longer side; square: keep the middle square (default: that of --save_dir; anew: whole for
+    --dataset folder, square for others and published behaviour)
 --classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
@@ -143,7 +147,7 @@ FLAGS = """
 
 def parser() -> commands.Parser:
     """Return the parser of the command line."""
-    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, **vars(choices))
+    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, FITS=FITS, **vars(choices))
 
 
 if __name__ == "__main__":
