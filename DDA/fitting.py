@@ -1,4 +1,4 @@
-"""How an image of any shape becomes one that a prior can adapt: a square, the whole, or padded."""
+"""Images of any shape as a prior can adapt them: their middle square, whole, or padded."""
 
 from __future__ import annotations
 

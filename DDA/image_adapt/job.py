@@ -609,9 +609,9 @@ def facts(ranks: int, device: Any, batch_size: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------- what people are told
 
 FIT_WORDS = {
-    "square": "middle squares, resized to {} pixels",
-    "whole": "whole images, the shorter side resized to {} pixels",
-    "pad": "whole images, the longer side resized to {} pixels",
+    "square": "cropped to their middle square and resized to {} pixels",
+    "whole": "kept whole, the shorter side resized to {} pixels",
+    "pad": "kept whole, the longer side resized to {} pixels",
 }
 
 
@@ -640,19 +640,22 @@ def describe_fit(plan: Plan, fit: Fit) -> str:
     Only headers are read, of at most MEASURED images that are spread evenly over the plan.
     """
     names = tree.spread(list(itertools.chain(*plan.planned)), MEASURED)
-    shares = {}
+    sizes = {}
     for name in names:
         with contextlib.suppress(Exception):  # a damaged image is named later
-            shares[name] = fit.kept(*size_of(plan.source, name))
-    line = f"fit         {FIT_WORDS[fit.how].format(fit.size)}"
-    if not shares:
+            sizes[name] = size_of(plan.source, name)
+    line = f"fit         images are {FIT_WORDS[fit.how].format(fit.size)}"
+    if not sizes:
         return line
+    shares = {name: fit.kept(*size) for name, size in sizes.items()}
+    few = f", of {len(sizes):,} images spread over the plan" if len(names) < plan.total else ""
     worst = min(shares, key=shares.__getitem__)
-    of = f" of {len(shares):,} images spread over the plan" if len(names) < plan.total else ""
     if shares[worst] == 1:
-        return f"{line}: 100 % of the area is kept{of}"
-    least, median = f"{100 * shares[worst]:.1f}", f"{100 * np.median([*shares.values()]):.1f}"
-    return f"{line}: {least} % of the area is kept at least ({worst}), {median} % in the median{of}"
+        return f"{line}: 100 % of the area is kept{few}"
+    width, height = sizes[worst]
+    least = f"{worst} has {width} x {height} and keeps {100 * shares[worst]:.1f} % of its area"
+    median = f"{100 * np.median([*shares.values()]):.1f}"
+    return f"{line}: {least}, the least; the median is {median} %{few}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

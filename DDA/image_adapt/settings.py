@@ -207,7 +207,8 @@ class Selection:
     of `orientation_of`). fit: how images are fitted to the prior, a way of `DDA.fitting.Fit`
     (default: that of the save folder, else of the adapter, else of `fit_of`). overwrite: make the
     planned images anew. gallery: a PNG of some images before and after. classes: the names of the
-    classes, a built-in list or a file, for labels without names. Raises ValueError for values that cannot be meant.
+    classes, a built-in list or a file, for labels without names. Raises ValueError for values that
+    cannot be meant.
     """
 
     source: Path

@@ -19,7 +19,6 @@ if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from DDA import commands, ranks
-from DDA.fitting import FITS
 from DDA.image_adapt import choices
 from DDA.image_adapt.settings import Method, Selection, check_machine, method
 from DDA.settings import names_of
@@ -87,15 +86,13 @@ FLAGS = """
     behaviour: same)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
---fit {FITS}  whole: resize the shorter side to the prior's size and keep the rest; pad: resize the
-    longer side; square: keep the middle square (default: that of --save_dir; anew: whole for
-    --dataset folder, square for others and published behaviour)
+--fit {square,whole,pad}  what is adapted: the middle square, all of the image, or all of it within
+    a square (default as --orientation: anew whole for --dataset folder, square for others)
 --classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
 [method]
---speed {SPEEDS}  a rung of the speed ladder: sets those of the next ten flags that are not given
-    (default: exact)
+--speed {SPEEDS}  a rung: sets those of the next ten flags that are not given (default: exact)
 --N INT  reverse steps, in steps of --timestep_respacing (exact: 50)
 --D INT  low-pass factor: what survives shrinking by D is kept (exact: 4)
 --guidance {GUIDANCES}  projection needs no gradient (exact: gradient)
@@ -139,15 +136,14 @@ FLAGS = """
 --batch_size INT = 4  images at once; changes speed and memory only
 --dtype {DTYPES}  of the network's body (default: float32)
 --use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
---device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place within its node, else the
-    CPU
+--device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place on its node, else CPU
 --dry_run  check everything, print the plan and stop
 """
 
 
 def parser() -> commands.Parser:
     """Return the parser of the command line."""
-    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, FITS=FITS, **vars(choices))
+    return commands.parser(PROGRAM, __doc__, FLAGS, LAYOUTS=LAYOUTS, **vars(choices))
 
 
 if __name__ == "__main__":
