@@ -85,6 +85,7 @@ MAY_IMPORT = {
     "DDA/model_adapt/choices.py": set(),
     "DDA/model_adapt/settings.py": {
         "DDA",
+        "DDA.fitting",
         "DDA.settings",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
