@@ -186,11 +186,10 @@ class Prediction:
     """The settings of predict.py: two classifiers, and two views of images without labels.
 
     adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed``, with
-    ``seed`` and ``fit`` (default: whole). cache: the folder that keeps such copies (default: that of the user). rule: by default
-    the gate where one is fitted and a prior is given, else the sum. orientation: how the images are
-    turned (default: as the copies were made, ignore with copies that do not tell, else apply).
-    Raises ValueError for what does
-    not go together.
+    ``seed`` and ``fit`` (default: whole). cache: the folder that keeps such copies (default: that
+    of the user). rule: by default the gate where one is fitted and a prior is given, else the sum.
+    orientation: how the images are turned (default: as the copies were made, ignore with copies
+    that do not tell, else apply). Raises ValueError for what does not go together.
     """
 
     first: str
@@ -233,8 +232,9 @@ class Trial:
     """The settings of advise.py: a classifier, a prior, and labelled images to try them on.
 
     student: a classifier of degraded images, to compare with. speeds: the rungs that are tried.
-    fit: how images are fitted to the prior (default: that of the layout). num_samples: at most so many images, evenly spread. cache: the folder that keeps the copies
-    (default: that of the user). Raises ValueError for what cannot be meant.
+    fit: how images are fitted to the prior (default: that of the layout). num_samples: at most so
+    many images, evenly spread. cache: the folder that keeps the copies (default: that of the user).
+    Raises ValueError for what cannot be meant.
     """
 
     classifier: Any
