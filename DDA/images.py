@@ -55,6 +55,12 @@ def is_turned(path: Path, data: bytes | None = None) -> bool:
         return image.format != "TIFF" and _orientation(image) in TURNS
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the width and the height of an image file, of which only the header is read."""
+    with _opened(path) as image:
+        return image.size
+
+
 @contextlib.contextmanager
 def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file, and say in words whatever is wrong with it inside the block.

@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from DDA import files, tree
+from DDA import files, images, tree
 from DDA.sources import archives
 from DDA.sources import labels as lists
-from DDA.sources.arrays import npy, npz, official_arrays
+from DDA.sources.arrays import Arrays, npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder, listed_folder
@@ -218,6 +218,12 @@ def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             others += source.list(cell)[1]
     return tree.found_instead(source.path, others, source.names)
+
+
+def size_of(source: Source, name: str) -> tuple[int, int]:
+    """Return the width and the height of an image; of a file only the header is read."""
+    place = source.where(name)
+    return images.size_of(place) if isinstance(place, Path) else source.read(name).size
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

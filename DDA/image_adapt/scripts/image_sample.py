@@ -86,12 +86,13 @@ FLAGS = """
     behaviour: same)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
+--fit {square,whole,pad}  what is adapted: the middle square, all of the image, or all of it within
+    a square (default as --orientation: anew whole for --dataset folder, square for others)
 --classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
 [method]
---speed {SPEEDS}  a rung of the speed ladder: sets those of the next ten flags that are not given
-    (default: exact)
+--speed {SPEEDS}  a rung: sets those of the next ten flags that are not given (default: exact)
 --N INT  reverse steps, in steps of --timestep_respacing (exact: 50)
 --D INT  low-pass factor: what survives shrinking by D is kept (exact: 4)
 --guidance {GUIDANCES}  projection needs no gradient (exact: gradient)
@@ -135,8 +136,7 @@ FLAGS = """
 --batch_size INT = 4  images at once; changes speed and memory only
 --dtype {DTYPES}  of the network's body (default: float32)
 --use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
---device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place within its node, else the
-    CPU
+--device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place on its node, else CPU
 --dry_run  check everything, print the plan and stop
 """
 
