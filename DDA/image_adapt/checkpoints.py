@@ -136,7 +136,7 @@ DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_va
 NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
 
-class Told(TypedDict, total=False):
+class Record(TypedDict, total=False):
     """The entries of a prior's .json that tell for what it is good.
 
     timesteps: those that it was trained for, such as ``0-200``; all, if they are not there.
@@ -184,23 +184,23 @@ def digests(path: Path) -> set[str]:
     return {content[name] for name in DIGESTS if isinstance(content.get(name), str)}
 
 
-def told(path: Path) -> Told:
+def read_record(path: Path) -> Record:
     """Return for what a prior is good, by the .json beside it.
 
     Raises BadFile for entries of another form.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
-        return Told()
-    content = shapes.read_json(beside, Told)
+        return Record()
+    content = shapes.read_json(beside, Record)
     if last_of(content.get("timesteps", "0-1")) is None:
         raise files.BadFile(
             f'{beside} is damaged: the entry timesteps should be like "0-200"; {shapes.REMEDY}'
         )
-    return Told(**{name: content[name] for name in Told.__annotations__ if name in content})
+    return Record(**{name: content[name] for name in Record.__annotations__ if name in content})
 
 
-def tell(path: Path, **entries: Any) -> None:
+def add_record(path: Path, **entries: Any) -> None:
     """Add entries to the .json beside a prior; those of the same name are replaced."""
     beside = path.with_suffix(".json")
     files.write_json(beside, {**files.read_json(beside), **entries})

@@ -28,7 +28,7 @@ Weights = Mapping[str, torch.Tensor]
 class Prior:
     """A checkpoint that was read and recognised.
 
-    settings: all that `checkpoints.resolve` tells of it. told: for what it is good, if its file
+    settings: all that `checkpoints.resolve` tells of it. record: for what it is good, if its file
     tells that.
     """
 
@@ -37,10 +37,10 @@ class Prior:
         path: Path,
         weights: Weights,
         settings: Mapping[str, Any],
-        told: checkpoints.Told | None = None,
+        record: checkpoints.Record | None = None,
     ):
         self.path, self.settings, self._weights = path, settings, weights
-        self._told = told or {}
+        self._record = record or {}
 
     @cached_property
     def sha256(self) -> str:
@@ -52,7 +52,7 @@ class Prior:
 
         process: that of the prior, respaced.
         """
-        last = last_of(self._told.get("timesteps", ""))
+        last = last_of(self._record.get("timesteps", ""))
         highest = _called(process, chosen)[-1]
         if last is None or highest <= last:
             return
@@ -69,7 +69,7 @@ class Prior:
 
         The result is None where it denoises well, or where nobody measured it.
         """
-        measured = self._told.get("denoising")
+        measured = self._record.get("denoising")
         if measured is None:
             return None
         return denoising.shortfall(measured["levels"], _called(process, chosen))
@@ -132,7 +132,7 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
             f"`model_path` {path} is class-conditional and cannot adapt images whose class is "
             "unknown; use an unconditional prior"
         )
-    prior = Prior(path, weights, settings, checkpoints.told(path))
+    prior = Prior(path, weights, settings, checkpoints.read_record(path))
     digests = checkpoints.digests(path)
     if digests and prior.sha256 not in digests:
         raise files.BadFile(

@@ -28,7 +28,7 @@ TUNING = 32  # training images that choose the Gaussian filter
 
 
 class Ending(NamedTuple):
-    """What is measured and drawn at the end of a training.
+    """The measurements and pictures of the end of a training.
 
     shown: the images that are measured. samples, steps: the images that are drawn, and the steps of
     DDIM. seconds: how long all of it takes, by an estimate.
@@ -108,7 +108,7 @@ class Results:
         """Write the prior. Draw the loss at most once a minute, samples every ten minutes."""
         state_dict = self._state.judged.model.state_dict()
         weights = {name: value.contiguous() for name, value in state_dict.items()}
-        entries = {**self._flags, **self._settings.told()}
+        entries = {**self._flags, **self._settings.record()}
         checkpoints.save(self._folder / "ema.pt", weights, entries)
         now = time.monotonic()
         if now - self._sampled > 600:
@@ -134,7 +134,7 @@ class Results:
             held_out=examples.held_out,
             levels=levels,
         )
-        checkpoints.tell(self._folder / "ema.pt", denoising=measured)
+        checkpoints.add_record(self._folder / "ema.pt", denoising=measured)
         self._draw_denoising(levels)
         self._write_samples()
         return measured
@@ -143,7 +143,7 @@ class Results:
         """Draw what the prior makes, and the curve of the loss."""
         model = self._state.judged.model
         is_learning, device = model.training, next(model.parameters()).device
-        if self._settings.told():
+        if self._settings.record():
             shown = _some(self._examples().shown, 4)
             levels = denoising.timesteps(self._settings.last_timestep())[1::2]
             sheet = draw_denoised(model.eval(), self._flags, shown, levels)

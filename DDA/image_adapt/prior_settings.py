@@ -143,7 +143,7 @@ class PriorSettings:
             )
         return last
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """Return the entries of ``ema.json`` that tell for what the prior is good."""
         is_part = self.last_timestep() < self.diffusion_steps - 1
         return {"timesteps": f"0-{self.last_timestep()}"} if is_part else {}

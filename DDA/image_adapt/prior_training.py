@@ -146,7 +146,7 @@ class _Training:
         self._ending = world.broadcast(self._plan_ending())
         images_of = {"images": data.count + len(data.held_out.keys), "source": data.digest}
         images_of |= {"held_out": len(data.held_out.keys)} if data.held_out.keys else {}
-        chosen = {**settings.chosen(*IDENTITY), **settings.told()}
+        chosen = {**settings.chosen(*IDENTITY), **settings.record()}
         self._identity = {**self._flags, **chosen, **images_of}
         folder = settings.save_dir
         resume(folder, self._state, self._identity, "choose another `save_dir`")
@@ -173,7 +173,7 @@ class _Training:
         show.say(f"images      {of_source}{held_out}")
         show.say(f"network     {parameters:,} parameters")
         show.say(f"training    {budget} of {settings.batch_size} images{begun}")
-        if settings.told():
+        if settings.record():
             last = settings.last_timestep()
             fitting = ", ".join(rungs(settings.diffusion_steps, last)) or "none"
             show.say(f"timesteps   0-{last}; rungs of `speed` that it can do: {fitting}")
