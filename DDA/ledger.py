@@ -21,6 +21,8 @@ from DDA.tree import SETTINGS, shown, spread
 RUNNING = "running"
 # what an entry means that is absent from the settings of an older version
 ABSENT = {"orientation": "ignore", "fit": "square"}
+# the entry of the settings that warns of the images, where there is need; it identifies nothing
+WARNING = "warning"
 SAMPLES = 8  # the number of source images of a cell that are remembered
 
 # a function that returns the SHA-256 of a source's image; it may raise OSError or KeyError
@@ -59,10 +61,10 @@ def differences(
 ) -> list[str]:
     """Return in words what differs between the settings of existing images and those of a run.
 
-    An entry of ABSENT that is not there has its value. where: what a message calls the place of
-    ``ours``.
+    An entry of ABSENT that is not there has its value, and WARNING makes no difference. where: what
+    a message calls the place of ``ours``.
     """
-    theirs, ours = ABSENT | dict(theirs), ABSENT | dict(ours)
+    theirs, ours = ({**ABSENT, **each, WARNING: None} for each in (theirs, ours))
     return [
         f"{printable(name)} {_say(theirs, name)} there, {_say(ours, name)} {where}"
         for name in {**ours, **theirs}

@@ -103,14 +103,19 @@ class Adapter:
         unread = settings_module.unread(self.settings, given)
         readers = f"`guidance` {self.settings.guidance} with `sampler` {self.settings.sampler}"
         self._notices += [f"`{name}` is ignored by {readers}" for name in unread]
-        if world is None:
-            for notice in self._notices:
-                warnings.warn(notice, stacklevel=2)
         self.prior = priors.load(path, prior)
         self._process = priors.process_of(
             self.prior.settings, self.settings.timestep_respacing, self.settings.predict_xstart
         )
         self.settings.check(len(self._process), self.image_size)
+        self.prior.check_timesteps(self._process, self.settings)
+        self.shortfall = self.prior.shortfall(self._process, self.settings)
+        if self.shortfall is not None:
+            advice = "what it makes of images is not to be trusted, so train it longer"
+            self._notices.append(f"`model_path` {path}: {self.shortfall}; {advice}")
+        if world is None:
+            for notice in self._notices:
+                warnings.warn(notice, stacklevel=2)
 
     def __repr__(self) -> str:
         chosen, size = self.settings, self.image_size
@@ -409,6 +414,8 @@ class Adapter:
             fit=fit,
             orientation=orientation,
         )
+        if self.shortfall is not None:
+            identity[ledger.WARNING] = self.shortfall
         job.check_settings(plan, identity)
         job.check_source(plan)
         return plan, identity

@@ -28,7 +28,7 @@ import numpy as np
 from DDA import files, images, tree
 from DDA.sources import archives
 from DDA.sources import labels as lists
-from DDA.sources.arrays import Arrays, npy, npz, official_arrays
+from DDA.sources.arrays import npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder, listed_folder
