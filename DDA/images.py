@@ -67,6 +67,7 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
 
     Pillow and its plugins raise dozens of types for damaged files.
     """
+    suffix = path.suffix.lower()
     try:
         opened = files.open_regular(path) if data is None else io.BytesIO(data)
         with opened as file, Image.open(file) as image:
@@ -74,7 +75,6 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except (files.BadFile, FileNotFoundError):
         raise
     except UnidentifiedImageError:
-        suffix = path.suffix.lower()
         if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
             raise files.BadFile(
                 f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
@@ -208,10 +208,18 @@ def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
 
     A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
-    encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
+    files.write_bytes(path, encode(pixels, kind, **options), sync=False)
+
+
+def encode(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Return the bytes of an image file of uint8 (H,W,3).
+
+    kind: the format by Pillow's name, such as PNG. options: of Pillow's encoder.
+    """
+    encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format=kind, **options)
-    files.write_bytes(path, encoded.getvalue(), sync=False)
+    return encoded.getvalue()
 
 
 def contact_sheet(

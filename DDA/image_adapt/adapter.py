@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import files, images, inputs, ledger, ranks, settings, sources, tree
+from DDA import files, images, inputs, ledger, ranks, settings, shards, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
 from DDA.fitting import FITS, Fit
 from DDA.image_adapt import checkpoints, job
@@ -241,6 +241,8 @@ class Adapter:
         fit: str | None = None,
         overwrite: bool = False,
         gallery: str | PathLike[str] | None = None,
+        shard_size: int | None = None,
+        verify: bool = False,
         classes: str | PathLike[str] | Sequence[str] | None = None,
         dry_run: bool = False,
         world: ranks.World | None = None,
@@ -262,7 +264,9 @@ class Adapter:
             num_samples: at most so many images, the first by key.
             keys: only these images (paths in the tree without the suffix), or a file with a key on
                 each line.
-            format: ``png``, or ``same`` as the source.
+            format: ``png``, ``same`` as the source, or ``webdataset``: shards
+                ``<cell>/shard-000000.tar`` of ``<key>.png``, and of ``<key>.cls`` where the label
+                is known.
             orientation: ``apply`` turns photographs as their EXIF data say, ``ignore`` does not
                 (default: that of the save folder; for a new one apply with the layout folder, and
                 ignore with the published layouts and the published behaviour).
@@ -271,6 +275,8 @@ class Adapter:
                 layouts and the published behaviour).
             overwrite: make the planned images anew.
             gallery: a PNG that gets some images before and after.
+            shard_size: the number of images of a shard (default: 1000).
+            verify: read every finished copy; damaged ones are made again.
             classes: names for labels that come without: a list of names, the name of a built-in
                 list, or a file.
             dry_run: check everything, print the plan and stop.
@@ -309,6 +315,8 @@ class Adapter:
             fit=fit,
             overwrite=overwrite,
             gallery=None if gallery is None else files.find(settings.as_path("gallery", gallery)),
+            shard_size=settings.plain(shard_size),
+            verify=verify,
             classes=classes,
         )
         if quiet:  # otherwise the plan says it
@@ -394,7 +402,13 @@ class Adapter:
             leave_out=selection.save_dir,
         )
         keys = selection.keys
-        same_format = (selection.format or ("same" if published else "png")) == "same"
+        format = selection.format or ("same" if published else "png")
+        if format == shards.FORMAT and published:
+            raise ValueError(
+                f"`format` {format} is not there with `behavior` published, under which an image "
+                "depends on the others of its batch; leave one of them out"
+            )
+        shard_size = (selection.shard_size or shards.SIZE) if format == shards.FORMAT else None
         plan = job.make_plan(
             source,
             selection.save_dir,
@@ -402,17 +416,20 @@ class Adapter:
             num_samples=selection.num_samples,
             keys=tree.read_keys(keys) if isinstance(keys, Path) else keys,
             fixed_batch=self.batch_size if published else None,
-            same_format=same_format,
+            same_format=format == "same",
             anew=selection.overwrite,
+            shard_size=shard_size,
+            verify=selection.verify,
         )
         identity = settings_module.identity(
             {"weights_sha256": self.prior.sha256, **self.prior.settings},
             self.settings,
             dtype=self.dtype,
-            same_format=same_format,
+            same_format=format == "same",
             batch_size=self.batch_size,
             fit=fit,
             orientation=orientation,
+            shard_size=shard_size,
         )
         if self.shortfall is not None:
             identity[ledger.WARNING] = self.shortfall

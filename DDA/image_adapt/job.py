@@ -15,10 +15,10 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from DDA import files, images, ledger, tree
+from DDA import files, images, ledger, shards, tree
 from DDA.ahead import prepared
 from DDA.fitting import Fit, Fitted
 from DDA.progress import Show
@@ -50,7 +51,10 @@ class Plan:
     they are done or beyond ``num_samples``. done: key to path in ``save_dir`` of the planned
     images that exist and stay. replaced: the same for those that exist and are made ``anew``.
     in_cells: the number of images in the cells of ``save_dir``. unfinished: temporaries in it.
-    elsewhere: the number of wanted keys outside the cells.
+    elsewhere: the number of wanted keys outside the cells. shards: for copies in shards, the shard
+    of each group, relative to ``save_dir``; None for copies in files of their own. misplaced: the
+    key of an image that lies in another shard than its own, if there is one. damaged:
+    relative paths of damaged copies or shards, with the reason; their images are made again.
     """
 
     source: Source
@@ -68,6 +72,9 @@ class Plan:
     not_images: list[str]
     in_cells: int = 0
     unfinished: Sequence[str] = ()
+    shards: list[str] | None = None
+    misplaced: str = ""
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -84,8 +91,17 @@ class Plan:
         return (path for path in itertools.chain(*self.groups) if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
-        """Return every size-th group for one rank, or every size-th image of the only group."""
+        """Return every size-th group for one rank, or every size-th image of the only group.
+
+        A rank takes whole shards, and its batches are filled from all of them.
+        """
+        if self.shards is not None:
+            return [list(itertools.chain(*self.groups[rank::size]))]
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
+
+    def saved(self, cells: Iterable[str]) -> tree.Saved | shards.Listed:
+        """Return what is in some cells of ``save_dir`` now."""
+        return _saved(self.save_dir, cells, in_shards=self.shards is not None)
 
     def target(self, path: str) -> Path:
         """Return where the adapted copy of an image goes.
@@ -99,6 +115,14 @@ class Plan:
         """Return where the adapted copy of an image is."""
         earlier = self.done.get(tree.key_of(path))
         return self.target(path) if earlier is None else self.save_dir / earlier
+
+    def read_copy(self, path: str) -> Image.Image:
+        """Return the adapted copy of an image."""
+        if self.shards is None:
+            return images.read_rgb(self.copy(path))
+        key, cell = tree.key_of(path), self.cell_of(path)
+        shard = self.saved([cell]).images[cell][key]
+        return images.read_rgb(Path(key), data=shards.read_image(self.save_dir / shard, key))
 
     def cell_of(self, path: str) -> str:
         """Return the cell of an image's path or key."""
@@ -120,13 +144,16 @@ def make_plan(
     fixed_batch: int | None = None,
     same_format: bool = False,
     anew: bool = False,
+    shard_size: int | None = None,
+    verify: bool = False,
 ) -> Plan:
     """List the first ``num_samples`` images of the cells by key, and tell which are done.
 
     keys: only these images. fixed_batch: batches of that size whose members never change
-    (published behaviour, where neighbours matter). anew: also make those that are done. Raises
-    ValueError for an empty plan, for keys that are not in the source, and where the copies would
-    lie among their sources.
+    (published behaviour, where neighbours matter). anew: also make those that are done.
+    shard_size: write shards of so many images, not files. verify: read every finished copy; those
+    that are damaged are made again. Raises ValueError for an empty plan, for keys that are not in
+    the source, and where the copies would lie among their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
@@ -145,22 +172,61 @@ def make_plan(
         raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
-    saved = tree.list_saved(save_dir, cells, at_root=True)
+    saved = _saved(save_dir, cells, in_shards=shard_size is not None, verify=verify, at_root=True)
+    copies = saved.merged()
+    damaged = saved.damaged if shard_size is not None else {}
+    if verify and shard_size is None:
+        damaged = _damaged(save_dir, list(copies.values()))
+        copies = {key: path for key, path in copies.items() if path not in damaged}
     return plan_of(
         listed,
-        saved.merged(),
+        copies,
         cells=cells,
         num_samples=num_samples,
         keys=keys,
         fixed_batch=fixed_batch,
         anew=anew,
+        shard_size=shard_size,
         source=source,
         save_dir=save_dir,
         same_format=same_format,
         not_images=not_images,
-        in_cells=sum(map(len, saved.images.values())),
+        in_cells=sum(map(len, saved.images.values())) + len(damaged),
         unfinished=saved.unfinished,
+        damaged=damaged,
     )
+
+
+def _saved(
+    save_dir: Path,
+    cells: Iterable[str],
+    *,
+    in_shards: bool,
+    verify: bool = False,
+    at_root: bool = False,
+) -> tree.Saved | shards.Listed:
+    """Return the copies in some cells of a save folder, in files or in shards.
+
+    at_root: temporaries at its root are among the unfinished files.
+    """
+    if in_shards:
+        return shards.listed(save_dir, cells, verify=verify, at_root=at_root)
+    return tree.list_saved(save_dir, cells, at_root=at_root)
+
+
+def _damaged(save_dir: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return which of some copies cannot be read, and why."""
+
+    def fault(path: str) -> str | None:
+        try:
+            images.read_rgb(save_dir / path)
+            return None
+        except (FileNotFoundError, files.BadFile) as error:
+            return f"{error}"
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = zip(paths, pool.map(fault, paths), strict=True)
+        return {path: why for path, why in outcomes if why is not None}
 
 
 def _check_keys(
@@ -192,6 +258,7 @@ def plan_of(
     fixed_batch: int | None,
     keys: frozenset[str] | None = None,
     anew: bool = False,
+    shard_size: int | None = None,
     **rest: Any,
 ) -> Plan:
     """Return the plan for the listed paths of each cell.
@@ -220,6 +287,10 @@ def plan_of(
         batches = itertools.chain(*(_cut(paths, fixed_batch) for paths in listed))
         groups = [batch for batch in batches if not written.isdisjoint(batch)]
         neighbours = frozenset(itertools.chain(*groups)) - written
+    if shard_size is not None:
+        placed = _placed(listed, rest["cells"], shard_size)
+        rest["shards"], groups = _by_shard(todo, placed)
+        rest["misplaced"] = next((key for key in copies if placed[key] != copies[key]), "")
     return Plan(
         planned=planned,
         groups=groups,
@@ -231,6 +302,23 @@ def plan_of(
         elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)),
         **rest,
     )
+
+
+def _placed(listed: Sequence[list[str]], cells: Sequence[str], size: int) -> dict[str, str]:
+    """Return the shard of each listed key: its place in the cell's order of keys decides."""
+    placed = {}
+    for cell, paths in zip(cells, listed, strict=True):
+        for number, part in enumerate(_cut(paths, size)):
+            placed |= dict.fromkeys(map(tree.key_of, part), shards.name_of(cell, number))
+    return placed
+
+
+def _by_shard(todo: Sequence[str], placed: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Return the shards that are to be written, and the images that each of them gets."""
+    groups: dict[str, list[str]] = {}
+    for path in todo:
+        groups.setdefault(placed[tree.key_of(path)], []).append(path)
+    return list(groups), list(groups.values())
 
 
 def _cut(paths: list[str], size: int) -> list[list[str]]:
@@ -261,8 +349,10 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     if not plan.anew:
         advice = "Choose another `save_dir`, or make them anew with `overwrite`"
         raise _conflict(plan, differences, advice)
-    in_cells = tree.saved_images(plan.save_dir, plan.cells)
-    others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
+    others = plan.saved(plan.cells).merged().keys() - plan.replaced.keys()
+    others |= {tree.key_of(path) for path in _outside(plan)}
+    # files where the copies are in shards, and shards where they are in files
+    others |= _saved(plan.save_dir, plan.cells, in_shards=plan.shards is None).merged().keys()
     if others:
         raise _conflict(
             plan,
@@ -286,12 +376,21 @@ def _outside(plan: Plan) -> list[str]:
     return [
         path
         for path in tree.walk(plan.save_dir, skip=plan.cells)
-        if path.lower().endswith(tree.SUFFIXES)
+        if path.lower().endswith(tree.SUFFIXES) or shards.NAME.fullmatch(os.path.basename(path))
     ]
 
 
 def check_source(plan: Plan) -> None:
-    """Raise ValueError where finished copies were made from other pixels than the source has."""
+    """Raise ValueError where finished copies were made from other pixels than the source has.
+
+    So it is where they were made from other images, for then each image has another shard.
+    """
+    if plan.misplaced and not plan.anew:
+        raise ValueError(
+            f"{plan.save_dir / plan.done[plan.misplaced]} holds {plan.misplaced}, which now "
+            "belongs into another shard: the source has got or lost images; choose another "
+            "`save_dir`, or make all copies anew with `overwrite`"
+        )
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
         done = {name: known[name] for name in known if tree.key_of(name) in plan.done}
@@ -311,8 +410,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     faster.
     """
     with files.writing(plan.save_dir):
-        for path in plan.replaced.values():
-            (plan.save_dir / path).unlink()
+        _remove(plan)
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
             (plan.save_dir / tree.SETTINGS).unlink(missing_ok=True)
         if differences := ledger.claim(plan.save_dir, settings):
@@ -321,6 +419,35 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
             tree.write_classes(plan.save_dir, plan.source.classes)
+
+
+def _remove(plan: Plan) -> None:
+    """Remove the copies that are made anew or are damaged.
+
+    The other images of a shard stay in it.
+    """
+    for path in plan.damaged:
+        (shards.remove if plan.shards is not None else Path.unlink)(plan.save_dir / path)
+    if plan.shards is None:
+        for path in plan.replaced.values():
+            (plan.save_dir / path).unlink()
+        return
+    stay: dict[str, set[str]] = {path: set() for path in plan.replaced.values()}
+    for key, path in plan.saved(plan.cells).merged().items():
+        if path in stay and key not in plan.replaced:
+            stay[path].add(key)
+    for path, keys in stay.items():
+        shards.keep(plan.save_dir, path, keys, partial(label_of, plan.source))
+
+
+def label_of(source: Source, key: str) -> int | None:
+    """Return the label of an image, where the source knows its classes and the key names one."""
+    classes = source.classes or ()
+    try:
+        label = tree.parse(f"{key}.png", classes)[2]
+    except ValueError:  # its folder and its file tell different classes
+        return None
+    return None if label is None else classes.index(label)
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -357,7 +484,8 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
         for cell in plan.cells
         if cell in worked or manifests[cell].get("state") == ledger.RUNNING
     ]
-    saved = tree.list_saved(plan.save_dir, cells).images
+    listed = plan.saved(cells)
+    saved = listed.images
     for cell in cells:
         earlier = manifests[cell].get("failures", {})
         failed = {
@@ -365,6 +493,9 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
         }
         failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
         counts = {"images": len(saved[cell]), "failed": len(failed)}
+        if plan.shards is not None:
+            named = dict.fromkeys(saved[cell].values())
+            counts["shards_sha256"] = {path: listed.digests[path] for path in named}
         ledger.write_manifest(plan.manifest(cell), {**manifests[cell], **counts, **facts}, failed)
     return [
         path
@@ -384,7 +515,7 @@ def gallery(plan: Plan, missing: set[str], fit: Fit, most: int = 8) -> np.ndarra
     names = tree.spread(names, most)
     rows = {
         "degraded": [fit(plan.source.read(name)).image for name in names],
-        "adapted": [np.asarray(images.read_rgb(plan.copy(name))) for name in names],
+        "adapted": [np.asarray(plan.read_copy(name)) for name in names],
     }
     return np.asarray(images.contact_sheet(rows, [tree.key_of(name) for name in names]))
 
@@ -418,7 +549,7 @@ def run(
         threads=threads,
     )
     # also after an interruption: what is computed is kept
-    with _Writer(plan.save_dir, threads, limit=2 * batch_size) as writer, closing(batches):
+    with _writer(plan, world, threads, 2 * batch_size) as writer, closing(batches):
         for paths, fitted in batches:
             pixels = np.stack([one.canvas for one in fitted])
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
@@ -428,7 +559,7 @@ def run(
                 if not np.isfinite(image).all():
                     counts.fail(path, "the adapted image has values that are not finite")
                 elif path not in plan.neighbours:
-                    writer.write(plan.target(path), image)
+                    writer.write(path, image)
                     written += 1
             counts.written(written)
     return counts.all_failures()
@@ -548,31 +679,75 @@ def reason(place: Path | str, error: Exception) -> str:
 class _Writer:
     """Write images in threads, with a bounded backlog; the next call raises the first error."""
 
-    def __init__(self, save_dir: Path, threads: int, *, limit: int):
-        self._save_dir = save_dir
+    def __init__(self, plan: Plan, threads: int, *, limit: int):
+        self._plan = plan
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
-        self._pending: deque[Future] = deque()
+        self._pending: deque[tuple[str, Future]] = deque()
 
     def __enter__(self) -> _Writer:
         return self
 
-    def write(self, path: Path, image: np.ndarray) -> None:
-        self._pending.append(self._pool.submit(_write, self._save_dir, path, image))
-        while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
-            self._pending.popleft().result()
+    def write(self, path: str, image: np.ndarray) -> None:
+        """Write the copy of the image at ``path`` in the source."""
+        self._pending.append((path, self._pool.submit(self._prepare, path, image)))
+        while self._pending and (len(self._pending) > self._limit or self._pending[0][1].done()):
+            self._take()
+
+    def _take(self) -> None:
+        path, future = self._pending.popleft()
+        self._end(path, future.result())
+
+    def _prepare(self, path: str, image: np.ndarray) -> Any:
+        """Do in a thread what can be done there: all of it."""
+        target = self._plan.target(path)
+        files.make_folders(self._plan.save_dir, target.parent)
+        images.write_image(target, images.to_pixels(image))
+
+    def _end(self, path: str, prepared: Any) -> None:
+        """Do the rest, in the order of the images."""
 
     def __exit__(self, *_: object) -> None:
         """Finish the writes that were begun, and raise their first error."""
         try:
             while self._pending:
-                self._pending.popleft().result()
+                self._take()
         finally:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _write(save_dir: Path, path: Path, image: np.ndarray) -> None:
-    files.make_folders(save_dir, path.parent)
-    images.write_image(path, images.to_pixels(image))
+class _ShardWriter(_Writer):
+    """Write the shards of a rank one after another; images come in the order of their keys."""
+
+    def __init__(self, plan: Plan, mine: slice, threads: int, *, limit: int):
+        super().__init__(plan, threads, limit=limit)
+        groups = zip(plan.shards[mine], plan.groups[mine], strict=True)
+        self._shards = {path: shard for shard, paths in groups for path in paths}
+        self._current = ""
+        self._open = contextlib.ExitStack()
+
+    def _prepare(self, path: str, image: np.ndarray) -> bytes:
+        tree.check_name(path, self._plan.source.path)
+        return images.encode(images.to_pixels(image), "PNG")
+
+    def _end(self, path: str, prepared: bytes) -> None:
+        if self._shards[path] != self._current:
+            self._open.close()
+            self._current = self._shards[path]
+            label = partial(label_of, self._plan.source)
+            self._shard = shards.Shard(self._plan.save_dir, self._current, label)
+            self._open.enter_context(self._shard)
+        self._shard.add(tree.key_of(path), prepared)
+
+    def __exit__(self, *error: object) -> None:
+        with self._open:  # what is made of the last shard is kept
+            super().__exit__(*error)
+
+
+def _writer(plan: Plan, world: World, threads: int, limit: int) -> _Writer:
+    """Return what writes the copies of this rank's share."""
+    if plan.shards is None:
+        return _Writer(plan, threads, limit=limit)
+    return _ShardWriter(plan, slice(world.rank, None, world.size), threads, limit=limit)
 
 
 def versions() -> dict[str, str]:
@@ -632,6 +807,8 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
         lines.append(f"            {others}: {some(plan.not_images)}")
     done = f"{len(plan.replaced or plan.done):,}"
     lines.append(f"done        {done}{', to be made anew' if plan.replaced else ''}")
+    if plan.damaged:
+        lines.append(f"damaged     {len(plan.damaged):,}, made again: {some([*plan.damaged])}")
     lines.append(f"to do       {plan.todo:,} -> {plan.save_dir}")
     return lines
 

@@ -30,6 +30,7 @@ from DDA.sources import archives
 from DDA.sources import labels as lists
 from DDA.sources.arrays import npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
+from DDA.sources.copies import copies_in_shards
 from DDA.sources.digits import DIGITS, digits
 from DDA.sources.folder import Folder, listed_folder
 from DDA.sources.globs import is_pattern, matches
@@ -39,7 +40,8 @@ from DDA.sources.named import Named
 
 FORMATS = (
     "a folder of images, with class folders or a labels.csv, one image, a zip, or a pattern such "
-    "as 'photos/*.jpg'; shards of a webdataset (.tar); CIFAR-10 or CIFAR-100 (python or binary, "
+    "as 'photos/*.jpg'; adapted copies, or a webdataset, in shards (.tar); CIFAR-10 or CIFAR-100 "
+    "(python or binary, "
     "archive or folder); a folder with labels.npy and one <corruption>.npy each (CIFAR-10-C), or "
     "one such file; an .npy or .npz of images; the word digits"
 )
@@ -90,7 +92,8 @@ def _folder(path: Path, asked: _Asked) -> Source:
     classes, severity, labels, upright = asked
     source = None
     if labels is None:
-        source = cifar_folder(path, classes) or official_arrays(path, classes, severity)
+        source = copies_in_shards(path, classes) or cifar_folder(path, classes)
+        source = source or official_arrays(path, classes, severity)
     source = source or _of_files(path, path, _data_files(path), asked)
     if source is None and (labels is not None or tree.read_classes(path) is None):
         source = listed_folder(path, classes, labels, upright=upright)

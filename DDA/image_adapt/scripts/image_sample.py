@@ -82,8 +82,8 @@ FLAGS = """
 --train BOOL  the training or the test split, for layouts with splits (default: True)
 --num_samples INT  at most so many images, the first by key (default: all)
 --keys FILE  only the images whose keys it lists, one a line (gate.py)
---format {png,same}  same: the source's format (JPEG is compressed again) (default: png; published
-    behaviour: same)
+--format {FORMATS}  same: as the source; webdataset: tar shards (default: png; published: same)
+--shard_size INT  images of a tar shard (default: 1000)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
 --fit {square,whole,pad}  what is adapted: the middle square, all of the image, or all of it within
@@ -91,6 +91,7 @@ FLAGS = """
 --classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
+--verify  read every finished copy or shard again; damaged ones are made anew
 [method]
 --speed {SPEEDS}  a rung: sets those of the next ten flags that are not given (default: exact)
 --N INT  reverse steps, in steps of --timestep_respacing (exact: 50)
@@ -110,7 +111,7 @@ FLAGS = """
 --clip_denoised BOOL = True  clamp the predicted clean image to its range
 --timestep_respacing SPEC = 100  steps of the whole process: "100", "10,20,30" or "ddim25"
 [prior] Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.
---model_path find:FILE!  guided-diffusion or improved-diffusion .pt
+--model_path find:FILE!  guided-diffusion or improved-diffusion .pt, or a name (DDA/ckpt/README.md)
 --image_size INT
 --num_channels INT
 --num_res_blocks INT
@@ -136,7 +137,7 @@ FLAGS = """
 --batch_size INT = 4  images at once; changes speed and memory only
 --dtype {DTYPES}  of the network's body (default: float32)
 --use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
---device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place on its node, else CPU
+--device auto|cpu|cuda|cuda:0 = auto  auto: this rank's GPU of its node, else the CPU
 --dry_run  check everything, print the plan and stop
 """
 
