@@ -43,6 +43,13 @@ NAMES = """
 --labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
 --list FILE  only the images that it names, one a line
 """
+DIVIDE = """
+--test_share FLOAT  write clean/train and clean/test: of images in such folders (train; test, val,
+    valid, validation), else this share of each class, drawn by key, is test images; with it,
+    --classes folders takes the names of the folders
+--train FOLDER  that of the training images, where it has another name
+--test FOLDER  that of the test images, where it has another name
+"""
 NPY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one\n"
 TO = f"""
 --save_dir DIR!  the tree to write
@@ -74,7 +81,7 @@ SHEET = """
 --seed INT = 0
 """
 FLAGS = {
-    "prepare": FROM + NAMES + NPY + TO,
+    "prepare": FROM + NAMES + NPY + DIVIDE + TO,
     "degrade": FROM + NAMES + NPY + TO + DEGRADE,
     "sequence": FROM + NAMES + NPY + TO + NAME,
     "corrupt": FROM + NAMES + TO + CORRUPT,
