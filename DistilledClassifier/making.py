@@ -28,6 +28,7 @@ from DistilledClassifier.degradations import (
     by_name,
 )
 from DistilledClassifier.recipes import Recipe, generator
+from DistilledClassifier.splits import Division
 from DistilledClassifier.trees import Task
 from DistilledClassifier.verify import read_manifests
 from DistilledClassifier.verify import verify as verify_tree
@@ -176,9 +177,7 @@ def prepare(
     _check_division(test_share, train, test)
     originals, target = _originals(source), _target(save_dir)
     show = show or Show(quiet=quiet)
-    if originals.classes == splits.FOLDERS:
-        unnamed = open_official(*replace(originals, classes=None).opening)
-        originals = replace(originals, classes=splits.class_names(unnamed, train, test))
+    originals = _named(originals, train, test)
     opened, names = _choose(originals, target.save_dir, with_copies=True)
     places = {name: _place(name) for name in names}
     if test_share is not None:
@@ -198,6 +197,25 @@ def _check_division(test_share: float | None, train: str | None, test: str | Non
             raise ValueError(f"`{name}` {folder} goes with `test_share`; give both")
 
 
+def divided(
+    originals: Originals, share: float, train: str | None = None, test: str | None = None
+) -> tuple[Source, Division]:
+    """Return images as `prepare` divides them, and their source, which tells the classes.
+
+    Raises FileNotFoundError and ValueError as `prepare`.
+    """
+    source, names = _choose(_named(originals, train, test), None, with_copies=True)
+    return source, splits.divide(source, names, share, train=train, test=test)
+
+
+def _named(originals: Originals, train: str | None, test: str | None) -> Originals:
+    """Return originals with the names of the folders as classes, where these are wanted."""
+    if originals.classes != splits.FOLDERS:
+        return originals
+    unnamed = open_official(*replace(originals, classes=None).opening)
+    return replace(originals, classes=splits.class_names(unnamed, train, test))
+
+
 def _divided(
     source: Source,
     names: Sequence[str],
@@ -211,8 +229,6 @@ def _divided(
 
     Raises ValueError where an image is in the other split of the tree.
     """
-    if not source.classes:
-        raise ValueError(f"`classes` is missing: {source.path} does not tell them")
     division = splits.divide(source, names, share, train=train, test=test)
     if division.note:
         show.say(f"note        {division.note}")

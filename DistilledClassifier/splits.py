@@ -96,6 +96,8 @@ def divide(
     one. train, test: the folders (default: those of the usual names). Raises ValueError where a
     folder is missing, or a class has no training or no test image.
     """
+    if not source.classes:
+        raise ValueError(f"`classes` is missing: {source.path} does not tell them")
     if not 0 < share < 1:
         raise ValueError(f"`test_share` {share} is no share between 0 and 1 of the images")
     names = _inside_clean(names)
