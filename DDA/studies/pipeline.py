@@ -318,6 +318,8 @@ def _check_numbers(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if numbers[name] is not None and numbers[name] < least:
             raise ValueError(f"`{name}` {numbers[name]} must be at least {least}")
+    if not 0 < data["held_out"] < 1:
+        raise ValueError(f"`data.held_out` {data['held_out']} is no share between 0 and 1")
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:
@@ -410,7 +412,10 @@ class _Steps:
                 own = _without(entry, "command")
                 made.append(_command("make_data.py", entry["command"], **{**shared, **own}))
             yield Stage(DEGRADED, tuple(made), needs=(IMAGES,))
-        copies = self._adapt(self._degraded, self._cells, "adapted")
+        cells = self._cells
+        if self._is_own and isinstance(degraded, dict):  # that tree may not tell its classes
+            cells = {"classes": f"{self._clean}/{tree.CLASSES}", **cells}
+        copies = self._adapt(self._degraded, cells, "adapted")
         yield Stage(ADAPTED, (copies,), self._ranks, (PRIOR, DEGRADED))
         shared = {"base_samples": self._clean, "split": train, "save_dir": self._clean}
         if self._data["known_samples"] is not None:
