@@ -428,8 +428,13 @@ def is_held_out(key: str, share: float) -> bool:
     The draw depends on the image's key within its cell, such as ``cat_00012``. So the image is kept
     in every view and degradation, and in any part of the images. share: of the images, in [0,1].
     """
+    return draw(key) < share * 2**64
+
+
+def draw(key: str) -> int:
+    """Return a number below 2**64 that depends on a key alone, as if drawn by chance."""
     number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
-    return int.from_bytes(number, "big") < share * 2**64
+    return int.from_bytes(number, "big")
 
 
 def labels_of(

@@ -269,6 +269,7 @@ class Ensemble(nn.Module):
         num_samples: int | None = None,
         orientation: str | None = None,
         source: Named | None = None,
+        control: Named | None = None,
         beside: Sequence[str] = (),
         scores: str = "logits",
         metrics: Sequence[str] = ("accuracy",),
@@ -290,6 +291,8 @@ class Ensemble(nn.Module):
             orientation: how photographs are turned, as in `Adapter.folder` (default: as the copies
                 were made; ignore where they do not tell).
             source: a classifier of clean images, for columns to compare with.
+            control: a classifier of degraded images, trained as long as the first without teachers
+                and without adaptation, for a column to compare with.
             beside: other rules whose columns stand beside the result. Their parameters come from
                 ``fitted`` too.
             scores: logits, or probabilities as the published code has them.
@@ -316,7 +319,7 @@ class Ensemble(nn.Module):
             corruption=corruption,
             severity=severity,
             out=out,
-            source=None if source is None else open_classifiers({"source": source})[0],
+            **_opened(source=source, control=control),
             rules=(self.rule, *_texts(beside)),
             scores=scores,
             metrics=_texts(metrics),
@@ -671,6 +674,7 @@ class Evaluation:
             first=_text(settings.first),
             second=_text(settings.second),
             source=None if settings.source is None else _text(settings.source),
+            control=None if settings.control is None else _text(settings.control),
             scores=settings.scores,
             topk=settings.topk,
             baseline=settings.baseline,
@@ -707,6 +711,12 @@ class Evaluation:
             f"machine     {size} process(es), {threads}",
         ]
         return "\n".join(lines)
+
+
+def _opened(**named: Named | None) -> dict[str, Classifier]:
+    """Open the classifiers that are given."""
+    given = {name: value for name, value in named.items() if value is not None}
+    return dict(zip(given, open_classifiers(given, views=(0, 0)), strict=True))
 
 
 def _open_view(

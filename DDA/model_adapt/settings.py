@@ -23,12 +23,13 @@ class Settings:
     The help of test_ensemble.py explains the names.
 
     first, second, source: the classifiers of degraded images, of adapted copies and of clean
-    images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
-    of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
-    layout. orientation: how the degraded view is turned (default: as the copies were made, else
-    ignore). rules: the first rule gives the result, the others are columns beside it. classes: a
-    list by its name, a file or the names, where no classifier tells them. num_samples: at most
-    so many images a cell. fit: fit the rules that have parameters instead of making tables.
+    images (or None), as `classifiers.open_classifier` takes them. control: one of degraded images
+    that was trained as long, without teachers and without adaptation (or None). model, pipelines:
+    for weights of mmcls, the model and the pipelines of both views. degraded, adapted: the two
+    views, of one layout. orientation: how the degraded view is turned (default: as the copies were
+    made, else ignore). rules: the first rule gives the result, the others are columns beside it.
+    classes: a list by its name, a file or the names, where no classifier tells them. num_samples:
+    at most so many images a cell. fit: fit the rules that have parameters instead of making tables.
     Raises ValueError for what does not go together.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     corruption: Sequence[str] = ("all",)
     severity: Sequence[str] = ("all",)
     source: Any = None
+    control: Any = None
     rules: Sequence[str] = ("sum",)
     scores: str = "logits"
     metrics: Sequence[str] = ("accuracy",)
@@ -113,6 +115,7 @@ class Facts:
     first: str = ""
     second: str = ""
     source: str | None = None
+    control: str | None = None
     scores: str = "logits"
     topk: int = 5
     baseline: str | None = None

@@ -34,6 +34,8 @@ config path:CONFIG  a config of mmcv, such as configs/ensemble/…; a .py config
 first CLASSIFIER  of degraded images: a checkpoint, weights for the config's model, or timm/<name>
 --second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
 --source CLASSIFIER  of clean images, for columns to compare with
+--control CLASSIFIER  of degraded images, trained as long without teachers and without adaptation,
+    for a column to compare with
 --ensemble->rules RULE+  how the scores are combined (default: sum); the first is the result, the
     others are columns beside it
 --fit  fit weighted_sum and gate on these known degradations and store them beside SECOND
