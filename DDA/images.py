@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
 
     Pillow and its plugins raise dozens of types for damaged files.
     """
-    suffix = path.suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     try:
         opened = files.open_regular(path) if data is None else io.BytesIO(data)
         with opened as file, Image.open(file) as image:
