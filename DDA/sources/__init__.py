@@ -94,7 +94,7 @@ def _folder(path: Path, asked: _Asked) -> Source:
     if labels is None:
         source = cifar_folder(path, classes) or official_arrays(path, classes, severity)
     source = source or _of_files(path, path, _data_files(path), asked)
-    if source is None and (labels is not None or tree.read_classes(path) is None):
+    if source is None:
         source = listed_folder(path, classes, labels, upright=upright)
     return source or Folder(path, classes=classes, upright=upright)
 

@@ -104,8 +104,8 @@ def _labelled(
     if beside:
         placed = lists.with_labels(names, beside, classes, path)
     if placed is None:
-        found = classes or lists.class_folders(names)
-        placed = lists.Labelled({name: name for name in names}, found, "")
+        known = classes or lists.class_folders(names)
+        placed = lists.Labelled({name: name for name in names}, known, "")
     source = Named(path, placed.classes, upright=upright)
     part = Packed([members[name] for name in placed.names.values()], upright=upright)
     for row, name in enumerate(placed.names):

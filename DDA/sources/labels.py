@@ -281,7 +281,7 @@ def class_names(
         if classes is None:
             raise ValueError(
                 f"{where} has numbers as labels, and nothing tells the class names; give "
-                "`classes`, a file with one name a line"
+                "`classes`, or put classes.txt beside them, with one name a line"
             )
         largest = max(map(int, labels))
         if largest >= len(classes):

@@ -60,7 +60,7 @@ def tables(
     opened = [_open(folder / name) for name in names]
     columns = [table.columns() for table in opened]
     own = next((each.classes for each in columns if each.classes is not None), None)
-    known = _usable(own, classes, path)
+    known = _usable(own, classes or tree.read_classes(folder), path)
     places: dict[str, tuple[Encoded, int]] = {}
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -237,7 +237,7 @@ class _Table:
             listing = ", ".join(
                 f"{tree.shown(name)} {self.schema.field(name).type}" for name in names
             )
-            raise files.BadFile(f"{self.path} has no column of image files: it has {listing[:400]}")
+            raise files.BadFile(f"{self.path} has no column of image files: it has {tree.shown(listing, 400)[1:-1]}")
         classed = [name for name in names if kinds.get(name, {}).get("_type") == "ClassLabel"]
         label = next(
             (name for name in (*LABELS, *classed) if name in names and name != image), None
@@ -256,8 +256,8 @@ class _Table:
 
     def _features(self) -> Mapping[str, Any]:
         """Return what datasets says of the columns, in the table or beside it; perhaps nothing."""
-        said = (self.schema.metadata or {}).get(b"huggingface", b"{}")
-        content = _object(said).get("info", {})
+        text = (self.schema.metadata or {}).get(b"huggingface", b"{}")
+        content = _object(text).get("info", {})
         beside = self.path.with_name("dataset_info.json")
         if not content and beside.is_file():
             content = _object(files.read_regular(beside, 1 << 26))
