@@ -237,7 +237,9 @@ class _Table:
             listing = ", ".join(
                 f"{tree.shown(name)} {self.schema.field(name).type}" for name in names
             )
-            raise files.BadFile(f"{self.path} has no column of image files: it has {tree.shown(listing, 400)[1:-1]}")
+            raise files.BadFile(
+                f"{self.path} has no column of image files: it has {tree.shown(listing, 400)[1:-1]}"
+            )
         classed = [name for name in names if kinds.get(name, {}).get("_type") == "ClassLabel"]
         label = next(
             (name for name in (*LABELS, *classed) if name in names and name != image), None
