@@ -18,7 +18,7 @@ from DDA import files, images, settings, tree
 from DDA.progress import Show
 from DDA.sources import Source, found_instead, open_official, read_pixels
 from DDA.sources.cells import ORIENTATIONS
-from DDA.sources.labels import TEST, TRAIN
+from DDA.sources.labels import TEST, TRAIN, is_list
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import splits, trees
 from DistilledClassifier.degradations import (
@@ -588,7 +588,14 @@ def _choose(
 
 
 def _check_used(originals: Originals, source: Source) -> None:
-    """Raise ValueError for classes that were given and that the source does not take."""
+    """Raise ValueError for classes or labels that were given and that the source does not take."""
+    path, flat = originals.source, "ILSVRC2012_val_*"
+    is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
+    if not (originals.labels is None or is_list(originals.labels) or is_flat):
+        raise ValueError(
+            f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
+            f"{path} is not; leave it out"
+        )
     given = () if originals.classes is None else tree.class_list(originals.classes)
     own = tuple(source.classes or ())
     if originals.classes is not None and tuple(given) != own:

@@ -500,3 +500,9 @@ def test_a_shard_is_listed_by_its_headers_and_labels_alone(tmp_path, monkeypatch
     )
     assert sources.open_source(path).names == ["ox/0.png"]
     assert [member.name for member in read] == ["0.cls"]
+
+
+def test_a_list_of_numbers_takes_the_class_list_beside_it(flat):
+    (flat / "labels.csv").write_text("id,target\na,1\nb,0\nc,1\n")
+    (flat / "classes.txt").write_text("cat\ndog\n")
+    assert sources.open_source(flat).names == ["dog/a.png", "dog/c.png", "sub/cat/b.jpg"]

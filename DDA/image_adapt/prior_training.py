@@ -251,9 +251,10 @@ class Images:
     def __init__(self, settings: PriorSettings):
         source, cell = settings.source, settings.cell
         self._source = sources.open_source(source, upright=sources.is_upright(source))
-        if cell != "." and source.is_dir() and not (source / cell).is_dir():
-            raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
-        self._names = self._source.list(cell)[0]
+        try:
+            self._names = self._source.list(cell)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"`cell` {cell} is no folder of `source` {source}") from None
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
             instead = sources.found_instead(self._source, [cell])

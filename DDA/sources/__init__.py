@@ -37,13 +37,14 @@ from DDA.sources.globs import is_pattern, matches
 from DDA.sources.imagenet import imagenet, tiny_imagenet
 from DDA.sources.labels import splits_of as splits_of
 from DDA.sources.named import Named
+from DDA.sources.tables import is_table, tables
 
 FORMATS = (
     "a folder of images, with class folders or a labels.csv, one image, a zip, or a pattern such "
-    "as 'photos/*.jpg'; adapted copies, or a webdataset, in shards (.tar); CIFAR-10 or CIFAR-100 "
-    "(python or binary, "
-    "archive or folder); a folder with labels.npy and one <corruption>.npy each (CIFAR-10-C), or "
-    "one such file; an .npy or .npz of images; the word digits"
+    "as 'photos/*.jpg'; adapted copies, or a webdataset, in shards (.tar); parquet, or a folder "
+    "that Hugging Face's datasets saved; CIFAR-10 or CIFAR-100 (python or binary, archive or "
+    "folder); a folder with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such "
+    "file; an .npy or .npz of images; the word digits"
 )
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
@@ -51,7 +52,7 @@ Source = Folder | Named
 
 
 class _Asked(NamedTuple):
-    """What is asked for beside the path, as `open_source` has it."""
+    """The arguments of `open_source` beside the path."""
 
     classes: Sequence[str] | None
     severity: int | None
@@ -95,7 +96,7 @@ def _folder(path: Path, asked: _Asked) -> Source:
         source = copies_in_shards(path, classes) or cifar_folder(path, classes)
         source = source or official_arrays(path, classes, severity)
     source = source or _of_files(path, path, _data_files(path), asked)
-    if source is None and (labels is not None or tree.read_classes(path) is None):
+    if source is None:
         source = listed_folder(path, classes, labels, upright=upright)
     return source or Folder(path, classes=classes, upright=upright)
 
@@ -108,7 +109,9 @@ def _data_files(path: Path) -> list[str]:
     entries = tree.entries(path) or []
     folders = [entry.name for entry in entries if tree.is_folder(entry)]
     names = [entry.name for entry in entries if entry.name not in folders]
-    if not set(map(str.lower, folders)) <= {*lists.TRAIN, *lists.TEST, "data"}:
+    is_saved = "dataset_dict.json" in names  # Hugging Face's folder of several splits
+    splits = {*lists.TRAIN, *lists.TEST, "data"}
+    if not is_saved and not set(map(str.lower, folders)) <= splits:
         return []
     for folder in folders:
         below = tree.entries(path / folder) or []
@@ -126,6 +129,9 @@ def _of_files(path: Path, folder: Path, names: Sequence[str], asked: _Asked) -> 
     if tars:
         rest = (asked.classes, asked.labels)
         return archives.shards(path, folder, tars, *rest, upright=asked.upright)
+    named = [name for name in names if is_table(name)]
+    if named and asked.labels is None:
+        return tables(path, folder, named, asked.classes, upright=asked.upright)
     return None
 
 

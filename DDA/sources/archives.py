@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def shards(
     """
     members: dict[str, Member] = {}
     for shard in names:
-        split = split_of(shard)
+        split = lists.split_of(shard)
         for member in tar_members(folder / shard):
             name = member.name
             if split is not None and not name.startswith(f"{split}/"):
@@ -68,13 +67,6 @@ def shards(
     source = _labelled(path, members, classes, labels, upright=upright)
     source.files = [folder / shard for shard in names]
     return source
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that the path of a file tells, by its first folder or by its own name."""
-    first = name.partition("/")[0].lower()
-    is_split = first in (*lists.TRAIN, *lists.TEST)
-    return first if is_split else lists.split_in(os.path.basename(name))
 
 
 def _is_image(member: Member) -> bool:
@@ -112,8 +104,8 @@ def _labelled(
     if beside:
         placed = lists.with_labels(names, beside, classes, path)
     if placed is None:
-        found = classes or lists.class_folders(names)
-        placed = lists.Labelled({name: name for name in names}, found, "")
+        known = classes or lists.class_folders(names)
+        placed = lists.Labelled({name: name for name in names}, known, "")
     source = Named(path, placed.classes, upright=upright)
     part = Packed([members[name] for name in placed.names.values()], upright=upright)
     for row, name in enumerate(placed.names):

@@ -65,11 +65,6 @@ def imagenet(path: Path, classes: Sequence[str] | None, labels: Path | None) -> 
     flat, folders = _scan(path)
     if not flat and not folders:
         return None
-    if labels is not None and not flat:
-        raise ValueError(
-            f"`labels` {labels} goes with a flat ImageNet val folder of {FLAT}*, which {path} is "
-            "not; leave it out"
-        )
     known = classes or tree.class_list("imagenet")
     named = _labelled_val(flat, labels, known) if flat else {}
     parents = {folder.relative_to(path).parts[:-1] for folder in folders}

@@ -48,9 +48,15 @@ def splits_of(names: Iterable[str]) -> dict[str, list[str]]:
     return {split: [known for known in each if known in folders] for split, each in splits.items()}
 
 
-def split_in(name: str) -> str | None:
-    """Return the split that the name of a file tells, such as train-00000-of-00002.parquet."""
-    match = SPLIT.search(name.lower())
+def split_of(path: str) -> str | None:
+    """Return the split that the path of a data file tells, if any.
+
+    Its first folder or its own name tells it, as in train-00000-of-00002.parquet.
+    """
+    first = path.partition("/")[0].lower()
+    if first in (*TRAIN, *TEST):
+        return first
+    match = SPLIT.search(path.rpartition("/")[2].lower())
     return None if match is None else match[1]
 
 
@@ -275,7 +281,7 @@ def class_names(
         if classes is None:
             raise ValueError(
                 f"{where} has numbers as labels, and nothing tells the class names; give "
-                "`classes`, a file with one name a line"
+                "`classes`, or put classes.txt beside them, with one name a line"
             )
         largest = max(map(int, labels))
         if largest >= len(classes):
