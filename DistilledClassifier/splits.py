@@ -63,9 +63,9 @@ def class_names(
     have images. train, test: the folders of its splits (default: those of the usual names). Raises
     ValueError for an image that lies in no folder of a class, or deeper than in one.
     """
-    told = tuple(source.classes or ())
-    if told and not (isinstance(source, Folder) and tree.read_classes(source.path) is None):
-        return told
+    listed = tuple(source.classes or ())
+    if listed and not (isinstance(source, Folder) and tree.read_classes(source.path) is None):
+        return listed
     names = _inside_clean(source.names)
     folders = _folders(source, names, train, test)
     used = set()
@@ -74,8 +74,8 @@ def class_names(
         if not split and folders.train is not None:
             continue
         label, *deeper = rest.split("/")
-        if len(deeper) != 1 and told:
-            return told
+        if len(deeper) != 1 and listed:
+            return listed
         if len(deeper) != 1:
             where = "deeper than in the folder of its class" if deeper else "in no folder"
             raise ValueError(
@@ -84,7 +84,7 @@ def class_names(
             )
         used.add(label)
     names = sorted(used)
-    return tree.check_classes([name for name in told if name in used] or names, source.path)
+    return tree.check_classes([name for name in listed if name in used] or names, source.path)
 
 
 def divide(
