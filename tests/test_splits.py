@@ -133,9 +133,8 @@ def test_an_image_that_changes_its_split_is_not_in_both(tmp_path):
 
 def test_some_classes_of_imagenet_are_a_data_set_of_their_own(tmp_path):
     wnids = sorted(tree.class_list("imagenet")[5:8])
-    names = [
-        f"{split}/{wnid}/{i}.png" for split in ("train", "val") for wnid in wnids for i in "12"
-    ]
+    keys = [f"{wnid}/{i}.png" for wnid in wnids for i in "12"]
+    names = [f"{split}/{key}" for split in ("train", "val") for key in keys]
     source = write(tmp_path / "photos", names)
     keys = prepared(source, tmp_path / "out")
     assert list(tree.read_classes(tmp_path / "out")) == wnids and len(keys["test"]) == 6
