@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from DDA import tree
-from DDA.sources import Source
+from DDA.sources import Folder, Source
 
 TRAIN, TEST = "train", "test"  # the splits of a tree that is made of one's own data
 FOLDERS = "folders"  # in the place of a class list: the names of the folders of the images
@@ -59,26 +59,32 @@ def class_names(
 ) -> tuple[str, ...]:
     """Return the classes that a source tells, else the names of the folders of its images, sorted.
 
-    train, test: the folders of its splits (default: those of the usual names). Raises ValueError
-    for an image that lies in no folder of a class, or deeper than in one.
+    A list that a folder does not hold itself, as that of ImageNet, is shortened to the classes that
+    have images. train, test: the folders of its splits (default: those of the usual names). Raises
+    ValueError for an image that lies in no folder of a class, or deeper than in one.
     """
-    if source.classes:
-        return tuple(source.classes)
-    folders = _folders(source, _inside_clean(source.names), train, test)
-    classes = set()
-    for name in _inside_clean(source.names):
+    listed = tuple(source.classes or ())
+    if listed and not (isinstance(source, Folder) and tree.read_classes(source.path) is None):
+        return listed
+    names = _inside_clean(source.names)
+    folders = _folders(source, names, train, test)
+    used = set()
+    for name in names:
         split, rest = folders.split(name)
         if not split and folders.train is not None:
             continue
         label, *deeper = rest.split("/")
+        if len(deeper) != 1 and listed:
+            return listed
         if len(deeper) != 1:
             where = "deeper than in the folder of its class" if deeper else "in no folder"
             raise ValueError(
                 f"{source.where(name)} lies {where}; images lie in <class>/ or <split>/<class>/; "
                 "or `classes` lists the classes that their names begin with"
             )
-        classes.add(label)
-    return tree.check_classes(sorted(classes), source.path)
+        used.add(label)
+    names = sorted(used)
+    return tree.check_classes([name for name in listed if name in used] or names, source.path)
 
 
 def divide(

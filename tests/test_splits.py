@@ -131,6 +131,22 @@ def test_an_image_that_changes_its_split_is_not_in_both(tmp_path):
         prepared(source, tmp_path / "out")
 
 
+def test_some_classes_of_imagenet_are_a_data_set_of_their_own(tmp_path):
+    wnids = sorted(tree.class_list("imagenet")[5:8])
+    keys = [f"{wnid}/{i}.png" for wnid in wnids for i in "12"]
+    names = [f"{split}/{key}" for split in ("train", "val") for key in keys]
+    source = write(tmp_path / "photos", names)
+    keys = prepared(source, tmp_path / "out")
+    assert list(tree.read_classes(tmp_path / "out")) == wnids and len(keys["test"]) == 6
+
+
+def test_a_data_set_that_tells_its_classes_keeps_their_order():
+    source = sources.open_source("digits")
+    assert splits.class_names(source) == tree.class_list("digits")
+    division = splits.divide(source, source.names, 0.1)
+    assert (division.count("train"), division.count("test")) == (1437, 360)
+
+
 OWN = "configs/ind/own/ResNet20/clean.yaml"
 
 
