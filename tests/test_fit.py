@@ -232,7 +232,7 @@ def test_a_copy_has_the_shape_of_its_photograph_whatever_adapts_it(prior, how, s
     for photograph, copy in zip(photographs, copies, strict=True):
         assert copy.size == fit.shape(*photograph.size)[::-1]
         assert np.abs(np.asarray(copy, float) - fit(photograph).image).max() > 0
-    square = Adapter(prior, speed=speed, batch_size=2, **few)
+    square = Adapter(prior, speed=speed, fit="square", batch_size=2, **few)
     assert [copy.size for copy in square(photographs)] == [(16, 16)] * 8
     for place in (3, 7):  # those that are square are adapted as ever
         assert square(photographs[place], KEYS[place]) == adapter(photographs[place], KEYS[place])
@@ -269,8 +269,20 @@ def test_images_of_one_shape_come_back_as_an_array(prior):
     pixels = np.stack([np.asarray(noisy(30, 20, seed)) for seed in range(3)])
     adapter = Adapter(prior, speed="one-shot", fit="whole")
     assert adapter(pixels).shape == (3, 16, 24, 3)
-    assert Adapter(prior, speed="one-shot")(pixels).shape == (3, 16, 16, 3)
+    square = Adapter(prior, speed="one-shot", fit="square")
+    assert square(pixels).shape == (3, 16, 16, 3)
     assert adapter([]) == [] and adapter(pixels[:0]).shape == (0, 16, 16, 3)
+
+
+def test_what_is_lost_in_memory_is_a_warning_unless_it_was_chosen(prior, photographs, recwarn):
+    for how in ("square", "whole"):
+        Adapter(prior, speed="one-shot", fit=how)(photographs[:2])
+    adapter = Adapter(prior, speed="one-shot")
+    adapter([photographs[3], photographs[7]])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="80 x 16 pixels the middle .* 20 %") as told:
+        adapter(photographs)
+    assert told[0].filename == __file__
 
 
 def test_kept_copies_have_the_shape_of_their_fit(prior, photographs, tmp_path):
