@@ -61,7 +61,8 @@ class Adapter:
         ValueError: the checkpoint is damaged, contradicts ``prior`` or tells too little; a setting
             is unknown or cannot be meant.
         UserWarning: a setting that was given changes nothing (a warning, without ``world``; the
-            plan of a job says the same).
+            plan of a job says the same). A call warns of images that lose a part of their area
+            where no ``fit`` is given.
 
     Example:
         >>> from DDA import Adapter
@@ -181,6 +182,7 @@ class Adapter:
         """
         keys = inputs.keys(pixels, keys)
         fit, full = self.fitting(), self._full(len(pixels))
+        self._warn_of_loss(pixels)
         shapes: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(pixels):
             height, width = image.shape[:2]
@@ -195,6 +197,21 @@ class Adapter:
                 for place, one, values in zip(part, fitted, adapted, strict=True):
                     copies[place] = images.to_pixels(_finite(keys[place], one.cut(values)))
         return inputs.together([copies[i] for i in range(len(pixels))], self.image_size)
+
+    def _warn_of_loss(self, pixels: Sequence[np.ndarray]) -> None:
+        """Warn where images lose a part of their area because nobody has chosen a fit."""
+        if self._given_fit or self.settings.behavior == "published":
+            return
+        shapes = {image.shape[1::-1] for image in pixels}
+        shares = {shape: self.fitting().kept(*shape) for shape in shapes}
+        worst = min(shares, key=shares.__getitem__, default=None)
+        if worst is not None and shares[worst] < 1:
+            warnings.warn(
+                f"of an image of {worst[0]} x {worst[1]} pixels the middle square is adapted, "
+                f"{100 * shares[worst]:.0f} % of its area; give the adapter `fit` whole to adapt "
+                "all of it, or square to keep to this",
+                stacklevel=4,
+            )
 
     def _adapt_batch(self, keys: Sequence[str], canvases: np.ndarray, full: int = 0) -> np.ndarray:
         """Adapt images of one shape, uint8 (B,H,W,3): float (B,3,H,W) in [-1,1].
