@@ -22,7 +22,7 @@ from DDA.image_adapt.prior_results import Ending, Examples, Results, pass_second
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.unet import UNet, create_unet
-from DDA.progress import Show
+from DDA.progress import Show, duration
 from DDA.settings import as_path, check_kinds, check_names, plain
 from DDA.training.loop import Recipe, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
@@ -173,6 +173,10 @@ class _Training:
         show.say(f"images      {of_source}{held_out}")
         show.say(f"network     {parameters:,} parameters")
         show.say(f"training    {budget} of {settings.batch_size} images{begun}")
+        if self._recipe.minutes is not None:
+            ending = self._ending
+            work = f"{ending.shown} images are measured, {ending.samples} drawn"
+            show.say(f"the end     about {duration(ending.seconds)} of it: {work}")
         if settings.record():
             last = settings.last_timestep()
             fitting = ", ".join(rungs(settings.diffusion_steps, last)) or "none"
