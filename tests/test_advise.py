@@ -1,6 +1,7 @@
 """Advice: whether adaptation helps a classifier, from labelled images."""
 
 import json
+import shutil
 from html import escape
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from DDA import files
+from DDA.image_adapt import checkpoints, denoising
 from DDA.model_adapt import advice, advise
 from DDA.model_adapt.settings import Trial
 from DistilledClassifier import classifiers
@@ -157,3 +159,21 @@ def test_too_few_images_are_refused(classifier, prior, labelled, tmp_path, capsy
         path.unlink()
     assert advise.main(command(classifier, prior, labelled, tmp_path)) == 2
     assert "has 10 images; advice needs 20 at least" in capsys.readouterr().err
+
+
+def test_a_prior_that_denoises_badly_is_told_beside_the_verdict(
+    classifier, prior, labelled, tmp_path, capsys
+):
+    bad = tmp_path / "bad.pt"
+    for kind in (".pt", ".json"):
+        shutil.copy(prior.with_suffix(kind), bad.with_suffix(kind))
+    numbers = dict(timestep=70, noise=25.0, prior=15.0, gaussian=10.0, sigma=1.0, identity=20.0)
+    record = dict(error=denoising.UNIT, images=8, held_out=True, levels=[numbers])
+    checkpoints.add_record(bad, denoising=record)
+    with pytest.warns(UserWarning, match="the prior denoises no better"):
+        assert advise.main(command(classifier, bad, labelled, tmp_path, "--speed", "one-shot")) == 0
+    warning = "Beware: the prior denoises no better than a Gaussian filter at noise of 25 grey"
+    assert capsys.readouterr().out.count(warning) == 1
+    verdict = (tmp_path / "out/advice.html").read_text().partition("<p class=verdict>")[2]
+    assert warning in verdict.partition("</p>")[0]
+    assert warning in (tmp_path / "out/advice.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,13 @@ from DDA.image_adapt.prior import process_of
 from DDA.image_adapt.prior_settings import SAMPLE_STEPS, PriorSettings
 from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.unet import UNet
-from DDA.training.loop import State
+from DDA.training.loop import Recipe, State
 
 SAMPLES = 16  # images that are drawn
 LEAST_SHOWN = 8  # images that are measured
 WRITING = 2.0  # seconds in which charts and the last state are written
-MOST_OF_BUDGET = 0.2  # share of the minutes that the end may take
+LEAST_STEPS = 5  # of DDIM
+MOST_OF_BUDGET = 0.2  # share of the budget that the end may take
 TUNING = 32  # training images that choose the Gaussian filter
 
 
@@ -40,23 +42,40 @@ class Ending(NamedTuple):
     seconds: float = 0.0
 
 
-def plan_ending(pass_seconds: float, budget: float) -> Ending:
-    """Return an ending that takes at most `MOST_OF_BUDGET` of the time, or the least one.
+def room_of(recipe: Recipe, pass_seconds: float) -> float:
+    """Return how many passes of the network an ending may take.
 
-    pass_seconds: the time in which the network sees one image. budget: seconds of the training.
-
-    >>> plan_ending(0.001, 3600).shown, plan_ending(0.1, 60)
-    (128, Ending(shown=8, samples=4, steps=12, seconds=11.6))
+    pass_seconds: the time of a pass of one image, for a budget in minutes.
     """
-    passes = denoising.MOST * len(denoising.SHARES) + SAMPLES * SAMPLE_STEPS
-    share = (MOST_OF_BUDGET * budget - WRITING) / (pass_seconds * passes)
-    ending = Ending()
+    room = math.inf
+    if recipe.steps is not None:  # an image of a step costs about as much as three passes
+        room = MOST_OF_BUDGET * 3 * recipe.steps * recipe.batch_size
+    if recipe.minutes is not None:
+        room = min(room, (MOST_OF_BUDGET * 60 * recipe.minutes - WRITING) / pass_seconds)
+    return room
+
+
+def plan_ending(room: float, pass_seconds: float = 0.0) -> Ending:
+    """Return an ending that takes at most so many passes of the network, or the least one.
+
+    room: the number of passes, each of one image. pass_seconds: the time of one.
+
+    >>> plan_ending(5000)
+    Ending(shown=128, samples=16, steps=50, seconds=2.0)
+    >>> plan_ending(100, 0.1)
+    Ending(shown=8, samples=4, steps=12, seconds=11.6)
+    """
+    share, ending = room / _passes(Ending()), Ending()
     if share < 1:
         shown = max(LEAST_SHOWN, int(share * denoising.MOST))
-        steps = min(SAMPLE_STEPS, max(5, int(share * SAMPLES / 4 * SAMPLE_STEPS)))
+        steps = min(SAMPLE_STEPS, max(LEAST_STEPS, int(share * SAMPLES / 4 * SAMPLE_STEPS)))
         ending = Ending(shown, 4, steps)
-    passes = ending.shown * len(denoising.SHARES) + ending.samples * ending.steps
-    return ending._replace(seconds=pass_seconds * passes + WRITING)
+    return ending._replace(seconds=pass_seconds * _passes(ending) + WRITING)
+
+
+def _passes(ending: Ending) -> int:
+    """Return how often the network sees an image in an ending."""
+    return ending.shown * len(denoising.SHARES) + ending.samples * ending.steps
 
 
 @torch.no_grad()

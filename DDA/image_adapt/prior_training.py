@@ -18,11 +18,18 @@ from DDA.devices import pick_device
 from DDA.image_adapt import denoising, job
 from DDA.image_adapt.denoising import Denoising, Pictures
 from DDA.image_adapt.prior import process_of, rungs
-from DDA.image_adapt.prior_results import Ending, Examples, Results, pass_seconds, plan_ending
+from DDA.image_adapt.prior_results import (
+    Ending,
+    Examples,
+    Results,
+    pass_seconds,
+    plan_ending,
+    room_of,
+)
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.unet import UNet, create_unet
-from DDA.progress import Show
+from DDA.progress import Show, duration
 from DDA.settings import as_path, check_kinds, check_names, plain
 from DDA.training.loop import Recipe, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
@@ -152,11 +159,14 @@ class _Training:
         resume(folder, self._state, self._identity, "choose another `save_dir`")
 
     def _plan_ending(self) -> Ending:
-        """Return what is measured and drawn at the end; a budget in minutes includes it."""
-        if self._recipe.minutes is None:
-            return Ending()
-        seconds = pass_seconds(self._model, self._data.size, self._device)
-        return plan_ending(seconds, 60 * self._recipe.minutes)
+        """Return what is measured and drawn at the end: more after a longer training.
+
+        A budget in minutes includes it.
+        """
+        seconds = 0.0
+        if self._recipe.minutes is not None:
+            seconds = pass_seconds(self._model, self._data.size, self._device)
+        return plan_ending(room_of(self._recipe, seconds), seconds)
 
     def say_plan(self, show: Show) -> None:
         """Say what will be trained, how long, and where it goes."""
@@ -173,6 +183,10 @@ class _Training:
         show.say(f"images      {of_source}{held_out}")
         show.say(f"network     {parameters:,} parameters")
         show.say(f"training    {budget} of {settings.batch_size} images{begun}")
+        if self._recipe.minutes is not None:
+            ending = self._ending
+            work = f"{ending.shown} images are measured, {ending.samples} drawn"
+            show.say(f"the end     about {duration(ending.seconds)} of it: {work}")
         if settings.record():
             last = settings.last_timestep()
             fitting = ", ".join(rungs(settings.diffusion_steps, last)) or "none"
