@@ -26,7 +26,7 @@ from DDA.image_adapt import settings as settings_module
 from DDA.image_adapt.settings import Method, Selection
 from DDA.image_adapt.tiles import Tiled
 from DDA.image_adapt.unet import UNet, parse_channel_mult
-from DDA.progress import Show
+from DDA.progress import Estimate, Show
 from DDA.sources.cells import ORIENTATIONS, cells_of, fit_of, one_severity, orientation_of
 
 
@@ -296,7 +296,7 @@ class Adapter:
             verify: read every finished copy; damaged ones are made again.
             classes: names for labels that come without: a list of names, the name of a built-in
                 list, or a file.
-            dry_run: check everything, print the plan and stop.
+            dry_run: check everything, print the plan and an estimate by one batch, and stop.
             world: the processes that share the work (default: this one).
             quiet: print nothing; the result tells which images failed.
             others: nothing. A setting that belongs elsewhere is refused with its place.
@@ -363,14 +363,15 @@ class Adapter:
                 "there; give `dtype`"
             )
         plan, identity = world.on_root(lambda: self._prepare(selection))
+        fit = self.fitting(identity["fit"])
         if world.rank == 0:
-            fit = self.fitting(identity["fit"])
             self._say_plan(selection, plan, fit, world.size, show, unused)
-        if dry_run:
-            return Report(plan.total, len(plan.done), {}, (), selection.save_dir)
         if plan.todo:
             world.together(lambda: self._adapt)
-        fit = self.fitting(identity["fit"])
+        if dry_run:
+            report = Report(plan.total, len(plan.done), {}, (), selection.save_dir)
+            estimate = self._estimate(plan, fit, world, show)
+            return dataclasses.replace(report, estimate=estimate)
         started = time.time()
         facts = job.facts(world.size, self.device, self.batch_size)
         world.on_root(lambda: job.begin(plan, identity, facts))
@@ -388,6 +389,18 @@ class Adapter:
         facts["seconds"] = round(time.time() - started, 1)
         facts |= {"made": plan.todo - len(failures), "prior": str(self.prior.path)}
         return world.on_root(lambda: self._finish(selection, plan, failures, facts, fit))
+
+    def _estimate(
+        self, plan: job.Plan, fit: Fit, world: ranks.World, show: Show
+    ) -> Estimate | None:
+        """Say and return how long a job would take, by one batch."""
+        if not plan.todo:
+            return None
+        adapt_batch = partial(self._adapt_batch, full=self._full(plan.total))
+        estimate = job.estimate(world, plan, adapt_batch, batch_size=self.batch_size, fit=fit)
+        if world.rank == 0:
+            show.say(f"estimate    {estimate or 'none: the first images cannot be read'}")
+        return estimate
 
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
         """List the images and compare the save folder with what is to be done."""
@@ -522,7 +535,7 @@ class Report:
 
     total, done: numbers of images. failed: the path of each image that failed, with the reason.
     missing: paths of images without a copy. seconds: of the work. gallery_error: why there is no
-    gallery.
+    gallery. estimate: of a dry run, how long the job would take.
     """
 
     total: int
@@ -533,6 +546,7 @@ class Report:
     seconds: float = 0.0
     gallery: Path | None = None
     gallery_error: str | None = None
+    estimate: Estimate | None = None
 
     @property
     def complete(self) -> bool:

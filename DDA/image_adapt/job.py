@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import platform
 import shlex
@@ -31,10 +32,11 @@ from PIL import Image
 from DDA import files, images, ledger, shards, tree
 from DDA.ahead import prepared
 from DDA.fitting import Fit, Fitted
-from DDA.progress import Show
+from DDA.progress import Estimate, Show
 from DDA.ranks import World
 from DDA.sources import Source, found_instead, size_of
 
+LONG = 20  # seconds of a batch that is not measured twice
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
 MEASURED = 1000  # images of a plan whose headers are read
 PENDING = 8  # batches of images that wait for others of their shape
@@ -565,6 +567,42 @@ def run(
     return counts.all_failures()
 
 
+def estimate(
+    world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, fit: Fit
+) -> Estimate | None:
+    """Return how long `run` would take, by one batch that each rank adapts; nothing is written.
+
+    The batch is adapted twice, because the first time is slower, unless it takes long. Images of
+    other shapes count by their pixels. None where nothing is to be done, or no image of the batch
+    can be read.
+    """
+    share = plan.share(world.rank, world.size)
+    decode = partial(_decode, plan.source, fit)
+    batches = _batches(share, decode, lambda *_: None, batch_size=batch_size, threads=1)
+    seconds, count, usual = 0.0, 0, 1.0
+    with closing(batches):
+        for paths, fitted in itertools.islice(batches, 1):
+            keys, count = [tree.key_of(path) for path in paths], len(paths)
+            pixels = np.stack([one.canvas for one in fitted])
+            areas = [math.prod(fit.canvas_shape(*size)) for size in _sizes(plan).values()]
+            usual = float(np.mean(areas)) / math.prod(pixels.shape[1:3])
+            for _ in range(2):
+                begun = time.perf_counter()
+                adapt_batch(keys, pixels)
+                seconds = time.perf_counter() - begun
+                if seconds > LONG:
+                    break
+    own = sum(map(len, share)), count, usual * seconds / max(count, 1)
+    ranks = [(images, count, each) for images, count, each in world.gather(own) if count]
+    if not ranks:
+        return None
+    images, count, each = max(ranks, key=lambda rank: rank[0] * rank[2])
+    measured = f"one batch of {count}"
+    if world.size > 1:
+        measured += f" on each of {world.size} ranks"
+    return Estimate(images * each, each / len(ranks), "an image", measured)
+
+
 class _Counts:
     """The written and failed images of a rank; rank 0 shows the progress of all ranks."""
 
@@ -813,21 +851,23 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     return lines
 
 
-def describe_fit(plan: Plan, fit: Fit) -> str:
-    """Return the line that tells how images are fitted, and how much of their area is kept.
-
-    Only headers are read, of at most MEASURED images that are spread evenly over the plan.
-    """
-    names = tree.spread(list(itertools.chain(*plan.planned)), MEASURED)
+def _sizes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Return the widths and heights of at most MEASURED images, spread evenly, by their names."""
     sizes = {}
-    for name in names:
+    for name in tree.spread(list(itertools.chain(*plan.planned)), MEASURED):
         with contextlib.suppress(Exception):  # a damaged image is named later
             sizes[name] = size_of(plan.source, name)
+    return sizes
+
+
+def describe_fit(plan: Plan, fit: Fit) -> str:
+    """Return the line that tells how images are fitted, and how much of their area is kept."""
+    sizes = _sizes(plan)
     line = f"fit         images are {FIT_WORDS[fit.how].format(fit.size)}"
     if not sizes:
         return line
     shares = {name: fit.kept(*size) for name, size in sizes.items()}
-    few = f", of {len(sizes):,} images spread over the plan" if len(names) < plan.total else ""
+    few = f", of {len(sizes):,} images spread over the plan" if plan.total > MEASURED else ""
     worst = min(shares, key=shares.__getitem__)
     if shares[worst] == 1:
         return f"{line}: 100 % of the area is kept{few}"

@@ -137,7 +137,7 @@ FLAGS = """
 --dtype {DTYPES}  of the network's body (default: float32)
 --use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
 --device auto|cpu|cuda|cuda:0 = auto  auto: this rank's GPU of its node, else the CPU
---dry_run  check everything, print the plan and stop
+--dry_run  check everything, print the plan and how long it takes by one batch, and stop
 """
 
 
