@@ -405,7 +405,11 @@ def is_being_written(path: Path) -> bool:
     That is a process of this machine, or of another one within the last day.
     """
     match = _NAME.fullmatch(path.name)
-    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished it
+        return False
+    if match is None or age > 86400:
         return False
     if match[1] != host():
         return True

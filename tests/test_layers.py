@@ -17,6 +17,7 @@ GROUND = {
     "DDA.devices",
     "DDA.fetching",
     "DDA.files",
+    "DDA.fitting",
     "DDA.images",
     "DDA.interrupts",
     "DDA.ledger",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "DDA/published.py": set(),
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
+    "DDA/fitting.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.settings"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.progress", "DDA.shapes", "DDA.tree"},
     "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/weights.py": PURE
@@ -91,6 +93,7 @@ MAY_IMPORT = {
     "DDA/model_adapt/choices.py": set(),
     "DDA/model_adapt/settings.py": {
         "DDA",
+        "DDA.fitting",
         "DDA.settings",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
@@ -100,12 +103,14 @@ MAY_IMPORT = {
     "DDA/image_adapt/settings.py": {
         "DDA",
         "DDA.inputs",
+        "DDA.fitting",
         "DDA.settings",
         "DDA.shards",
         "DDA.tree",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
     },
+    "DDA/image_adapt/tiles.py": PURE,
     "DDA/image_adapt/job.py": {"numpy", "PIL", "torch", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},

@@ -133,6 +133,23 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
             np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
 
 
+def test_a_control_is_a_column_from_which_the_others_are_subtracted(here, tmp_path):
+    assert main(command(here, tmp_path / "out", "--control", here / "1.pth")) == 0
+    summary = files.read_json(tmp_path / "out/summary.json")
+    control = classifiers.load(here / "1.pth")
+    found = results.read(tmp_path / "out", "fog/1")
+    pixels = [images.read_rgb(here / "degraded" / f"{key}.png") for key in found["keys"]]
+    scores = control.scores([np.asarray(image) for image in pixels])
+    np.testing.assert_allclose(found["control"], scores.numpy(), atol=1e-5)
+    overall = summary["all"]
+    gain = overall["combined"]["minus"]["control"]
+    assert gain["top1"] == overall["combined"]["top1"] - overall["control"]["top1"]
+    assert "| minus control (degraded) |" in (tmp_path / "out/summary.md").read_text()
+    assert report.main([str(tmp_path / "out"), "--images", "0"]) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "without teachers and without adaptation" in page and "over control (degraded)" in page
+
+
 def test_the_library_gives_the_tables_of_the_command(here, tmp_path, capsys):
     settings = evaluate.Settings(
         first=str(here / "0.pth"),

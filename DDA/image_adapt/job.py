@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import platform
 import shlex
@@ -30,12 +31,15 @@ from PIL import Image
 
 from DDA import files, images, ledger, shards, tree
 from DDA.ahead import prepared
+from DDA.fitting import Fit, Fitted
 from DDA.progress import Estimate, Show
 from DDA.ranks import World
-from DDA.sources import Source, found_instead
+from DDA.sources import Source, found_instead, size_of
 
 LONG = 20  # seconds of a batch that is not measured twice
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
+MEASURED = 1000  # images of a plan whose headers are read
+PENDING = 8  # batches of images that wait for others of their shape
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Plan:
             return images.read_rgb(self.copy(path))
         key, cell = tree.key_of(path), self.cell_of(path)
         shard = self.saved([cell]).images[cell][key]
-        return images.decode(shards.read_image(self.save_dir / shard, key))
+        return images.read_rgb(Path(key), data=shards.read_image(self.save_dir / shard, key))
 
     def cell_of(self, path: str) -> str:
         """Return the cell of an image's path or key."""
@@ -502,7 +506,7 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
     ]
 
 
-def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np.ndarray:
+def gallery(plan: Plan, missing: set[str], fit: Fit, most: int = 8) -> np.ndarray:
     """Draw degraded and adapted images side by side, uint8 (H,W,3), spread evenly over the plan.
 
     missing: paths without an adapted copy. Raises ValueError where no copy exists.
@@ -512,7 +516,7 @@ def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np
         raise ValueError(f"{plan.save_dir} holds no adapted image to show")
     names = tree.spread(names, most)
     rows = {
-        "degraded": [images.fit_square(plan.source.read(name), image_size) for name in names],
+        "degraded": [fit(plan.source.read(name)).image for name in names],
         "adapted": [np.asarray(plan.read_copy(name)) for name in names],
     }
     return np.asarray(images.contact_sheet(rows, [tree.key_of(name) for name in names]))
@@ -527,18 +531,18 @@ def run(
     adapt_batch: AdaptBatch,
     *,
     batch_size: int,
-    image_size: int,
+    fit: Fit,
     threads: int,
     show: Show,
 ) -> dict[str, str]:
     """Adapt this rank's share, wait for the others, and return the failures of all ranks.
 
-    The result maps a path to the reason. adapt_batch(keys, uint8 (B,S,S,3)) returns float
-    (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises OSError where an
-    adapted image cannot be written: the job cannot go on then.
+    The result maps a path to the reason. adapt_batch(keys, uint8 (B,H,W,3)) returns float
+    (B,3,H,W) in [-1,1]. fit: makes canvases of the images. Decoding and writing happen in threads
+    beside it. Raises OSError where an adapted image cannot be written: the job cannot go on then.
     """
     counts = _Counts(world, plan, show)
-    decode = partial(_decode, plan.source, image_size)
+    decode = partial(_decode, plan.source, fit)
     batches = _batches(
         plan.share(world.rank, world.size),
         decode,
@@ -548,10 +552,12 @@ def run(
     )
     # also after an interruption: what is computed is kept
     with _writer(plan, world, threads, 2 * batch_size) as writer, closing(batches):
-        for paths, pixels in batches:
+        for paths, fitted in batches:
+            pixels = np.stack([one.canvas for one in fitted])
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             written = 0
-            for path, image in zip(paths, adapted, strict=True):
+            for path, one, values in zip(paths, fitted, adapted, strict=True):
+                image = one.cut(values)
                 if not np.isfinite(image).all():
                     counts.fail(path, "the adapted image has values that are not finite")
                 elif path not in plan.neighbours:
@@ -562,27 +568,31 @@ def run(
 
 
 def estimate(
-    world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, image_size: int
+    world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, fit: Fit
 ) -> Estimate | None:
     """Return how long `run` would take, by one batch that each rank adapts; nothing is written.
 
-    The batch is adapted twice, because the first time is slower, unless it takes long. None where
-    nothing is to be done, or no image of the batch can be read.
+    The batch is adapted twice, because the first time is slower, unless it takes long. Images of
+    other shapes count by their pixels. None where nothing is to be done, or no image of the batch
+    can be read.
     """
     share = plan.share(world.rank, world.size)
-    decode = partial(_decode, plan.source, image_size)
+    decode = partial(_decode, plan.source, fit)
     batches = _batches(share, decode, lambda *_: None, batch_size=batch_size, threads=1)
-    seconds, count = 0.0, 0
+    seconds, count, usual = 0.0, 0, 1.0
     with closing(batches):
-        for paths, pixels in itertools.islice(batches, 1):
+        for paths, fitted in itertools.islice(batches, 1):
             keys, count = [tree.key_of(path) for path in paths], len(paths)
+            pixels = np.stack([one.canvas for one in fitted])
+            areas = [math.prod(fit.canvas_shape(*size)) for size in _sizes(plan).values()]
+            usual = float(np.mean(areas)) / math.prod(pixels.shape[1:3])
             for _ in range(2):
                 begun = time.perf_counter()
                 adapt_batch(keys, pixels)
                 seconds = time.perf_counter() - begun
                 if seconds > LONG:
                     break
-    own = sum(map(len, share)), count, seconds / max(count, 1)
+    own = sum(map(len, share)), count, usual * seconds / max(count, 1)
     ranks = [(images, count, each) for images, count, each in world.gather(own) if count]
     if not ranks:
         return None
@@ -635,13 +645,13 @@ class _Counts:
 
 def _batches(
     groups: Sequence[list[str]],
-    decode: Callable[[str], np.ndarray | str],
+    decode: Callable[[str], Fitted | str],
     fail: Callable[[str, str], None],
     *,
     batch_size: int,
     threads: int,
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield full batches of decoded images within each group, read ahead by two batches.
+) -> Iterator[tuple[list[str], list[Fitted]]]:
+    """Yield full batches of images of one shape within each group, read ahead by two batches.
 
     Images that cannot be read are reported through ``fail``.
     """
@@ -649,7 +659,7 @@ def _batches(
         prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)
     ) as decoded:
 
-        def readable(group: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        def readable(group: list[str]) -> Iterator[tuple[str, Fitted]]:
             for path, outcome in zip(group, decoded, strict=False):
                 if isinstance(outcome, str):
                     fail(path, outcome)
@@ -657,16 +667,33 @@ def _batches(
                     yield path, outcome
 
         for group in groups:
-            good = readable(group)
-            while batch := list(itertools.islice(good, batch_size)):
-                yield [path for path, _ in batch], np.stack([pixels for _, pixels in batch])
+            for batch in _alike(readable(group), batch_size):
+                yield [path for path, _ in batch], [fitted for _, fitted in batch]
 
 
-def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
-    """Return an image uint8 (S,S,3), or the reason why it cannot be read."""
+def _alike(
+    decoded: Iterator[tuple[str, Fitted]], batch_size: int
+) -> Iterator[list[tuple[str, Fitted]]]:
+    """Yield batches of images whose canvases have one shape, as soon as they are full.
+
+    Where too many images wait for others of their shape, the most numerous ones go on.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[str, Fitted]]] = {}
+    for path, fitted in decoded:
+        shape = fitted.canvas.shape
+        waiting.setdefault(shape, []).append((path, fitted))
+        if len(waiting[shape]) == batch_size:
+            yield waiting.pop(shape)
+        elif sum(map(len, waiting.values())) > PENDING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
+
+
+def _decode(source: Source, fit: Fit, name: str) -> Fitted | str:
+    """Return an image as it is adapted, or the reason why it cannot be read."""
     try:
         tree.check_name(name, source.path)  # a copy has the same name
-        return images.fit_square(source.read(name), image_size)
+        return fit(source.read(name))
     except Exception as error:  # PIL and its plugins raise many types for damaged files
         return reason(source.where(name), error)
 
@@ -794,6 +821,12 @@ def facts(ranks: int, device: Any, batch_size: int) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------- what people are told
 
+FIT_WORDS = {
+    "square": "cropped to their middle square and resized to {} pixels",
+    "whole": "kept whole, the shorter side resized to {} pixels",
+    "pad": "kept whole, the longer side resized to {} pixels",
+}
+
 
 def describe(plan: Plan, num_samples: int | None) -> list[str]:
     """Return the lines that tell which images will be adapted."""
@@ -805,6 +838,8 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     if plan.elsewhere:
         where = "are of images outside these cells and are left alone"
         lines.append(f"            {plan.elsewhere:,} keys of `keys` {where}")
+    if plan.source.left_out:
+        lines.append(f"            {plan.source.left_out}")
     if plan.not_images:
         others = f"{len(plan.not_images):,} other files are left alone"
         lines.append(f"            {others}: {some(plan.not_images)}")
@@ -816,15 +851,30 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     return lines
 
 
-def resized(plan: Plan, size: int) -> list[str]:
-    """Return what the user should know of the size of the first image, if anything."""
-    path = next(plan.work(), None)
-    with contextlib.suppress(Exception):  # a damaged image is named later
-        width, height = plan.source.read(path).size
-        if (width, height) != (size, size):
-            how = f"cropped to their middle square and resized to {size} pixels"
-            return [f"images are {how}: {path} has {width} x {height}"]
-    return []
+def _sizes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Return the widths and heights of at most MEASURED images, spread evenly, by their names."""
+    sizes = {}
+    for name in tree.spread(list(itertools.chain(*plan.planned)), MEASURED):
+        with contextlib.suppress(Exception):  # a damaged image is named later
+            sizes[name] = size_of(plan.source, name)
+    return sizes
+
+
+def describe_fit(plan: Plan, fit: Fit) -> str:
+    """Return the line that tells how images are fitted, and how much of their area is kept."""
+    sizes = _sizes(plan)
+    line = f"fit         images are {FIT_WORDS[fit.how].format(fit.size)}"
+    if not sizes:
+        return line
+    shares = {name: fit.kept(*size) for name, size in sizes.items()}
+    few = f", of {len(sizes):,} images spread over the plan" if plan.total > MEASURED else ""
+    worst = min(shares, key=shares.__getitem__)
+    if shares[worst] == 1:
+        return f"{line}: 100 % of the area is kept{few}"
+    width, height = sizes[worst]
+    least = f"{worst} has {width} x {height} and keeps {100 * shares[worst]:.1f} % of its area"
+    median = f"{100 * np.median([*shares.values()]):.1f}"
+    return f"{line}: {least}, the least; the median is {median} %{few}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

@@ -99,12 +99,14 @@ def common_classes(
 def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:
     """Return which classifier sees which view (0 degraded, 1 adapted), on the device."""
     named = {"first": settings.first, "second": settings.second}
-    if settings.source is not None:
-        named["source"] = settings.source
-    opened = open_classifiers(named, settings.model, settings.pipelines, views=(0, 1, 0))
-    for classifier in opened:
+    for name in ("source", "control"):
+        if getattr(settings, name) is not None:
+            named[name] = getattr(settings, name)
+    opened = open_classifiers(named, settings.model, settings.pipelines, views=(0, 1, 0, 0))
+    columns = {}
+    for name, classifier in zip(named, opened, strict=True):
         classifier.network.to(device)
-    columns = {"first": (opened[0], 0), "second": (opened[1], 1)}
-    if settings.source is not None:
-        columns |= {"source": (opened[2], 0), "source_adapted": (opened[2], 1)}
+        columns[name] = (classifier, 1 if name == "second" else 0)
+    if "source" in columns:
+        columns["source_adapted"] = (columns["source"][0], 1)
     return columns

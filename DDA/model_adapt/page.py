@@ -25,6 +25,11 @@ KNOWN = {
     "source": ("#888888", "the clean classifier on degraded images"),
     "source_adapted": ("#c0843d", "the clean classifier on adapted copies"),
     "self_ensemble": ("#b5a642", "the mean of its probabilities on both (DDA)"),
+    "control": (
+        "#4a7c59",
+        "the clean classifier, trained as long as the first on the same degraded images, without "
+        "teachers and without adaptation",
+    ),
     "first": ("#2b6cb0", "the first classifier on degraded images"),
     "second": ("#c05621", "the second classifier on adapted copies"),
     "combined": ("#276749", "both, combined"),
@@ -38,7 +43,7 @@ KNOWN = {
     "other": ("#97266d", "both, combined"),
 }
 # the columns that are looked at more closely
-CHIEF = ("source", "first", "second", "combined")
+CHIEF = ("source", "control", "first", "second", "combined")
 OPEN = 10  # lines of a long table that stand open; the rest is folded
 BINS = 15  # of the reliability diagram, as of the ECE
 
@@ -143,9 +148,15 @@ class Report:
                 writer.writerow([*names, row["N"], *values])
         return text.getvalue()
 
+    def verdict(self) -> str:
+        """Return the verdict, and what the folder of the adapted copies warns of."""
+        warning = (ledger.read_settings(Path(self.facts.adapted)) or {}).get(ledger.WARNING)
+        text = tables.verdict(self.summary)
+        return f"{text}. Beware: {warning}" if isinstance(warning, str) else text
+
     def markdown(self) -> str:
         """Return the verdict, the tables of the summary, and how near to clean images are."""
-        text = f"**{tables.verdict(self.summary)}**\n\n{tables.markdown(self.summary)}"
+        text = f"**{self.verdict()}**\n\n{tables.markdown(self.summary)}"
         if self._likeness:
             rows = originals.likeness_rows(self._likeness)
             text += f"\n{commands.grid(originals.likeness_heads(), rows)}"
@@ -177,8 +188,7 @@ class Report:
             "Confidence": self._reliability(),
             "Details": self._details(),
         }
-        verdict = f"{tables.verdict(self.summary)}."
-        return html.document(title, verdict, f"{self.summary['protocol']}.", sections)
+        return html.document(title, f"{self.verdict()}.", f"{self.summary['protocol']}.", sections)
 
     def _overview(self) -> str:
         """Return the date, the data, the models and the cost, a line for each."""
@@ -188,6 +198,7 @@ class Report:
             "Images": f"{count:,} of {len(facts.classes):,} classes in {facts.degraded}",
             "Adapted copies": facts.adapted,
             "Your classifier": facts.source or "",
+            "Control": facts.control or "",
             "Sees degraded images": facts.first,
             "Sees adapted copies": facts.second,
             **_cost(Path(facts.adapted), self.cells),

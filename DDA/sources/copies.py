@@ -49,7 +49,7 @@ class _Shard:
 
     def read(self, row: int) -> Image.Image:
         """Return an image as RGB."""
-        return images.decode(self.encoded(row))
+        return images.read_rgb(Path(self.keys[row]), data=self.encoded(row))
 
     def pixels(self, row: int) -> np.ndarray:
         """Return an image as uint8 (H,W,3)."""

@@ -213,7 +213,11 @@ class Run:
             self._shown = now
             self._show_progress()
         if due and not asked:
+            begun = time.monotonic()
             self.save()
+            # a budget in minutes includes the writing of rank 0, for which the others wait
+            [writing] = self._world.total([time.monotonic() - begun])
+            self._state.seconds += writing
         return asked > 0
 
     def _after_epoch(self, is_best: bool) -> None:

@@ -22,6 +22,7 @@ from DDA.training.run import estimate as run_estimate
 from DDA.training.run import resume as resume_state
 from DistilledClassifier import classifiers
 from DistilledClassifier.data.batches import Steps
+from DistilledClassifier.data.measured import settled
 from DistilledClassifier.data.views import views
 from DistilledClassifier.experiments.config import Config, configure
 from DistilledClassifier.experiments.settings import Training, known_of
@@ -163,7 +164,8 @@ def run_training(
     """
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(settings.device, world.local_rank))
-    config = world.together(lambda: configure(settings, world.size, program))
+    composed = world.together(lambda: configure(settings, world.size, program))
+    config = world.on_root(lambda: settled(composed, settings.save_dir))
     inputs = world.together(lambda: find_inputs(config, settings.save_dir))
     folder = world.on_root(lambda: find_run(config, inputs, settings))
     finished = world.on_root(lambda: _read_result(folder))

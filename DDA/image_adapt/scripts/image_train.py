@@ -7,19 +7,21 @@
   torchrun --nproc_per_node 8 DDA/image_adapt/scripts/image_train.py …
 
 SAVE_DIR gets ema.pt with ema.json beside it, which image_sample.py takes as --model_path;
-samples.png, loss.png and loss.csv; and resume.pt, from which the same command goes on where it
-stopped.
+samples.png, denoising.png, loss.png and loss.csv; and resume.pt, from which the same command goes
+on where it stopped. At the end it prints how well the prior denoises images that were held out.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
+    __import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict
+from typing import Any
 
 from DDA import commands, ranks
 from DDA.image_adapt import choices
@@ -51,9 +53,12 @@ FLAGS = """
 --noise_schedule {NOISE_SCHEDULES} = linear
 --rescale_timesteps yes|no = no
 --fixed_variance {FIXED_VARIANCES} = small  of samples, without --learn_sigma
+--timesteps 0-200  train only these, the lowest noise levels: 0-71 is enough for --speed one-shot,
+    0-111 for fast and 0-151 for balanced, of 1000 --diffusion_steps (default: all)
 [training]
 --steps INT  the budget in steps
---minutes FLOAT  the budget in minutes; whichever ends first
+--minutes FLOAT  the budget in minutes, with what is measured and drawn at the end; whichever ends
+    first
 --batch_size INT = 64  of a step, over all ranks
 --accumulate INT = 1  parts of a rank's batch
 --lr FLOAT = 0.0004
