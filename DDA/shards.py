@@ -64,6 +64,8 @@ def read_index(path: Path) -> Index:
         if not (isinstance(digest, str) and isinstance(places, dict)):
             raise ValueError
         checked = {key: _place(*place, size) for key, place in places.items()}
+        if sum(count for _, count in checked.values()) > size:  # they would lie on each other
+            raise ValueError
     for key in checked:
         tree.check_name(key, beside)
     with files.open_regular(path) as file:

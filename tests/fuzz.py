@@ -391,7 +391,7 @@ class Configs:
 
 TARGETS: dict[str, Callable[[], Any]] = {
     **{"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs},
-    "tar": fuzz_files.Tars,
+    **{"tar": fuzz_files.Tars, "copies": fuzz_files.Copies},
     "checkpoint": fuzz_files.Checkpoints,
     "photo": fuzz_files.Photos,
     "state": fuzz_files.States,

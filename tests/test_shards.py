@@ -262,6 +262,16 @@ def test_an_index_cannot_lead_out_of_the_tree(tmp_path, key):
         shards.read_index(tmp_path / "shard-000000.tar")
 
 
+def test_images_that_lie_on_each_other_are_a_damaged_index(tmp_path):
+    with shards.Shard(tmp_path, "shard-000000.tar", lambda key: None) as shard:
+        shard.add("a", b"1")
+    beside = tmp_path / "shard-000000.json"
+    index = json.loads(beside.read_text())
+    index["places"] = {f"{i}": [0, index["bytes"]] for i in range(2)}  # each is all of it
+    beside.write_text(json.dumps(index))
+    assert list(shards.listed(tmp_path, ["."]).damaged) == ["shard-000000.tar"]
+
+
 class Listing(Folder):
     """A source of synthetic names, which lie on no disk."""
 
