@@ -70,8 +70,8 @@ def settings_of(values: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
 
 FLAGS = """
 [images]
---base_samples->source find:PATH!  tree of degraded images, or the files of a data set: CIFAR-10-C
-    as .npy, an .npy or .npz of images (dataset/README.md)
+--base_samples->source find:PATH!  degraded images: a tree, one image, a pattern, a zip, shards,
+    parquet or a data set's files, such as CIFAR-10-C or an .npz (dataset/README.md)
 --save_dir find:DIR!  tree to write: the same keys, and JSON
 --dataset->layout {LAYOUTS} = folder  layout of the tree: imagenet <deg>/{train,val}/<class>,
     imagenetc <corruption>/<severity>/<class>, cifar10 <deg>/{cifar_train,cifar_test}, cifar10c
