@@ -19,6 +19,7 @@ Nothing that a file says is executed, and no name that it says leads out of the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -95,18 +96,18 @@ def _folder(path: Path, asked: _Asked) -> Source:
     if labels is None:
         source = copies_in_shards(path, classes) or cifar_folder(path, classes)
         source = source or official_arrays(path, classes, severity)
-    source = source or _of_files(path, path, _data_files(path), asked)
+    entries = tree.entries(path) or []  # listed once: a folder may hold a million files
+    source = source or _of_files(path, path, _data_files(path, entries), asked)
     if source is None:
-        source = listed_folder(path, classes, labels, upright=upright)
+        source = listed_folder(path, entries, classes, labels, upright=upright)
     return source or Folder(path, classes=classes, upright=upright)
 
 
-def _data_files(path: Path) -> list[str]:
+def _data_files(path: Path, entries: Sequence[os.DirEntry]) -> list[str]:
     """Return the data files of a folder that holds these alone, or in folders of its splits.
 
-    Such a folder holds no images and no other folders.
+    Such a folder holds no images and no other folders. entries: of the folder.
     """
-    entries = tree.entries(path) or []
     folders = [entry.name for entry in entries if tree.is_folder(entry)]
     names = [entry.name for entry in entries if entry.name not in folders]
     is_saved = "dataset_dict.json" in names  # Hugging Face's folder of several splits

@@ -99,14 +99,19 @@ class Folder:
 
 
 def listed_folder(
-    path: Path, classes: Sequence[str] | None, labels: Path | None, *, upright: bool
+    path: Path,
+    entries: Sequence[os.DirEntry],
+    classes: Sequence[str] | None,
+    labels: Path | None,
+    *,
+    upright: bool,
 ) -> Folder | None:
     """Open a folder of images with a list of their labels; return None for any other folder.
 
     The list lies in the folder or in one of its folders, under one of the names LISTS, or it is
-    ``labels``. Each image gets its name in the folder of its class.
+    ``labels``. Each image gets its name in the folder of its class. entries: of the folder.
     """
-    others = [] if labels is not None else lists.lists_among(_files_near(path))
+    others = [] if labels is not None else lists.lists_among(_files_near(path, entries))
     contents = {name: partial(files.read_regular, path / name, lists.MOST_BYTES) for name in others}
     if labels is None and not any(lists.is_list(path / name) for name in contents):
         return None
@@ -122,8 +127,8 @@ def listed_folder(
     return Folder(path, named, placed.classes, placed.left_out, upright=upright)
 
 
-def _files_near(path: Path) -> list[str]:
+def _files_near(path: Path, entries: Sequence[os.DirEntry]) -> list[str]:
     """Return the lists that may lie in a folder and in its folders, whatever these hold."""
-    folders = ["", *(f"{entry.name}/" for entry in tree.entries(path) or [] if entry.is_dir())]
+    folders = ["", *(f"{entry.name}/" for entry in entries if entry.is_dir())]
     names = [f"{folder}{name}" for folder in folders for name in lists.LISTS]
     return [name for name in names if (path / name).is_file()]
