@@ -36,7 +36,7 @@ from DDA.sources.globs import is_pattern, matches
 from DDA.sources.imagenet import imagenet, tiny_imagenet
 from DDA.sources.labels import splits_of as splits_of
 from DDA.sources.named import Named
-from DDA.sources.tables import is_table, tables
+from DDA.sources.tables import is_table, open_tables
 
 FORMATS = (
     "a folder of images, with class folders or a labels.csv, one image, a zip, or a pattern such "
@@ -129,7 +129,7 @@ def _of_files(path: Path, folder: Path, names: Sequence[str], asked: _Asked) -> 
         return archives.shards(path, folder, tars, *rest, upright=asked.upright)
     named = [name for name in names if is_table(name)]
     if named and asked.labels is None:
-        return tables(path, folder, named, asked.classes, upright=asked.upright)
+        return open_tables(path, folder, named, asked.classes, upright=asked.upright)
     return None
 
 
