@@ -19,6 +19,7 @@ Nothing that a file says is executed, and no name that it says leads out of the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -104,20 +105,23 @@ def _data_files(path: Path) -> list[str]:
 
     Such a folder holds no images and no other folders.
     """
-    entries = tree.entries(path) or []
-    folders = [entry.name for entry in entries if tree.is_folder(entry)]
-    names = [entry.name for entry in entries if entry.name not in folders]
-    is_saved = "dataset_dict.json" in names  # Hugging Face's folder of several splits
+    is_saved = (path / "dataset_dict.json").is_file()  # Hugging Face's folder of several splits
     splits = {*lists.TRAIN, *lists.TEST, "data"}
-    if not is_saved and not set(map(str.lower, folders)) <= splits:
-        return []
+    names: list[str] = []
+    folders = [""]
     for folder in folders:
-        below = tree.entries(path / folder) or []
-        if any(map(tree.is_folder, below)):
-            return []
-        names += [f"{folder}/{entry.name}" for entry in below]
-    if any(name.lower().endswith(tree.SUFFIXES) for name in names):
-        return []
+        with contextlib.suppress(OSError), os.scandir(path / folder) as entries:
+            for entry in entries:  # as few as tell that it is another folder: it may hold millions
+                if entry.name.startswith("."):
+                    continue
+                if not tree.is_folder(entry):
+                    if entry.name.lower().endswith(tree.SUFFIXES):
+                        return []
+                    names.append(f"{folder}{entry.name}")
+                elif folder or not (is_saved or entry.name.lower() in splits):
+                    return []
+                else:
+                    folders.append(f"{entry.name}/")
     return sorted(names)
 
 
@@ -204,7 +208,7 @@ def open_official(
     upright = is_upright(path, orientation)
     source = open_source(path, classes, severity, upright=upright, labels=labels)
     if isinstance(source, Folder) and source.classes is None:
-        source.classes = lists.class_folders(source.names)
+        source.by_folders = True
     return source
 
 
