@@ -3,8 +3,8 @@
 python tests/tiny_imagenet.py runs/tiny
 scripts/pipeline.py scripts/pipelines/tiny_imagenet_40.yaml
 
-The first writes ``photos/{train,val}/<class>/`` and ``mine.pth`` of ../shared. The classifier is the
-published EfficientNet-Lite0, of whose 1,000 classes the forty are kept; nothing is trained.
+The first writes ``photos/{train,val}/<class>/`` and ``mine.pth`` of ../shared. The classifier is
+the published EfficientNet-Lite0 with forty of its 1,000 classes; nothing is trained.
 """
 
 from __future__ import annotations
