@@ -33,10 +33,11 @@ SYSTEM = (
 )
 # what to do with files that hold images which are not read, by their suffixes
 ADVICE = {
-    "unpack them": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
-    "give one of them itself": (".npz", ".npy"),
+    "unpack them": (".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    "give one of them itself": (".npz", ".npy", ".zip"),
+    "give them themselves, with a pattern for several": (".tar", ".parquet", ".arrow"),
     "write their images to files, or to one .npz": (
-        *(".parquet", ".arrow", ".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
+        *(".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
     ),
     "save them as .png or .jpg": (
         *(".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"),
@@ -148,6 +149,14 @@ def list_images(
             unfinished.append(prefix + path)
         elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
+    return unique(root, images), others, unfinished
+
+
+def unique(root: Path, images: Iterable[str]) -> list[str]:
+    """Return the paths of images sorted by key.
+
+    root: the tree, for messages. Raises ValueError where two of them have one key.
+    """
     keyed = sorted((key_of(path), path) for path in images)
     _check_forms(root, [key for key, _ in keyed])
     doubles = [(one, two) for (key, one), (other, two) in itertools.pairwise(keyed) if key == other]
@@ -157,7 +166,7 @@ def list_images(
         raise ValueError(
             f"{root / one} and {root / two} would be one image{more}; rename or remove one of them"
         )
-    return [path for _, path in keyed], others, unfinished
+    return [path for _, path in keyed]
 
 
 def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = ()) -> str:

@@ -8,19 +8,20 @@
   make_data.py verify   --save_dir dataset/cifar_10
   make_data.py sheet    --base_samples photos --type blur --out blur.png
 
-Run a command again to go on. --base_samples is a folder of images or a data set as downloaded.
-"""
+Run a command again to go on. --base_samples is a folder of images or a data set as downloaded."""
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("DDA")  # from here on both signals wait
+
+import os
+from dataclasses import asdict, fields
+from typing import Any
 
 from DDA import commands
 from DistilledClassifier import making
@@ -30,22 +31,21 @@ from DistilledClassifier.trees import LostFolder, LostWorker
 
 PROGRAM = "make_data.py"
 FROM = """
---base_samples->source PATH!  a folder of images or a data set's files
+--base_samples->source PATH!  a folder, a pattern, a zip, shards, parquet (dataset/README.md)
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
---orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: apply for a
-    folder of one's own, ignore for a published data set and a tree with classes.txt)
+--orientation {apply,ignore}  apply: turn as EXIF says (default for a folder of one's own)
 """
 NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
---labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
+--labels FILE  a CSV of files and labels, or a flat ImageNet's list (dataset/README.md)
 --list FILE  only the images that it names, one a line
 """
 DIVIDE = """
 --test_share FLOAT  write clean/train and clean/test: by the images' folders (train; test, val,
     valid, validation), else by key, this share of each class (--classes folders: their names)
---train FOLDER  that of the training images
---test FOLDER  that of the test images
+--train FOLDER  of the training images
+--test FOLDER  of the test images
 """
 NPY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one\n"
 TO = f"""
@@ -61,7 +61,7 @@ DEGRADE = """
 NAME = "--name {NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: as documented)\n"
 CORRUPT = """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
---severity 1..5+ = [all]  (default: all)
+--severity 1..5+ = [all]
 --constants {CONSTANTS} = auto  auto: CIFAR's up to 64 pixels
 --format {FORMATS} = png  npy: <corruption>.npy and labels.npy of equal sizes
 """

@@ -18,6 +18,7 @@ from DDA import files, images, settings, tree
 from DDA.progress import Show
 from DDA.sources import Source, found_instead, open_official, read_pixels
 from DDA.sources.cells import ORIENTATIONS
+from DDA.sources.labels import TEST, TRAIN, is_list
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
 from DistilledClassifier import splits, trees
 from DistilledClassifier.degradations import (
@@ -33,7 +34,7 @@ from DistilledClassifier.trees import Task
 from DistilledClassifier.verify import read_manifests
 from DistilledClassifier.verify import verify as verify_tree
 
-SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
+SPLITS = (*TRAIN, *TEST, "cifar_train", "cifar_test")
 SEVERITIES = ("1", "2", "3", "4", "5")
 CONSTANTS = ("auto", "cifar", "imagenet")
 FORMATS = ("png", "npy")
@@ -590,7 +591,7 @@ def _check_used(originals: Originals, source: Source) -> None:
     """Raise ValueError for classes or labels that were given and that the source does not take."""
     path, flat = originals.source, "ILSVRC2012_val_*"
     is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
-    if originals.labels is not None and not is_flat:
+    if not (originals.labels is None or is_list(originals.labels) or is_flat):
         raise ValueError(
             f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
             f"{path} is not; leave it out"
@@ -600,7 +601,7 @@ def _check_used(originals: Originals, source: Source) -> None:
     if originals.classes is not None and tuple(given) != own:
         raise ValueError(
             f"`classes` {originals.classes} has other names than the {len(own)} classes that "
-            f"{path} tells itself; leave it out"
+            f"{originals.source} tells itself; leave it out"
         )
 
 
@@ -639,8 +640,9 @@ def _outside(source: Path, save_dir: Path | None, names: list[str]) -> list[str]
 
 def _place(name: str) -> tuple[str, str]:
     """Split a name into the folder of the tree that has a manifest of its own, and the rest."""
-    if match := re.fullmatch(r"(?s)([^/]*/\d+)/(.+)", name):  # <corruption>/<severity>
-        return match[1], match[2]
+    match = re.fullmatch(r"(?s)(([^/]*)/\d+)/(.+)", name)  # <corruption>/<severity>
+    if match and match[2] not in SPLITS:  # a class may be called 3
+        return match[1], match[3]
     rest = _inside_split(name)
     return f"clean/{_inside_clean(name).removesuffix(rest)}".rstrip("/"), rest
 

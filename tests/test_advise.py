@@ -1,6 +1,7 @@
 """Advice: whether adaptation helps a classifier, from labelled images."""
 
 import json
+import shutil
 from html import escape
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from DDA import files
+from DDA.image_adapt import checkpoints, denoising
 from DDA.model_adapt import advice, advise
 from DDA.model_adapt.settings import Trial
 from DistilledClassifier import classifiers
@@ -76,13 +78,23 @@ def test_the_numbers_are_those_of_the_scores(classifier, prior, labelled, tmp_pa
     names = source.list(".")[0]
     judged = [name for name in names if tree.is_held_out(tree.key_of(name), 0.5)]
     labels = torch.tensor([CLASSES.index(name.split("/")[0]) for name in judged])
-    both = Ensemble(classifier, adapter=Adapter(prior, speed="one-shot"))
+    both = Ensemble(classifier, adapter=Adapter(prior, speed="one-shot", fit="whole"))
     said = both.scores([source.pixels(name) for name in judged]).argmax(1)
     ways = {way.name: way for way in answer.ways}
     expected = 100 * float((said == labels).float().mean())
     assert ways["one-shot (sum)"].accuracy == pytest.approx(expected)
     gain = ways["one-shot (sum)"].accuracy - ways["as it is"].accuracy
     assert ways["one-shot (sum)"].gain == pytest.approx(gain)
+
+
+@pytest.mark.parametrize(("flags", "shape"), [([], (19, 16)), (["--fit", "pad"], (16, 13))])
+def test_what_is_tried_is_adapted_as_photographs_are(
+    classifier, prior, labelled, tmp_path, flags, shape
+):
+    words = command(classifier, prior, labelled, tmp_path, "--speed", "one-shot", *flags)
+    assert advise.main(words) == 0
+    copies = list((tmp_path / "cache").rglob("*.png"))
+    assert {Image.open(path).size for path in copies} == {shape} and copies
 
 
 def way(name, accuracy, low, high, **more):
@@ -147,3 +159,21 @@ def test_too_few_images_are_refused(classifier, prior, labelled, tmp_path, capsy
         path.unlink()
     assert advise.main(command(classifier, prior, labelled, tmp_path)) == 2
     assert "has 10 images; advice needs 20 at least" in capsys.readouterr().err
+
+
+def test_a_prior_that_denoises_badly_is_told_beside_the_verdict(
+    classifier, prior, labelled, tmp_path, capsys
+):
+    bad = tmp_path / "bad.pt"
+    for kind in (".pt", ".json"):
+        shutil.copy(prior.with_suffix(kind), bad.with_suffix(kind))
+    numbers = dict(timestep=70, noise=25.0, prior=15.0, gaussian=10.0, sigma=1.0, identity=20.0)
+    record = dict(error=denoising.UNIT, images=8, held_out=True, levels=[numbers])
+    checkpoints.add_record(bad, denoising=record)
+    with pytest.warns(UserWarning, match="the prior denoises no better"):
+        assert advise.main(command(classifier, bad, labelled, tmp_path, "--speed", "one-shot")) == 0
+    warning = "Beware: the prior denoises no better than a Gaussian filter at noise of 25 grey"
+    assert capsys.readouterr().out.count(warning) == 1
+    verdict = (tmp_path / "out/advice.html").read_text().partition("<p class=verdict>")[2]
+    assert warning in verdict.partition("</p>")[0]
+    assert warning in (tmp_path / "out/advice.md").read_text()

@@ -107,13 +107,14 @@ def test_a_trained_prior_is_complete_and_the_adaptation_job_takes_it(photos, tmp
         "ema.json",
         "resume.pt",
         "machine.json",
+        "denoising.png",
         "loss.csv",
         "loss.png",
         "samples.png",
     }
     assert len(losses(out)) == 4
     with Image.open(out / "samples.png") as samples, Image.open(out / "loss.png") as curve:
-        assert min(*samples.size, *curve.size) > 200
+        assert samples.width > 500 and min(*curve.size) > 200
     flags_of_job = [
         "--model_path",
         out / "ema.pt",
@@ -184,7 +185,7 @@ def test_two_ranks_follow_the_loss_of_one(photos, tmp_path, launcher):
 
 def test_minutes_are_a_budget_too(photos, tmp_path):
     assert main(flags(photos, tmp_path / "out", "--minutes", 0.01)) == 0
-    assert 0.6 <= tensors(tmp_path / "out/resume.pt")["seconds"] < 5
+    assert 0.3 <= tensors(tmp_path / "out/resume.pt")["seconds"] < 5
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,8 @@ def test_the_result_is_one_json_object_and_quiet_shows_nothing_else(photos, tmp_
     assert main(flags(photos, tmp_path / "out", "--steps", 2, "--json", "--quiet")) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert captured.err == "" and result.keys() == {"path", "steps", "loss", "seconds"}
+    names = {"path", "steps", "loss", "seconds", "denoising", "estimate"}
+    assert captured.err == "" and result.keys() == names
     assert result["steps"] == 2 and Path(result["path"]) == tmp_path / "out/ema.pt"
 
 
@@ -417,7 +419,7 @@ def test_the_settings_of_a_prior_are_those_that_a_checkpoint_needs(photos, tmp_p
     assert prior_settings.PROCESS == checkpoints.DIFFUSION
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
     names = (*checkpoints.RECOGNISED, *checkpoints.UNTOLD, "dropout")
-    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256")
+    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256", "denoising")
 
 
 @pytest.mark.parametrize("size", [15, 28, 32, 64, 96, 128])

@@ -279,9 +279,11 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
         ((), r"; nothing else is there \(hidden files are not seen\)"),
         (
             ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
-            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): give them themselves, with a",
         ),
-        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: give one of them"),
+        (("val.7z",), r"; the files there are 1 \.7z: unpack them$"),
+        (("a.h5",), r"; the files there are 1 \.h5: write their images to files, or to one \.npz$"),
         (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
         (
             ("made/settings.json", "made/x.png"),
@@ -355,6 +357,19 @@ def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
         (tmp_path / name).write_bytes(b"of another program")
     files.write_bytes(tmp_path / "x", b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "x"])
+
+
+def test_a_temporary_may_be_finished_while_it_is_looked_at(tmp_path, monkeypatch):
+    other = files.temporary(tmp_path / "x")
+    other.write_bytes(b"of another worker")
+    now = time.time()
+
+    def finish():
+        other.replace(tmp_path / "x")
+        return now
+
+    monkeypatch.setattr(time, "time", finish)
+    assert not files.is_being_written(other)
 
 
 def test_exclusive_json_is_written_once(tmp_path):

@@ -230,6 +230,19 @@ def test_the_page_begins_with_the_verdict_the_date_the_data_the_models_and_the_c
     assert shown["Cost"] == "0.5 s for an adapted copy (cpu, 2 processes)"
 
 
+def test_the_verdict_warns_of_copies_of_a_prior_that_denoises_badly(out):
+    adapted = out.parent / "adapted/settings.json"
+    files.write_json(adapted, {"N": 12, ledger.WARNING: "the <prior> denoises badly"})
+    write(out, 0, "A title")
+    text, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    verdict = text[text.index("<p class=verdict>") :].partition("</p>")[0]
+    assert verdict.endswith(". Beware: the &lt;prior&gt; denoises badly.")
+    assert "Beware: the <prior> denoises badly**" in markdown
+    files.write_json(adapted, {"N": 12})
+    write(out, 0, "A title")
+    assert "Beware" not in (out / "report.html").read_text()
+
+
 def test_an_evaluation_of_copies_that_tell_no_time_has_no_cost(out):
     for path in (out.parent / "adapted").glob("manifest*.json"):
         path.unlink()

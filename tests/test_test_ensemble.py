@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images, metrics, tree
+from DDA import files, images, metrics, shards, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import evaluate, gate, predict, report, results, tables
 from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine
@@ -243,6 +243,18 @@ def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch
     one, many = (files.read_json(out / "summary.json") for out in (done, tmp_path))
     for cell in CELLS:
         assert one["cells"][cell]["combined"]["top1"] == many["cells"][cell]["combined"]["top1"]
+
+
+def test_copies_in_shards_are_read_like_copies_in_files(here, done, tmp_path):
+    for cell in CELLS:
+        with shards.Shard(here, f"shards/{cell}/shard-000000.tar", lambda key: None) as shard:
+            for path in tree.list_images(here / "adapted", cell)[0]:
+                shard.add(tree.key_of(path), (here / "adapted" / path).read_bytes())
+    files.write_json(here / "shards/settings.json", {"format": shards.FORMAT})
+    assert main(command(here, tmp_path, "--data_prefix2", here / "shards")) == 0
+    for cell in CELLS:
+        one, two = results.read(done, cell), results.read(tmp_path, cell)
+        np.testing.assert_array_equal(one["second"], two["second"])
 
 
 def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, monkeypatch):

@@ -12,13 +12,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
-from DDA import files, weights
+from DDA import files, shapes, weights
 from DDA import settings as checks
 from DDA.image_adapt.choices import FIXED_VARIANCES, NOISE_SCHEDULES
+from DDA.image_adapt.denoising import Denoising
+from DDA.image_adapt.prior_settings import last_of
 from DDA.image_adapt.unet import UNet, create_unet, parse_attention_resolutions, parse_channel_mult
 
 # the two published priors: what makes them recognisable, and what their tensors do not tell.
@@ -134,6 +136,17 @@ DIFFUSION = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "fixed_va
 NETWORK = (*RECOGNISED, *(name for name in UNTOLD if name not in DIFFUSION))
 
 
+class Record(TypedDict, total=False):
+    """The entries of a prior's .json that tell for what it is good.
+
+    timesteps: those that it was trained for, such as ``0-200``; all, if they are not there.
+    denoising: how well it denoises, if that was measured.
+    """
+
+    timesteps: str
+    denoising: Denoising
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint, memory-mapped where the file allows it.
 
@@ -169,6 +182,28 @@ def digests(path: Path) -> set[str]:
     beside = path.with_suffix(".json")
     content = files.read_json(beside) if beside.is_file() else {}
     return {content[name] for name in DIGESTS if isinstance(content.get(name), str)}
+
+
+def read_record(path: Path) -> Record:
+    """Return for what a prior is good, by the .json beside it.
+
+    Raises BadFile for entries of another form.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return Record()
+    content = shapes.read_json(beside, Record)
+    if last_of(content.get("timesteps", "0-1")) is None:
+        raise files.BadFile(
+            f'{beside} is damaged: the entry timesteps should be like "0-200"; {shapes.REMEDY}'
+        )
+    return Record(**{name: content[name] for name in Record.__annotations__ if name in content})
+
+
+def add_record(path: Path, **entries: Any) -> None:
+    """Add entries to the .json beside a prior; those of the same name are replaced."""
+    beside = path.with_suffix(".json")
+    files.write_json(beside, {**files.read_json(beside), **entries})
 
 
 def recognise(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:

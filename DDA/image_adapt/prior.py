@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,29 +13,68 @@ import torch
 
 from DDA import files, images
 from DDA.devices import DTYPES, Parts
-from DDA.image_adapt import checkpoints
-from DDA.image_adapt.diffusion import Diffusion
+from DDA.image_adapt import checkpoints, denoising
+from DDA.image_adapt.choices import SPEEDS
+from DDA.image_adapt.diffusion import Diffusion, respaced_timesteps
 from DDA.image_adapt.noise import NoiseStreams
+from DDA.image_adapt.prior_settings import last_of
 from DDA.image_adapt.sampler import adapt
+from DDA.image_adapt.settings import Method
 from DDA.image_adapt.unet import UNet
 from DDA.settings import check_kinds, check_names
 
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Weights = Mapping[str, torch.Tensor]
 
 
 class Prior:
     """A checkpoint that was read and recognised.
 
-    settings: all that `checkpoints.resolve` tells of it.
+    settings: all that `checkpoints.resolve` tells of it. record: for what it is good, if its file
+    tells that.
     """
 
-    def __init__(self, path: Path, weights: Weights, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        weights: Weights,
+        settings: Mapping[str, Any],
+        record: checkpoints.Record | None = None,
+    ):
         self.path, self.settings, self._weights = path, settings, weights
+        self._record = record or {}
 
     @cached_property
     def sha256(self) -> str:
         """Return the SHA-256 of the file, which is digested once."""
         return files.sha256(self.path)
+
+    def check_timesteps(self, process: Diffusion, chosen: Method) -> None:
+        """Raise ValueError where a method needs timesteps that the prior was not trained for.
+
+        process: that of the prior, respaced.
+        """
+        last = last_of(self._record.get("timesteps", ""))
+        highest = _called(process, chosen)[-1]
+        if last is None or highest <= last:
+            return
+        most = sum(timestep <= last for timestep in process.timestep_map)
+        fitting = " or ".join(rungs(self.settings["diffusion_steps"], last)) or "no rung"
+        raise ValueError(
+            f"`model_path` {self.path} was trained for the timesteps 0-{last} alone, and `N` "
+            f"{chosen.N} needs {highest}. Of `speed` it can do {fitting}, and `N` can be {most} at "
+            f"most, in the {len(process)} steps of the respaced process"
+        )
+
+    def shortfall(self, process: Diffusion, chosen: Method) -> str | None:
+        """Return in words where the prior denoises too badly for a method.
+
+        The result is None where it denoises well, or where nobody measured it.
+        """
+        measured = self._record.get("denoising")
+        if measured is None:
+            return None
+        return denoising.shortfall(measured["levels"], _called(process, chosen))
 
     @torch.inference_mode(False)  # guidance takes a gradient through these weights
     def network(self, device: torch.device, dtype: str = "float32") -> UNet:
@@ -53,6 +93,25 @@ class Prior:
             ) from None
         # the layout in which oneDNN convolves fastest
         return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
+
+
+def _called(process: Diffusion, chosen: Method) -> list[int]:
+    """Return the timesteps at which a method calls the network, in ascending order."""
+    return process.first(chosen.N, chosen.steps).timestep_map
+
+
+def rungs(steps: int, last: int) -> list[str]:
+    """Return the rungs of the speed ladder that a prior can do that was trained for 0 to ``last``.
+
+    steps: those of its process.
+
+    >>> rungs(1000, 200)
+    ['balanced', 'fast', 'one-shot']
+    """
+    if steps < 100:  # rungs count in hundredths
+        return []
+    kept = respaced_timesteps(steps, "100")
+    return [name for name, rung in SPEEDS.items() if kept[rung["diffusion_range"] - 1] <= last]
 
 
 @torch.inference_mode(False)
@@ -75,7 +134,8 @@ def load(path: Path, flags: Mapping[str, Any] | None = None) -> Prior:
             f"`model_path` {path} is class-conditional and cannot adapt images whose class is "
             "unknown; use an unconditional prior"
         )
-    prior, digests = Prior(path, weights, settings), checkpoints.digests(path)
+    prior = Prior(path, weights, settings, checkpoints.read_record(path))
+    digests = checkpoints.digests(path)
     if digests and prior.sha256 not in digests:
         raise files.BadFile(
             f"`model_path` {path} was changed or damaged since it was written: its SHA-256 is not "
@@ -103,20 +163,23 @@ def process_of(
 
 
 def batch_adapter(
-    network: UNet,
+    network: Network,
     process: Diffusion,
     device: torch.device,
     *,
     seed: int,
+    image_size: int | None = None,
     **method: Any,
 ) -> Callable[..., np.ndarray]:
     """Return a function that adapts a batch of images.
 
-    It takes keys and uint8 (B,S,S,3) and returns float32 (B,3,S,S) in [-1,1], not clamped. It also
+    It takes keys and uint8 (B,H,W,3) and returns float32 (B,3,H,W) in [-1,1], not clamped. It also
     takes ``full``: a batch of fewer images is filled up with its last one, because sums are
     rounded differently in batches of other sizes. A batch that does not fit into the memory is
     adapted in parts, except under published behavior, where neighbours matter: that is a
-    ValueError. method: keyword settings of `sampler.adapt`.
+    ValueError. image_size: the side of the prior's images, for which ``scale`` is meant; with
+    it a larger image is guided as strongly in each of its pixels. method: keyword settings of
+    `sampler.adapt`.
     """
     parts = Parts()
 
@@ -131,7 +194,8 @@ def batch_adapter(
             shape = tuple(reference.shape[1:])
             noise = NoiseStreams([keys[row] for row in rows[part]], seed=seed, shape=shape)
             with torch.autocast(device.type, enabled=False):
-                adapted = adapt(network, process, reference, draw_noise=noise, **method)
+                chosen = _scaled(method, shape, image_size)
+                adapted = adapt(network, process, reference, draw_noise=noise, **chosen)
             return adapted.cpu().numpy()
 
         if method.get("behavior") != "published":
@@ -144,3 +208,15 @@ def batch_adapter(
             ) from None
 
     return adapt_batch
+
+
+def _scaled(
+    method: Mapping[str, Any], shape: Sequence[int], image_size: int | None
+) -> Mapping[str, Any]:
+    """Return the settings for images of a shape (3,H,W).
+
+    The gradient of a norm over n pixels falls with the root of n, and the scale makes up for it.
+    """
+    if image_size is None or "scale" not in method:
+        return method
+    return {**method, "scale": method["scale"] * math.sqrt(shape[1] * shape[2]) / image_size}

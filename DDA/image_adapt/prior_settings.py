@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ class PriorSettings:
     noise_schedule: str = "linear"
     rescale_timesteps: bool = False
     fixed_variance: str = "small"  # of samples, without learn_sigma
+    timesteps: str | None = None  # train only these, such as "0-200"; None: all
     # the training
     steps: int | None = None
     minutes: float | None = None
@@ -109,6 +111,7 @@ class PriorSettings:
         if self.lr > 1:
             raise ValueError(f"`lr` {self.lr:g} must be at most 1; 0.0001 to 0.001 are usual")
         self._check_network()
+        self.last_timestep()
         settings.check_writable("save_dir", self.save_dir)
 
     def _check_network(self) -> None:
@@ -128,6 +131,22 @@ class PriorSettings:
         if self.attention_resolutions and not _is_list(self.attention_resolutions, int):
             value = tree.shown(self.attention_resolutions)
             raise ValueError(f'`attention_resolutions` {value} must be image sizes like "16,8"')
+
+    def last_timestep(self) -> int:
+        """Return the last timestep that is trained. Raises ValueError where that is none."""
+        end = self.diffusion_steps - 1
+        last = end if self.timesteps is None else last_of(self.timesteps)
+        if last is None or not 0 < last <= end:
+            raise ValueError(
+                f"`timesteps` {tree.shown(self.timesteps)} must be 0 and the last timestep to "
+                f'train, at most {end}, such as "0-{min(200, end)}"; every walk ends at 0'
+            )
+        return last
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries of ``ema.json`` that tell for what the prior is good."""
+        is_part = self.last_timestep() < self.diffusion_steps - 1
+        return {"timesteps": f"0-{self.last_timestep()}"} if is_part else {}
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError where a batch cannot be shared by so many ranks."""
@@ -188,6 +207,16 @@ def default_channel_mult(image_size: int) -> str:
         levels -= 1
     widths = [1] * (levels - 2) + [2, 2]
     return ",".join(map(str, widths if levels > 2 else [1, 2][:levels]))
+
+
+def last_of(timesteps: str) -> int | None:
+    """Return the last of the timesteps of a range from 0; None for another text.
+
+    >>> last_of("0-200"), last_of("100-200")
+    (200, None)
+    """
+    match = re.fullmatch(r"0-(\d{1,6})", timesteps, re.ASCII)
+    return None if match is None else int(match[1])
 
 
 def _is_list(text: str, kind: Callable[[str], float]) -> bool:

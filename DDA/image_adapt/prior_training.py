@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,28 @@ from PIL import Image
 
 from DDA import files, images, ranks, sources, tree
 from DDA.devices import pick_device
-from DDA.image_adapt import checkpoints, job
-from DDA.image_adapt.noise import NoiseStreams
-from DDA.image_adapt.prior import process_of
-from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, SAMPLE_STEPS, PriorSettings
+from DDA.image_adapt import denoising, job
+from DDA.image_adapt.denoising import Denoising, Pictures
+from DDA.image_adapt.prior import process_of, rungs
+from DDA.image_adapt.prior_results import (
+    Ending,
+    Examples,
+    Results,
+    pass_seconds,
+    plan_ending,
+    room_of,
+)
+from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
-from DDA.image_adapt.sampler import adapt
 from DDA.image_adapt.unet import UNet, create_unet
-from DDA.progress import Show
+from DDA.progress import Estimate, Show, duration
 from DDA.settings import as_path, check_kinds, check_names, plain
-from DDA.training.loop import Recipe, State, make_rate, start
+from DDA.training.loop import Recipe, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
+from DDA.training.run import estimate as run_estimate
+
+MOST_HELD_OUT = 0.05  # share of the images that are held out
+LEAST_HELD_OUT = 8  # images that are measured at least
 
 
 @dataclass(frozen=True)
@@ -34,13 +44,17 @@ class TrainedPrior:
     """A prior after its training.
 
     path: the file of the weights. steps: the steps of all runs in the folder. loss: the mean of the
-    last 50 steps. seconds: the time of training.
+    last 50 steps. seconds: the time of training. denoising: how well it denoises, as the file
+    beside the weights has it; None on other ranks than the first. estimate: of a dry run, how long
+    it would take.
     """
 
     path: Path
     steps: int
     loss: float
     seconds: float
+    denoising: Denoising | None = None
+    estimate: Estimate | None = None
 
 
 def train_prior(
@@ -49,6 +63,7 @@ def train_prior(
     *,
     device: str | torch.device = "auto",
     quiet: bool = False,
+    dry_run: bool = False,
     **settings: Any,
 ) -> TrainedPrior:
     """Train a prior on a folder of images.
@@ -62,6 +77,7 @@ def train_prior(
         save_dir: the folder of the run, which gets ``ema.pt`` with ``ema.json`` beside it.
         device: auto, cpu, cuda, or cuda with a number, as text or as a torch.device.
         quiet: print nothing.
+        dry_run: check everything, print the plan and an estimate by a few steps, and stop.
         settings: settings of `PriorSettings`, among them a budget: steps (above 0), minutes (above
             0) or both. image_size is that of the images, where it is not given.
 
@@ -80,21 +96,28 @@ def train_prior(
         (2, 'ema.pt')
     """
     check_names(settings, [item.name for item in fields(PriorSettings)])
-    check_kinds({"quiet": quiet}, {"quiet": bool})
+    check_kinds({"quiet": quiet, "dry_run": dry_run}, {"quiet": bool, "dry_run": bool})
     chosen = PriorSettings(
         source=files.find(as_path("source", source)),
         save_dir=files.find(as_path("save_dir", save_dir)),
         **{name: plain(value) for name, value in settings.items()},
     )
     show = Show(quiet=quiet)
-    return ranks.alone(lambda world: train(chosen, world, show, device=str(device)))
+    how = {"device": str(device), "dry_run": dry_run}
+    return ranks.alone(lambda world: train(chosen, world, show, **how))
 
 
 def train(
-    settings: PriorSettings, world: ranks.World, show: Show, *, device: str = "auto"
+    settings: PriorSettings,
+    world: ranks.World,
+    show: Show,
+    *,
+    device: str = "auto",
+    dry_run: bool = False,
 ) -> TrainedPrior:
     """Train a prior under one process or several. Each process calls this.
 
+    dry_run: estimate how long it takes, and write nothing.
     Returns what `train_prior` returns, on every rank. Raises `ranks.SharedError` on all ranks for
     input that cannot be used.
     """
@@ -106,6 +129,9 @@ def train(
     training = world.together(lambda: _Training(settings, data, world, place))
     if world.rank == 0:
         training.say_plan(show)
+    if dry_run:
+        return training.estimate(show)
+    if world.rank == 0:
         files.make_folder(settings.save_dir)
     return training.run(show)
 
@@ -139,10 +165,23 @@ class _Training:
         optimizer = {"type": "AdamW", **settings.chosen("lr", "weight_decay")}
         task = PriorTask(self._model, self._process)
         self._state = start(task, self._recipe, optimizer, dtype)
-        images_of = {"images": data.count, "source": data.digest}
-        self._identity = {**self._flags, **settings.chosen(*IDENTITY), **images_of}
+        self._ending = world.broadcast(self._plan_ending())
+        images_of = {"images": data.count + len(data.held_out.keys), "source": data.digest}
+        images_of |= {"held_out": len(data.held_out.keys)} if data.held_out.keys else {}
+        chosen = {**settings.chosen(*IDENTITY), **settings.record()}
+        self._identity = {**self._flags, **chosen, **images_of}
         folder = settings.save_dir
         resume(folder, self._state, self._identity, "choose another `save_dir`")
+
+    def _plan_ending(self) -> Ending:
+        """Return what is measured and drawn at the end: more after a longer training.
+
+        A budget in minutes includes it.
+        """
+        seconds = 0.0
+        if self._recipe.minutes is not None:
+            seconds = pass_seconds(self._model, self._data.size, self._device)
+        return plan_ending(room_of(self._recipe, seconds), seconds)
 
     def say_plan(self, show: Show) -> None:
         """Say what will be trained, how long, and where it goes."""
@@ -152,9 +191,21 @@ class _Training:
         begun = f", from step {state.step:,}" if state.step else ""
         threads = f"{torch.get_num_threads()} threads each"
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        show.say(f"images      {data.count:,} of {settings.source}, {data.size} x {data.size}")
+        held_out = (
+            f"; {len(data.held_out.keys):,} others are held out" if data.held_out.keys else ""
+        )
+        of_source = f"{data.count:,} of {settings.source}, {data.size} x {data.size}"
+        show.say(f"images      {of_source}{held_out}")
         show.say(f"network     {parameters:,} parameters")
         show.say(f"training    {budget} of {settings.batch_size} images{begun}")
+        if self._recipe.minutes is not None:
+            ending = self._ending
+            work = f"{ending.shown} images are measured, {ending.samples} drawn"
+            show.say(f"the end     about {duration(ending.seconds)} of it: {work}")
+        if settings.record():
+            last = settings.last_timestep()
+            fitting = ", ".join(rungs(settings.diffusion_steps, last)) or "none"
+            show.say(f"timesteps   0-{last}; rungs of `speed` that it can do: {fitting}")
         show.say(f"machine     {self._world.size} x {self._device.type}, {threads}, {state.dtype}")
         show.say(f"to          {settings.save_dir}")
         if settings.batch_size > data.count:
@@ -163,21 +214,39 @@ class _Training:
                 f"`batch_size` {settings.batch_size:,}: {often}; lower it or give more images"
             )
 
+    def _batches(self) -> PriorBatches:
+        """Return the batches of this process."""
+        waits = self._data.is_cached and self._device.type == "cpu"
+        return PriorBatches(
+            self._data.load,
+            self._data.count,
+            self._settings.last_timestep() + 1,
+            self._recipe,
+            flip=self._settings.flip,
+            rank=self._world.rank,
+            ranks=self._world.size,
+            threads=0 if waits else 2,
+        )
+
+    def estimate(self, show: Show) -> TrainedPrior:
+        """Say how long the training would take, by some steps that are not kept."""
+        settings, state = self._settings, self._state
+        before = TrainedPrior(settings.save_dir / "ema.pt", state.step, 0.0, state.seconds)
+        rate = make_rate(settings.lr, settings.schedule(), self._recipe)
+        estimate = run_estimate(self._world, state, self._batches(), self._recipe, rate)
+        if self._world.rank == 0:
+            show.say(f"estimate    {estimate}")
+        return replace(before, estimate=estimate)
+
     def run(self, show: Show) -> TrainedPrior:
         """Train to the end of the budget."""
         settings, world, state = self._settings, self._world, self._state
-        waits = self._data.is_cached and self._device.type == "cpu"
-        batches = PriorBatches(
-            self._data.load,
-            self._data.count,
-            len(self._process),
-            self._recipe,
-            flip=settings.flip,
-            rank=world.rank,
-            ranks=world.size,
-            threads=0 if waits else 2,
-        )
-        results = Results(settings.save_dir, state, self._flags)
+        recipe = self._recipe
+        if recipe.minutes is not None:
+            end = min(self._ending.seconds / 60, recipe.minutes / 2)
+            recipe = replace(recipe, minutes=recipe.minutes - end)
+        batches = self._batches()
+        results = Results(settings, state, self._flags, self._ending, self._data.examples)
         run = Run(
             world,
             settings.save_dir,
@@ -189,13 +258,28 @@ class _Training:
             on_save=results.write,
             show=show,
         )
-        rate = make_rate(settings.lr, settings.schedule(), self._recipe)
+        rate = make_rate(settings.lr, settings.schedule(), recipe)
         advice = "lower `lr` or raise `warmup` and start anew in another `save_dir`"
-        run.train(batches, self._recipe, rate, advice=advice)
-        if world.rank == 0:
-            results.write_samples()
+        run.train(batches, recipe, rate, advice=advice)
+        measured = results.finish() if world.rank == 0 else None
+        if measured is not None:
+            _say_denoising(measured, show)
         loss = float(np.mean([row["loss"] for row in state.losses[-50:]])) if state.losses else 0.0
-        return TrainedPrior(settings.save_dir / "ema.pt", state.step, loss, state.seconds)
+        path = settings.save_dir / "ema.pt"
+        return TrainedPrior(path, state.step, loss, state.seconds, measured)
+
+
+def _say_denoising(measured: Denoising, show: Show) -> None:
+    """Say how well a prior denoises, and where it does not."""
+    kind = "held-out images" if measured["held_out"] else "training images"
+    show.say(f"denoising   {measured['images']} {kind}; {measured['error']}")
+    for line in denoising.table(measured["levels"]):
+        show.say(f"            {line}")
+    if not measured["held_out"]:
+        show.note("there are too few images to hold some out, so these errors may be too low")
+    fault = denoising.shortfall(measured["levels"])
+    if fault is not None:
+        show.note(f"{fault}. Train it longer; adaptation with it says the same")
 
 
 # ----------------------------------------------------------------------------- data and network
@@ -210,21 +294,27 @@ class Images:
     def __init__(self, settings: PriorSettings):
         source, cell = settings.source, settings.cell
         self._source = sources.open_source(source, upright=sources.is_upright(source))
-        if cell != "." and source.is_dir() and not (source / cell).is_dir():
-            raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
-        self._names = self._source.list(cell)[0]
+        try:
+            self._names = self._source.list(cell)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"`cell` {cell} is no folder of `source` {source}") from None
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
             instead = sources.found_instead(self._source, [cell])
             raise ValueError(f"`source` {source} has no images{where}{instead}")
         self._pool = ThreadPoolExecutor(8, "images")
         self._sample = tree.spread(self._names, 64)  # these are looked at before anything is done
-        self.count = len(self._names)
         self.size = settings.image_size or self._own_size()
         self.digest = self._source.digest(self._names[0])
+        held_out = _held_out(self._names, cell)
+        self._names = [name for name in self._names if name not in held_out]
+        self.count = len(self._names)
         self.is_cached = self.count * self.size**2 * 3 <= settings.cache_gib * 2**30
         # where they do not all fit, at least a sample of them is checked
-        self._pixels = self._decode(self._names if self.is_cached else self._sample)
+        checked = self._names if self.is_cached else self._sample
+        pixels = self._decode([*checked, *held_out])
+        self._pixels = pixels[: len(checked)]
+        self.held_out = Pictures([*held_out], pixels[len(checked) :])
 
     def _own_size(self) -> int:
         """Return the side of the images where all of the sample are squares of one size.
@@ -274,6 +364,31 @@ class Images:
         """Return the images of these rows, uint8 (b,S,S,3)."""
         return self._pixels[rows] if self.is_cached else self._decode(self._names[i] for i in rows)
 
+    def examples(self) -> Examples:
+        """Return the images on which a prior is measured: training images where none is held out.
+
+        Raises ValueError for images that cannot be read any more.
+        """
+        rows = np.array(tree.spread(range(self.count), denoising.MOST))
+        trained = Pictures([self._names[row] for row in rows], self.load(rows))
+        return Examples(
+            self.held_out if self.held_out.keys else trained, trained, bool(self.held_out.keys)
+        )
+
+
+def _held_out(names: Sequence[str], cell: str) -> dict[str, None]:
+    """Return the images that are never trained on, by their keys: some 128, 5 % at most.
+
+    So few that they say nothing are none.
+    """
+    share = min(MOST_HELD_OUT, denoising.MOST / len(names))
+    chosen = [
+        name
+        for name in names
+        if tree.is_held_out(tree.key_of(name.removeprefix(f"{cell}/")), share)
+    ]
+    return dict.fromkeys(chosen if len(chosen) >= LEAST_HELD_OUT else ())
+
 
 def _unusable(faults: Sequence[str], total: int) -> ValueError:
     """Return the error that names images that cannot be used, each with its reason."""
@@ -290,79 +405,3 @@ def make_model(flags: Mapping[str, Any], device: torch.device) -> UNet:
     network = {name: value for name, value in flags.items() if name not in PROCESS}
     model = create_unet(**network).to(device)
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
-
-
-# -------------------------------------------------------------------------------- what is saved
-
-
-class Results:
-    """The files that are made of a run's state: the prior, its flags, and pictures."""
-
-    def __init__(self, folder: Path, state: State, flags: Mapping[str, Any]):
-        self._folder, self._state, self._flags = folder, state, flags
-        self._sampled = self._drawn = time.monotonic()
-
-    def write(self) -> None:
-        """Write the prior. Draw the loss at most once a minute, samples every ten minutes."""
-        state_dict = self._state.judged.model.state_dict()
-        weights = {name: value.contiguous() for name, value in state_dict.items()}
-        checkpoints.save(self._folder / "ema.pt", weights, self._flags)
-        now = time.monotonic()
-        if now - self._sampled > 600:
-            self.write_samples()
-        elif now - self._drawn > 60:
-            self._draw_losses()
-
-    def write_samples(self) -> None:
-        """Draw samples of the prior, and the curve of the loss."""
-        model = self._state.judged.model
-        is_learning, device = model.training, next(model.parameters()).device
-        sheet = draw_samples(model.eval(), self._flags, device)
-        images.write_image(self._folder / "samples.png", sheet)
-        model.train(is_learning)
-        self._sampled = time.monotonic()
-        self._draw_losses()
-
-    def _draw_losses(self) -> None:
-        self._drawn = time.monotonic()
-        try:
-            import matplotlib
-        except ImportError:
-            return  # loss.csv has the numbers
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        losses = [row["mse"] for row in self._state.losses]
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        steps = range(1, len(losses) + 1)
-        axes.plot(steps, losses, color="lightsteelblue", linewidth=0.6, label="each step")
-        width = max(1, min(100, len(losses) // 10))
-        smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
-        label = f"mean of {width} steps"
-        axes.plot(range(width, len(losses) + 1), smooth, color="tab:blue", label=label)
-        axes.set(xlabel="step", ylabel="mean square error of the noise", yscale="log")
-        axes.legend()
-        path = self._folder / "loss.png"
-        files.write_with(path, lambda file: figure.savefig(file, dpi=120, format="png"))
-        plt.close(figure)
-
-
-def draw_samples(
-    model: UNet, flags: Mapping[str, Any], device: torch.device, count: int = 16
-) -> np.ndarray:
-    """Draw images from noise alone by 50 steps of DDIM, as a sheet uint8 (H,W,3)."""
-    size = flags["image_size"]
-    streams = NoiseStreams([f"sample {i}" for i in range(count)], seed=0, shape=(3, size, size))
-    samples = adapt(
-        model,
-        process_of(flags, f"{SAMPLE_STEPS}"),
-        torch.zeros(count, 3, size, size, device=device),
-        diffusion_range=SAMPLE_STEPS,
-        factor=1,
-        guidance="none",
-        sampler="ddim",
-        draw_noise=streams,
-    )
-    pixels = images.to_pixels(samples.cpu().numpy())
-    rows = {f"{4 * i + 1}-{4 * i + 4}": list(pixels[4 * i : 4 * i + 4]) for i in range(count // 4)}
-    return np.asarray(images.contact_sheet(rows, [""] * 4))

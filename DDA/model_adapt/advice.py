@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from DDA.model_adapt.evaluate import Ensemble
 from DDA.model_adapt.opening import common_classes, open_classifiers
 from DDA.model_adapt.settings import LEAST_IMAGES, Trial
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity, orientation_of
+from DDA.sources.cells import cells_of, fit_of, one_severity, orientation_of
 from DistilledClassifier.classifiers import Classifier
 
 AS_IT_IS = "as it is"
@@ -58,7 +58,7 @@ class Advice:
 
     best: the way with a copy that is best on the images that choose. student: that of the student,
     if one was given. failed: images that could not be read, with the reason. facts: everything, as
-    advice.json has it.
+    advice.json has it. warning: of a prior that denoises too badly.
     """
 
     ways: Sequence[Way]
@@ -67,11 +67,13 @@ class Advice:
     student: Way | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    warning: str | None = None
 
     @property
     def verdict(self) -> str:
-        """Return the answer in one or two sentences."""
-        return _verdict(self.ways[0], self.best, self.student)
+        """Return the answer in one or two sentences, and the warning if there is one."""
+        text = _verdict(self.ways[0], self.best, self.student)
+        return text if self.warning is None else f"{text} Beware: {self.warning}."
 
     def __str__(self) -> str:
         return f"{self.verdict}\n\n{_table(self.ways)}\nwritten     {self.out}/advice.html"
@@ -143,7 +145,9 @@ def advise(trial: Trial, show: Show | None = None) -> Advice:
     student = next((way for way in ways if way.name == STUDENT), None)
     copied = [way for way in ways[1:] if way is not student]
     best = max(copied, key=lambda way: (way.chosen_on, -way.cost))
-    advice = Advice(ways, best, trial.out, student, failed)
+    shortfalls = [both.adapter.adapter.shortfall for both in ensembles.values()]
+    warning = next((words for words in shortfalls if words is not None), None)
+    advice = Advice(ways, best, trial.out, student, failed, warning=warning)
     return _written(advice, trial, data, scores, ensembles)
 
 
@@ -152,7 +156,12 @@ def _ensemble(
 ) -> Ensemble:
     """Return the classifier with the copies of one rung."""
     adapter = Adapter(
-        trial.prior, speed=speed, seed=trial.seed, device=trial.device, batch_size=trial.batch_size
+        trial.prior,
+        speed=speed,
+        seed=trial.seed,
+        fit=trial.fit or fit_of(trial.layout),
+        device=trial.device,
+        batch_size=trial.batch_size,
     )
     return Ensemble(
         opened[0],
@@ -341,6 +350,7 @@ def _written(
     facts = {
         "verdict": advice.verdict,
         "helps": advice.best.sign > 0,
+        "warning": advice.warning,
         "best": advice.best.name,
         "ways": [asdict(way) for way in advice.ways],
         "images": {"chosen_on": int((~data.judges).sum()), "judged_on": int(data.judges.sum())},
@@ -363,7 +373,7 @@ def _written(
     gallery = _gallery(data, scores, ensembles)
     page = advice_page.page(facts, gallery)
     files.write_text(trial.out / "advice.html", page)
-    return Advice(advice.ways, advice.best, advice.out, advice.student, advice.failed, facts)
+    return replace(advice, facts=facts)
 
 
 def _gallery(

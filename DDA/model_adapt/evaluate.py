@@ -577,8 +577,7 @@ class Evaluation:
     def missing(self) -> dict[str, str]:
         """Return the cells without scores of these weights and images: name to digest."""
         held = [
-            None if isinstance(view, sources.Folder) else _stamps(_files_of(view))
-            for view in self.views
+            None if isinstance(view, sources.Folder) else _stamps(view.files) for view in self.views
         ]
         digests = {cell.name: self._digest(cell, held) for cell in self.cells}
         return {
@@ -602,7 +601,7 @@ class Evaluation:
         pipelines = [[str(step) for step in steps] for steps in settings.pipelines]
         stamps = []
         for view, names, own in zip(self.views, (cell.first, cell.second), held, strict=True):
-            paths = (view.path / name for name in names if name is not None)
+            paths = (view.where(name) for name in names if name is not None)
             stamps += _stamps(paths) if own is None else own
         content = [looks, blends, pipelines, cell.keys, cell.second, stamps]
         if self.orientation != "ignore":  # what older versions did, whose digests stay
@@ -739,7 +738,7 @@ def _open_view(
 
 def _check_exists(name: str, path: Path) -> None:
     """Raise FileNotFoundError, which names the setting, where there is no such view."""
-    if not path.exists():
+    if not sources.exists(path):
         makers = "make_data.py and image_sample.py make such trees"
         raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
 
@@ -772,13 +771,6 @@ def _text(classifier: Any) -> str:
     if isinstance(classifier, Classifier):
         return str(classifier.path or classifier.name)
     return str(classifier)
-
-
-def _files_of(view: Source) -> list[Path]:
-    """Return the files of a view that is no folder of images."""
-    if view.path.is_file():
-        return [view.path]
-    return sorted(path for path in view.path.glob("*") if path.is_file())
 
 
 def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -71,7 +70,7 @@ def _classifier_name(setting: str, value: object) -> str:
             f"network and its transform in a pair, not {kind}"
         )
     path = files.find(value)
-    is_absent = path.is_dir() or not os.path.lexists(path)
+    is_absent = path.is_dir() or not files.is_there(path)
     if is_absent and not str(value).startswith("timm/"):
         what = "is a folder" if path.is_dir() else "does not exist"
         advice = "give the file of a checkpoint, or timm/<name>"

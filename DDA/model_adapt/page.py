@@ -148,9 +148,15 @@ class Report:
                 writer.writerow([*names, row["N"], *values])
         return text.getvalue()
 
+    def verdict(self) -> str:
+        """Return the verdict, and what the folder of the adapted copies warns of."""
+        warning = (ledger.read_settings(Path(self.facts.adapted)) or {}).get(ledger.WARNING)
+        text = tables.verdict(self.summary)
+        return f"{text}. Beware: {warning}" if isinstance(warning, str) else text
+
     def markdown(self) -> str:
         """Return the verdict, the tables of the summary, and how near to clean images are."""
-        text = f"**{tables.verdict(self.summary)}**\n\n{tables.markdown(self.summary)}"
+        text = f"**{self.verdict()}**\n\n{tables.markdown(self.summary)}"
         if self._likeness:
             rows = originals.likeness_rows(self._likeness)
             text += f"\n{commands.grid(originals.likeness_heads(), rows)}"
@@ -182,8 +188,7 @@ class Report:
             "Confidence": self._reliability(),
             "Details": self._details(),
         }
-        verdict = f"{tables.verdict(self.summary)}."
-        return html.document(title, verdict, f"{self.summary['protocol']}.", sections)
+        return html.document(title, f"{self.verdict()}.", f"{self.summary['protocol']}.", sections)
 
     def _overview(self) -> str:
         """Return the date, the data, the models and the cost, a line for each."""

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands
 from DDA.image_adapt.choices import SPEEDS
@@ -33,11 +35,13 @@ PROGRAM = "predict.py"
 FLAGS = """
 first FIRST  the classifier of the images as they are: a checkpoint, or timm/<name>
 --second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
---data_prefix1->degraded find:PATH!  the images: a folder, or arrays
+--data_prefix1->degraded find:PATH!  the images: a folder, one image, a pattern, a zip, …
 --data_prefix2->adapted find:PATH  their adapted copies
 --model_path->prior find:PATH  a prior, which makes the copies
 --speed {SPEED}  the rung at which it makes them (default: one-shot)
 --seed INT  of its noise (default: 0)
+--fit {square,whole,pad}  what it adapts: the middle square, all of the image, or all of it within a
+    square (default: whole)
 --cache PATH  the folder that keeps its copies (default: diffaud/ in the user's cache folder)
 --ensemble->rule RULE  how the scores are combined (default: sum; gate where one is fitted)
 --classes LIST  a built-in list or a file, where FIRST does not tell its classes

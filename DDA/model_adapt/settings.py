@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from DDA import settings
+from DDA.fitting import FITS
 from DDA.image_adapt.choices import SPEEDS
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
 from DDA.sources.cells import LAYOUTS, ORIENTATIONS, SPLITS
@@ -187,12 +188,11 @@ class Gate:
 class Prediction:
     """The settings of predict.py: two classifiers, and two views of images without labels.
 
-    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed`` and with
-    ``seed``. cache: the folder that keeps such copies (default: that of the user). rule: by default
-    the gate where one is fitted and a prior is given, else the sum. orientation: how the images are
-    turned (default: as the copies were made, ignore with copies that do not tell, else apply).
-    Raises ValueError for what does
-    not go together.
+    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed``, with
+    ``seed`` and ``fit`` (default: whole). cache: the folder that keeps such copies (default: that
+    of the user). rule: by default the gate where one is fitted and a prior is given, else the sum.
+    orientation: how the images are turned (default: as the copies were made, ignore with copies
+    that do not tell, else apply). Raises ValueError for what does not go together.
     """
 
     first: str
@@ -202,6 +202,7 @@ class Prediction:
     prior: Path | None = None
     speed: str | None = None
     seed: int | None = None
+    fit: str | None = None
     cache: Path | None = None
     second: str | None = None
     rule: str | None = None
@@ -220,7 +221,10 @@ class Prediction:
             raise ValueError(
                 "give one of `adapted`, the copies of the images, and `prior`, which makes them"
             )
-        given = [name for name in ("speed", "seed", "cache") if getattr(self, name) is not None]
+        settings.check_one_of("fit", self.fit, (None, *FITS))
+        given = [
+            name for name in ("speed", "seed", "fit", "cache") if getattr(self, name) is not None
+        ]
         if given and self.prior is None:
             raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)
@@ -231,8 +235,9 @@ class Trial:
     """The settings of advise.py: a classifier, a prior, and labelled images to try them on.
 
     student: a classifier of degraded images, to compare with. speeds: the rungs that are tried.
-    num_samples: at most so many images, evenly spread. cache: the folder that keeps the copies
-    (default: that of the user). Raises ValueError for what cannot be meant.
+    fit: how images are fitted to the prior (default: that of the layout). num_samples: at most so
+    many images, evenly spread. cache: the folder that keeps the copies (default: that of the user).
+    Raises ValueError for what cannot be meant.
     """
 
     classifier: Any
@@ -248,6 +253,7 @@ class Trial:
     num_samples: int = 1000
     classes: str | Sequence[str] | None = None
     seed: int = 0
+    fit: str | None = None
     cache: Path | None = None
     batch_size: int = 16
     device: str = "auto"
@@ -255,6 +261,7 @@ class Trial:
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything."""
         settings.check_one_of("layout", self.layout, LAYOUTS)
+        settings.check_one_of("fit", self.fit, (None, *FITS))
         settings.check_at_least(1, batch_size=self.batch_size)
         settings.check_at_least(LEAST_IMAGES, num_samples=self.num_samples)
         for speed in self.speeds:

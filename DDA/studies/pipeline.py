@@ -639,7 +639,8 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     for name, value in named.items():
         if value == "":
             raise ValueError(f"{where}: `{name}` is empty; name a file or a folder")
-        if value not in (None, sources.DIGITS) and not files.find(value).exists():
+        path = None if value is None else files.find(value)
+        if path is not None and not (sources.exists(path) or files.is_there(path)):
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
 
 

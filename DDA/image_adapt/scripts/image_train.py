@@ -7,19 +7,21 @@
   torchrun --nproc_per_node 8 DDA/image_adapt/scripts/image_train.py …
 
 SAVE_DIR gets ema.pt with ema.json beside it, which image_sample.py takes as --model_path;
-samples.png, loss.png and loss.csv; and resume.pt, from which the same command goes on where it
-stopped.
+samples.png, denoising.png, loss.png and loss.csv; and resume.pt, from which the same command goes
+on where it stopped. At the end it prints how well the prior denoises images that were held out.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
+    __import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict
+from typing import Any
 
 from DDA import commands, ranks
 from DDA.image_adapt import choices
@@ -28,7 +30,7 @@ from DDA.image_adapt.prior_settings import PriorSettings
 PROGRAM = "image_train.py"
 FLAGS = """
 [images]
---base_samples->source find:PATH!  folder of images, or a data set's files
+--base_samples->source find:PATH!  a folder, a zip, shards, parquet, … (dataset/README.md)
 --cell FOLDER = .  only this folder of it, such as clean/cifar_train
 --flip yes|no = no  mirror half of the images (default: no)
 --save_dir find:DIR!
@@ -51,9 +53,12 @@ FLAGS = """
 --noise_schedule {NOISE_SCHEDULES} = linear
 --rescale_timesteps yes|no = no
 --fixed_variance {FIXED_VARIANCES} = small  of samples, without --learn_sigma
+--timesteps 0-200  train only these, the lowest noise levels: 0-71 is enough for --speed one-shot,
+    0-111 for fast and 0-151 for balanced, of 1000 --diffusion_steps (default: all)
 [training]
 --steps INT  the budget in steps
---minutes FLOAT  the budget in minutes; whichever ends first
+--minutes FLOAT  the budget in minutes, with what is measured and drawn at the end; whichever ends
+    first
 --batch_size INT = 64  of a step, over all ranks
 --accumulate INT = 1  parts of a rank's batch
 --lr FLOAT = 0.0004
@@ -69,6 +74,7 @@ FLAGS = """
 --bf16 yes|no  compute in bfloat16 (default: where the device is fast at it)
 --save_minutes FLOAT = 2.0  between saved states
 --cache_gib FLOAT = 8.0  decoded images kept in memory
+--dry_run  check everything, print the plan and how long it takes by a few steps, and stop
 """
 
 
@@ -84,18 +90,23 @@ def parser() -> commands.Parser:
 
 def check(values: dict[str, Any], ranks: int = 1) -> None:
     """Raise ValueError for values that the command would refuse, without opening anything."""
-    values.pop("device")
+    for name in ("device", "dry_run"):
+        values.pop(name)
     PriorSettings(**values).check_ranks(ranks)
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
-    device = values.pop("device")
+    how = {name: values.pop(name) for name in ("device", "dry_run")}
     settings = world.on_root(lambda: PriorSettings(**values))
     from DDA.image_adapt.prior_training import train
 
-    prior = train(settings, world, output, device=device)
+    prior = train(settings, world, output, **how)
     if world.rank == 0:
         text = f"done        {prior.steps:,} steps in all; the prior is {prior.path}"
+        if how["dry_run"]:
+            text = (
+                f"done        nothing, `dry_run`; {prior.steps:,} steps are in {prior.path.parent}"
+            )
         output.result(text, asdict(prior))
     return 0
 
