@@ -74,7 +74,7 @@ HINTS = {
 }
 DATA_HINTS = {
     "base_samples": str,
-    **dict.fromkeys(("experiment", "backbone", "train", "test", "classes"), str | None),
+    **dict.fromkeys(("experiment", "backbone", "train", "test", "classes", "labels"), str | None),
     "size": int | None,
     **dict.fromkeys(("mean", "std"), list | None),
     "held_out": float,
@@ -378,9 +378,10 @@ class _Steps:
         """Prepare the images; train a classifier and a prior where none is given."""
         data = self._data
         paths = {"base_samples": data["base_samples"], "save_dir": self._clean}
-        chosen = {"classes": data["classes"]}
+        chosen = {"classes": data["classes"], "labels": data["labels"]}
         if self._is_own:
-            chosen = {"classes": data["classes"] or splits.FOLDERS, "test_share": data["held_out"]}
+            chosen["classes"] = data["classes"] or splits.FOLDERS
+            chosen |= {"test_share": data["held_out"]}
             chosen |= {"train": data["train"], "test": data["test"]}
         paths |= {name: value for name, value in chosen.items() if value is not None}
         yield Stage(IMAGES, (_command("make_data.py", "prepare", **paths),))
@@ -430,7 +431,8 @@ class _Steps:
     def _adapt(self, source: str, cells: Mapping[str, Any], target: str) -> Command:
         """Return the command that adapts some cells of a source."""
         paths = {"model_path": self._prior, "base_samples": source, "save_dir": self._out / target}
-        method = {**self._seed, **self._config["adaptation"]}
+        fit = {"fit": "whole"} if self._is_own else {}  # photographs are of any shape
+        method = {**self._seed, **fit, **self._config["adaptation"]}
         return _command("image_sample.py", **{**paths, **method, **cells})
 
     def training(self) -> Iterator[Stage]:
@@ -617,8 +619,9 @@ def own_images(config: Mapping[str, Any], where: str) -> OwnImages | None:
     from DistilledClassifier.making import Originals, divided
 
     path, classes = files.find(data["base_samples"]), data["classes"] or splits.FOLDERS
+    labels = None if data["labels"] is None else files.find(data["labels"])
     try:
-        originals = Originals(path, classes=classes)
+        originals = Originals(path, classes=classes, labels=labels)
         return OwnImages(*divided(originals, data["held_out"], data["train"], data["test"]))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: `data`: {error}") from None
@@ -632,6 +635,7 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     degraded = config["degraded"]
     named = {
         "data.base_samples": config["data"]["base_samples"],
+        "data.labels": config["data"]["labels"],
         "source": config["source"],
         "prior.model_path": config["prior"].get("model_path"),
         "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None,
