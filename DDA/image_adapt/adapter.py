@@ -188,9 +188,10 @@ class Adapter:
             height, width = image.shape[:2]
             shapes.setdefault(fit.canvas_shape(width, height), []).append(place)
         copies = {}
-        for places in shapes.values():
-            for first in range(0, len(places), self.batch_size):
-                part = places[first : first + self.batch_size]
+        for shape, places in shapes.items():
+            count = fit.at_once(shape, self.batch_size)
+            for first in range(0, len(places), count):
+                part = places[first : first + count]
                 fitted = [fit(Image.fromarray(pixels[place])) for place in part]
                 canvases = np.stack([one.canvas for one in fitted])
                 adapted = self._adapt_batch([keys[place] for place in part], canvases, full)

@@ -234,9 +234,12 @@ def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
 
 
 def size_of(source: Source, name: str) -> tuple[int, int]:
-    """Return the width and the height of an image; of a file only the header is read."""
+    """Return the width and the height of an image; of a file only the header is decoded."""
     place = source.where(name)
-    return images.size_of(place) if isinstance(place, Path) else source.read(name).size
+    if isinstance(place, Path):
+        return images.size_of(place)
+    data = source.encoded(name)
+    return source.read(name).size if data is None else images.size_of(Path(name), data)
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:
