@@ -332,7 +332,9 @@ def test_the_ending_fits_into_its_share_of_the_budget_or_is_the_least():
     assert prior_results.plan_ending(-5.0)[:3] == (8, 4, 5)
     recipe = Recipe(steps=100, minutes=1, batch_size=10)
     assert prior_results.room_of(recipe, 0.001) == pytest.approx(600)  # a fifth of 3,000
-    assert prior_results.room_of(recipe, 0.1) == pytest.approx(100)  # 10 of 12 s, of which 2 s are for writing
+    assert prior_results.room_of(recipe, 0.1) == pytest.approx(
+        100
+    )  # 10 of 12 s, of which 2 s are for writing
 
 
 def test_minutes_include_what_is_measured_and_drawn(photos, tmp_path, monkeypatch):
@@ -351,3 +353,17 @@ def test_minutes_include_what_is_measured_and_drawn(photos, tmp_path, monkeypatc
     assert prior.steps > 0 and prior.denoising["images"] >= 8
     assert (tmp_path / "out/samples.png").is_file()
     assert seconds < 3 + 3, seconds  # the tolerance is for the start, and a machine that is busy
+
+
+def test_the_time_of_a_training_includes_what_is_written_meanwhile(photos, tmp_path, monkeypatch):
+    written = []
+
+    def write(self):
+        written.append(time.sleep(0.4))
+
+    monkeypatch.setattr(prior_results.Results, "write", write)
+    monkeypatch.setattr(prior_results.Results, "finish", lambda self: None)
+    settings = {**SMALL, "save_minutes": 0.0001}
+    prior = train_prior(photos, tmp_path / "out", steps=21, **settings)
+    assert len(written) >= 3  # after 10 and 20 steps, and at the end, which is counted apart
+    assert prior.seconds > 0.4 * (len(written) - 1)

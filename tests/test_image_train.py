@@ -418,7 +418,7 @@ def test_the_settings_of_a_prior_are_those_that_a_checkpoint_needs(photos, tmp_p
     assert prior_settings.PROCESS == checkpoints.DIFFUSION
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
     names = (*checkpoints.RECOGNISED, *checkpoints.UNTOLD, "dropout")
-    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256")
+    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256", "denoising")
 
 
 @pytest.mark.parametrize("size", [15, 28, 32, 64, 96, 128])

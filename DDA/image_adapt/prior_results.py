@@ -62,8 +62,8 @@ def plan_ending(room: float, pass_seconds: float = 0.0) -> Ending:
 
     >>> plan_ending(5000)
     Ending(shown=128, samples=16, steps=50, seconds=2.0)
-    >>> plan_ending(100, 0.1)
-    Ending(shown=8, samples=4, steps=12, seconds=11.6)
+    >>> plan_ending(100, 0.125)
+    Ending(shown=8, samples=4, steps=12, seconds=14.0)
     """
     share, ending = room / _passes(Ending()), Ending()
     if share < 1:
