@@ -271,15 +271,15 @@ def test_a_prior_of_low_timesteps_can_do_these_rungs_and_refuses_the_others(
             continue
         with pytest.raises(ValueError, match=f"trained for the timesteps 0-{last} alone") as fault:
             Adapter(path, speed=speed, device="cpu")
-        can = " or ".join(fitting) or "no rung"
-        assert f"Of `speed` it can do {can}, and `N` can be" in str(fault.value)
+        can = ", ".join(fitting) or "no rung"
+        assert f"It can do {can} of `speed`, and `N` can be" in str(fault.value)
 
 
 def test_the_largest_n_of_a_prior_of_low_timesteps_is_told_and_works(prior, tmp_path):
     path = recorded(prior, tmp_path / "low", timesteps="0-200")
     Adapter(path, N=20, device="cpu")  # the 20th of 100 steps is timestep 192
     with pytest.raises(
-        ValueError, match=r"`N` 21 needs 202\. .* `N` can be 20 at most, in the 100"
+        ValueError, match=r"`N` 21 needs 202 too\. .* `N` can be 20 at most, in the 100"
     ):
         Adapter(path, N=21, device="cpu")
     Adapter(path, N=201, timestep_respacing="1000", device="cpu")

@@ -57,11 +57,11 @@ class Prior:
         if last is None or highest <= last:
             return
         most = sum(timestep <= last for timestep in process.timestep_map)
-        fitting = " or ".join(rungs(self.settings["diffusion_steps"], last)) or "no rung"
+        fitting = ", ".join(rungs(self.settings["diffusion_steps"], last)) or "no rung"
         raise ValueError(
             f"`model_path` {self.path} was trained for the timesteps 0-{last} alone, and `N` "
-            f"{chosen.N} needs {highest}. Of `speed` it can do {fitting}, and `N` can be {most} at "
-            f"most, in the {len(process)} steps of the respaced process"
+            f"{chosen.N} needs {highest} too. It can do {fitting} of `speed`, and `N` can be "
+            f"{most} at most, in the {len(process)} steps of the respaced process"
         )
 
     def shortfall(self, process: Diffusion, chosen: Method) -> str | None:

@@ -193,11 +193,16 @@ class Results:
         noise = [level["noise"] for level in levels]
 
         def draw(axes: Any) -> None:
-            for name in ("identity", "gaussian", "prior"):
+            for name, form in (("prior", "o-"), ("gaussian", "s--"), ("identity", "x:")):
                 label = {"gaussian": "tuned Gaussian filter"}.get(name, name)
-                axes.plot(noise, [level[name] for level in levels], marker="o", label=label)
+                axes.plot(noise, [level[name] for level in levels], form, label=label)
             axes.set(xscale="log", yscale="log", xlabel="noise, grey levels of 0 to 255")
             axes.set(ylabel="error of the clean image, grey levels")
+            axes.set_xticks(noise, [f"{value:.1f}" for value in noise])
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
+            errors = [value for value in (1, 2, 5, 10, 20, 50, 100) if low <= value <= high]
+            axes.set_yticks(errors, [f"{value}" for value in errors])
 
         _chart(self._folder / "denoising.png", draw)
 
