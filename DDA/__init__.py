@@ -10,10 +10,12 @@ package.
 
 from __future__ import annotations
 
+from DDA import interrupts
+
+interrupts.hold()  # before anything that takes time is imported
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from DDA import interrupts
 
 if TYPE_CHECKING:
     from DDA.image_adapt.adapter import Adapter
@@ -27,8 +29,6 @@ _MODULES = {
     "Ensemble": "DDA.model_adapt.evaluate",
     "train_prior": "DDA.image_adapt.prior_training",
 }
-
-interrupts.hold()  # before anything that takes time is imported
 
 
 def __getattr__(name: str) -> Any:

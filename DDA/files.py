@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from DDA import published
 from DDA.progress import printable
 
 MOST_IN_NAME = 255  # bytes in the name of a file, on all usual file systems
@@ -32,9 +33,13 @@ def find(path: str | Path) -> Path:
     """Return ``path`` as given, or the place in the checkout that the published commands mean.
 
     The published commands are run from DDA/ and from DistilledClassifier/. They name ``ckpt/…``
-    (in DDA/), ``dataset/…`` and ``saved/…`` (at the root), and must also work from the root.
+    (in DDA/), ``dataset/…`` and ``saved/…`` (at the root), and must also work from the root. A name
+    of `DDA.published` means the place where that file is kept, unless it is a path that exists.
     """
     path = Path(os.path.expanduser(path))  # a user that does not exist is a name like any
+    kept = published.place_of(f"{path}")
+    if kept is not None and not path.exists():
+        return kept
     root = Path(__file__).resolve().parents[1]
     homes = {"ckpt": root / "DDA", "dataset": root, "saved": root}
     first = path.parts[0] if path.parts else "."
@@ -42,6 +47,11 @@ def find(path: str | Path) -> Path:
         return path
     at_home = homes[first] / path
     return path if Path(first).exists() and not at_home.exists() else at_home
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there, or is a published one, which is fetched when it is read."""
+    return os.path.lexists(path) or published.entry_at(path) is not None
 
 
 class BadFile(ValueError):
@@ -395,7 +405,11 @@ def is_being_written(path: Path) -> bool:
     That is a process of this machine, or of another one within the last day.
     """
     match = _NAME.fullmatch(path.name)
-    if match is None or not path.exists() or time.time() - path.stat().st_mtime > 86400:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished it
+        return False
+    if match is None or age > 86400:
         return False
     if match[1] != host():
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,39 +35,47 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", append=True)
 
 
-def read_rgb(path: Path, *, upright: bool = False) -> Image.Image:
+def read_rgb(path: Path, *, upright: bool = False, data: bytes | None = None) -> Image.Image:
     """Return an image file as RGB, as `to_rgb` does.
 
+    data: the bytes of the file, where it lies in another one and has only the name ``path``.
     upright: turn it as its EXIF data say, as cameras leave it to those who show a photograph.
     Raises FileNotFoundError, and BadFile for all else: its message begins with "it", because those
     who ask know the file.
     """
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         pixels = to_rgb(image)
         # now that it is loaded: Pillow turns TIFF files itself, and then says so
         turn = TURNS.get(_orientation(image)) if upright else None
         return pixels if turn is None else pixels.transpose(turn)
 
 
-def is_turned(path: Path) -> bool:
+def is_turned(path: Path, data: bytes | None = None) -> bool:
     """Tell whether `read_rgb` turns an image file where that is wanted."""
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         return image.format != "TIFF" and _orientation(image) in TURNS
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the width and the height of an image file, of which only the header is read."""
+    with _opened(path) as image:
+        return image.size
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file, and say in words whatever is wrong with it inside the block.
 
     Pillow and its plugins raise dozens of types for damaged files.
     """
+    suffix = os.path.splitext(path)[1].lower()
     try:
-        with files.open_regular(path) as file, Image.open(file) as image:
+        opened = files.open_regular(path) if data is None else io.BytesIO(data)
+        with opened as file, Image.open(file) as image:
             yield image
     except (files.BadFile, FileNotFoundError):
         raise
     except UnidentifiedImageError:
-        suffix = path.suffix.lower()
         if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
             raise files.BadFile(
                 f"this Pillow reads no {suffix} files; install one that does: pip install -U pillow"
@@ -200,10 +209,18 @@ def write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
 
     A final name never holds half a file. options: of Pillow's encoder, such as ``quality``.
     """
-    encoded = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
+    files.write_bytes(path, encode(pixels, kind, **options), sync=False)
+
+
+def encode(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Return the bytes of an image file of uint8 (H,W,3).
+
+    kind: the format by Pillow's name, such as PNG. options: of Pillow's encoder.
+    """
+    encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format=kind, **options)
-    files.write_bytes(path, encoded.getvalue(), sync=False)
+    return encoded.getvalue()
 
 
 def contact_sheet(

@@ -18,6 +18,7 @@ from PIL import Image
 from DDA import images, tree
 
 FORMS = "uint8 (N,H,W,3), float (N,3,H,W) in [0,1], PIL images, or a list of such images"
+Copies = np.ndarray | list[np.ndarray]  # uint8 (N,H,W,3), or (H,W,3) of several shapes
 TOLERANCE = 1e-4  # the error of float arithmetic beyond [0,1]
 
 
@@ -156,6 +157,16 @@ def _like_array(batch: Any, pixels: np.ndarray) -> Any:
     if hasattr(batch, "new_tensor"):
         return batch.new_tensor(np.ascontiguousarray(pixels))
     return np.ascontiguousarray(pixels, dtype=batch.dtype)
+
+
+def together(copies: list[np.ndarray], size: int) -> Copies:
+    """Return images uint8 (H,W,3) as one array where they have one shape, else as they are.
+
+    size: the sides of the empty array (0,size,size,3) for no images.
+    """
+    if not copies:
+        return np.empty((0, size, size, 3), np.uint8)
+    return np.stack(copies) if len({copy.shape for copy in copies}) == 1 else copies
 
 
 def keys(pixels: Sequence[np.ndarray], given: Any = None) -> list[str]:

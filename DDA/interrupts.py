@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 # The programs that call `allow`. In any other one both signals would wait for ever.
@@ -24,7 +23,7 @@ COMMANDS = (
 )
 _FOLDERS = ("DDA", "DistilledClassifier", "scripts")  # those of the commands in a checkout
 _held: set[int] = set()  # the signals of a process that is a command
-_after: dict[int, Any] = {}  # what answers a signal when a main function is done
+_after: dict[int, object] = {}  # what answers a signal when a main function is done
 
 
 def hold() -> None:

@@ -20,7 +20,7 @@ from DDA.tree import SETTINGS, shown, spread
 
 RUNNING = "running"
 # what an entry means that is absent from the settings of an older version
-ABSENT = {"orientation": "ignore"}
+ABSENT = {"orientation": "ignore", "fit": "square"}
 # the entry of the settings that warns of the images, where there is need; it identifies nothing
 WARNING = "warning"
 SAMPLES = 8  # the number of source images of a cell that are remembered
@@ -38,21 +38,22 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
 
 
-def read_orientation(folder: Path) -> str | None:
-    """Return with which orientation the images of a folder were read; None without settings.
+def read_choice(folder: Path, name: str, known: Sequence[str]) -> str | None:
+    """Return an entry of a folder's settings; None without settings.
 
-    Raises BadFile where the settings name an unknown one.
+    name: of the entry, one of ABSENT. known: the values that it may have. Raises BadFile where the
+    settings have another one.
     """
     settings = read_settings(folder)
     if settings is None:
         return None
-    orientation = (ABSENT | settings)["orientation"]
-    if orientation not in ("apply", "ignore"):
+    value = (ABSENT | settings)[name]
+    if value not in known:
         raise files.BadFile(
-            f"{folder / SETTINGS} has the orientation {shown(orientation)}, which is neither apply "
-            "nor ignore; put it right"
+            f"{folder / SETTINGS} has the {name} {shown(value)}, which is neither "
+            f"{' nor '.join(known)}; put it right"
         )
-    return orientation
+    return value
 
 
 def differences(

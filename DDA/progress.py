@@ -106,6 +106,24 @@ class Progress:
         self._stream.flush()
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """How long work would take, by what a part of it took on this machine.
+
+    seconds: of all of it. each: the seconds of one ``unit``, such as an image or a step.
+    measured: on what, in words.
+    """
+
+    seconds: float
+    each: float
+    unit: str
+    measured: str
+
+    def __str__(self) -> str:
+        each = f"{self.each:.2g} s {self.unit}"
+        return f"{duration(self.seconds)} ({each}, measured on {self.measured} on this machine)"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as text: ``9 s``, ``4 min 10 s``, ``3 h 05 min``, ``2 d 4 h``."""
     seconds = round(seconds)

@@ -148,6 +148,14 @@ def list_images(
             unfinished.append(prefix + path)
         elif suffix != ".json" and os.path.basename(path) != CLASSES:
             others.append(prefix + path)
+    return unique(root, images), others, unfinished
+
+
+def unique(root: Path, images: Iterable[str]) -> list[str]:
+    """Return the paths of images sorted by key.
+
+    root: the tree, for messages. Raises ValueError where two of them have one key.
+    """
     keyed = sorted((key_of(path), path) for path in images)
     _check_forms(root, [key for key, _ in keyed])
     doubles = [(one, two) for (key, one), (other, two) in itertools.pairwise(keyed) if key == other]
@@ -157,7 +165,7 @@ def list_images(
         raise ValueError(
             f"{root / one} and {root / two} would be one image{more}; rename or remove one of them"
         )
-    return [path for _, path in keyed], others, unfinished
+    return [path for _, path in keyed]
 
 
 def found_instead(root: Path, others: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
@@ -420,8 +428,13 @@ def is_held_out(key: str, share: float) -> bool:
     The draw depends on the image's key within its cell, such as ``cat_00012``. So the image is kept
     in every view and degradation, and in any part of the images. share: of the images, in [0,1].
     """
+    return draw(key) < share * 2**64
+
+
+def draw(key: str) -> int:
+    """Return a number below 2**64 that depends on a key alone, as if drawn by chance."""
     number = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
-    return int.from_bytes(number, "big") < share * 2**64
+    return int.from_bytes(number, "big")
 
 
 def labels_of(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from DDA import file_kinds, files, tree
+from DDA import fetching, file_kinds, files, tree
 
 State = Mapping[str, torch.Tensor]
 # where programs put the weights in their checkpoints; averaged ones, which are meant to be used,
@@ -40,9 +40,11 @@ def read(path: Path, expected: str, setting: str = "", *, is_mapped: bool = True
 
     expected: what the file should be, for the message. setting: the setting that names it.
     is_mapped: tensors are mapped from the file, where it can be mapped; the disk keeps its bytes
-    as long as they are in use. Raises FileNotFoundError and BadFile.
+    as long as they are in use. A published file that is missing in its place is fetched. Raises
+    FileNotFoundError and BadFile.
     """
     label = f"`{setting}` {path}" if setting else f"{path}"
+    fetching.ensure(path)
     head = file_kinds.check(path, label, expected)
     with files.parsing(label, expected):
         if file_kinds.is_safetensors(head):

@@ -17,12 +17,14 @@ run.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict
+from typing import Any
 
 from DDA import commands
 

@@ -4,25 +4,24 @@
   make_data.py prepare  --base_samples cifar-10-python.tar.gz --save_dir dataset/cifar_10
   make_data.py degrade  --base_samples dataset/cifar_10 --save_dir dataset/cifar_10 --type jpeg blur
   make_data.py sequence --base_samples dataset/cifar_10 --split cifar_test --save_dir dataset/seq
-  make_data.py corrupt  --base_samples dataset/cifar_10 --split cifar_test \\
-      --save_dir dataset/CIFAR-10-C --severity all
+  make_data.py corrupt  --base_samples dataset/cifar_10 --save_dir dataset/CIFAR-10-C
   make_data.py verify   --save_dir dataset/cifar_10
   make_data.py sheet    --base_samples photos --type blur --out blur.png
 
-Run a command again to go on where it stopped. --base_samples is a folder of images or a data set as
-it is downloaded.
-"""
+Run a command again to go on. --base_samples is a folder of images or a data set as downloaded."""
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("DDA")  # from here on both signals wait
+
+import os
+from dataclasses import asdict, fields
+from typing import Any
 
 from DDA import commands
 from DistilledClassifier import making
@@ -35,13 +34,18 @@ FROM = """
 --base_samples->source PATH!  a folder of images or a data set's files
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
---orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: apply for a
-    folder of one's own, ignore for a published data set and a tree with classes.txt)
+--orientation {apply,ignore}  apply: turn as EXIF says (default for a folder of one's own)
 """
 NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
 --labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
 --list FILE  only the images that it names, one a line
+"""
+DIVIDE = """
+--test_share FLOAT  write clean/train and clean/test: by the images' folders (train; test, val,
+    valid, validation), else by key, this share of each class (--classes folders: their names)
+--train FOLDER  of the training images
+--test FOLDER  of the test images
 """
 NPY = "--severity->file_severity int:1..5  that of a .npy of a corruption that holds one\n"
 TO = f"""
@@ -51,14 +55,13 @@ TO = f"""
 """
 DEGRADE = """
 --type {TYPES}+!  combined: one of them by chance
---level LEVEL+ = []  fixed levels instead, each in <type>/<level>/; test: the papers' five, as
-    severities 1..5
+--level LEVEL+ = []  fixed levels instead, each in <type>/<level>/; test: the papers' five
 --behavior {BEHAVIORS} = corrected  published: the quirks of the reference code
 """
-NAME = "--name {SEQUENCE_NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: as documented)\n"
+NAME = "--name {NAMES}+ = [weak_seq,medium_seq,strong_seq]  (default: as documented)\n"
 CORRUPT = """
 --corruption NAME+ = [all]  all: the 15; extra: the other 4 (default: all)
---severity 1..5+ = [all]  (default: all)
+--severity 1..5+ = [all]
 --constants {CONSTANTS} = auto  auto: CIFAR's up to 64 pixels
 --format {FORMATS} = png  npy: <corruption>.npy and labels.npy of equal sizes
 """
@@ -74,7 +77,7 @@ SHEET = """
 --seed INT = 0
 """
 FLAGS = {
-    "prepare": FROM + NAMES + NPY + TO,
+    "prepare": FROM + NAMES + NPY + DIVIDE + TO,
     "degrade": FROM + NAMES + NPY + TO + DEGRADE,
     "sequence": FROM + NAMES + NPY + TO + NAME,
     "corrupt": FROM + NAMES + TO + CORRUPT,
@@ -99,8 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> commands.Parser:
     """Return the parser of the command line, with its subcommands."""
     p = commands.Parser(PROGRAM, description=__doc__)
-    types = (*DEGRADATIONS, COMBINED)
-    choices = {"TYPES": types, "BEHAVIORS": BEHAVIORS, "SEQUENCE_NAMES": SEQUENCE_NAMES}
+    choices = {"TYPES": (*DEGRADATIONS, COMBINED), "BEHAVIORS": BEHAVIORS, "NAMES": SEQUENCE_NAMES}
     choices |= {"CONSTANTS": making.CONSTANTS, "FORMATS": making.FORMATS}
     subcommands = p.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, flags in FLAGS.items():
@@ -111,8 +113,12 @@ def parser() -> commands.Parser:
 
 def _work(values: dict[str, Any], output: commands.Output) -> int:
     command = values.pop("command")
-    if command in ("verify", "sheet"):
-        return _verify(values, output) if command == "verify" else _sheet(values, output)
+    if command == "verify":
+        return _verify(values, output)
+    if command == "sheet":
+        path = making.sheet(_take(Originals, values), **values)
+        output.result(f"sheet       {path}", {"path": path})
+        return 0
     originals, target = _take(Originals, values), _take(Target, values)
     try:
         made = getattr(making, command)(originals, target, show=output, **values)
@@ -132,12 +138,6 @@ def _verify(values: dict[str, Any], output: commands.Output) -> int:
         output.warn(f"{name}: {fault}")
     output.result(f"{checked}", asdict(checked))
     return 1 if checked.faults else 0
-
-
-def _sheet(values: dict[str, Any], output: commands.Output) -> int:
-    path = making.sheet(_take(Originals, values), **values)
-    output.result(f"sheet       {path}", {"path": path})
-    return 0
 
 
 def _take(kind: type, values: dict[str, Any]) -> Any:

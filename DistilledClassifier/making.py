@@ -18,8 +18,9 @@ from DDA import files, images, settings, tree
 from DDA.progress import Show
 from DDA.sources import Source, found_instead, open_official, read_pixels
 from DDA.sources.cells import ORIENTATIONS
+from DDA.sources.labels import TEST, TRAIN, is_list
 from DDA.tree import CORRUPTIONS, EXTRA_CORRUPTIONS
-from DistilledClassifier import trees
+from DistilledClassifier import splits, trees
 from DistilledClassifier.degradations import (
     BEHAVIORS,
     COMBINED,
@@ -28,11 +29,12 @@ from DistilledClassifier.degradations import (
     by_name,
 )
 from DistilledClassifier.recipes import Recipe, generator
+from DistilledClassifier.splits import Division
 from DistilledClassifier.trees import Task
 from DistilledClassifier.verify import read_manifests
 from DistilledClassifier.verify import verify as verify_tree
 
-SPLITS = ("train", "val", "test", "cifar_train", "cifar_test")
+SPLITS = (*TRAIN, *TEST, "cifar_train", "cifar_test")
 SEVERITIES = ("1", "2", "3", "4", "5")
 CONSTANTS = ("auto", "cifar", "imagenet")
 FORMATS = ("png", "npy")
@@ -56,7 +58,7 @@ class Originals:
     _: KW_ONLY
     split: str | None = None
     num_samples: int | None = None
-    classes: str | None = None
+    classes: str | Sequence[str] | None = None
     labels: Path | None = None
     list: Path | None = None
     file_severity: int | None = None
@@ -138,13 +140,25 @@ AnyTarget = Target | str | PathLike[str]
 
 
 def prepare(
-    source: AnySource, save_dir: AnyTarget, *, quiet: bool = False, show: Show | None = None
+    source: AnySource,
+    save_dir: AnyTarget,
+    *,
+    test_share: float | None = None,
+    train: str | None = None,
+    test: str | None = None,
+    quiet: bool = False,
+    show: Show | None = None,
 ) -> Made:
     """Write a data set as a tree: pixels as PNG, image files as they are (as links if possible).
 
     Args:
-        source: a folder of images or a data set's files, or `Originals` for a part of them.
+        source: a folder of images or a data set's files, or `Originals` for a part of them. Their
+            ``classes`` may be the word folders: those of the folders of the images.
         save_dir: the tree to write, or a `Target`, which also has the number of processes.
+        test_share: write clean/train and clean/test. Folders tell which images these are (train;
+            test, val, valid or validation). Where there are none, this share of each class is test
+            images, drawn by their keys.
+        train, test: the folders of these splits, where they have other names.
         quiet: print nothing but failures.
         show: the place where a command prints, instead of ``quiet``.
 
@@ -161,13 +175,75 @@ def prepare(
         >>> prepare(photos, Target(out, workers=1), quiet=True).done
         3
     """
+    _check_division(test_share, train, test)
     originals, target = _originals(source), _target(save_dir)
+    show = show or Show(quiet=quiet)
+    originals = _named(originals, train, test)
     opened, names = _choose(originals, target.save_dir, with_copies=True)
+    places = {name: _place(name) for name in names}
+    if test_share is not None:
+        places = _divided(opened, names, target.save_dir, test_share, train, test, show)
     tasks = []
-    for name in names:
-        folder, rest = _place(name)
+    for name, (folder, rest) in places.items():
         tasks.append(Task(Recipe(folder, "copy"), name, f"{folder}/{rest}"))
-    return _write(originals, target, opened, tasks, show or Show(quiet=quiet))
+    return _write(originals, target, opened, tasks, show)
+
+
+def _check_division(test_share: float | None, train: str | None, test: str | None) -> None:
+    """Raise ValueError for a share that is none, and for splits that nothing is divided into."""
+    if test_share is not None and not 0 < test_share < 1:
+        raise ValueError(f"`test_share` {test_share} is no share between 0 and 1 of the images")
+    for name, folder in (("train", train), ("test", test)):
+        if folder is not None and test_share is None:
+            raise ValueError(f"`{name}` {folder} goes with `test_share`; give both")
+
+
+def divided(
+    originals: Originals, share: float, train: str | None = None, test: str | None = None
+) -> tuple[Source, Division]:
+    """Return images as `prepare` divides them, and their source, which tells the classes.
+
+    Raises FileNotFoundError and ValueError as `prepare`.
+    """
+    source, names = _choose(_named(originals, train, test), None, with_copies=True)
+    return source, splits.divide(source, names, share, train=train, test=test)
+
+
+def _named(originals: Originals, train: str | None, test: str | None) -> Originals:
+    """Return originals with the names of the folders as classes, where these are wanted."""
+    if originals.classes != splits.FOLDERS:
+        return originals
+    unnamed = open_official(*replace(originals, classes=None).opening)
+    return replace(originals, classes=splits.class_names(unnamed, train, test))
+
+
+def _divided(
+    source: Source,
+    names: Sequence[str],
+    save_dir: Path,
+    share: float,
+    train: str | None,
+    test: str | None,
+    show: Show,
+) -> dict[str, tuple[str, str]]:
+    """Return the folder and the rest of the place of each image, as training and test images.
+
+    Raises ValueError where an image is in the other split of the tree.
+    """
+    division = splits.divide(source, names, share, train=train, test=test)
+    if division.note:
+        show.say(f"note        {division.note}")
+    places, planned = {}, set(division.places.values())
+    for name, place in division.places.items():
+        split, _, rest = place.partition("/")
+        places[name] = (f"clean/{split}", rest)
+        other = f"{splits.TRAIN if split == splits.TEST else splits.TEST}/{rest}"
+        if other not in planned and os.path.lexists(save_dir / "clean" / other):
+            raise ValueError(
+                f"{save_dir / 'clean' / other} is one of the {split} images now; choose another "
+                "`save_dir`"
+            )
+    return places
 
 
 def degrade(
@@ -331,8 +407,13 @@ def corruptions_of(
     ]
 
 
-# what turns the values of a command into recipes, and refuses those that cannot be meant
-RECIPES = {"degrade": degradations_of, "sequence": sequences_of, "corrupt": corruptions_of}
+# what refuses the values of a command that cannot be meant
+RECIPES = {
+    "prepare": _check_division,
+    "degrade": degradations_of,
+    "sequence": sequences_of,
+    "corrupt": corruptions_of,
+}
 
 
 def check(command: str, values: Mapping[str, Any]) -> None:
@@ -510,7 +591,7 @@ def _check_used(originals: Originals, source: Source) -> None:
     """Raise ValueError for classes or labels that were given and that the source does not take."""
     path, flat = originals.source, "ILSVRC2012_val_*"
     is_flat = any(next(folder.glob(flat), None) for folder in (path, path / "val"))
-    if originals.labels is not None and not is_flat:
+    if not (originals.labels is None or is_list(originals.labels) or is_flat):
         raise ValueError(
             f"`labels` {originals.labels} goes with a flat ImageNet val folder of {flat}, which "
             f"{path} is not; leave it out"
@@ -520,7 +601,7 @@ def _check_used(originals: Originals, source: Source) -> None:
     if originals.classes is not None and tuple(given) != own:
         raise ValueError(
             f"`classes` {originals.classes} has other names than the {len(own)} classes that "
-            f"{path} tells itself; leave it out"
+            f"{originals.source} tells itself; leave it out"
         )
 
 
@@ -559,8 +640,9 @@ def _outside(source: Path, save_dir: Path | None, names: list[str]) -> list[str]
 
 def _place(name: str) -> tuple[str, str]:
     """Split a name into the folder of the tree that has a manifest of its own, and the rest."""
-    if match := re.fullmatch(r"(?s)([^/]*/\d+)/(.+)", name):  # <corruption>/<severity>
-        return match[1], match[2]
+    match = re.fullmatch(r"(?s)(([^/]*)/\d+)/(.+)", name)  # <corruption>/<severity>
+    if match and match[2] not in SPLITS:  # a class may be called 3
+        return match[1], match[3]
     rest = _inside_split(name)
     return f"clean/{_inside_clean(name).removesuffix(rest)}".rstrip("/"), rest
 

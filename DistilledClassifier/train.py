@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands, ranks
 from DistilledClassifier.experiments.settings import Training, assignments, known_of
@@ -42,10 +44,11 @@ def run(parser: commands.Parser, argv: list[str] | None) -> int:
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output, program: str) -> int:
+    dry_run = values["dry_run"]
     settings = world.on_root(lambda: settings_of(values))
     from DistilledClassifier.experiments.run import run_training
 
-    trained = run_training(settings, world, output, program)
+    trained = run_training(settings, world, output, program, dry_run=dry_run)
     if world.rank == 0:
         result = {
             "best": trained.best,
@@ -53,17 +56,20 @@ def _work(world: ranks.World, values: dict[str, Any], output: commands.Output, p
             "top1": trained.top1,
             "epochs": trained.epochs,
             "steps": trained.steps,
+            "estimate": trained.estimate,
         }
-        output.result(
-            f"done        best validation top-1 {trained.top1:.2f} %: {trained.best}", result
-        )
+        text = f"best validation top-1 {trained.top1:.2f} %: {trained.best}"
+        if trained.estimate is not None:
+            text = f"nothing, `dry_run`; {trained.steps:,} steps are in {trained.folder}"
+        output.result(f"done        {text}", result)
     return 0
 
 
 def settings_of(values: dict[str, Any]) -> Training:
     """Return the settings of a command line. Raises ValueError."""
     known, changes = known_of(values["known"]), assignments(values["changes"])
-    return Training(**{**values, "known": known, "changes": changes})
+    kept = {name: value for name, value in values.items() if name != "dry_run"}
+    return Training(**{**kept, "known": known, "changes": changes})
 
 
 FLAGS = """
@@ -83,6 +89,7 @@ FLAGS = """
 --new  start a new run where there is one already
 --workers INT = 2  threads that prepare images
 --save_minutes FLOAT = 2.0  between saved states
+--dry_run  check everything, print the plan and how long it takes by a few steps, and stop
 """
 
 

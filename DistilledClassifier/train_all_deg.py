@@ -18,6 +18,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("DDA")  # from here on both signals wait
 
 from DistilledClassifier import train
 

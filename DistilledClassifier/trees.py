@@ -133,7 +133,7 @@ class _Part:
         self._path = ledger.manifest_path(save_dir, "made", self._recipe.folder)
         self._manifest = ledger.read_manifest(self._path, Manifest)
         self._settings = {**asdict(self._recipe), "seed": seed}
-        if isinstance(source, Folder) and source.upright:
+        if source.upright:
             self._settings["orientation"] = "apply"
         self.todo = [task for task in tasks if tree.key_of(task.target) not in saved]
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+__import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands
 

@@ -18,13 +18,15 @@ settings taking turns.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+__import__("DDA")  # from here on both signals wait
+
+import shlex
+from typing import Any
 
 from DDA import commands
 from DDA.sources.cells import LAYOUTS

@@ -14,12 +14,14 @@ the pipeline and says what to do.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+__import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict
+from typing import Any
 
 from DDA import commands
 

@@ -14,13 +14,15 @@ search.json, search.md and search.png, the curves; finished trees are used again
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+__import__("DDA")  # from here on both signals wait
+
+import shlex
+from typing import Any
 
 from DDA import commands
 

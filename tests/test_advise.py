@@ -78,13 +78,23 @@ def test_the_numbers_are_those_of_the_scores(classifier, prior, labelled, tmp_pa
     names = source.list(".")[0]
     judged = [name for name in names if tree.is_held_out(tree.key_of(name), 0.5)]
     labels = torch.tensor([CLASSES.index(name.split("/")[0]) for name in judged])
-    both = Ensemble(classifier, adapter=Adapter(prior, speed="one-shot"))
+    both = Ensemble(classifier, adapter=Adapter(prior, speed="one-shot", fit="whole"))
     said = both.scores([source.pixels(name) for name in judged]).argmax(1)
     ways = {way.name: way for way in answer.ways}
     expected = 100 * float((said == labels).float().mean())
     assert ways["one-shot (sum)"].accuracy == pytest.approx(expected)
     gain = ways["one-shot (sum)"].accuracy - ways["as it is"].accuracy
     assert ways["one-shot (sum)"].gain == pytest.approx(gain)
+
+
+@pytest.mark.parametrize(("flags", "shape"), [([], (19, 16)), (["--fit", "pad"], (16, 13))])
+def test_what_is_tried_is_adapted_as_photographs_are(
+    classifier, prior, labelled, tmp_path, flags, shape
+):
+    words = command(classifier, prior, labelled, tmp_path, "--speed", "one-shot", *flags)
+    assert advise.main(words) == 0
+    copies = list((tmp_path / "cache").rglob("*.png"))
+    assert {Image.open(path).size for path in copies} == {shape} and copies
 
 
 def way(name, accuracy, low, high, **more):

@@ -332,9 +332,8 @@ def test_the_ending_fits_into_its_share_of_the_budget_or_is_the_least():
     assert prior_results.plan_ending(-5.0)[:3] == (8, 4, 5)
     recipe = Recipe(steps=100, minutes=1, batch_size=10)
     assert prior_results.room_of(recipe, 0.001) == pytest.approx(600)  # a fifth of 3,000
-    assert prior_results.room_of(recipe, 0.1) == pytest.approx(
-        100
-    )  # 10 of 12 s, of which 2 s are for writing
+    # 10 of 12 s, of which 2 s are for writing
+    assert prior_results.room_of(recipe, 0.1) == pytest.approx(100)
 
 
 def test_minutes_include_what_is_measured_and_drawn(photos, tmp_path, monkeypatch):

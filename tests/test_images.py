@@ -357,6 +357,19 @@ def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "x"])
 
 
+def test_a_temporary_may_be_finished_while_it_is_looked_at(tmp_path, monkeypatch):
+    other = files.temporary(tmp_path / "x")
+    other.write_bytes(b"of another worker")
+    now = time.time()
+
+    def finish():
+        other.replace(tmp_path / "x")
+        return now
+
+    monkeypatch.setattr(time, "time", finish)
+    assert not files.is_being_written(other)
+
+
 def test_exclusive_json_is_written_once(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": 1}, exclusive=True)
     with pytest.raises(FileExistsError):

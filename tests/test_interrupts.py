@@ -20,8 +20,8 @@ import os, signal, sys, time
 os.kill(os.getpid(), signal.{number})
 time.sleep(0.2)
 sys.path.remove({folder!r})
-del sys.modules["numpy"]
-import numpy
+del sys.modules[{name!r}]
+import {name}
 """
 
 
@@ -57,12 +57,14 @@ print("alive", flush=True)
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("launcher", [(), ("mpiexec", "-n", "2")])
+@pytest.mark.parametrize("name", ["dataclasses", "numpy"])  # among the first, and among the last
 def test_a_command_that_is_interrupted_while_it_imports_says_so_in_a_line(
-    tmp_path, launcher, number
+    tmp_path, launcher, number, name
 ):
     if launcher:
         pytest.importorskip("mpi4py")
-    (tmp_path / "numpy.py").write_text(LIBRARY.format(number=number, folder=str(tmp_path)))
+    text = LIBRARY.format(number=number, folder=str(tmp_path), name=name)
+    (tmp_path / f"{name}.py").write_text(text)
     flags = ["--model_path", tmp_path / "prior.pt", "--base_samples", tmp_path]
     words = [*launcher, sys.executable, SCRIPT, *flags, "--save_dir", tmp_path / "out"]
     path = os.pathsep.join((str(tmp_path), str(ROOT)))

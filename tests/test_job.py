@@ -14,6 +14,7 @@ import pytest
 
 from DDA import files, images, ledger
 from DDA import tree as trees
+from DDA.fitting import Fit
 from DDA.image_adapt import job
 from DDA.progress import Show
 from DDA.ranks import World
@@ -62,7 +63,7 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
             plan,
             adapt,
             batch_size=batch_size,
-            image_size=16,
+            fit=Fit(16),
             threads=2,
             show=Show(),
         )
@@ -366,7 +367,7 @@ def test_no_folder_is_listed_twice_by_a_finished_job_nor_thrice_by_a_working_one
     for how, times in (({}, 2), ({}, 1), ({"anew": True}, 2), ({}, 1)):
         listed.clear()
         plan = whole_job(tree, out, cells, {"N": 5}, **how)
-        job.gallery(plan, set(), 16)
+        job.gallery(plan, set(), Fit(16))
         assert most("out")[0] == times and most("source")[0] == 1
         assert most("out")[1] >= 2 * len(cells)
     for path in [path for path in out.rglob("*.png") if "dog" in path.parts]:

@@ -15,29 +15,36 @@ GROUND = {
     "DDA.ahead",
     "DDA.commands",
     "DDA.devices",
+    "DDA.fetching",
     "DDA.files",
+    "DDA.fitting",
     "DDA.images",
     "DDA.interrupts",
     "DDA.ledger",
     "DDA.progress",
+    "DDA.published",
     "DDA.ranks",
     "DDA.settings",
     "DDA.shapes",
+    "DDA.shards",
     "DDA.tree",
 }
 SOURCES_OF = {
     f"DDA.sources{module}"
-    for module in ("", ".arrays", ".cifar", ".cells", ".digits", ".folder", ".imagenet")
+    for module in ("", ".arrays", ".cifar", ".cells", ".copies", ".digits", ".folder", ".imagenet")
 }
 # module: what it may import beside the standard library
 MAY_IMPORT = {
-    "DDA/files.py": {"numpy", "yaml", "DDA.progress"},
+    "DDA/files.py": {"numpy", "yaml", "DDA", "DDA.progress", "DDA.published"},
+    "DDA/fetching.py": {"DDA", "DDA.files", "DDA.progress", "DDA.published"},
+    "DDA/published.py": set(),
     "DDA/tree.py": {"numpy", "DDA", "DDA.files"},
     "DDA/images.py": {"numpy", "PIL", "DDA", "DDA.files"},
+    "DDA/fitting.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.settings"},
     "DDA/ledger.py": {"DDA", "DDA.files", "DDA.progress", "DDA.shapes", "DDA.tree"},
     "DDA/file_kinds.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/weights.py": PURE
-    | {"safetensors.torch", "DDA", "DDA.file_kinds", "DDA.files", "DDA.tree"},
+    | {"safetensors.torch", "DDA", "DDA.fetching", "DDA.file_kinds", "DDA.files", "DDA.tree"},
     "DDA/inputs.py": {"numpy", "PIL", "DDA", "DDA.images", "DDA.tree"},
     "DDA/commands.py": {"DDA", "DDA.files", "DDA.interrupts", "DDA.ranks", "DDA.progress"},
     "DDA/interrupts.py": set(),
@@ -53,7 +60,9 @@ MAY_IMPORT = {
             *GROUND,
             *SOURCES_OF,
         }
-        for module in ("__init__", "arrays", "cifar", "cells", "digits", "folder", "imagenet")
+        for module in (
+            *("__init__", "arrays", "cifar", "cells", "copies", "digits", "folder", "imagenet"),
+        )
     },
     "DDA/image_adapt/diffusion.py": PURE | {"DDA.image_adapt.choices"},
     "DDA/image_adapt/low_pass.py": PURE,
@@ -71,6 +80,7 @@ MAY_IMPORT = {
     "DDA/devices.py": {"torch"},
     "DDA/settings.py": {"DDA", "DDA.progress", "DDA.tree"},
     "DDA/shapes.py": {"DDA", "DDA.files", "DDA.settings", "DDA.tree"},
+    "DDA/shards.py": {"DDA", "DDA.files", "DDA.tree"},
     "DDA/image_adapt/sampler.py": PURE
     | {"DDA.image_adapt.choices", "DDA.image_adapt.diffusion", "DDA.image_adapt.guidance"},
     "DDA/image_adapt/choices.py": set(),
@@ -83,6 +93,7 @@ MAY_IMPORT = {
     "DDA/model_adapt/choices.py": set(),
     "DDA/model_adapt/settings.py": {
         "DDA",
+        "DDA.fitting",
         "DDA.settings",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
@@ -92,12 +103,15 @@ MAY_IMPORT = {
     "DDA/image_adapt/settings.py": {
         "DDA",
         "DDA.inputs",
+        "DDA.fitting",
         "DDA.settings",
+        "DDA.shards",
         "DDA.tree",
         "DDA.sources.cells",
         "DDA.image_adapt.choices",
     },
-    "DDA/image_adapt/job.py": {"numpy", "torch", *GROUND, "DDA.sources"},
+    "DDA/image_adapt/tiles.py": PURE,
+    "DDA/image_adapt/job.py": {"numpy", "PIL", "torch", *GROUND, "DDA.sources"},
     "DDA/model_adapt/ensemble.py": PURE,
     "DistilledClassifier/degradations.py": {"numpy", "PIL", "scipy", "cv2"},
     "DistilledClassifier/losses.py": PURE,

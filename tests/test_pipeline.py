@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from helpers import ROOT
+from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import pipeline as command
@@ -43,7 +45,12 @@ def commands_of(stages, program):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts/pipelines").glob("*.yaml")))
 def test_every_pipeline_has_commands_that_are_accepted(path, capsys, monkeypatch):
-    for name in ("check_inputs", "check_source", "check_data"):  # not every checkout has them
+    for name in (
+        "check_inputs",
+        "own_images",
+        "check_source",
+        "check_data",
+    ):  # not every checkout has them
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     assert command.main([str(path), "--dry_run"]) == 0
     assert "# the report\nreport.py" in capsys.readouterr().out
@@ -80,7 +87,7 @@ def test_every_pipeline_has_commands_that_are_accepted(path, capsys, monkeypatch
         ("data.base_samples=''", "`data.base_samples` is empty; name a file or a folder"),
         ("data.base_samples=nowhere", "`data.base_samples` is nowhere, which does not exist"),
         ("data.train=x", "`data.train` x is no folder of digits; there are test, train"),
-        ("data.test=0", "`data.test` must be text, not 0"),
+        ("data.test=0", "`data.test` must be text or nothing, not 0"),
         ("data.train=../..", "`data.train`: "),
         (
             "training.all.data.classes=cifar10",
@@ -133,6 +140,7 @@ def test_stages_of_the_method_are_there_in_order():
         "their adapted copies, to learn from",
         "teachers, one for each known degradation and view",
         "two students, for degraded and for adapted images",
+        "the control, trained as long without teachers and without adaptation",
         "weights and gate, fitted on known degradations of held-out images",
         "the classifiers on both views",
         "the report",
@@ -150,8 +158,12 @@ def test_what_learns_and_what_is_tested_is_adapted_alike():
 
 
 def notes(*words):
-    """Return a stage for each word, which notes it."""
-    return [pipeline.Stage(f"stage {i}", (("note.py", word),)) for i, word in enumerate(words)]
+    """Return a stage for each word, which notes it and needs the one before."""
+    stages = []
+    for i, word in enumerate(words):
+        below = (f"stage {i - 1}",) if i else ()
+        stages.append(pipeline.Stage(f"stage {i}", (("note.py", word),), needs=below))
+    return stages
 
 
 @pytest.fixture
@@ -194,11 +206,80 @@ def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, t
     assert steps("a", "other", "c") == (0, ["other", "c"])
 
 
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """Return a function that runs plans and returns the titles of the stages that ran."""
+    monkeypatch.setattr(pipeline, "_run", lambda *_: 0)
+
+    def run(**changes) -> list[str]:
+        outcome = pipeline.run_stages(
+            plan(out=str(tmp_path / "out"), **changes), tmp_path / "out", None, Show()
+        )
+        return [title for title, stage in outcome.stages.items() if stage["status"] == 0]
+
+    return run
+
+
+def test_an_added_corruption_runs_only_what_needs_it(ran):
+    assert len(ran()) == 13 and ran() == []
+    more = [
+        *files.read_yaml(DIGITS)["degraded"],
+        {"command": "corrupt", "corruption": "fog", "severity": 5},
+    ]
+    tested = [pipeline.DEGRADED, pipeline.ADAPTED, pipeline.EVALUATION, pipeline.REPORT]
+    assert ran(degraded=more) == tested
+    assert ran(degraded=more, **{"report.images": 2}) == [pipeline.REPORT]
+    longer = {"training.students.train.epochs": 9}
+    learned = [pipeline.STUDENTS, pipeline.CONTROL, pipeline.FIT]
+    assert ran(degraded=more, **longer)[:3] == learned
+    assert pipeline.PRIOR in ran(degraded=more, **longer, **{"prior.minutes": 3})
+
+
+def test_what_builds_on_a_stage_that_ran_in_vain_runs_again(ran, monkeypatch):
+    ran()
+    monkeypatch.setattr(pipeline, "_run", lambda *_: 3)
+    assert ran(**{"prior.minutes": 3}) == []  # it failed
+    monkeypatch.setattr(pipeline, "_run", lambda *_: 0)
+    titles = ran()
+    assert titles[0] == pipeline.PRIOR and pipeline.STUDENTS in titles
+    assert pipeline.CONTROL not in titles and pipeline.DEGRADED not in titles
+
+
+def test_every_stage_that_is_needed_comes_before():
+    for changes in ({}, {"source": "net.th"}, {"control": False}):
+        stages = plan(**changes)
+        titles = [stage.title for stage in stages]
+        for place, stage in enumerate(stages):
+            assert set(stage.needs) & set(titles) <= set(titles[:place])
+        assert all(stage.needs for stage in stages[1:])
+
+
+def test_the_control_trains_as_the_student_does_without_teachers():
+    changes = {"training.students.optimizer": {"type": "AdamW", "lr": 0.002}}
+    changes |= {"training.students.loss": {"cross_entropy": 1, "cosine_inheritance": 10}}
+    stages = plan(**changes)
+    control = commands_of(stages, "train_all_deg.py")[-1]
+    assert control[2].endswith("deg_all.yaml") and not any("loss" in word for word in control)
+    configs = pipeline.check(stages)
+    configs = {config.stage: config for config in configs}
+    one, two = configs["degDistill"], configs["deg_all"]
+    assert two.teachers is None and two.loss == {"cross_entropy": 1}
+    assert (one.train, one.optimizer, one.schedule) == (two.train, two.optimizer, two.schedule)
+    assert (one.view, one.known, one.init) == (two.view, two.known, two.init)
+    (compared,) = [
+        words for words in commands_of(stages, "test_ensemble.py") if "--source" in words
+    ]
+    assert "digits_ResNet20_deg_all" in compared[compared.index("--control") + 1]
+    without = plan(control=False)
+    assert pipeline.CONTROL not in [stage.title for stage in without]
+    assert not any("--control" in words for words in commands_of(without, "test_ensemble.py"))
+
+
 def test_json_tells_the_stages_of_a_run_that_failed_and_of_one_that_did_not(
     steps, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(pipeline, "plan", lambda config: notes("a", "b"))
-    monkeypatch.setattr(pipeline, "check", lambda _: [])
+    monkeypatch.setattr(pipeline, "check", lambda *_: [])
     words = [str(DIGITS), "--json", "--set", f"out={tmp_path / 'out'}"]
     (tmp_path / "log").write_text("")
     (tmp_path / "fail").write_text("b")
@@ -257,7 +338,7 @@ def test_what_learns_from_adapted_copies_may_begin_elsewhere():
     inits = {"adapted_teachers": "deg", "adapted_student": "degDistill"}
     changes = {f"training.{name}": {"init": stage} for name, stage in inits.items()}
     begins = {}
-    for words in commands_of(plan(**changes), "train"):
+    for words in commands_of(plan(**changes, control=False), "train"):
         begins[Path(words[2]).stem] = [word for word in words if word.startswith("init=")]
     assert begins == {
         "clean": [],
@@ -313,6 +394,83 @@ def test_an_interruption_waits_for_the_command_to_save(tmp_path):
         assert (tmp_path / "saved").exists() == saved
         for name in ("begun", "saved"):
             (tmp_path / name).unlink(missing_ok=True)
+
+
+OWN = """
+out: {out}
+data: {{base_samples: {photos}, size: 16}}
+prior: {{steps: 1, batch_size: 4}}
+adaptation: {{speed: one-shot}}
+known: [jpeg]
+degraded: [{{command: degrade, type: blur}}]
+training: {{all: {{train.batch_size: 4}}}}
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Thirty images of two classes, of two shapes, in a folder for each class."""
+    for i in range(30):
+        path = tmp_path / "photos" / ("cat", "dog")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (20, 24) if i % 3 else (24, 18)
+        pixels = np.random.default_rng(i).integers(0, 256, (*shape, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return tmp_path / "photos"
+
+
+def own(photos, **changes):
+    """Return the outcome of a dry run on photographs."""
+    text = OWN.format(out=photos.parent / "out", photos=photos)
+    return pipeline.run(yaml.safe_load(text), changes=changes, dry_run=True)
+
+
+def test_a_folder_and_a_size_are_enough(photos):
+    planned = own(photos).stages
+    (prepare,) = planned[pipeline.IMAGES]["commands"]
+    assert prepare.endswith("clean --classes folders --test_share 0.1")
+    (prior,) = planned[pipeline.PRIOR]["commands"]
+    assert "--cell clean/train" in prior and "--image_size 16" in prior
+    (clean,) = planned[pipeline.CLASSIFIER]["commands"]
+    assert "configs/ind/own/ResNet18/clean.yaml" in clean and "preprocess.size=16" in clean
+    (degraded,) = planned[pipeline.DEGRADED]["commands"]
+    assert "--split test" in degraded
+    (known,) = planned[pipeline.KNOWN_ADAPTED]["commands"]
+    assert "--dataset digits --train True" in known
+    large = own(photos, **{"data.size": 128, "training.all.augment": {"crop": 0}})
+    assert "own/ResNet50/clean.yaml" in large.stages[pipeline.CLASSIFIER]["commands"][0]
+    named = own(photos, **{"data.mean": [0.5, 0.4, 0.3], "data.backbone": "ResNet20"})
+    assert "preprocess.mean=[0.5," in named.stages[pipeline.CLASSIFIER]["commands"][0]
+
+
+def test_what_a_published_set_needs_is_known_by_its_name():
+    short = pipeline.read_config(
+        DIGITS, {"data": {"base_samples": "digits", "experiment": "digits"}}
+    )
+    assert (short["data"]["train"], short["data"]["test"]) == ("train", "test")
+    assert short["data"]["backbone"] == "ResNet18"
+    with pytest.raises(FileNotFoundError, match="configs/data has no mnist; there are CIFAR10"):
+        pipeline.read_config(DIGITS, {"data.experiment": "mnist"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.size": None}, "`data.size` is missing: the side in pixels"),
+        ({"data.size": 0}, "`data.size` 0 must be at least 8"),
+        ({"data.train": "fit"}, "config: `data`: `train` fit is no folder of "),
+        ({"data.classes": "nowhere.txt"}, "`classes` nowhere.txt is neither a file nor one of"),
+        ({"data.held_out": 1.5}, "`data.held_out` 1.5 is no share between 0 and 1"),
+        ({"data.mean": [0.5]}, "preprocess: `mean` "),
+        ({"training.all.train.batch_size": 128}, "images, fewer than its `train.batch_size` 128"),
+        ({"data.known_samples": 4}, "the stage adapt trains on "),
+        ({"data.held_out": 0.001}, "`data.held_out` 0.001 leaves none of the 28 training images"),
+    ],
+)
+def test_own_images_that_will_not_do_are_refused_before_the_first_command(photos, changes, words):
+    with pytest.raises(ValueError) as error:
+        own(photos, **changes)
+    assert words in str(error.value) and not (photos.parent / "out").exists()
 
 
 @pytest.mark.parametrize(

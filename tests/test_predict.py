@@ -64,7 +64,7 @@ def test_photographs_are_adapted_and_classified_by_one_command(
 ):
     assert predict.main(command) == 0
     rows = read(tmp_path)
-    both = Ensemble(*pair, adapter=Adapter(prior, speed="one-shot"))
+    both = Ensemble(*pair, adapter=Adapter(prior, speed="one-shot", fit="whole"))
     scores = both.scores([images.read_rgb(path) for path in sorted(photos.iterdir())])
     chances = scores.softmax(1)
     assert [row["class"] for row in rows.values()] == [CLASSES[i] for i in scores.argmax(1)]
@@ -179,6 +179,16 @@ def test_missing_copies_that_the_gate_asks_for_are_rows_with_their_reason(pair, 
     status = "photo 2 has no adapted copy, but the rule gate asks for one"
     assert rows["photo 2"]["status"] == status
     assert sum(row["status"] == "ok" for row in rows.values()) == 4
+
+
+def test_photographs_are_adapted_whole_unless_squares_are_asked_for(command, tmp_path):
+    assert predict.main(command) == 0
+    shapes = {images.read_rgb(path).size for path in copies_of(tmp_path)}
+    assert shapes == {(16, 16), (24, 16), (16, 36), (17, 16)}
+    before = copies_of(tmp_path)
+    assert predict.main([*command, "--fit", "square"]) == 0
+    squares = copies_of(tmp_path).keys() - before.keys()
+    assert {images.read_rgb(path).size for path in squares} == {(16, 16)} and len(squares) == 5
 
 
 def test_copies_that_depend_on_their_neighbours_are_not_kept(prior, tmp_path):

@@ -206,6 +206,14 @@ def test_a_summary_of_another_shape_is_named_and_no_report_is_written(
     assert f"{out}/summary.json is damaged" in error and not (out / "report.html").exists()
 
 
+def test_a_summary_of_copies_of_some_images_tells_the_gate(out, capsys):
+    content = files.read_json(out / "summary.json")
+    content["facts"] |= {"partial": True, "beside": [], "params": {}}
+    files.write_json(out / "summary.json", content)
+    assert report([str(out), "--images", "0"]) == 2
+    assert "`params` does not tell weight, temperatures, threshold" in capsys.readouterr().err
+
+
 def test_a_whole_summary_is_reported(out):
     assert report([str(out), "--images", "0"]) == 0
 

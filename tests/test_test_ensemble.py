@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from DDA import files, images, metrics, tree
+from DDA import files, images, metrics, shards, tree
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import evaluate, gate, predict, report, results, tables
 from DDA.model_adapt.ensemble import FUSE_RULES, RULES, combine
@@ -133,6 +133,23 @@ def test_each_classifier_sees_its_own_view_with_its_own_preprocessing(here, done
             np.testing.assert_allclose(found[name], scores.numpy(), atol=1e-5)
 
 
+def test_a_control_is_a_column_from_which_the_others_are_subtracted(here, tmp_path):
+    assert main(command(here, tmp_path / "out", "--control", here / "1.pth")) == 0
+    summary = files.read_json(tmp_path / "out/summary.json")
+    control = classifiers.load(here / "1.pth")
+    found = results.read(tmp_path / "out", "fog/1")
+    pixels = [images.read_rgb(here / "degraded" / f"{key}.png") for key in found["keys"]]
+    scores = control.scores([np.asarray(image) for image in pixels])
+    np.testing.assert_allclose(found["control"], scores.numpy(), atol=1e-5)
+    overall = summary["all"]
+    gain = overall["combined"]["minus"]["control"]
+    assert gain["top1"] == overall["combined"]["top1"] - overall["control"]["top1"]
+    assert "| minus control (degraded) |" in (tmp_path / "out/summary.md").read_text()
+    assert report.main([str(tmp_path / "out"), "--images", "0"]) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "without teachers and without adaptation" in page and "over control (degraded)" in page
+
+
 def test_the_library_gives_the_tables_of_the_command(here, tmp_path, capsys):
     settings = evaluate.Settings(
         first=str(here / "0.pth"),
@@ -226,6 +243,18 @@ def test_any_number_of_ranks_gives_the_same_numbers(here, done, tmp_path, launch
     one, many = (files.read_json(out / "summary.json") for out in (done, tmp_path))
     for cell in CELLS:
         assert one["cells"][cell]["combined"]["top1"] == many["cells"][cell]["combined"]["top1"]
+
+
+def test_copies_in_shards_are_read_like_copies_in_files(here, done, tmp_path):
+    for cell in CELLS:
+        with shards.Shard(here, f"shards/{cell}/shard-000000.tar", lambda key: None) as shard:
+            for path in tree.list_images(here / "adapted", cell)[0]:
+                shard.add(tree.key_of(path), (here / "adapted" / path).read_bytes())
+    files.write_json(here / "shards/settings.json", {"format": shards.FORMAT})
+    assert main(command(here, tmp_path, "--data_prefix2", here / "shards")) == 0
+    for cell in CELLS:
+        one, two = results.read(done, cell), results.read(tmp_path, cell)
+        np.testing.assert_array_equal(one["second"], two["second"])
 
 
 def test_a_second_run_makes_only_what_is_missing_or_has_changed(here, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,22 +17,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from DDA import files, images, inputs, ledger, ranks, settings, sources, tree
+from DDA import files, images, inputs, ledger, ranks, settings, shards, sources, tree
 from DDA.devices import DTYPES, pick_device, relative_speed
+from DDA.fitting import FITS, Fit
 from DDA.image_adapt import checkpoints, job
 from DDA.image_adapt import prior as priors
 from DDA.image_adapt import settings as settings_module
 from DDA.image_adapt.settings import Method, Selection
-from DDA.image_adapt.unet import UNet
-from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity, orientation_of
+from DDA.image_adapt.tiles import Tiled
+from DDA.image_adapt.unet import UNet, parse_channel_mult
+from DDA.progress import Estimate, Show
+from DDA.sources.cells import ORIENTATIONS, cells_of, fit_of, one_severity, orientation_of
 
 
 class Adapter:
     """Pull degraded images towards the domain of a diffusion model (DDA, arXiv:2207.03442).
 
     An adapted image depends on its pixels, its key, the seed, the settings and the weights, and on
-    nothing else. It has the size of the prior's images.
+    nothing else. It has the size of the prior's images, or with the ``fit`` whole or pad the shape
+    of the image.
 
     Args:
         model_path: a checkpoint in the form of guided-diffusion, with its ``.json`` beside it where
@@ -44,6 +48,9 @@ class Adapter:
             behaviour).
         prior: what the checkpoint does not tell, such as ``{"image_size": 64}``, by the names of
             the command line.
+        fit: what is adapted of an image that is no square: ``square`` its middle, ``whole`` all of
+            it, the shorter side having the size of the prior's images, and ``pad`` all of it within
+            a square of that size (default: square in memory; in `folder` that of the layout).
         world: the processes that share the work: each takes the GPU of its place on its machine,
             and its share of the cores.
         method: settings of `DDA.image_adapt.settings.Method`, such as seed, N, D, guidance and
@@ -54,7 +61,8 @@ class Adapter:
         ValueError: the checkpoint is damaged, contradicts ``prior`` or tells too little; a setting
             is unknown or cannot be meant.
         UserWarning: a setting that was given changes nothing (a warning, without ``world``; the
-            plan of a job says the same).
+            plan of a job says the same). A call warns of images that lose a part of their area
+            where no ``fit`` is given.
 
     Example:
         >>> from DDA import Adapter
@@ -73,6 +81,7 @@ class Adapter:
         use_fp16: bool = False,
         batch_size: int = 4,
         prior: Mapping[str, Any] | None = None,
+        fit: str | None = None,
         world: ranks.World | None = None,
         **method: Any,
     ) -> None:
@@ -82,6 +91,8 @@ class Adapter:
         self.settings: Method = settings_module.method(speed, **method)
         batch_size = settings.plain(batch_size)
         settings_module.check_machine(dtype=dtype, use_fp16=use_fp16, batch_size=batch_size)
+        settings_module.check_fit(fit, self.settings.behavior)
+        self._given_fit = fit
         _check_kind("prior", prior, Mapping, 'settings by their names, such as {"image_size": 64}')
         _check_kind("world", world, ranks.World, "a World of DDA.ranks")
         self.batch_size = batch_size
@@ -114,13 +125,29 @@ class Adapter:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is built on first use: a copy in another process builds its own."""
-        built = ("network", "_adapt_batch")
+        built = ("network", "_adapt")
         return {name: value for name, value in vars(self).items() if name not in built}
 
     @property
     def image_size(self) -> int:
         """Return the side of adapted images in pixels."""
         return self.prior.settings["image_size"]
+
+    @property
+    def fit(self) -> str:
+        """Return how images in memory are fitted to the prior."""
+        return self._given_fit or "square"
+
+    @property
+    def _halving(self) -> int:
+        """Return how many pixels become one at the lowest resolution of the network."""
+        widths = parse_channel_mult(self.prior.settings["channel_mult"], self.image_size)
+        return 2 ** (len(widths) - 1)
+
+    def fitting(self, how: str | None = None) -> Fit:
+        """Return what resizes images for this adapter (default: those in memory)."""
+        multiple = math.lcm(self._halving, self.settings.D)
+        return Fit(self.image_size, how or self.fit, multiple)
 
     @cached_property
     def network(self) -> UNet:
@@ -137,7 +164,7 @@ class Adapter:
                 SHA-256 of its uint8 pixels). One image may have one key without a list.
 
         Returns:
-            The adapted copies, of the prior's size, rounded to 256 levels as on disk.
+            The adapted copies, fitted to the prior's size, rounded to 256 levels as on disk.
 
         Raises:
             ValueError: images of another form, another number of keys, or a copy with values that
@@ -146,34 +173,63 @@ class Adapter:
         pixels = inputs.read(batch)
         return inputs.like(batch, self.pixels(pixels, keys))
 
-    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str] | None) -> np.ndarray:
+    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str] | None) -> inputs.Copies:
         """Adapt images uint8 (H,W,3) of any sizes: uint8 (N,S,S,3), S being the prior's size.
 
-        keys: as those of a call. Raises ValueError for another number of keys, and where a copy
-        has values that are not finite.
+        With the ``fit`` whole or pad the copies have other sides, and where they have several
+        shapes, they are a list of (H,W,3). keys: as those of a call. Raises ValueError for another
+        number of keys, and where a copy has values that are not finite.
         """
         keys = inputs.keys(pixels, keys)
-        size = self.image_size
-        adapted = np.empty((len(pixels), size, size, 3), np.uint8)
-        full = self._full(len(pixels))
-        for first in range(0, len(pixels), self.batch_size):
-            part = slice(first, first + self.batch_size)
-            fitted = [images.fit_square(Image.fromarray(image), size) for image in pixels[part]]
-            values = self._adapt_batch(keys[part], np.stack(fitted), full)
-            for key, value in zip(keys[part], values, strict=True):
-                if not np.isfinite(value).all():
-                    raise ValueError(f"the adapted copy of {key} has values that are not finite")
-            adapted[part] = images.to_pixels(values)
-        return adapted
+        fit, full = self.fitting(), self._full(len(pixels))
+        self._warn_of_loss(pixels)
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(pixels):
+            height, width = image.shape[:2]
+            shapes.setdefault(fit.canvas_shape(width, height), []).append(place)
+        copies = {}
+        for places in shapes.values():
+            for first in range(0, len(places), self.batch_size):
+                part = places[first : first + self.batch_size]
+                fitted = [fit(Image.fromarray(pixels[place])) for place in part]
+                canvases = np.stack([one.canvas for one in fitted])
+                adapted = self._adapt_batch([keys[place] for place in part], canvases, full)
+                for place, one, values in zip(part, fitted, adapted, strict=True):
+                    copies[place] = images.to_pixels(_finite(keys[place], one.cut(values)))
+        return inputs.together([copies[i] for i in range(len(pixels))], self.image_size)
+
+    def _warn_of_loss(self, pixels: Sequence[np.ndarray]) -> None:
+        """Warn where images lose a part of their area because nobody has chosen a fit."""
+        if self._given_fit or self.settings.behavior == "published":
+            return
+        shapes = {image.shape[1::-1] for image in pixels}
+        shares = {shape: self.fitting().kept(*shape) for shape in shapes}
+        worst = min(shares, key=shares.__getitem__, default=None)
+        if worst is not None and shares[worst] < 1:
+            warnings.warn(
+                f"of an image of {worst[0]} x {worst[1]} pixels the middle square is adapted, "
+                f"{100 * shares[worst]:.0f} % of its area; give the adapter `fit` whole to adapt "
+                "all of it, or square to keep to this",
+                stacklevel=4,
+            )
+
+    def _adapt_batch(self, keys: Sequence[str], canvases: np.ndarray, full: int = 0) -> np.ndarray:
+        """Adapt images of one shape, uint8 (B,H,W,3): float (B,3,H,W) in [-1,1].
+
+        full: see `_full`; rectangles have few neighbours of their shape to fill a batch.
+        """
+        is_square = canvases.shape[1:3] == (self.image_size, self.image_size)
+        return self._adapt(keys, canvases, full if is_square else 0)
 
     @cached_property
-    def _adapt_batch(self) -> Callable[..., np.ndarray]:
+    def _adapt(self) -> Callable[..., np.ndarray]:
         """Return the function that adapts a batch; it needs the network."""
         return priors.batch_adapter(
-            self.network,
+            Tiled(self.network, self.image_size, self._halving),
             self._process,
             self.device,
             seed=self.settings.seed,
+            image_size=self.image_size,
             **self.settings.arguments(),
         )
 
@@ -199,8 +255,11 @@ class Adapter:
         keys: str | PathLike[str] | Collection[str] | None = None,
         format: str | None = None,
         orientation: str | None = None,
+        fit: str | None = None,
         overwrite: bool = False,
         gallery: str | PathLike[str] | None = None,
+        shard_size: int | None = None,
+        verify: bool = False,
         classes: str | PathLike[str] | Sequence[str] | None = None,
         dry_run: bool = False,
         world: ranks.World | None = None,
@@ -222,15 +281,22 @@ class Adapter:
             num_samples: at most so many images, the first by key.
             keys: only these images (paths in the tree without the suffix), or a file with a key on
                 each line.
-            format: ``png``, or ``same`` as the source.
+            format: ``png``, ``same`` as the source, or ``webdataset``: shards
+                ``<cell>/shard-000000.tar`` of ``<key>.png``, and of ``<key>.cls`` where the label
+                is known.
             orientation: ``apply`` turns photographs as their EXIF data say, ``ignore`` does not
                 (default: that of the save folder; for a new one apply with the layout folder, and
                 ignore with the published layouts and the published behaviour).
+            fit: square, whole or pad, as that of `Adapter` (default: that of the save folder, then
+                of the adapter; else whole with the layout folder, and square with the published
+                layouts and the published behaviour).
             overwrite: make the planned images anew.
             gallery: a PNG that gets some images before and after.
+            shard_size: the number of images of a shard (default: 1000).
+            verify: read every finished copy; damaged ones are made again.
             classes: names for labels that come without: a list of names, the name of a built-in
                 list, or a file.
-            dry_run: check everything, print the plan and stop.
+            dry_run: check everything, print the plan and an estimate by one batch, and stop.
             world: the processes that share the work (default: this one).
             quiet: print nothing; the result tells which images failed.
             others: nothing. A setting that belongs elsewhere is refused with its place.
@@ -263,8 +329,11 @@ class Adapter:
             keys=settings_module.keys_of(keys),
             format=format,
             orientation=orientation,
+            fit=fit,
             overwrite=overwrite,
             gallery=None if gallery is None else files.find(settings.as_path("gallery", gallery)),
+            shard_size=settings.plain(shard_size),
+            verify=verify,
             classes=classes,
         )
         if quiet:  # otherwise the plan says it
@@ -294,12 +363,15 @@ class Adapter:
                 "there; give `dtype`"
             )
         plan, identity = world.on_root(lambda: self._prepare(selection))
+        fit = self.fitting(identity["fit"])
         if world.rank == 0:
-            self._say_plan(selection, plan, world.size, show, unused)
-        if dry_run:
-            return Report(plan.total, len(plan.done), {}, (), selection.save_dir)
+            self._say_plan(selection, plan, fit, world.size, show, unused)
         if plan.todo:
-            world.together(lambda: self._adapt_batch)
+            world.together(lambda: self._adapt)
+        if dry_run:
+            report = Report(plan.total, len(plan.done), {}, (), selection.save_dir)
+            estimate = self._estimate(plan, fit, world, show)
+            return dataclasses.replace(report, estimate=estimate)
         started = time.time()
         facts = job.facts(world.size, self.device, self.batch_size)
         world.on_root(lambda: job.begin(plan, identity, facts))
@@ -310,22 +382,41 @@ class Adapter:
                 plan,
                 partial(self._adapt_batch, full=self._full(plan.total)),
                 batch_size=self.batch_size,
-                image_size=self.image_size,
+                fit=fit,
                 threads=min(8, 2 * torch.get_num_threads()),
                 show=show,
             )
         facts["seconds"] = round(time.time() - started, 1)
         facts |= {"made": plan.todo - len(failures), "prior": str(self.prior.path)}
-        return world.on_root(lambda: self._finish(selection, plan, failures, facts))
+        return world.on_root(lambda: self._finish(selection, plan, failures, facts, fit))
+
+    def _estimate(
+        self, plan: job.Plan, fit: Fit, world: ranks.World, show: Show
+    ) -> Estimate | None:
+        """Say and return how long a job would take, by one batch."""
+        if not plan.todo:
+            return None
+        adapt_batch = partial(self._adapt_batch, full=self._full(plan.total))
+        estimate = job.estimate(world, plan, adapt_batch, batch_size=self.batch_size, fit=fit)
+        if world.rank == 0:
+            show.say(f"estimate    {estimate or 'none: the first images cannot be read'}")
+        return estimate
 
     def _prepare(self, selection: Selection) -> tuple[job.Plan, dict[str, Any]]:
         """List the images and compare the save folder with what is to be done."""
         published = self.settings.behavior == "published"
         orientation = (
             selection.orientation
-            or ledger.read_orientation(selection.save_dir)
+            or ledger.read_choice(selection.save_dir, "orientation", ORIENTATIONS)
             or orientation_of(selection.layout, published=published)
         )
+        fit = (
+            selection.fit
+            or ledger.read_choice(selection.save_dir, "fit", FITS)
+            or self._given_fit
+            or fit_of(selection.layout, published=published)
+        )
+        settings_module.check_fit(fit, self.settings.behavior)
         source = sources.open_source(
             selection.source,
             None if selection.classes is None else tree.class_list(selection.classes),
@@ -341,7 +432,13 @@ class Adapter:
             leave_out=selection.save_dir,
         )
         keys = selection.keys
-        same_format = (selection.format or ("same" if published else "png")) == "same"
+        format = selection.format or ("same" if published else "png")
+        if format == shards.FORMAT and published:
+            raise ValueError(
+                f"`format` {format} is not there with `behavior` published, under which an image "
+                "depends on the others of its batch; leave one of them out"
+            )
+        shard_size = (selection.shard_size or shards.SIZE) if format == shards.FORMAT else None
         plan = job.make_plan(
             source,
             selection.save_dir,
@@ -349,16 +446,20 @@ class Adapter:
             num_samples=selection.num_samples,
             keys=tree.read_keys(keys) if isinstance(keys, Path) else keys,
             fixed_batch=self.batch_size if published else None,
-            same_format=same_format,
+            same_format=format == "same",
             anew=selection.overwrite,
+            shard_size=shard_size,
+            verify=selection.verify,
         )
         identity = settings_module.identity(
             {"weights_sha256": self.prior.sha256, **self.prior.settings},
             self.settings,
             dtype=self.dtype,
-            same_format=same_format,
+            same_format=format == "same",
             batch_size=self.batch_size,
+            fit=fit,
             orientation=orientation,
+            shard_size=shard_size,
         )
         if self.shortfall is not None:
             identity[ledger.WARNING] = self.shortfall
@@ -370,6 +471,7 @@ class Adapter:
         self,
         selection: Selection,
         plan: job.Plan,
+        fit: Fit,
         processes: int,
         show: Show,
         unused: Sequence[str],
@@ -377,6 +479,7 @@ class Adapter:
         """Say what will be done, and what the user should know of it."""
         for line in job.describe(plan, selection.num_samples):
             show.say(line)
+        show.say(job.describe_fit(plan, fit))
         chosen = self.settings.deciding()
         counts = ("N", "steps")
         shown = [(name, value) for name, value in chosen.items() if name not in counts]
@@ -393,7 +496,7 @@ class Adapter:
         show.say(f"prior       {self.prior.path}: {known}, sha256 {self.prior.sha256[:12]}")
         show.say(f"machine     {machine}, batch {self.batch_size}")
         notices = [*self._notices, *(f"`{name}` changes nothing" for name in unused)]
-        notices += [*selection.unread(), *job.resized(plan, self.image_size)]
+        notices += selection.unread()
         for notice in notices:
             show.say(f"note        {notice}")
 
@@ -403,6 +506,7 @@ class Adapter:
         plan: job.Plan,
         failures: dict[str, str],
         facts: dict[str, Any],
+        fit: Fit,
     ) -> Report:
         """Complete the manifests, count what is there, write the gallery."""
         missing = job.end_manifests(plan, failures, facts)
@@ -417,7 +521,7 @@ class Adapter:
         if selection.gallery is None:
             return report
         try:
-            sheet = job.gallery(plan, {*failures, *missing}, self.image_size)
+            sheet = job.gallery(plan, {*failures, *missing}, fit)
             files.make_folder(selection.gallery.parent)
             images.write_image(selection.gallery, sheet)
         except (OSError, ValueError) as error:
@@ -431,7 +535,7 @@ class Report:
 
     total, done: numbers of images. failed: the path of each image that failed, with the reason.
     missing: paths of images without a copy. seconds: of the work. gallery_error: why there is no
-    gallery.
+    gallery. estimate: of a dry run, how long the job would take.
     """
 
     total: int
@@ -442,6 +546,7 @@ class Report:
     seconds: float = 0.0
     gallery: Path | None = None
     gallery_error: str | None = None
+    estimate: Estimate | None = None
 
     @property
     def complete(self) -> bool:
@@ -502,6 +607,13 @@ def _check_kind(name: str, value: object, kind: type, words: str) -> None:
     """Raise ValueError for a value that is given (not None) and of another kind."""
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"`{name}` must be {words}, not {tree.shown(value)}")
+
+
+def _finite(key: str, values: np.ndarray) -> np.ndarray:
+    """Return the values of an adapted copy. Raises ValueError where some are not finite."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"the adapted copy of {key} has values that are not finite")
+    return values
 
 
 def _precision(dtype: str | None, use_fp16: bool, device: torch.device) -> tuple[str, list[str]]:

@@ -45,28 +45,32 @@ class CachedAdapter:
                 "`behavior` published gives copies that depend on their neighbours; they cannot be "
                 "kept one by one"
             )
-        self.adapter = adapter
+        self.adapter, self._fit = adapter, adapter.fitting()
         self._identity = settings_module.identity(
             {"weights_sha256": adapter.prior.sha256, **adapter.prior.settings},
             adapter.settings,
             dtype=adapter.dtype,
             same_format=False,
             batch_size=adapter.batch_size,
+            fit=adapter.fit,
         )
         root = _user_folder() if folder is None else settings.as_path("cache", folder)
         text = json.dumps(self._identity, sort_keys=True, default=str)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
         settings.check_writable("cache", self.folder)
 
-    def pixels(self, pixels: Sequence[np.ndarray], keys: Sequence[str] | None = None) -> np.ndarray:
-        """Return the copies of images uint8 (H,W,3) of any sizes: uint8 (N,S,S,3).
+    def pixels(
+        self, pixels: Sequence[np.ndarray], keys: Sequence[str] | None = None
+    ) -> inputs.Copies:
+        """Return the copies of images uint8 (H,W,3) of any sizes, in the form of `Adapter.pixels`.
 
         keys: as those of an `Adapter`. Copies that are not there, or are damaged, are made and
         kept. Raises ValueError as `Adapter.pixels` does.
         """
         keys = inputs.keys(pixels, keys)
         places = [self._place(image, key) for image, key in zip(pixels, keys, strict=True)]
-        copies = [self._kept(place) for place in places]
+        shapes = [self._fit.shape(image.shape[1], image.shape[0]) for image in pixels]
+        copies = [self._kept(*kept) for kept in zip(places, shapes, strict=True)]
         missing = [i for i, copy in enumerate(copies) if copy is None]
         if missing:
             ledger.claim(self.folder, json.loads(json.dumps(self._identity, default=str)))
@@ -75,8 +79,7 @@ class CachedAdapter:
                 places[i].parent.mkdir(exist_ok=True)
                 images.write_image(places[i], copy)
                 copies[i] = copy
-        size = self.adapter.image_size
-        return np.stack(copies) if copies else np.empty((0, size, size, 3), np.uint8)
+        return inputs.together(copies, self.adapter.image_size)
 
     def _place(self, image: np.ndarray, key: str) -> Path:
         digest = hashlib.sha256(f"{image.shape}\n{key}\n".encode("utf-8", "surrogateescape"))
@@ -84,14 +87,16 @@ class CachedAdapter:
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.png"
 
-    def _kept(self, place: Path) -> np.ndarray | None:
-        """Return the copy that lies at a place; None where there is none, or a damaged one."""
+    def _kept(self, place: Path, shape: tuple[int, int]) -> np.ndarray | None:
+        """Return the copy that lies at a place; None where there is none, or a damaged one.
+
+        shape: its height and width.
+        """
         try:
             copy = np.asarray(images.read_rgb(place))
         except Exception:  # whatever is wrong with the file, the copy is made anew
             return None
-        size = self.adapter.image_size
-        return copy if copy.shape == (size, size, 3) else None
+        return copy if copy.shape == (*shape, 3) else None
 
 
 def _user_folder() -> Path:

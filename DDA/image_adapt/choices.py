@@ -14,7 +14,7 @@ PROJECTIONS = ("block", "dct", "fft", "cubic")
 NOISE_SCHEDULES = ("linear", "cosine")
 FIXED_VARIANCES = ("large", "small")
 DTYPES = ("float32", "bfloat16", "float16")
-FORMATS = ("png", "same")
+FORMATS = ("png", "same", "webdataset")
 
 # The speed ladder: settings of `sampler.adapt`, for a process respaced to 100 indices. They were
 # chosen by scripts/ladder.py on degraded copies (JPEG, blur, noise) of training images.

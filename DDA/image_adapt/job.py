@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import platform
 import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
@@ -26,14 +27,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from DDA import files, images, ledger, tree
+from DDA import files, images, ledger, shards, tree
 from DDA.ahead import prepared
-from DDA.progress import Show
+from DDA.fitting import Fit, Fitted
+from DDA.progress import Estimate, Show
 from DDA.ranks import World
-from DDA.sources import Source, found_instead
+from DDA.sources import Source, found_instead, size_of
 
+LONG = 20  # seconds of a batch that is not measured twice
 AdaptBatch = Callable[[Sequence[str], np.ndarray], np.ndarray]
+MEASURED = 1000  # images of a plan whose headers are read
+PENDING = 8  # batches of images that wait for others of their shape
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class Plan:
     they are done or beyond ``num_samples``. done: key to path in ``save_dir`` of the planned
     images that exist and stay. replaced: the same for those that exist and are made ``anew``.
     in_cells: the number of images in the cells of ``save_dir``. unfinished: temporaries in it.
-    elsewhere: the number of wanted keys outside the cells.
+    elsewhere: the number of wanted keys outside the cells. shards: for copies in shards, the shard
+    of each group, relative to ``save_dir``; None for copies in files of their own. misplaced: the
+    key of an image that lies in another shard than its own, if there is one. damaged:
+    relative paths of damaged copies or shards, with the reason; their images are made again.
     """
 
     source: Source
@@ -65,6 +74,9 @@ class Plan:
     not_images: list[str]
     in_cells: int = 0
     unfinished: Sequence[str] = ()
+    shards: list[str] | None = None
+    misplaced: str = ""
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -81,8 +93,17 @@ class Plan:
         return (path for path in itertools.chain(*self.groups) if path not in self.neighbours)
 
     def share(self, rank: int, size: int) -> list[list[str]]:
-        """Return every size-th group for one rank, or every size-th image of the only group."""
+        """Return every size-th group for one rank, or every size-th image of the only group.
+
+        A rank takes whole shards, and its batches are filled from all of them.
+        """
+        if self.shards is not None:
+            return [list(itertools.chain(*self.groups[rank::size]))]
         return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
+
+    def saved(self, cells: Iterable[str]) -> tree.Saved | shards.Listed:
+        """Return what is in some cells of ``save_dir`` now."""
+        return _saved(self.save_dir, cells, in_shards=self.shards is not None)
 
     def target(self, path: str) -> Path:
         """Return where the adapted copy of an image goes.
@@ -96,6 +117,14 @@ class Plan:
         """Return where the adapted copy of an image is."""
         earlier = self.done.get(tree.key_of(path))
         return self.target(path) if earlier is None else self.save_dir / earlier
+
+    def read_copy(self, path: str) -> Image.Image:
+        """Return the adapted copy of an image."""
+        if self.shards is None:
+            return images.read_rgb(self.copy(path))
+        key, cell = tree.key_of(path), self.cell_of(path)
+        shard = self.saved([cell]).images[cell][key]
+        return images.read_rgb(Path(key), data=shards.read_image(self.save_dir / shard, key))
 
     def cell_of(self, path: str) -> str:
         """Return the cell of an image's path or key."""
@@ -117,13 +146,16 @@ def make_plan(
     fixed_batch: int | None = None,
     same_format: bool = False,
     anew: bool = False,
+    shard_size: int | None = None,
+    verify: bool = False,
 ) -> Plan:
     """List the first ``num_samples`` images of the cells by key, and tell which are done.
 
     keys: only these images. fixed_batch: batches of that size whose members never change
-    (published behaviour, where neighbours matter). anew: also make those that are done. Raises
-    ValueError for an empty plan, for keys that are not in the source, and where the copies would
-    lie among their sources.
+    (published behaviour, where neighbours matter). anew: also make those that are done.
+    shard_size: write shards of so many images, not files. verify: read every finished copy; those
+    that are damaged are made again. Raises ValueError for an empty plan, for keys that are not in
+    the source, and where the copies would lie among their sources.
     """
     cells = sorted(cells, key=lambda cell: f"{cell}/")  # in the order of their keys
     listed, not_images = [], []
@@ -142,22 +174,61 @@ def make_plan(
         raise ValueError(f"no images in {where} (suffixes: {', '.join(tree.SUFFIXES)}){instead}")
     if keys is not None:
         _check_keys(keys, listed, source, cells)
-    saved = tree.list_saved(save_dir, cells, at_root=True)
+    saved = _saved(save_dir, cells, in_shards=shard_size is not None, verify=verify, at_root=True)
+    copies = saved.merged()
+    damaged = saved.damaged if shard_size is not None else {}
+    if verify and shard_size is None:
+        damaged = _damaged(save_dir, list(copies.values()))
+        copies = {key: path for key, path in copies.items() if path not in damaged}
     return plan_of(
         listed,
-        saved.merged(),
+        copies,
         cells=cells,
         num_samples=num_samples,
         keys=keys,
         fixed_batch=fixed_batch,
         anew=anew,
+        shard_size=shard_size,
         source=source,
         save_dir=save_dir,
         same_format=same_format,
         not_images=not_images,
-        in_cells=sum(map(len, saved.images.values())),
+        in_cells=sum(map(len, saved.images.values())) + len(damaged),
         unfinished=saved.unfinished,
+        damaged=damaged,
     )
+
+
+def _saved(
+    save_dir: Path,
+    cells: Iterable[str],
+    *,
+    in_shards: bool,
+    verify: bool = False,
+    at_root: bool = False,
+) -> tree.Saved | shards.Listed:
+    """Return the copies in some cells of a save folder, in files or in shards.
+
+    at_root: temporaries at its root are among the unfinished files.
+    """
+    if in_shards:
+        return shards.listed(save_dir, cells, verify=verify, at_root=at_root)
+    return tree.list_saved(save_dir, cells, at_root=at_root)
+
+
+def _damaged(save_dir: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return which of some copies cannot be read, and why."""
+
+    def fault(path: str) -> str | None:
+        try:
+            images.read_rgb(save_dir / path)
+            return None
+        except (FileNotFoundError, files.BadFile) as error:
+            return f"{error}"
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = zip(paths, pool.map(fault, paths), strict=True)
+        return {path: why for path, why in outcomes if why is not None}
 
 
 def _check_keys(
@@ -189,6 +260,7 @@ def plan_of(
     fixed_batch: int | None,
     keys: frozenset[str] | None = None,
     anew: bool = False,
+    shard_size: int | None = None,
     **rest: Any,
 ) -> Plan:
     """Return the plan for the listed paths of each cell.
@@ -217,6 +289,10 @@ def plan_of(
         batches = itertools.chain(*(_cut(paths, fixed_batch) for paths in listed))
         groups = [batch for batch in batches if not written.isdisjoint(batch)]
         neighbours = frozenset(itertools.chain(*groups)) - written
+    if shard_size is not None:
+        placed = _placed(listed, rest["cells"], shard_size)
+        rest["shards"], groups = _by_shard(todo, placed)
+        rest["misplaced"] = next((key for key in copies if placed[key] != copies[key]), "")
     return Plan(
         planned=planned,
         groups=groups,
@@ -228,6 +304,23 @@ def plan_of(
         elsewhere=0 if keys is None else len(keys) - sum(map(len, wanted)),
         **rest,
     )
+
+
+def _placed(listed: Sequence[list[str]], cells: Sequence[str], size: int) -> dict[str, str]:
+    """Return the shard of each listed key: its place in the cell's order of keys decides."""
+    placed = {}
+    for cell, paths in zip(cells, listed, strict=True):
+        for number, part in enumerate(_cut(paths, size)):
+            placed |= dict.fromkeys(map(tree.key_of, part), shards.name_of(cell, number))
+    return placed
+
+
+def _by_shard(todo: Sequence[str], placed: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Return the shards that are to be written, and the images that each of them gets."""
+    groups: dict[str, list[str]] = {}
+    for path in todo:
+        groups.setdefault(placed[tree.key_of(path)], []).append(path)
+    return list(groups), list(groups.values())
 
 
 def _cut(paths: list[str], size: int) -> list[list[str]]:
@@ -258,8 +351,10 @@ def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:
     if not plan.anew:
         advice = "Choose another `save_dir`, or make them anew with `overwrite`"
         raise _conflict(plan, differences, advice)
-    in_cells = tree.saved_images(plan.save_dir, plan.cells)
-    others = in_cells.keys() - plan.replaced.keys() | {tree.key_of(path) for path in _outside(plan)}
+    others = plan.saved(plan.cells).merged().keys() - plan.replaced.keys()
+    others |= {tree.key_of(path) for path in _outside(plan)}
+    # files where the copies are in shards, and shards where they are in files
+    others |= _saved(plan.save_dir, plan.cells, in_shards=plan.shards is None).merged().keys()
     if others:
         raise _conflict(
             plan,
@@ -283,12 +378,21 @@ def _outside(plan: Plan) -> list[str]:
     return [
         path
         for path in tree.walk(plan.save_dir, skip=plan.cells)
-        if path.lower().endswith(tree.SUFFIXES)
+        if path.lower().endswith(tree.SUFFIXES) or shards.NAME.fullmatch(os.path.basename(path))
     ]
 
 
 def check_source(plan: Plan) -> None:
-    """Raise ValueError where finished copies were made from other pixels than the source has."""
+    """Raise ValueError where finished copies were made from other pixels than the source has.
+
+    So it is where they were made from other images, for then each image has another shard.
+    """
+    if plan.misplaced and not plan.anew:
+        raise ValueError(
+            f"{plan.save_dir / plan.done[plan.misplaced]} holds {plan.misplaced}, which now "
+            "belongs into another shard: the source has got or lost images; choose another "
+            "`save_dir`, or make all copies anew with `overwrite`"
+        )
     for cell in plan.cells:
         known = ledger.read_manifest(plan.manifest(cell)).get("source_sha256", {})
         done = {name: known[name] for name in known if tree.key_of(name) in plan.done}
@@ -308,8 +412,7 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     faster.
     """
     with files.writing(plan.save_dir):
-        for path in plan.replaced.values():
-            (plan.save_dir / path).unlink()
+        _remove(plan)
         if plan.anew and ledger.read_settings(plan.save_dir) != settings:
             (plan.save_dir / tree.SETTINGS).unlink(missing_ok=True)
         if differences := ledger.claim(plan.save_dir, settings):
@@ -318,6 +421,35 @@ def begin(plan: Plan, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         begin_manifests(plan, facts)
         if plan.source.classes and tree.read_classes(plan.save_dir) != plan.source.classes:
             tree.write_classes(plan.save_dir, plan.source.classes)
+
+
+def _remove(plan: Plan) -> None:
+    """Remove the copies that are made anew or are damaged.
+
+    The other images of a shard stay in it.
+    """
+    for path in plan.damaged:
+        (shards.remove if plan.shards is not None else Path.unlink)(plan.save_dir / path)
+    if plan.shards is None:
+        for path in plan.replaced.values():
+            (plan.save_dir / path).unlink()
+        return
+    stay: dict[str, set[str]] = {path: set() for path in plan.replaced.values()}
+    for key, path in plan.saved(plan.cells).merged().items():
+        if path in stay and key not in plan.replaced:
+            stay[path].add(key)
+    for path, keys in stay.items():
+        shards.keep(plan.save_dir, path, keys, partial(label_of, plan.source))
+
+
+def label_of(source: Source, key: str) -> int | None:
+    """Return the label of an image, where the source knows its classes and the key names one."""
+    classes = source.classes or ()
+    try:
+        label = tree.parse(f"{key}.png", classes)[2]
+    except ValueError:  # its folder and its file tell different classes
+        return None
+    return None if label is None else classes.index(label)
 
 
 def begin_manifests(plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -354,7 +486,8 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
         for cell in plan.cells
         if cell in worked or manifests[cell].get("state") == ledger.RUNNING
     ]
-    saved = tree.list_saved(plan.save_dir, cells).images
+    listed = plan.saved(cells)
+    saved = listed.images
     for cell in cells:
         earlier = manifests[cell].get("failures", {})
         failed = {
@@ -362,6 +495,9 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
         }
         failed |= {name: why for name, why in failures.items() if plan.cell_of(name) == cell}
         counts = {"images": len(saved[cell]), "failed": len(failed)}
+        if plan.shards is not None:
+            named = dict.fromkeys(saved[cell].values())
+            counts["shards_sha256"] = {path: listed.digests[path] for path in named}
         ledger.write_manifest(plan.manifest(cell), {**manifests[cell], **counts, **facts}, failed)
     return [
         path
@@ -370,7 +506,7 @@ def end_manifests(plan: Plan, failures: Mapping[str, str], facts: Mapping[str, A
     ]
 
 
-def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np.ndarray:
+def gallery(plan: Plan, missing: set[str], fit: Fit, most: int = 8) -> np.ndarray:
     """Draw degraded and adapted images side by side, uint8 (H,W,3), spread evenly over the plan.
 
     missing: paths without an adapted copy. Raises ValueError where no copy exists.
@@ -380,8 +516,8 @@ def gallery(plan: Plan, missing: set[str], image_size: int, most: int = 8) -> np
         raise ValueError(f"{plan.save_dir} holds no adapted image to show")
     names = tree.spread(names, most)
     rows = {
-        "degraded": [images.fit_square(plan.source.read(name), image_size) for name in names],
-        "adapted": [np.asarray(images.read_rgb(plan.copy(name))) for name in names],
+        "degraded": [fit(plan.source.read(name)).image for name in names],
+        "adapted": [np.asarray(plan.read_copy(name)) for name in names],
     }
     return np.asarray(images.contact_sheet(rows, [tree.key_of(name) for name in names]))
 
@@ -395,18 +531,18 @@ def run(
     adapt_batch: AdaptBatch,
     *,
     batch_size: int,
-    image_size: int,
+    fit: Fit,
     threads: int,
     show: Show,
 ) -> dict[str, str]:
     """Adapt this rank's share, wait for the others, and return the failures of all ranks.
 
-    The result maps a path to the reason. adapt_batch(keys, uint8 (B,S,S,3)) returns float
-    (B,3,S,S) in [-1,1]. Decoding and writing happen in threads beside it. Raises OSError where an
-    adapted image cannot be written: the job cannot go on then.
+    The result maps a path to the reason. adapt_batch(keys, uint8 (B,H,W,3)) returns float
+    (B,3,H,W) in [-1,1]. fit: makes canvases of the images. Decoding and writing happen in threads
+    beside it. Raises OSError where an adapted image cannot be written: the job cannot go on then.
     """
     counts = _Counts(world, plan, show)
-    decode = partial(_decode, plan.source, image_size)
+    decode = partial(_decode, plan.source, fit)
     batches = _batches(
         plan.share(world.rank, world.size),
         decode,
@@ -415,18 +551,56 @@ def run(
         threads=threads,
     )
     # also after an interruption: what is computed is kept
-    with _Writer(plan.save_dir, threads, limit=2 * batch_size) as writer, closing(batches):
-        for paths, pixels in batches:
+    with _writer(plan, world, threads, 2 * batch_size) as writer, closing(batches):
+        for paths, fitted in batches:
+            pixels = np.stack([one.canvas for one in fitted])
             adapted = adapt_batch([tree.key_of(path) for path in paths], pixels)
             written = 0
-            for path, image in zip(paths, adapted, strict=True):
+            for path, one, values in zip(paths, fitted, adapted, strict=True):
+                image = one.cut(values)
                 if not np.isfinite(image).all():
                     counts.fail(path, "the adapted image has values that are not finite")
                 elif path not in plan.neighbours:
-                    writer.write(plan.target(path), image)
+                    writer.write(path, image)
                     written += 1
             counts.written(written)
     return counts.all_failures()
+
+
+def estimate(
+    world: World, plan: Plan, adapt_batch: AdaptBatch, *, batch_size: int, fit: Fit
+) -> Estimate | None:
+    """Return how long `run` would take, by one batch that each rank adapts; nothing is written.
+
+    The batch is adapted twice, because the first time is slower, unless it takes long. Images of
+    other shapes count by their pixels. None where nothing is to be done, or no image of the batch
+    can be read.
+    """
+    share = plan.share(world.rank, world.size)
+    decode = partial(_decode, plan.source, fit)
+    batches = _batches(share, decode, lambda *_: None, batch_size=batch_size, threads=1)
+    seconds, count, usual = 0.0, 0, 1.0
+    with closing(batches):
+        for paths, fitted in itertools.islice(batches, 1):
+            keys, count = [tree.key_of(path) for path in paths], len(paths)
+            pixels = np.stack([one.canvas for one in fitted])
+            areas = [math.prod(fit.canvas_shape(*size)) for size in _sizes(plan).values()]
+            usual = float(np.mean(areas)) / math.prod(pixels.shape[1:3])
+            for _ in range(2):
+                begun = time.perf_counter()
+                adapt_batch(keys, pixels)
+                seconds = time.perf_counter() - begun
+                if seconds > LONG:
+                    break
+    own = sum(map(len, share)), count, usual * seconds / max(count, 1)
+    ranks = [(images, count, each) for images, count, each in world.gather(own) if count]
+    if not ranks:
+        return None
+    images, count, each = max(ranks, key=lambda rank: rank[0] * rank[2])
+    measured = f"one batch of {count}"
+    if world.size > 1:
+        measured += f" on each of {world.size} ranks"
+    return Estimate(images * each, each / len(ranks), "an image", measured)
 
 
 class _Counts:
@@ -471,13 +645,13 @@ class _Counts:
 
 def _batches(
     groups: Sequence[list[str]],
-    decode: Callable[[str], np.ndarray | str],
+    decode: Callable[[str], Fitted | str],
     fail: Callable[[str, str], None],
     *,
     batch_size: int,
     threads: int,
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield full batches of decoded images within each group, read ahead by two batches.
+) -> Iterator[tuple[list[str], list[Fitted]]]:
+    """Yield full batches of images of one shape within each group, read ahead by two batches.
 
     Images that cannot be read are reported through ``fail``.
     """
@@ -485,7 +659,7 @@ def _batches(
         prepared(decode, itertools.chain(*groups), threads=threads, most=2 * batch_size)
     ) as decoded:
 
-        def readable(group: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        def readable(group: list[str]) -> Iterator[tuple[str, Fitted]]:
             for path, outcome in zip(group, decoded, strict=False):
                 if isinstance(outcome, str):
                     fail(path, outcome)
@@ -493,16 +667,33 @@ def _batches(
                     yield path, outcome
 
         for group in groups:
-            good = readable(group)
-            while batch := list(itertools.islice(good, batch_size)):
-                yield [path for path, _ in batch], np.stack([pixels for _, pixels in batch])
+            for batch in _alike(readable(group), batch_size):
+                yield [path for path, _ in batch], [fitted for _, fitted in batch]
 
 
-def _decode(source: Source, image_size: int, name: str) -> np.ndarray | str:
-    """Return an image uint8 (S,S,3), or the reason why it cannot be read."""
+def _alike(
+    decoded: Iterator[tuple[str, Fitted]], batch_size: int
+) -> Iterator[list[tuple[str, Fitted]]]:
+    """Yield batches of images whose canvases have one shape, as soon as they are full.
+
+    Where too many images wait for others of their shape, the most numerous ones go on.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[str, Fitted]]] = {}
+    for path, fitted in decoded:
+        shape = fitted.canvas.shape
+        waiting.setdefault(shape, []).append((path, fitted))
+        if len(waiting[shape]) == batch_size:
+            yield waiting.pop(shape)
+        elif sum(map(len, waiting.values())) > PENDING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
+
+
+def _decode(source: Source, fit: Fit, name: str) -> Fitted | str:
+    """Return an image as it is adapted, or the reason why it cannot be read."""
     try:
         tree.check_name(name, source.path)  # a copy has the same name
-        return images.fit_square(source.read(name), image_size)
+        return fit(source.read(name))
     except Exception as error:  # PIL and its plugins raise many types for damaged files
         return reason(source.where(name), error)
 
@@ -526,31 +717,75 @@ def reason(place: Path | str, error: Exception) -> str:
 class _Writer:
     """Write images in threads, with a bounded backlog; the next call raises the first error."""
 
-    def __init__(self, save_dir: Path, threads: int, *, limit: int):
-        self._save_dir = save_dir
+    def __init__(self, plan: Plan, threads: int, *, limit: int):
+        self._plan = plan
         self._pool, self._limit = ThreadPoolExecutor(threads, "images"), limit
-        self._pending: deque[Future] = deque()
+        self._pending: deque[tuple[str, Future]] = deque()
 
     def __enter__(self) -> _Writer:
         return self
 
-    def write(self, path: Path, image: np.ndarray) -> None:
-        self._pending.append(self._pool.submit(_write, self._save_dir, path, image))
-        while self._pending and (len(self._pending) > self._limit or self._pending[0].done()):
-            self._pending.popleft().result()
+    def write(self, path: str, image: np.ndarray) -> None:
+        """Write the copy of the image at ``path`` in the source."""
+        self._pending.append((path, self._pool.submit(self._prepare, path, image)))
+        while self._pending and (len(self._pending) > self._limit or self._pending[0][1].done()):
+            self._take()
+
+    def _take(self) -> None:
+        path, future = self._pending.popleft()
+        self._end(path, future.result())
+
+    def _prepare(self, path: str, image: np.ndarray) -> Any:
+        """Do in a thread what can be done there: all of it."""
+        target = self._plan.target(path)
+        files.make_folders(self._plan.save_dir, target.parent)
+        images.write_image(target, images.to_pixels(image))
+
+    def _end(self, path: str, prepared: Any) -> None:
+        """Do the rest, in the order of the images."""
 
     def __exit__(self, *_: object) -> None:
         """Finish the writes that were begun, and raise their first error."""
         try:
             while self._pending:
-                self._pending.popleft().result()
+                self._take()
         finally:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _write(save_dir: Path, path: Path, image: np.ndarray) -> None:
-    files.make_folders(save_dir, path.parent)
-    images.write_image(path, images.to_pixels(image))
+class _ShardWriter(_Writer):
+    """Write the shards of a rank one after another; images come in the order of their keys."""
+
+    def __init__(self, plan: Plan, mine: slice, threads: int, *, limit: int):
+        super().__init__(plan, threads, limit=limit)
+        groups = zip(plan.shards[mine], plan.groups[mine], strict=True)
+        self._shards = {path: shard for shard, paths in groups for path in paths}
+        self._current = ""
+        self._open = contextlib.ExitStack()
+
+    def _prepare(self, path: str, image: np.ndarray) -> bytes:
+        tree.check_name(path, self._plan.source.path)
+        return images.encode(images.to_pixels(image), "PNG")
+
+    def _end(self, path: str, prepared: bytes) -> None:
+        if self._shards[path] != self._current:
+            self._open.close()
+            self._current = self._shards[path]
+            label = partial(label_of, self._plan.source)
+            self._shard = shards.Shard(self._plan.save_dir, self._current, label)
+            self._open.enter_context(self._shard)
+        self._shard.add(tree.key_of(path), prepared)
+
+    def __exit__(self, *error: object) -> None:
+        with self._open:  # what is made of the last shard is kept
+            super().__exit__(*error)
+
+
+def _writer(plan: Plan, world: World, threads: int, limit: int) -> _Writer:
+    """Return what writes the copies of this rank's share."""
+    if plan.shards is None:
+        return _Writer(plan, threads, limit=limit)
+    return _ShardWriter(plan, slice(world.rank, None, world.size), threads, limit=limit)
 
 
 def versions() -> dict[str, str]:
@@ -586,6 +821,12 @@ def facts(ranks: int, device: Any, batch_size: int) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------- what people are told
 
+FIT_WORDS = {
+    "square": "cropped to their middle square and resized to {} pixels",
+    "whole": "kept whole, the shorter side resized to {} pixels",
+    "pad": "kept whole, the longer side resized to {} pixels",
+}
+
 
 def describe(plan: Plan, num_samples: int | None) -> list[str]:
     """Return the lines that tell which images will be adapted."""
@@ -597,24 +838,43 @@ def describe(plan: Plan, num_samples: int | None) -> list[str]:
     if plan.elsewhere:
         where = "are of images outside these cells and are left alone"
         lines.append(f"            {plan.elsewhere:,} keys of `keys` {where}")
+    if plan.source.left_out:
+        lines.append(f"            {plan.source.left_out}")
     if plan.not_images:
         others = f"{len(plan.not_images):,} other files are left alone"
         lines.append(f"            {others}: {some(plan.not_images)}")
     done = f"{len(plan.replaced or plan.done):,}"
     lines.append(f"done        {done}{', to be made anew' if plan.replaced else ''}")
+    if plan.damaged:
+        lines.append(f"damaged     {len(plan.damaged):,}, made again: {some([*plan.damaged])}")
     lines.append(f"to do       {plan.todo:,} -> {plan.save_dir}")
     return lines
 
 
-def resized(plan: Plan, size: int) -> list[str]:
-    """Return what the user should know of the size of the first image, if anything."""
-    path = next(plan.work(), None)
-    with contextlib.suppress(Exception):  # a damaged image is named later
-        width, height = plan.source.read(path).size
-        if (width, height) != (size, size):
-            how = f"cropped to their middle square and resized to {size} pixels"
-            return [f"images are {how}: {path} has {width} x {height}"]
-    return []
+def _sizes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Return the widths and heights of at most MEASURED images, spread evenly, by their names."""
+    sizes = {}
+    for name in tree.spread(list(itertools.chain(*plan.planned)), MEASURED):
+        with contextlib.suppress(Exception):  # a damaged image is named later
+            sizes[name] = size_of(plan.source, name)
+    return sizes
+
+
+def describe_fit(plan: Plan, fit: Fit) -> str:
+    """Return the line that tells how images are fitted, and how much of their area is kept."""
+    sizes = _sizes(plan)
+    line = f"fit         images are {FIT_WORDS[fit.how].format(fit.size)}"
+    if not sizes:
+        return line
+    shares = {name: fit.kept(*size) for name, size in sizes.items()}
+    few = f", of {len(sizes):,} images spread over the plan" if plan.total > MEASURED else ""
+    worst = min(shares, key=shares.__getitem__)
+    if shares[worst] == 1:
+        return f"{line}: 100 % of the area is kept{few}"
+    width, height = sizes[worst]
+    least = f"{worst} has {width} x {height} and keeps {100 * shares[worst]:.1f} % of its area"
+    median = f"{100 * np.median([*shares.values()]):.1f}"
+    return f"{line}: {least}, the least; the median is {median} %{few}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

@@ -33,7 +33,7 @@ def check_factor(size: int, factor: int) -> None:
         raise ValueError(f"D {factor} does not divide the image size {size}; D may be {fitting}")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # of a long image they are large
 def _matrix(
     kind: str, size: int, factor: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from DDA.image_adapt.settings import Method
 from DDA.image_adapt.unet import UNet
 from DDA.settings import check_kinds, check_names
 
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -161,20 +163,23 @@ def process_of(
 
 
 def batch_adapter(
-    network: UNet,
+    network: Network,
     process: Diffusion,
     device: torch.device,
     *,
     seed: int,
+    image_size: int | None = None,
     **method: Any,
 ) -> Callable[..., np.ndarray]:
     """Return a function that adapts a batch of images.
 
-    It takes keys and uint8 (B,S,S,3) and returns float32 (B,3,S,S) in [-1,1], not clamped. It also
+    It takes keys and uint8 (B,H,W,3) and returns float32 (B,3,H,W) in [-1,1], not clamped. It also
     takes ``full``: a batch of fewer images is filled up with its last one, because sums are
     rounded differently in batches of other sizes. A batch that does not fit into the memory is
     adapted in parts, except under published behavior, where neighbours matter: that is a
-    ValueError. method: keyword settings of `sampler.adapt`.
+    ValueError. image_size: the side of the prior's images, for which ``scale`` is meant; with
+    it a larger image is guided as strongly in each of its pixels. method: keyword settings of
+    `sampler.adapt`.
     """
     parts = Parts()
 
@@ -189,7 +194,8 @@ def batch_adapter(
             shape = tuple(reference.shape[1:])
             noise = NoiseStreams([keys[row] for row in rows[part]], seed=seed, shape=shape)
             with torch.autocast(device.type, enabled=False):
-                adapted = adapt(network, process, reference, draw_noise=noise, **method)
+                chosen = _scaled(method, shape, image_size)
+                adapted = adapt(network, process, reference, draw_noise=noise, **chosen)
             return adapted.cpu().numpy()
 
         if method.get("behavior") != "published":
@@ -202,3 +208,15 @@ def batch_adapter(
             ) from None
 
     return adapt_batch
+
+
+def _scaled(
+    method: Mapping[str, Any], shape: Sequence[int], image_size: int | None
+) -> Mapping[str, Any]:
+    """Return the settings for images of a shape (3,H,W).
+
+    The gradient of a norm over n pixels falls with the root of n, and the scale makes up for it.
+    """
+    if image_size is None or "scale" not in method:
+        return method
+    return {**method, "scale": method["scale"] * math.sqrt(shape[1] * shape[2]) / image_size}

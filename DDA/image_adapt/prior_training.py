@@ -29,10 +29,11 @@ from DDA.image_adapt.prior_results import (
 from DDA.image_adapt.prior_settings import IDENTITY, PROCESS, RECIPE, PriorSettings
 from DDA.image_adapt.prior_task import PriorBatches, PriorTask
 from DDA.image_adapt.unet import UNet, create_unet
-from DDA.progress import Show, duration
+from DDA.progress import Estimate, Show, duration
 from DDA.settings import as_path, check_kinds, check_names, plain
 from DDA.training.loop import Recipe, make_rate, start
 from DDA.training.run import RESUME, Run, is_foreign, precision, resume
+from DDA.training.run import estimate as run_estimate
 
 MOST_HELD_OUT = 0.05  # share of the images that are held out
 LEAST_HELD_OUT = 8  # images that are measured at least
@@ -44,7 +45,8 @@ class TrainedPrior:
 
     path: the file of the weights. steps: the steps of all runs in the folder. loss: the mean of the
     last 50 steps. seconds: the time of training. denoising: how well it denoises, as the file
-    beside the weights has it; None on other ranks than the first.
+    beside the weights has it; None on other ranks than the first. estimate: of a dry run, how long
+    it would take.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class TrainedPrior:
     loss: float
     seconds: float
     denoising: Denoising | None = None
+    estimate: Estimate | None = None
 
 
 def train_prior(
@@ -60,6 +63,7 @@ def train_prior(
     *,
     device: str | torch.device = "auto",
     quiet: bool = False,
+    dry_run: bool = False,
     **settings: Any,
 ) -> TrainedPrior:
     """Train a prior on a folder of images.
@@ -73,6 +77,7 @@ def train_prior(
         save_dir: the folder of the run, which gets ``ema.pt`` with ``ema.json`` beside it.
         device: auto, cpu, cuda, or cuda with a number, as text or as a torch.device.
         quiet: print nothing.
+        dry_run: check everything, print the plan and an estimate by a few steps, and stop.
         settings: settings of `PriorSettings`, among them a budget: steps (above 0), minutes (above
             0) or both. image_size is that of the images, where it is not given.
 
@@ -91,21 +96,28 @@ def train_prior(
         (2, 'ema.pt')
     """
     check_names(settings, [item.name for item in fields(PriorSettings)])
-    check_kinds({"quiet": quiet}, {"quiet": bool})
+    check_kinds({"quiet": quiet, "dry_run": dry_run}, {"quiet": bool, "dry_run": bool})
     chosen = PriorSettings(
         source=files.find(as_path("source", source)),
         save_dir=files.find(as_path("save_dir", save_dir)),
         **{name: plain(value) for name, value in settings.items()},
     )
     show = Show(quiet=quiet)
-    return ranks.alone(lambda world: train(chosen, world, show, device=str(device)))
+    how = {"device": str(device), "dry_run": dry_run}
+    return ranks.alone(lambda world: train(chosen, world, show, **how))
 
 
 def train(
-    settings: PriorSettings, world: ranks.World, show: Show, *, device: str = "auto"
+    settings: PriorSettings,
+    world: ranks.World,
+    show: Show,
+    *,
+    device: str = "auto",
+    dry_run: bool = False,
 ) -> TrainedPrior:
     """Train a prior under one process or several. Each process calls this.
 
+    dry_run: estimate how long it takes, and write nothing.
     Returns what `train_prior` returns, on every rank. Raises `ranks.SharedError` on all ranks for
     input that cannot be used.
     """
@@ -117,6 +129,9 @@ def train(
     training = world.together(lambda: _Training(settings, data, world, place))
     if world.rank == 0:
         training.say_plan(show)
+    if dry_run:
+        return training.estimate(show)
+    if world.rank == 0:
         files.make_folder(settings.save_dir)
     return training.run(show)
 
@@ -199,6 +214,30 @@ class _Training:
                 f"`batch_size` {settings.batch_size:,}: {often}; lower it or give more images"
             )
 
+    def _batches(self) -> PriorBatches:
+        """Return the batches of this process."""
+        waits = self._data.is_cached and self._device.type == "cpu"
+        return PriorBatches(
+            self._data.load,
+            self._data.count,
+            self._settings.last_timestep() + 1,
+            self._recipe,
+            flip=self._settings.flip,
+            rank=self._world.rank,
+            ranks=self._world.size,
+            threads=0 if waits else 2,
+        )
+
+    def estimate(self, show: Show) -> TrainedPrior:
+        """Say how long the training would take, by some steps that are not kept."""
+        settings, state = self._settings, self._state
+        before = TrainedPrior(settings.save_dir / "ema.pt", state.step, 0.0, state.seconds)
+        rate = make_rate(settings.lr, settings.schedule(), self._recipe)
+        estimate = run_estimate(self._world, state, self._batches(), self._recipe, rate)
+        if self._world.rank == 0:
+            show.say(f"estimate    {estimate}")
+        return replace(before, estimate=estimate)
+
     def run(self, show: Show) -> TrainedPrior:
         """Train to the end of the budget."""
         settings, world, state = self._settings, self._world, self._state
@@ -206,17 +245,7 @@ class _Training:
         if recipe.minutes is not None:
             end = min(self._ending.seconds / 60, recipe.minutes / 2)
             recipe = replace(recipe, minutes=recipe.minutes - end)
-        waits = self._data.is_cached and self._device.type == "cpu"
-        batches = PriorBatches(
-            self._data.load,
-            self._data.count,
-            settings.last_timestep() + 1,
-            recipe,
-            flip=settings.flip,
-            rank=world.rank,
-            ranks=world.size,
-            threads=0 if waits else 2,
-        )
+        batches = self._batches()
         results = Results(settings, state, self._flags, self._ending, self._data.examples)
         run = Run(
             world,
@@ -265,9 +294,10 @@ class Images:
     def __init__(self, settings: PriorSettings):
         source, cell = settings.source, settings.cell
         self._source = sources.open_source(source, upright=sources.is_upright(source))
-        if cell != "." and source.is_dir() and not (source / cell).is_dir():
-            raise ValueError(f"`cell` {cell} is no folder of `source` {source}")
-        self._names = self._source.list(cell)[0]
+        try:
+            self._names = self._source.list(cell)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"`cell` {cell} is no folder of `source` {source}") from None
         if not self._names:
             where = "" if cell == "." else f" in `cell` {cell}"
             instead = sources.found_instead(self._source, [cell])

@@ -12,7 +12,8 @@ from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
-from DDA import inputs, settings, tree
+from DDA import inputs, settings, shards, tree
+from DDA.fitting import FITS
 from DDA.image_adapt.choices import (
     BEHAVIORS,
     DTYPES,
@@ -176,18 +177,24 @@ def identity(
     dtype: str,
     same_format: bool,
     batch_size: int,
+    fit: str,
     orientation: str | None = None,
+    shard_size: int | None = None,
 ) -> dict[str, Any]:
     """Return everything but an image's pixels and key that decides its copy.
 
     It is what the settings file of a save folder says. prior: the SHA-256 of the weights and all
-    settings of the prior. orientation: how image files were turned, where copies are of files.
-    Under published behaviour the batch size is among them.
+    settings of the prior. fit: how images are fitted to it. orientation: how image files were
+    turned, where copies are of files. shard_size: the number of images of a shard, where copies
+    are in shards. Under published behaviour the batch size is among them.
     """
     names = ("timestep_respacing", "predict_xstart", "seed", "behavior")
     kept = {name: getattr(chosen, name) for name in names}
     batch = {"batch_size": batch_size} if chosen.behavior == "published" else {}
     image = {"format": "same" if same_format else "png"}
+    if shard_size is not None:
+        image = {"format": shards.FORMAT, "shard_size": shard_size}
+    image["fit"] = fit
     if orientation is not None:
         image["orientation"] = orientation
     return {**prior, **kept, **image, **chosen.deciding(), "dtype": dtype, **batch}
@@ -199,12 +206,15 @@ class Selection:
 
     source: a tree or a data set's files. layout: that of the tree. corruption, severity: folders
     of it, or ``all``. train: the split, for layouts that have one. num_samples: at most so many
-    images. keys: only these images, or a file that lists them. format: ``png``, or ``same`` as
-    the source (default: png; under published behaviour: same). orientation: ``apply`` turns
-    photographs as their EXIF data say, ``ignore`` does not (default: that of the save folder, else
-    of `orientation_of`). overwrite: make the planned images anew. gallery: a PNG of some images
-    before and after. classes: the names of the classes, a built-in list or a file, for labels
-    without names. Raises ValueError for values that cannot be meant.
+    images. keys: only these images, or a file that lists them. format: ``png``, ``same`` as the
+    source (default: png; under published behaviour: same), or ``webdataset``: shards of
+    ``shard_size`` images. verify: read the finished copies, and make damaged ones again.
+    orientation: ``apply`` turns photographs as their EXIF data say, ``ignore`` does not (default:
+    that of the save folder, else of `orientation_of`). fit: how images are fitted to the prior, a
+    way of `DDA.fitting.Fit` (default: that of the save folder, else of the adapter, else of
+    `fit_of`). overwrite: make the planned images anew. gallery: a PNG of some images before and
+    after. classes: the names of the classes, a built-in list or a file, for labels without names.
+    Raises ValueError for values that cannot be meant.
     """
 
     source: Path
@@ -217,18 +227,25 @@ class Selection:
     keys: Path | frozenset[str] | None = None
     format: str | None = None
     orientation: str | None = None
+    fit: str | None = None
     overwrite: bool = False
     gallery: Path | None = None
+    shard_size: int | None = None
+    verify: bool = False
     classes: str | PathLike[str] | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening the source."""
-        hints = {"train": bool | None, "num_samples": int | None, "overwrite": bool}
+        whole = dict.fromkeys(("num_samples", "shard_size"), int | None)
+        hints = {"train": bool | None, "overwrite": bool, "verify": bool, **whole}
         settings.check_kinds(vars(self), hints)
         settings.check_one_of("layout", self.layout, LAYOUTS)
         settings.check_one_of("format", self.format, (None, *FORMATS))
         settings.check_one_of("orientation", self.orientation, (None, *ORIENTATIONS))
-        settings.check_at_least(1, num_samples=self.num_samples)
+        settings.check_one_of("fit", self.fit, (None, *FITS))
+        settings.check_at_least(1, num_samples=self.num_samples, shard_size=self.shard_size)
+        if self.shard_size is not None and self.format != shards.FORMAT:
+            raise ValueError(f"`shard_size` is for `format` {shards.FORMAT}; give both")
         for value in self.severity:
             if value != "all" and not value.isdigit():
                 raise ValueError(f"`severity` {value} is neither a whole number nor all")
@@ -266,6 +283,13 @@ def check_machine(*, dtype: str | None, use_fp16: bool, batch_size: int) -> None
     if use_fp16 and dtype not in (None, "float16"):
         raise ValueError(f"`use_fp16` True contradicts `dtype` {dtype}; give one of them")
     settings.check_at_least(1, batch_size=batch_size)
+
+
+def check_fit(fit: str | None, behavior: str) -> None:
+    """Raise ValueError for an unknown fit, and for one that the behaviour excludes."""
+    settings.check_one_of("fit", fit, (None, *FITS))
+    if behavior == "published" and fit not in (None, "square"):
+        raise ValueError(f"`behavior` published reads the middle square; leave out `fit` {fit}")
 
 
 def texts_of(name: str, values: Any, kinds: Any) -> tuple[str, ...]:

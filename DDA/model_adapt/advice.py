@@ -19,7 +19,7 @@ from DDA.model_adapt.evaluate import Ensemble
 from DDA.model_adapt.opening import common_classes, open_classifiers
 from DDA.model_adapt.settings import LEAST_IMAGES, Trial
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity, orientation_of
+from DDA.sources.cells import cells_of, fit_of, one_severity, orientation_of
 from DistilledClassifier.classifiers import Classifier
 
 AS_IT_IS = "as it is"
@@ -156,7 +156,12 @@ def _ensemble(
 ) -> Ensemble:
     """Return the classifier with the copies of one rung."""
     adapter = Adapter(
-        trial.prior, speed=speed, seed=trial.seed, device=trial.device, batch_size=trial.batch_size
+        trial.prior,
+        speed=speed,
+        seed=trial.seed,
+        fit=trial.fit or fit_of(trial.layout),
+        device=trial.device,
+        batch_size=trial.batch_size,
     )
     return Ensemble(
         opened[0],

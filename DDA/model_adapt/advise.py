@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands
 from DDA.image_adapt.choices import SPEEDS
@@ -42,6 +44,8 @@ classifier CLASSIFIER  a checkpoint, or timm/<name>
 --num_samples INT = 1000  at most so many images, evenly spread
 --classes LIST  a built-in list or a file, where CLASSIFIER does not tell its classes
 --seed INT = 0  of the noise
+--fit {square,whole,pad}  what is adapted: the middle square, all of the image, or all of it within
+  a square (default: whole where --dataset is folder, else square)
 --cache PATH  the folder that keeps the copies (default: diffaud/ in the user's cache folder)
 --batch_size INT = 16
 --device auto|cpu|cuda = auto

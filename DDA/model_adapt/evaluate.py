@@ -269,6 +269,7 @@ class Ensemble(nn.Module):
         num_samples: int | None = None,
         orientation: str | None = None,
         source: Named | None = None,
+        control: Named | None = None,
         beside: Sequence[str] = (),
         scores: str = "logits",
         metrics: Sequence[str] = ("accuracy",),
@@ -290,6 +291,8 @@ class Ensemble(nn.Module):
             orientation: how photographs are turned, as in `Adapter.folder` (default: as the copies
                 were made; ignore where they do not tell).
             source: a classifier of clean images, for columns to compare with.
+            control: a classifier of degraded images, trained as long as the first without teachers
+                and without adaptation, for a column to compare with.
             beside: other rules whose columns stand beside the result. Their parameters come from
                 ``fitted`` too.
             scores: logits, or probabilities as the published code has them.
@@ -316,7 +319,7 @@ class Ensemble(nn.Module):
             corruption=corruption,
             severity=severity,
             out=out,
-            source=None if source is None else open_classifiers({"source": source})[0],
+            **_opened(source=source, control=control),
             rules=(self.rule, *_texts(beside)),
             scores=scores,
             metrics=_texts(metrics),
@@ -574,8 +577,7 @@ class Evaluation:
     def missing(self) -> dict[str, str]:
         """Return the cells without scores of these weights and images: name to digest."""
         held = [
-            None if isinstance(view, sources.Folder) else _stamps(_files_of(view))
-            for view in self.views
+            None if isinstance(view, sources.Folder) else _stamps(view.files) for view in self.views
         ]
         digests = {cell.name: self._digest(cell, held) for cell in self.cells}
         return {
@@ -599,7 +601,7 @@ class Evaluation:
         pipelines = [[str(step) for step in steps] for steps in settings.pipelines]
         stamps = []
         for view, names, own in zip(self.views, (cell.first, cell.second), held, strict=True):
-            paths = (view.path / name for name in names if name is not None)
+            paths = (view.where(name) for name in names if name is not None)
             stamps += _stamps(paths) if own is None else own
         content = [looks, blends, pipelines, cell.keys, cell.second, stamps]
         if self.orientation != "ignore":  # what older versions did, whose digests stay
@@ -672,6 +674,7 @@ class Evaluation:
             first=_text(settings.first),
             second=_text(settings.second),
             source=None if settings.source is None else _text(settings.source),
+            control=None if settings.control is None else _text(settings.control),
             scores=settings.scores,
             topk=settings.topk,
             baseline=settings.baseline,
@@ -710,6 +713,12 @@ class Evaluation:
         return "\n".join(lines)
 
 
+def _opened(**named: Named | None) -> dict[str, Classifier]:
+    """Open the classifiers that are given."""
+    given = {name: value for name, value in named.items() if value is not None}
+    return dict(zip(given, open_classifiers(given, views=(0, 0)), strict=True))
+
+
 def _open_view(
     name: str,
     path: Path,
@@ -729,7 +738,7 @@ def _open_view(
 
 def _check_exists(name: str, path: Path) -> None:
     """Raise FileNotFoundError, which names the setting, where there is no such view."""
-    if not path.exists():
+    if not sources.exists(path):
         makers = "make_data.py and image_sample.py make such trees"
         raise FileNotFoundError(f"`{name}` {path} does not exist; {makers}")
 
@@ -762,13 +771,6 @@ def _text(classifier: Any) -> str:
     if isinstance(classifier, Classifier):
         return str(classifier.path or classifier.name)
     return str(classifier)
-
-
-def _files_of(view: Source) -> list[Path]:
-    """Return the files of a view that is no folder of images."""
-    if view.path.is_file():
-        return [view.path]
-    return sorted(path for path in view.path.glob("*") if path.is_file())
 
 
 def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

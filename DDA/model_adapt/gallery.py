@@ -108,7 +108,7 @@ class Gallery:
 
 
 def _open(path: str, facts: Facts, *, upright: bool = False) -> Source:
-    if not Path(path).exists():
+    if not sources.exists(path):
         raise FileNotFoundError(
             f"{path}, whose images were evaluated, is gone; `images` 0 leaves the galleries out"
         )

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands
 from DDA.model_adapt.settings import Gate

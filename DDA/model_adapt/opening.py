@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -71,7 +70,7 @@ def _classifier_name(setting: str, value: object) -> str:
             f"network and its transform in a pair, not {kind}"
         )
     path = files.find(value)
-    is_absent = path.is_dir() or not os.path.lexists(path)
+    is_absent = path.is_dir() or not files.is_there(path)
     if is_absent and not str(value).startswith("timm/"):
         what = "is a folder" if path.is_dir() else "does not exist"
         advice = "give the file of a checkpoint, or timm/<name>"
@@ -100,12 +99,14 @@ def common_classes(
 def open_columns(settings: Settings, device: torch.device) -> dict[str, tuple[Classifier, int]]:
     """Return which classifier sees which view (0 degraded, 1 adapted), on the device."""
     named = {"first": settings.first, "second": settings.second}
-    if settings.source is not None:
-        named["source"] = settings.source
-    opened = open_classifiers(named, settings.model, settings.pipelines, views=(0, 1, 0))
-    for classifier in opened:
+    for name in ("source", "control"):
+        if getattr(settings, name) is not None:
+            named[name] = getattr(settings, name)
+    opened = open_classifiers(named, settings.model, settings.pipelines, views=(0, 1, 0, 0))
+    columns = {}
+    for name, classifier in zip(named, opened, strict=True):
         classifier.network.to(device)
-    columns = {"first": (opened[0], 0), "second": (opened[1], 1)}
-    if settings.source is not None:
-        columns |= {"source": (opened[2], 0), "source_adapted": (opened[2], 1)}
+        columns[name] = (classifier, 1 if name == "second" else 0)
+    if "source" in columns:
+        columns["source_adapted"] = (columns["source"][0], 1)
     return columns

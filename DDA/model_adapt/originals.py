@@ -36,7 +36,7 @@ def find(
     Raises FileNotFoundError and ValueError for a place that cannot be read.
     """
     originals = {}
-    if clean is not None and not clean.exists():
+    if clean is not None and not sources.exists(clean):
         raise FileNotFoundError(f"`clean` {clean}, the folder of the originals, does not exist")
     given = None if clean is None else sources.open_official(clean)
     for cell, keys in cells.items():
@@ -57,7 +57,7 @@ def _place(degraded: Source, cell: str) -> tuple[Source, Sequence[str]] | None:
         path = ledger.manifest_path(degraded.path, "made", folder)
         manifest = manifest or ledger.read_manifest(path)
     path, names = Path(manifest.get("source", "")), manifest.get("source_sha256", ())
-    if names and path.exists():
+    if names and sources.exists(path):
         return sources.open_official(path), list(names)
     if cell != "." and CLEAN in degraded.folders("."):
         return degraded, degraded.list(CLEAN)[0]

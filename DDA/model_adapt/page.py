@@ -25,6 +25,11 @@ KNOWN = {
     "source": ("#888888", "the clean classifier on degraded images"),
     "source_adapted": ("#c0843d", "the clean classifier on adapted copies"),
     "self_ensemble": ("#b5a642", "the mean of its probabilities on both (DDA)"),
+    "control": (
+        "#4a7c59",
+        "the clean classifier, trained as long as the first on the same degraded images, without "
+        "teachers and without adaptation",
+    ),
     "first": ("#2b6cb0", "the first classifier on degraded images"),
     "second": ("#c05621", "the second classifier on adapted copies"),
     "combined": ("#276749", "both, combined"),
@@ -38,7 +43,7 @@ KNOWN = {
     "other": ("#97266d", "both, combined"),
 }
 # the columns that are looked at more closely
-CHIEF = ("source", "first", "second", "combined")
+CHIEF = ("source", "control", "first", "second", "combined")
 OPEN = 10  # lines of a long table that stand open; the rest is folded
 BINS = 15  # of the reliability diagram, as of the ECE
 
@@ -193,6 +198,7 @@ class Report:
             "Images": f"{count:,} of {len(facts.classes):,} classes in {facts.degraded}",
             "Adapted copies": facts.adapted,
             "Your classifier": facts.source or "",
+            "Control": facts.control or "",
             "Sees degraded images": facts.first,
             "Sees adapted copies": facts.second,
             **_cost(Path(facts.adapted), self.cells),

@@ -10,6 +10,7 @@ import numpy as np
 
 from DDA import ledger, tree
 from DDA.sources import Source, found_instead
+from DDA.sources.cells import ORIENTATIONS
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def agreed_orientation(given: str | None, adapted: Path) -> str:
     given: the setting, which is for copies that do not tell how they were made (default: ignore).
     Raises ValueError where it contradicts the settings of the copies.
     """
-    made = ledger.read_orientation(adapted)
+    made = ledger.read_choice(adapted, "orientation", ORIENTATIONS)
     if given is not None and made not in (None, given):
         raise ValueError(
             f"`orientation` {given}, but the copies in {adapted} were made with {made}: leave it "

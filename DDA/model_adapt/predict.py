@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands
 from DDA.image_adapt.choices import SPEEDS
@@ -38,6 +40,8 @@ first FIRST  the classifier of the images as they are: a checkpoint, or timm/<na
 --model_path->prior find:PATH  a prior, which makes the copies
 --speed {SPEED}  the rung at which it makes them (default: one-shot)
 --seed INT  of its noise (default: 0)
+--fit {square,whole,pad}  what it adapts: the middle square, all of the image, or all of it within a
+    square (default: whole)
 --cache PATH  the folder that keeps its copies (default: diffaud/ in the user's cache folder)
 --ensemble->rule RULE  how the scores are combined (default: sum; gate where one is fitted)
 --classes LIST  a built-in list or a file, where FIRST does not tell its classes

@@ -26,12 +26,18 @@ TITLES = {
     "source": "source",
     "source_adapted": "adapted + source",
     "self_ensemble": "self-ensemble",
+    "control": "control (degraded)",
     "first": "first (degraded)",
     "second": "second (adapted)",
 }
-WHOLE = ("source", "first", "combined")  # columns of images that all have scores
+WHOLE = ("source", "control", "first", "combined")  # columns of images that all have scores
 REMEDY = "run test_ensemble.py again"
-BASES = ("source", "self_ensemble", "first")  # columns from which the others are subtracted
+BASES = (
+    "source",
+    "self_ensemble",
+    "control",
+    "first",
+)  # columns from which the others are subtracted
 
 
 def path_of(out: Path, cell: str) -> Path:
@@ -157,7 +163,7 @@ def _partial(stored: Mapping[str, np.ndarray], facts: Facts) -> dict[str, np.nda
             f"{', '.join(missing[:3])}; gate.py lists them, image_sample.py with `keys` adapts "
             "them"
         )
-    scores = {name: stored[name] for name in ("source", "first") if name in stored}
+    scores = {name: stored[name] for name in WHOLE if name in stored}
     return scores | {"combined": gated}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from DDA import settings
+from DDA.fitting import FITS
 from DDA.image_adapt.choices import SPEEDS
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
 from DDA.sources.cells import LAYOUTS, ORIENTATIONS, SPLITS
@@ -22,12 +23,13 @@ class Settings:
     The help of test_ensemble.py explains the names.
 
     first, second, source: the classifiers of degraded images, of adapted copies and of clean
-    images (or None), as `classifiers.open_classifier` takes them. model, pipelines: for weights
-    of mmcls, the model and the pipelines of both views. degraded, adapted: the two views, of one
-    layout. orientation: how the degraded view is turned (default: as the copies were made, else
-    ignore). rules: the first rule gives the result, the others are columns beside it. classes: a
-    list by its name, a file or the names, where no classifier tells them. num_samples: at most
-    so many images a cell. fit: fit the rules that have parameters instead of making tables.
+    images (or None), as `classifiers.open_classifier` takes them. control: one of degraded images
+    that was trained as long, without teachers and without adaptation (or None). model, pipelines:
+    for weights of mmcls, the model and the pipelines of both views. degraded, adapted: the two
+    views, of one layout. orientation: how the degraded view is turned (default: as the copies were
+    made, else ignore). rules: the first rule gives the result, the others are columns beside it.
+    classes: a list by its name, a file or the names, where no classifier tells them. num_samples:
+    at most so many images a cell. fit: fit the rules that have parameters instead of making tables.
     Raises ValueError for what does not go together.
     """
 
@@ -40,6 +42,7 @@ class Settings:
     corruption: Sequence[str] = ("all",)
     severity: Sequence[str] = ("all",)
     source: Any = None
+    control: Any = None
     rules: Sequence[str] = ("sum",)
     scores: str = "logits"
     metrics: Sequence[str] = ("accuracy",)
@@ -112,6 +115,7 @@ class Facts:
     first: str = ""
     second: str = ""
     source: str | None = None
+    control: str | None = None
     scores: str = "logits"
     topk: int = 5
     baseline: str | None = None
@@ -184,12 +188,11 @@ class Gate:
 class Prediction:
     """The settings of predict.py: two classifiers, and two views of images without labels.
 
-    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed`` and with
-    ``seed``. cache: the folder that keeps such copies (default: that of the user). rule: by default
-    the gate where one is fitted and a prior is given, else the sum. orientation: how the images are
-    turned (default: as the copies were made, ignore with copies that do not tell, else apply).
-    Raises ValueError for what does
-    not go together.
+    adapted: the copies; or prior: a checkpoint that makes them, at the rung ``speed``, with
+    ``seed`` and ``fit`` (default: whole). cache: the folder that keeps such copies (default: that
+    of the user). rule: by default the gate where one is fitted and a prior is given, else the sum.
+    orientation: how the images are turned (default: as the copies were made, ignore with copies
+    that do not tell, else apply). Raises ValueError for what does not go together.
     """
 
     first: str
@@ -199,6 +202,7 @@ class Prediction:
     prior: Path | None = None
     speed: str | None = None
     seed: int | None = None
+    fit: str | None = None
     cache: Path | None = None
     second: str | None = None
     rule: str | None = None
@@ -217,7 +221,10 @@ class Prediction:
             raise ValueError(
                 "give one of `adapted`, the copies of the images, and `prior`, which makes them"
             )
-        given = [name for name in ("speed", "seed", "cache") if getattr(self, name) is not None]
+        settings.check_one_of("fit", self.fit, (None, *FITS))
+        given = [
+            name for name in ("speed", "seed", "fit", "cache") if getattr(self, name) is not None
+        ]
         if given and self.prior is None:
             raise ValueError(f"`{given[0]}` is of copies that a `prior` makes; give one")
         settings.check_at_least(1, batch_size=self.batch_size)
@@ -228,8 +235,9 @@ class Trial:
     """The settings of advise.py: a classifier, a prior, and labelled images to try them on.
 
     student: a classifier of degraded images, to compare with. speeds: the rungs that are tried.
-    num_samples: at most so many images, evenly spread. cache: the folder that keeps the copies
-    (default: that of the user). Raises ValueError for what cannot be meant.
+    fit: how images are fitted to the prior (default: that of the layout). num_samples: at most so
+    many images, evenly spread. cache: the folder that keeps the copies (default: that of the user).
+    Raises ValueError for what cannot be meant.
     """
 
     classifier: Any
@@ -245,6 +253,7 @@ class Trial:
     num_samples: int = 1000
     classes: str | Sequence[str] | None = None
     seed: int = 0
+    fit: str | None = None
     cache: Path | None = None
     batch_size: int = 16
     device: str = "auto"
@@ -252,6 +261,7 @@ class Trial:
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything."""
         settings.check_one_of("layout", self.layout, LAYOUTS)
+        settings.check_one_of("fit", self.fit, (None, *FITS))
         settings.check_at_least(1, batch_size=self.batch_size)
         settings.check_at_least(LEAST_IMAGES, num_samples=self.num_samples)
         for speed in self.speeds:

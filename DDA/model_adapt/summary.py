@@ -129,6 +129,8 @@ def _check_facts(facts: Facts) -> None:
         check_one_of("rules", rule, (*RULES, *FITTED_RULES, *FUSE_RULES))
         if rule in FITTED_RULES:
             fitted.of_rule(facts.params, rule, name="params")
+    if facts.partial:  # the gate chose which images have a copy
+        fitted.of_rule(facts.params, "gate", name="params")
     check_one_of("scores", facts.scores, SCORES)
     for metric in facts.metrics:
         check_one_of("metrics", metric, METRICS)

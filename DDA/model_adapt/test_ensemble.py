@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("DDA")  # from here on both signals wait
+
+from typing import Any
 
 from DDA import commands, ranks
 from DDA.model_adapt.choices import FITTED_RULES, FUSE_RULES, METRICS, RULES, SCORES
@@ -34,6 +36,8 @@ config path:CONFIG  a config of mmcv, such as configs/ensemble/…; a .py config
 first CLASSIFIER  of degraded images: a checkpoint, weights for the config's model, or timm/<name>
 --second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
 --source CLASSIFIER  of clean images, for columns to compare with
+--control CLASSIFIER  of degraded images, trained as long without teachers and without adaptation,
+    for a column to compare with
 --ensemble->rules RULE+  how the scores are combined (default: sum); the first is the result, the
     others are columns beside it
 --fit  fit weighted_sum and gate on these known degradations and store them beside SECOND

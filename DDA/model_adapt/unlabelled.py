@@ -21,7 +21,7 @@ from DDA.model_adapt.opening import open_classifiers
 from DDA.model_adapt.paired import agreed_orientation, named, refuse
 from DDA.model_adapt.settings import Gate, Prediction
 from DDA.progress import Progress, Show
-from DDA.sources.cells import cells_of, one_severity, orientation_of
+from DDA.sources.cells import cells_of, fit_of, one_severity, orientation_of
 from DistilledClassifier import classifiers
 from DistilledClassifier.classifiers import Classifier
 from DistilledClassifier.classifiers.scoring import check_scores
@@ -188,7 +188,8 @@ def _adapter(settings: Prediction) -> CachedAdapter | None:
     from DDA.image_adapt.cache import CachedAdapter
 
     speed, seed = settings.speed or "one-shot", settings.seed or 0
-    adapter = Adapter(settings.prior, speed=speed, seed=seed, device=settings.device)
+    fit = settings.fit or fit_of("folder")
+    adapter = Adapter(settings.prior, speed=speed, seed=seed, fit=fit, device=settings.device)
     return CachedAdapter(adapter, settings.cache)
 
 

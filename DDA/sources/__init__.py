@@ -21,24 +21,43 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from DDA import files, tree
-from DDA.sources.arrays import Arrays, npy, npz, official_arrays
+from DDA import files, images, tree
+from DDA.sources import archives
+from DDA.sources import labels as lists
+from DDA.sources.arrays import npy, npz, official_arrays
 from DDA.sources.cifar import archive, cifar_folder
+from DDA.sources.copies import copies_in_shards
 from DDA.sources.digits import DIGITS, digits
-from DDA.sources.folder import Folder
+from DDA.sources.folder import Folder, listed_folder
+from DDA.sources.globs import is_pattern, matches
 from DDA.sources.imagenet import imagenet, tiny_imagenet
+from DDA.sources.labels import splits_of as splits_of
+from DDA.sources.named import Named
+from DDA.sources.tables import is_table, tables
 
 FORMATS = (
-    "a folder of images; CIFAR-10 or CIFAR-100 (python or binary, archive or folder); a folder "
-    "with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such file; an .npy or "
-    ".npz of images; the word digits"
+    "a folder of images, with class folders or a labels.csv, one image, a zip, or a pattern such "
+    "as 'photos/*.jpg'; adapted copies, or a webdataset, in shards (.tar); parquet, or a folder "
+    "that Hugging Face's datasets saved; CIFAR-10 or CIFAR-100 (python or binary, archive or "
+    "folder); a folder with labels.npy and one <corruption>.npy each (CIFAR-10-C), or one such "
+    "file; an .npy or .npz of images; the word digits"
 )
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
-Source = Folder | Arrays
+Source = Folder | Named
+
+
+class _Asked(NamedTuple):
+    """The arguments of `open_source` beside the path."""
+
+    classes: Sequence[str] | None
+    severity: int | None
+    labels: Path | None
+    upright: bool
 
 
 def open_source(
@@ -47,32 +66,120 @@ def open_source(
     severity: int | None = None,
     *,
     upright: bool = False,
+    labels: Path | None = None,
 ) -> Source:
     """Open the source at ``path``, which has one of FORMATS.
 
     classes: names for labels that come without. severity: that of the images in a file of a
     corruption that holds one. upright: whether image files are turned as their EXIF data say.
-    Raises FileNotFoundError where nothing is there, and ValueError for
-    a file that is damaged, unknown or asks to execute code.
+    labels: a CSV file that lists image files and their labels. Raises FileNotFoundError where
+    nothing is there, and ValueError for a file that is damaged, unknown or asks to execute code.
     """
-    path = Path(path)
+    path, asked = Path(path), _Asked(classes, severity, labels, upright)
     if str(path) == DIGITS and not path.exists():
-        return digits(classes)
-    if not path.exists():
+        source = digits(classes)
+    elif path.is_dir():
+        source = _folder(path, asked)
+    elif path.exists():
+        source = _file(path, asked)
+    elif is_pattern(path):
+        source = _matching(path, asked)
+    else:
         raise FileNotFoundError(f"`source` {path} does not exist; expected {FORMATS}")
-    if path.is_dir():
-        return (
-            cifar_folder(path, classes)
-            or official_arrays(path, classes, severity)
-            or Folder(path, classes=classes, upright=upright)
-        )
-    if path.suffix == ".npz":
-        return npz(path, classes, severity)
-    if path.suffix == ".npy":
-        return npy(path, classes, severity)
-    if path.name.endswith(ARCHIVES):
-        return archive(path, classes)
-    raise ValueError(f"`source` {path} is no source of images; expected {FORMATS}")
+    return source
+
+
+def _folder(path: Path, asked: _Asked) -> Source:
+    classes, severity, labels, upright = asked
+    source = None
+    if labels is None:
+        source = copies_in_shards(path, classes) or cifar_folder(path, classes)
+        source = source or official_arrays(path, classes, severity)
+    source = source or _of_files(path, path, _data_files(path), asked)
+    if source is None:
+        source = listed_folder(path, classes, labels, upright=upright)
+    return source or Folder(path, classes=classes, upright=upright)
+
+
+def _data_files(path: Path) -> list[str]:
+    """Return the data files of a folder that holds these alone, or in folders of its splits.
+
+    Such a folder holds no images and no other folders.
+    """
+    entries = tree.entries(path) or []
+    folders = [entry.name for entry in entries if tree.is_folder(entry)]
+    names = [entry.name for entry in entries if entry.name not in folders]
+    is_saved = "dataset_dict.json" in names  # Hugging Face's folder of several splits
+    splits = {*lists.TRAIN, *lists.TEST, "data"}
+    if not is_saved and not set(map(str.lower, folders)) <= splits:
+        return []
+    for folder in folders:
+        below = tree.entries(path / folder) or []
+        if any(map(tree.is_folder, below)):
+            return []
+        names += [f"{folder}/{entry.name}" for entry in below]
+    if any(name.lower().endswith(tree.SUFFIXES) for name in names):
+        return []
+    return sorted(names)
+
+
+def _of_files(path: Path, folder: Path, names: Sequence[str], asked: _Asked) -> Source | None:
+    """Open data files of one kind; return None where there are none. path: what the user gave."""
+    tars = [name for name in names if name.endswith(".tar")]
+    if tars:
+        rest = (asked.classes, asked.labels)
+        return archives.shards(path, folder, tars, *rest, upright=asked.upright)
+    named = [name for name in names if is_table(name)]
+    if named and asked.labels is None:
+        return tables(path, folder, named, asked.classes, upright=asked.upright)
+    return None
+
+
+def _file(path: Path, asked: _Asked) -> Source:
+    classes, severity, labels, upright = asked
+    suffix, source = path.suffix.lower(), None
+    if suffix in (".zip", ".tar"):
+        source = archives.archive(path, classes, labels, upright=upright)
+    elif suffix in (".npz", ".npy") and labels is None:
+        source = (npz if suffix == ".npz" else npy)(path, classes, severity)
+    elif suffix in tree.SUFFIXES:
+        source = _images(path, {path.name: path}, asked)
+    else:
+        source = _of_files(path, path.parent, [path.name], asked)
+    if source is None and path.name.endswith(ARCHIVES) and labels is None:
+        source = archive(path, classes)
+    if source is None and labels is not None:
+        raise ValueError(f"`labels` {labels}: {path} has labels of its own; leave it out")
+    if source is None:
+        raise ValueError(f"`source` {path} is no source of images; expected {FORMATS}")
+    return source
+
+
+def _images(path: Path, named: dict[str, Path], asked: _Asked) -> Folder:
+    """Open image files that the user names himself, with the labels of a list if one is given."""
+    placed = lists.Labelled({name: name for name in named}, asked.classes, "")
+    if asked.labels is not None:
+        placed = lists.by_lists(named, {}, asked.classes, path, asked.labels)
+    files = {name: named[file] for name, file in placed.names.items()}
+    return Folder(path, files, placed.classes, placed.left_out, upright=asked.upright)
+
+
+def _matching(path: Path, asked: _Asked) -> Source:
+    """Open the images that a pattern matches. Raises FileNotFoundError where there are none."""
+    folder, names = matches(path)
+    images = [name for name in names if Path(name).suffix.lower() in tree.SUFFIXES]
+    if images:
+        return _images(path, {name: folder / name for name in images}, asked)
+    source = _of_files(path, folder, names, asked)
+    if source is None:
+        instead = tree.found_instead(folder, names) if names else ""
+        raise FileNotFoundError(f"`source` {path} matches no image{instead}")
+    return source
+
+
+def exists(path: str | Path) -> bool:
+    """Tell whether there is anything at the path of a source, which may be a pattern."""
+    return str(path) == DIGITS or Path(path).exists() or is_pattern(path)
 
 
 def open_official(
@@ -85,25 +192,31 @@ def open_official(
     """Open a source as `open_source` does, or unpacked ImageNet or Tiny-ImageNet.
 
     The images of these two get the names that they have in a tree of ours. A folder with
-    classes.txt is such a tree already. labels: the official list of a flat ImageNet val folder.
+    classes.txt is such a tree already. Class folders name the classes of any other folder.
+    labels: the official list of a flat ImageNet val folder, or a CSV file as in `open_source`.
     orientation: apply or ignore (default: ignore for these two, else that of `is_upright`).
     """
     path = Path(path)
-    if path.is_dir() and tree.read_classes(path) is None:
+    is_list = labels is not None and lists.is_list(labels)
+    if path.is_dir() and tree.read_classes(path) is None and not is_list:
         source = tiny_imagenet(path) or imagenet(path, classes, labels)
         if source is not None:
             source.upright = orientation == "apply"
             return source
-    return open_source(path, classes, severity, upright=is_upright(path, orientation))
+    upright = is_upright(path, orientation)
+    source = open_source(path, classes, severity, upright=upright, labels=labels)
+    if isinstance(source, Folder) and source.classes is None:
+        source.classes = lists.class_folders(source.names)
+    return source
 
 
 def is_upright(path: Path, orientation: str | None = None) -> bool:
     """Tell whether the images of a source are turned as their EXIF data say.
 
-    By default those of one's own folders are, and those of a tree of ours, which has classes.txt,
-    are not: there nothing is left to turn, or the data set is read as it was published.
+    By default one's own photographs are, and those of a tree of ours, which has classes.txt, are
+    not: there nothing is left to turn, or the data set is read as it was published.
     """
-    own = path.is_dir() and not (path / tree.CLASSES).is_file()
+    own = not (path / tree.CLASSES).is_file()
     return orientation == "apply" or (orientation is None and own)
 
 
@@ -114,6 +227,12 @@ def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             others += source.list(cell)[1]
     return tree.found_instead(source.path, others, source.names)
+
+
+def size_of(source: Source, name: str) -> tuple[int, int]:
+    """Return the width and the height of an image; of a file only the header is read."""
+    place = source.where(name)
+    return images.size_of(place) if isinstance(place, Path) else source.read(name).size
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from DDA import files, tree
+from DDA.sources.named import Named, folders_in
 
 CIFAR_C = tree.CORRUPTIONS + tree.EXTRA_CORRUPTIONS  # <corruption>.npy
-MOST_IMAGES = 5_000_000  # their names take about 2 GB
 # the arrays of images in npz files that go by a split, each with its labels and its folder: as this
 # project writes them, as keras does, and as MedMNIST does
 SPLITS = {
@@ -33,7 +31,7 @@ SPLITS = {
 SEVERITIES = 5  # the number of severities in an official file
 
 
-class Arrays:
+class Arrays(Named):
     """Images in arrays, in parts that are folders of the tree.
 
     severity: the severity of files that hold one, as `open_source` takes it.
@@ -42,12 +40,8 @@ class Arrays:
     def __init__(
         self, path: Path, classes: Sequence[str] | None = None, severity: int | None = None
     ):
-        self.path = path
-        self.classes = None if classes is None else tree.check_classes(classes, path)
-        self.left_out = ""
+        super().__init__(path, classes)
         self._severity = severity
-        self._places: dict[str, tuple[Rows | Jpegs, int]] = {}
-        self._sorted: list[str] = []
         self._folders: set[str] = set()
 
     def __reduce__(self) -> tuple:
@@ -81,11 +75,7 @@ class Arrays:
                     f"{self.path}: {folder} has the label {labels.max()}, but there are "
                     f"{len(self.classes)} classes"
                 )
-        if len(self._places) + count > MOST_IMAGES:
-            raise files.BadFile(
-                f"{self.path} has more than {MOST_IMAGES:,} images, the most that one source of "
-                "arrays may have; split it"
-            )
+        self.check_count(count)
         if count:
             self._folders.add(folder)
         prefix = f"{folder}/" if folder != "." else ""
@@ -93,55 +83,9 @@ class Arrays:
             name = f"{row:05}" if labels is None else f"{self.classes[labels[row]]}_{row:05}"
             self._places[f"{prefix}{name}{part.suffix}"] = (part, row)
 
-    @property
-    def names(self) -> list[str]:
-        """Return the names of all images, sorted by key."""
-        if len(self._sorted) < len(self._places):
-            self._sorted = sorted(self._places, key=tree.key_of)
-        return self._sorted
-
-    def list(
-        self, cell: str = ".", *, leave_out: Path | None = None
-    ) -> tuple[list[str], list[str]]:
-        """Return the names of the images below a folder of the tree; there are no other files."""
-        if cell == ".":
-            return self.names, []
-        first = bisect_left(self.names, f"{cell}/", key=tree.key_of)
-        end = bisect_left(self.names, f"{cell}0", key=tree.key_of)  # 0 comes after /
-        return self.names[first:end], []
-
     def folders(self, folder: str) -> list[str]:
-        """Return the names of the folders in a folder."""
-        prefix = "" if folder == "." else f"{folder}/"
-        below = (name[len(prefix) :] for name in self._folders - {"."} if name.startswith(prefix))
-        return sorted({name.split("/")[0] for name in below})
-
-    def is_adapted(self, folder: str, save_dir: Path | None) -> bool:
-        """Return False: arrays hold no trees of adapted images."""
-        return False
-
-    def where(self, name: str) -> str:
-        """Return the place of an image, for messages."""
-        return f"{self.path}: {name}"
-
-    def read(self, name: str) -> Image.Image:
-        """Return an image as RGB."""
-        part, row = self._places[name]
-        return part.read(row)
-
-    def pixels(self, name: str) -> np.ndarray:
-        """Return an image as uint8 (H,W,3)."""
-        part, row = self._places[name]
-        return part.pixels(row)
-
-    def encoded(self, name: str) -> bytes | None:
-        """Return the bytes of an image's file, or None where there are only pixels."""
-        part, row = self._places[name]
-        return part.encoded(row)
-
-    def digest(self, name: str) -> str:
-        """Return the SHA-256 of an image's file or pixels."""
-        return hashlib.sha256(self.encoded(name) or self.read(name).tobytes()).hexdigest()
+        """Return the names of the folders in a folder; few are looked at, whatever they hold."""
+        return folders_in({f"{name}/" for name in self._folders - {"."}}, folder)
 
 
 class Rows:

@@ -25,6 +25,15 @@ def orientation_of(layout: str, *, published: bool = False) -> str:
     return "apply" if layout == "folder" and not published else "ignore"
 
 
+def fit_of(layout: str, *, published: bool = False) -> str:
+    """Return how the images of a layout are fitted to a prior by default (`DDA.fitting.Fit`).
+
+    One's own photographs are kept whole. The published layouts and the published behaviour keep the
+    middle square, as the reference code does.
+    """
+    return "whole" if layout == "folder" and not published else "square"
+
+
 def one_severity(severities: Sequence[str]) -> int | None:
     """Return the severity that is given, if it is a single number; else None.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from DDA import files, images, tree
+from DDA.sources import labels as lists
+from DDA.sources.named import below, folders_in
 
 
 class Folder:
@@ -45,7 +48,7 @@ class Folder:
             if self._files is None:
                 self._names = tree.list_images(self.path)[0]
             else:
-                self._names = sorted(self._files, key=tree.key_of)
+                self._names = tree.unique(self.path, self._files)
         return self._names
 
     def list(
@@ -55,10 +58,14 @@ class Folder:
 
         `tree.list_images` says which files these are.
         """
+        if self._files is not None:
+            return below(self.names, cell), []
         return tree.list_images(self.path, cell, leave_out=leave_out)[:2]
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
+        if self._files is not None:
+            return folders_in(self.names, folder)
         with os.scandir(self.path / folder) as entries:
             names = [entry.name for entry in entries if tree.is_folder(entry)]
         return sorted(name for name in names if not name.startswith("."))
@@ -89,3 +96,34 @@ class Folder:
     def digest(self, name: str) -> str:
         """Return the SHA-256 of an image's file."""
         return files.sha256(self.where(name))
+
+
+def listed_folder(
+    path: Path, classes: Sequence[str] | None, labels: Path | None, *, upright: bool
+) -> Folder | None:
+    """Open a folder of images with a list of their labels; return None for any other folder.
+
+    The list lies in the folder or in one of its folders, under one of the names LISTS, or it is
+    ``labels``. Each image gets its name in the folder of its class.
+    """
+    others = [] if labels is not None else lists.lists_among(_files_near(path))
+    contents = {name: partial(files.read_regular, path / name, lists.MOST_BYTES) for name in others}
+    if labels is None and not any(lists.is_list(path / name) for name in contents):
+        return None
+    names = tree.list_images(path)[0]
+    if not names:
+        return None
+    if classes is None:
+        classes = tree.read_classes(path)
+    placed = lists.by_lists(names, contents, classes, path, labels)
+    if placed is None:
+        return None
+    named = {name: path / file for name, file in placed.names.items()}
+    return Folder(path, named, placed.classes, placed.left_out, upright=upright)
+
+
+def _files_near(path: Path) -> list[str]:
+    """Return the lists that may lie in a folder and in its folders, whatever these hold."""
+    folders = ["", *(f"{entry.name}/" for entry in tree.entries(path) or [] if entry.is_dir())]
+    names = [f"{folder}{name}" for folder in folders for name in lists.LISTS]
+    return [name for name in names if (path / name).is_file()]

@@ -19,7 +19,7 @@ from DDA.image_adapt.adapter import Adapter
 from DDA.image_adapt.choices import SPEEDS
 from DDA.image_adapt.scripts import image_sample
 from DDA.progress import Show
-from DDA.sources.cells import cells_of, one_severity, orientation_of
+from DDA.sources.cells import cells_of, fit_of, one_severity, orientation_of
 from DistilledClassifier import classifiers, make_data
 from DistilledClassifier.classifiers import Classifier
 
@@ -342,7 +342,10 @@ class _Timed:
     def __init__(self, values: dict[str, Any]):
         for name in (*image_sample.UNUSED, "dry_run"):
             values.pop(name)
-        self._adapter = Adapter(**image_sample.settings_of(values)[1])
+        selection, arguments = image_sample.settings_of(values)
+        published = arguments["behavior"] == "published"
+        fit = selection.fit or fit_of(selection.layout, published=published)
+        self._adapter = Adapter(**arguments, fit=fit)
         self._adapter.network.register_forward_hook(self._count)
         self.forward = self.backward = 0
 
@@ -359,8 +362,8 @@ class _Timed:
 
         Afterwards ``forward`` and ``backward`` are the counts of one batch.
         """
-        size, batch = self._adapter.image_size, self._adapter.batch_size
-        pixels = [images.fit_square(images.read_rgb(source / path), size) for path in paths]
+        fit, batch = self._adapter.fitting(), self._adapter.batch_size
+        pixels = [fit(images.read_rgb(source / path)).image for path in paths]
         begun = time.perf_counter()
         for first in range(0, len(paths), batch):
             self.forward = self.backward = 0

@@ -1,7 +1,8 @@
 """The whole method from one YAML: prepare, degrade, adapt, train, distil, evaluate, report.
 
 Every stage is one or more of the project's commands, run as processes. Finished stages are skipped,
-and a stopped one goes on. A stage whose command changed is run again, and so are those after it.
+and a stopped one goes on. A stage whose command changed is run again, and so are those that need
+its results.
 """
 
 from __future__ import annotations
@@ -16,19 +17,26 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from DDA import commands, files, settings, shapes, sources, tree
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.progress import Show, duration, printable
 from DDA.studies.ladder import launcher
-from DistilledClassifier import train
+from DistilledClassifier import splits, train
 from DistilledClassifier.degradations import DEGRADATIONS
-from DistilledClassifier.experiments.compose import SOURCE, change, stage_name
+from DistilledClassifier.experiments.compose import (
+    OWN,
+    SOURCE,
+    change,
+    data_of,
+    domain_of,
+    stage_name,
+)
 from DistilledClassifier.experiments.stages import BEST, latest_finished, of_known, stage_folder
 
 if TYPE_CHECKING:  # it needs torch
@@ -48,7 +56,12 @@ SCRIPTS = {
 TRAIN = ("train.py", "train_all_deg.py")
 # entries of the config that hold flags of a command, by their names; docs/pipeline.md explains all
 COMMANDS = ("prior", "adaptation", "evaluation", "report")
-TRAININGS = ("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student")
+TRAININGS = (
+    *("all", "clean", "teachers", "students", "adapted_teachers", "adapted_student", "control"),
+)
+# the backbone where none is named, by the domain of the images
+BACKBONES = {"small": "ResNet18", "large": "ResNet50"}
+OWN_LAYOUT = "digits"  # the layout of a tree of one's own images, which has the same splits
 HINTS = {
     "out": str,
     "training": dict,
@@ -56,10 +69,14 @@ HINTS = {
     "threads": int | None,
     "seed": int,
     "source": str | None,
+    "control": bool,
     **dict.fromkeys(("data", "known", "degraded", *COMMANDS), Any),
 }
 DATA_HINTS = {
-    **dict.fromkeys(("base_samples", "experiment", "backbone", "train", "test"), str),
+    "base_samples": str,
+    **dict.fromkeys(("experiment", "backbone", "train", "test", "classes"), str | None),
+    "size": int | None,
+    **dict.fromkeys(("mean", "std"), list | None),
     "held_out": float,
     "known_samples": int | None,
 }
@@ -68,11 +85,27 @@ DEFAULTS = {
     "threads": None,
     "seed": 0,
     "source": None,
+    "control": True,
     "evaluation": None,
     "report": None,
     "training": {},
 }
-DATA_DEFAULTS = {"held_out": 0.1, "known_samples": None}
+DATA_DEFAULTS = {**dict.fromkeys(DATA_HINTS), "held_out": 0.1}
+LEAST = {"ranks": 1, "threads": 1, "seed": 0, "data.known_samples": 1, "data.size": 8}
+# the stages, by their titles
+IMAGES = "the images, as a tree"
+CLASSIFIER = "a classifier of clean images"
+PRIOR = "a prior of clean images"
+DEGRADED = "held-out images, degraded"
+ADAPTED = "their adapted copies"
+KNOWN = "known degradations of training images"
+KNOWN_ADAPTED = "their adapted copies, to learn from"
+TEACHERS = "teachers, one for each known degradation and view"
+STUDENTS = "two students, for degraded and for adapted images"
+CONTROL = "the control, trained as long without teachers and without adaptation"
+FIT = "weights and gate, fitted on known degradations of held-out images"
+EVALUATION = "the classifiers on both views"
+REPORT = "the report"
 
 Command = tuple[str, ...]
 
@@ -82,12 +115,13 @@ class Stage:
     """Commands that belong together.
 
     commands: argument lists whose first word is one of SCRIPTS. ranks: the number of processes of
-    each command.
+    each command. needs: the titles of the stages whose results the commands read.
     """
 
     title: str
     commands: tuple[Command, ...]
     ranks: int = 1
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,10 +200,11 @@ def run_config(
     config = config if isinstance(config, Mapping) else Path(config)
     entries = read_config(config, changes)
     stages, out = plan(entries), Path(entries["out"])
-    trainings = check(stages)
     check_inputs(entries, _name(config))
+    images = own_images(entries, _name(config))
+    trainings = check(stages, images)
     check_source(entries, trainings)
-    check_data(entries, trainings, _name(config))
+    check_data(entries, trainings, _name(config), images)
     if dry_run:
         planned = {}
         for stage in stages:
@@ -206,20 +241,21 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     settings.check_kinds(config, HINTS)
     sections = [name for name in ("data", *COMMANDS) if name in config]
     config |= {name: _section(name, config[name]) for name in sections}
-    own = {} if config["source"] is None else {"backbone": SOURCE}
-    data = {**DATA_DEFAULTS, **own, **config.get("data", {})}
+    data = {**DATA_DEFAULTS, **config.get("data", {})}
     settings.check_names(data, DATA_HINTS, "data.")
     settings.check_names(config["training"], TRAININGS, "training.")
     training = {
         name: _section(f"training.{name}", value) for name, value in config["training"].items()
     }
     missing = [name for name in HINTS if name not in config]
-    missing += [f"data.{name}" for name in DATA_HINTS if name not in data]
+    missing += ["data.base_samples"] if data["base_samples"] is None else []
     if missing:
         raise ValueError(f"`{missing[0]}` is missing")
     settings.check_kinds(data, DATA_HINTS, "data.")
     for name in ("train", "test", "experiment", "backbone"):
-        tree.check_name(data[name], f"`data.{name}`:")  # they become folders
+        if data[name] is not None:
+            tree.check_name(data[name], f"`data.{name}`:")  # they become folders
+    data = _completed(data, config["source"])
     _check_known(config["known"])
     _check_degraded(config["degraded"])
     for name in COMMANDS:
@@ -231,6 +267,27 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     if not config["out"]:
         raise ValueError("`out` is empty; name the folder of the results")
     return {**config, "data": data, "training": training}
+
+
+def _completed(data: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """Return the entries of ``data`` with the experiment, the backbone and the splits.
+
+    Raises ValueError where the size of one's own images is missing, and FileNotFoundError for an
+    experiment that is unknown.
+    """
+    if data["experiment"] in (None, OWN):
+        if data["size"] is None:
+            raise ValueError(
+                "`data.size` is missing: the side in pixels of the images, as a prior makes them "
+                "and as a classifier sees them that is trained here"
+            )
+        domain, known = domain_of(data["size"]), {"experiment": OWN}
+    else:
+        shipped = data_of(data["experiment"])
+        domain = shipped["domain"]
+        known = {"train": shipped["data"]["train"], "test": shipped["data"]["val"]}
+    known["backbone"] = SOURCE if source is not None else BACKBONES[domain]
+    return {**data, **{name: data[name] or value for name, value in known.items()}}
 
 
 def _check_known(known: Any) -> None:
@@ -257,10 +314,12 @@ def _check_degraded(degraded: Any) -> None:
 
 def _check_numbers(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raise ValueError for a number that is too small."""
-    numbers = {**config, "data.known_samples": data["known_samples"]}
-    for name, least in (("ranks", 1), ("threads", 1), ("seed", 0), ("data.known_samples", 1)):
+    numbers = {**config, "data.known_samples": data["known_samples"], "data.size": data["size"]}
+    for name, least in LEAST.items():
         if numbers[name] is not None and numbers[name] < least:
             raise ValueError(f"`{name}` {numbers[name]} must be at least {least}")
+    if not 0 < data["held_out"] < 1:
+        raise ValueError(f"`data.held_out` {data['held_out']} is no share between 0 and 1")
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:
@@ -294,6 +353,9 @@ class _Steps:
 
     def __init__(self, config: Mapping[str, Any]):
         self._config, self._data, self._known = config, config["data"], config["known"]
+        self._is_own = self._data["experiment"] == OWN
+        named = (splits.TRAIN, splits.TEST)
+        self._splits = named if self._is_own else (self._data["train"], self._data["test"])
         self._out, self._ranks = Path(config["out"]), config["ranks"]
         self._clean, self._saved = f"{self._out / 'clean'}", f"{self._out / 'saved'}"
         self._seed = {"seed": config["seed"]}
@@ -307,7 +369,7 @@ class _Steps:
             self._degraded = degraded["base_samples"]
             self._cells |= _without(degraded, "base_samples")
         self._known_cells = {
-            "dataset": self._data["experiment"].lower(),
+            "dataset": OWN_LAYOUT if self._is_own else self._data["experiment"].lower(),
             "train": "True",
             "corruption": self._known,
         }
@@ -316,26 +378,32 @@ class _Steps:
         """Prepare the images; train a classifier and a prior where none is given."""
         data = self._data
         paths = {"base_samples": data["base_samples"], "save_dir": self._clean}
-        yield Stage("the images, as a tree", (_command("make_data.py", "prepare", **paths),))
+        chosen = {"classes": data["classes"]}
+        if self._is_own:
+            chosen = {"classes": data["classes"] or splits.FOLDERS, "test_share": data["held_out"]}
+            chosen |= {"train": data["train"], "test": data["test"]}
+        paths |= {name: value for name, value in chosen.items() if value is not None}
+        yield Stage(IMAGES, (_command("make_data.py", "prepare", **paths),))
         if self._config["source"] is None:
             classifier = self._train("train.py", "ind", "clean", ("clean",))
-            yield Stage("a classifier of clean images", (classifier,))
+            yield Stage(CLASSIFIER, (classifier,), needs=(IMAGES,))
         if "model_path" not in self._config["prior"]:
+            size = {} if data["size"] is None else {"image_size": data["size"]}
             paths = {
                 "base_samples": self._clean,
-                "cell": f"clean/{data['train']}",
+                "cell": f"clean/{self._splits[0]}",
                 "save_dir": self._out / "prior",
             }
-            prior = _command("image_train.py", **paths, **self._seed, **self._prior_entries)
-            yield Stage("a prior of clean images", (prior,), self._ranks)
+            entries = {**paths, **self._seed, **size, **self._prior_entries}
+            yield Stage(PRIOR, (_command("image_train.py", **entries),), self._ranks, (IMAGES,))
 
     def adaptation(self) -> Iterator[Stage]:
         """Degrade the test images and the training images, and adapt both."""
-        data, degraded = self._data, self._config["degraded"]
+        (train, test), degraded = self._splits, self._config["degraded"]
         if isinstance(degraded, list):
             shared = {
                 "base_samples": self._clean,
-                "split": data["test"],
+                "split": test,
                 "save_dir": self._degraded,
                 **self._seed,
             }
@@ -343,61 +411,87 @@ class _Steps:
             for entry in degraded:
                 own = _without(entry, "command")
                 made.append(_command("make_data.py", entry["command"], **{**shared, **own}))
-            yield Stage("held-out images, degraded", tuple(made))
-        yield self._adapt("their adapted copies", self._degraded, self._cells, "adapted")
-        shared = {"base_samples": self._clean, "split": data["train"], "save_dir": self._clean}
-        if data["known_samples"] is not None:
-            shared["num_samples"] = data["known_samples"]
+            yield Stage(DEGRADED, tuple(made), needs=(IMAGES,))
+        cells = self._cells
+        if self._is_own and isinstance(degraded, dict):  # that tree may not tell its classes
+            cells = {"classes": f"{self._clean}/{tree.CLASSES}", **cells}
+        copies = self._adapt(self._degraded, cells, "adapted")
+        yield Stage(ADAPTED, (copies,), self._ranks, (PRIOR, DEGRADED))
+        shared = {"base_samples": self._clean, "split": train, "save_dir": self._clean}
+        if self._data["known_samples"] is not None:
+            shared["num_samples"] = self._data["known_samples"]
         kinds = [name for name in self._known if name != "clean"]
         degrade = partial(_command, "make_data.py", "degrade", **shared, **self._seed)
         made = tuple(degrade(type=name) for name in kinds)
-        yield Stage("known degradations of training images", made)
-        title = "their adapted copies, to learn from"
-        yield self._adapt(title, self._clean, self._known_cells, "known_adapted")
+        yield Stage(KNOWN, made, needs=(IMAGES,))
+        copies = self._adapt(self._clean, self._known_cells, "known_adapted")
+        yield Stage(KNOWN_ADAPTED, (copies,), self._ranks, (PRIOR, KNOWN))
 
-    def _adapt(self, title: str, source: str, cells: Mapping[str, Any], target: str) -> Stage:
-        """Return the stage that adapts some cells of a source."""
+    def _adapt(self, source: str, cells: Mapping[str, Any], target: str) -> Command:
+        """Return the command that adapts some cells of a source."""
         paths = {"model_path": self._prior, "base_samples": source, "save_dir": self._out / target}
         method = {**self._seed, **self._config["adaptation"]}
-        command = _command("image_sample.py", **{**paths, **method, **cells})
-        return Stage(title, (command,), self._ranks)
+        return _command("image_sample.py", **{**paths, **method, **cells})
 
     def training(self) -> Iterator[Stage]:
-        """Train teachers of each known degradation and view, and a student of each view."""
+        """Train teachers of each known degradation and view, a student of each view, a control."""
         teachers = []
         views = (("deg", ("teachers",)), ("adapt", ("teachers", "adapted_teachers")))
         for name, (stage, groups) in itertools.product(self._known, views):
             if (name, stage) != ("clean", "deg"):
                 teachers.append(self._train("train.py", "ind", stage, groups, dt=name))
-        yield Stage("teachers, one for each known degradation and view", tuple(teachers))
-        students = []
+        yield Stage(TEACHERS, tuple(teachers), needs=(CLASSIFIER, KNOWN_ADAPTED))
+        train = partial(self._train, "train_all_deg.py", "deg_all", dt=",".join(self._known))
         views = (("degDistill", ("students",)), ("adaptDistill", ("students", "adapted_student")))
-        for stage, groups in views:
-            known = ",".join(self._known)
-            students.append(self._train("train_all_deg.py", "deg_all", stage, groups, dt=known))
-        yield Stage("two students, for degraded and for adapted images", tuple(students))
+        students = tuple(train(stage, groups) for stage, groups in views)
+        yield Stage(STUDENTS, students, needs=(TEACHERS,))
+        if self._config["control"]:
+            control = train("deg_all", ("students", "control"), no_teachers=True)
+            yield Stage(CONTROL, (control,), needs=(CLASSIFIER, IMAGES))
 
     def _train(
-        self, program: str, kind: str, stage: str, groups: tuple[str, ...], **more: str
+        self,
+        program: str,
+        kind: str,
+        stage: str,
+        groups: tuple[str, ...],
+        *,
+        no_teachers: bool = False,
+        **more: str,
     ) -> Command:
         """Return the command of a training.
 
-        groups: the entries of ``training`` that it takes beside those of ``all``.
+        groups: the entries of ``training`` that it takes beside those of ``all``. no_teachers:
+        leave out what these say of losses and teachers.
         """
         config, data = self._config, self._data
         entries = {
             "data.root": self._clean,
             "data.adapted": self._out / "known_adapted",
-            "data.train": data["train"],
+            "data.train": self._splits[0],
             "data.held_out": data["held_out"],
             "train.seed": config["seed"],
         }
         entries |= {} if config["source"] is None else {"source": config["source"]}
+        entries |= self._preprocess()
         for group in ("all", *groups):
             entries |= _dotted(config["training"].get(group, {}))
+        if no_teachers:
+            taught = ("loss", "panel", "teachers")
+            entries = {n: value for n, value in entries.items() if n.split(".")[0] not in taught}
         path = f"configs/{kind}/{data['experiment']}/{data['backbone']}/{stage}.yaml"
         chosen = [f"{name}={_yaml(value)}" for name, value in entries.items()]
         return _command(program, config=path, save_dir=self._saved, **more, set=chosen)
+
+    def _preprocess(self) -> dict[str, Any]:
+        """Return the entries of a training that ``data`` says of classes and preprocessing."""
+        data = self._data
+        size = None if data["backbone"] == SOURCE else data["size"]
+        seen = {"size": size, "mean": data["mean"], "std": data["std"]}
+        entries = {f"preprocess.{name}": value for name, value in seen.items() if value is not None}
+        if data["classes"] is not None and not self._is_own:
+            entries["data.classes"] = data["classes"]
+        return entries
 
     def evaluation(self) -> Iterator[Stage]:
         """Fit the rules that have parameters, evaluate both students on both views, and report."""
@@ -413,18 +507,19 @@ class _Steps:
                 "out": self._out / "fit",
             }
             fit = _command(*evaluate, "--fit", **views, **self._known_cells)
-            title = "weights and gate, fitted on known degradations of held-out images"
-            yield Stage(title, (fit,))
+            yield Stage(FIT, (fit,), needs=(STUDENTS,))
+        control = {"control": self._best(known, "deg_all", "deg_all")} if config["control"] else {}
         views = {
             "source": config["source"] or self._best("clean", "ind", "clean"),
+            **control,
             "data_prefix1": self._degraded,
             "data_prefix2": self._out / "adapted",
             "out": self._out / "eval",
         }
         compare = _command(*evaluate, **{**views, **self._cells, **config["evaluation"]})
-        yield Stage("the classifiers on both views", (compare,))
+        yield Stage(EVALUATION, (compare,), needs=(ADAPTED, STUDENTS, CONTROL, FIT))
         report = _command("report.py", f"{self._out / 'eval'}", **config["report"])
-        yield Stage("the report", (report,))
+        yield Stage(REPORT, (report,), needs=(EVALUATION,))
 
     def _best(self, degradation: str, kind: str, stage: str) -> str:
         """Return a pattern of the best weights of the runs of a stage."""
@@ -439,11 +534,13 @@ def _without(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {other: value for other, value in entries.items() if other != name}
 
 
-def check(stages: Iterable[Stage]) -> list[Config]:
+def check(stages: Iterable[Stage], images: OwnImages | None = None) -> list[Config]:
     """Raise ValueError for anything that a command would refuse, before the first one runs.
 
-    Returns the configs of the trainings.
+    images: those of one's own, which tell the classes of the tree that is not made yet. Returns the
+    configs of the trainings.
     """
+    classes = {} if images is None else {"data.classes": list(images.source.classes)}
     trainings = []
     for stage in stages:
         for command in stage.commands:
@@ -454,7 +551,7 @@ def check(stages: Iterable[Stage]) -> list[Config]:
                 with contextlib.redirect_stderr(errors):
                     values, _ = parser.read(words)
                 if name in TRAIN:
-                    trainings.append(_check_training(name, values))
+                    trainings.append(_check_training(name, values, classes))
                 else:
                     _check_values(name, values, stage.ranks)
             except SystemExit:
@@ -491,11 +588,40 @@ def _check_values(name: str, values: dict[str, Any], ranks: int) -> None:
         _module(name).check(values, ranks)
 
 
-def _check_training(name: str, values: dict[str, Any]) -> Config:
-    """Return the config of a training. Raises ValueError and FileNotFoundError for a wrong one."""
+def _check_training(name: str, values: dict[str, Any], classes: Mapping[str, Any]) -> Config:
+    """Return the config of a training. Raises ValueError and FileNotFoundError for a wrong one.
+
+    classes: the entry of classes that are known before their tree is made.
+    """
     from DistilledClassifier.experiments.config import configure
 
-    return configure(train.settings_of(values), program=name)
+    training = train.settings_of(values)
+    return configure(replace(training, changes={**classes, **training.changes}), program=name)
+
+
+class OwnImages(NamedTuple):
+    """One's own images: their source, which tells the classes, and their division."""
+
+    source: sources.Source
+    division: splits.Division
+
+
+def own_images(config: Mapping[str, Any], where: str) -> OwnImages | None:
+    """Return one's own images as `make_data.py prepare` divides them; None for a published set.
+
+    where: the name of the config. Raises ValueError where they cannot be divided.
+    """
+    data = config["data"]
+    if data["experiment"] != OWN:
+        return None
+    from DistilledClassifier.making import Originals, divided
+
+    path, classes = files.find(data["base_samples"]), data["classes"] or splits.FOLDERS
+    try:
+        originals = Originals(path, classes=classes)
+        return OwnImages(*divided(originals, data["held_out"], data["train"], data["test"]))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{where}: `data`: {error}") from None
 
 
 def check_inputs(config: Mapping[str, Any], where: str) -> None:
@@ -513,7 +639,8 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     for name, value in named.items():
         if value == "":
             raise ValueError(f"{where}: `{name}` is empty; name a file or a folder")
-        if value not in (None, sources.DIGITS) and not files.find(value).exists():
+        path = None if value is None else files.find(value)
+        if path is not None and not (sources.exists(path) or files.is_there(path)):
             raise FileNotFoundError(f"{where}: `{name}` is {value}, which does not exist")
 
 
@@ -555,12 +682,23 @@ def _named(entry: str, advice: str = "") -> Iterator[None]:
         raise ValueError(f"`{entry}`: {error}{advice}") from None
 
 
-def check_data(config: Mapping[str, Any], trainings: Iterable[Config], where: str) -> None:
+def check_data(
+    config: Mapping[str, Any],
+    trainings: Iterable[Config],
+    where: str,
+    images: OwnImages | None = None,
+) -> None:
     """Raise ValueError where the images have no such splits, or other classes than a training.
 
-    where: the name of the config.
+    Too few of one's own images for a batch are refused too. where: the name of the config.
     """
     from DistilledClassifier.data.views import check_classes
+
+    if images is not None:
+        for training in trainings:
+            check_classes(images.source, training.data.class_names)
+            _check_counts(config, training, images.division, where)
+        return
 
     source = sources.open_official(files.find(config["data"]["base_samples"]))
     folders = {name.removeprefix("clean/").partition("/")[0] for name in source.names}
@@ -574,6 +712,29 @@ def check_data(config: Mapping[str, Any], trainings: Iterable[Config], where: st
             )
     for training in trainings:
         check_classes(source, training.data.class_names)
+
+
+def _check_counts(
+    config: Mapping[str, Any], training: Config, division: splits.Division, where: str
+) -> None:
+    """Raise ValueError where a training has no validation image, or fewer images than a batch."""
+    keys, share = sorted(division.keys(splits.TRAIN)), training.data.held_out
+    if training.view == "adapted" and config["data"]["known_samples"] is not None:
+        keys = tree.spread(keys, config["data"]["known_samples"])
+    if share is None:
+        return
+    held_out = sum(tree.is_held_out(key, share) for key in keys)
+    if not held_out:
+        raise ValueError(
+            f"{where}: `data.held_out` {share:g} leaves none of the {len(keys)} training images to "
+            "validate on; raise it, or add images"
+        )
+    if len(keys) - held_out < training.train.batch_size:
+        raise ValueError(
+            f"{where}: the stage {training.stage} trains on {len(keys) - held_out} images, fewer "
+            f"than its `train.batch_size` {training.train.batch_size}; lower it, for all stages as "
+            "`training.all.train.batch_size`"
+        )
 
 
 def _dotted(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -633,9 +794,9 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
     state = _State(out)
     state.check(stages)
     outcome: dict[str, dict[str, Any]] = {}
-    begun, digest = time.monotonic(), ""
+    begun, digests = time.monotonic(), _digests(stages)
     for number, stage in enumerate(stages, start=1):
-        digest = hashlib.sha256(json.dumps([digest, stage.commands]).encode()).hexdigest()
+        digest = digests[stage.title]
         where = f"{number} of {len(stages)}: {stage.title}"
         if state.finished.get(stage.title) == digest:
             show.say(f"== {where}: done before")
@@ -643,7 +804,8 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
             continue
         started = time.monotonic()
         show.say(f"\n== {where} ({duration(started - begun)})")
-        state.forget(stages[number - 1 :])  # all of these run again, even if this run ends early
+        # all of these run again, even if this run ends early
+        state.forget(_dependents(stages, stage.title))
         for command in stage.commands:
             state.note(command)
             if status := _run(command, stage.ranks, threads, show):
@@ -657,6 +819,29 @@ def run_stages(stages: Sequence[Stage], out: Path, threads: int | None, show: Sh
         outcome[stage.title] = {"status": 0, "seconds": time.monotonic() - started}
     show.say(f"\n== finished in {duration(time.monotonic() - begun)}")
     return Outcome(out, 0, outcome, out / "eval" / "report.html")
+
+
+def _digests(stages: Iterable[Stage]) -> dict[str, str]:
+    """Return what identifies the work of each stage: its commands and those that it builds on.
+
+    The stages are in order. A stage that is needed but not planned, because its result is given,
+    changes nothing.
+    """
+    digests: dict[str, str] = {}
+    for stage in stages:
+        below = [digests[title] for title in stage.needs if title in digests]
+        content = json.dumps([below, stage.commands])
+        digests[stage.title] = hashlib.sha256(content.encode()).hexdigest()
+    return digests
+
+
+def _dependents(stages: Iterable[Stage], title: str) -> list[str]:
+    """Return the titles of a stage and of all that build on it."""
+    titles = [title]
+    for stage in stages:
+        if set(stage.needs) & set(titles):
+            titles.append(stage.title)
+    return titles
 
 
 class Progress(TypedDict, total=False):
@@ -701,10 +886,10 @@ class _State:
             return []
         return [shlex.join(command).replace(str(self._out), "OUT")]
 
-    def forget(self, stages: Iterable[Stage]) -> None:
+    def forget(self, titles: Iterable[str]) -> None:
         """Remove the marks of stages that are to be run."""
-        for stage in stages:
-            self.finished.pop(stage.title, None)
+        for title in titles:
+            self.finished.pop(title, None)
 
     def note(self, command: Command) -> None:
         """Note a command before it runs."""

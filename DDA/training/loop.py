@@ -25,6 +25,7 @@ from DDA.ranks import World
 from DDA.training.task import Batches, Moment, Task
 
 LOOK_EVERY = 10  # steps between looks at the losses; a look waits for the device
+MEASURED, LONG = 3, 20.0  # steps by which a training is estimated, and their seconds at most
 LARGEST = 1e12  # the most steps, epochs or minutes of a budget
 ENDLESS = 1 << 40  # the last step of a budget in minutes alone
 # the settings of each schedule of the learning rate
@@ -286,6 +287,32 @@ def fit(
             if not over and after_look():
                 return False
     return True
+
+
+def step_seconds(
+    state: State,
+    batches: Batches,
+    recipe: Recipe,
+    rate: Callable[[Moment], float],
+    world: World | None = None,
+) -> float:
+    """Return how many seconds a step takes: the mean of 3 after a first one, or of fewer long ones.
+
+    The state is changed by these steps, and is not to be used afterwards.
+    """
+    fitting = _Fitting(state, recipe, rate, batches.per_epoch, world or World())
+    stream = batches.stream(state.step, state.step + 1 + MEASURED)
+    state.task.train()
+    seconds: list[float] = []
+    for _ in range(1 + MEASURED):
+        begun = time.perf_counter()
+        fitting.step(stream)
+        fitting.look()  # it waits for the device
+        seconds.append((world or World()).mean([time.perf_counter() - begun])[0])
+        if sum(seconds) > LONG:
+            break
+    measured = seconds[1:] or seconds
+    return sum(measured) / len(measured)
 
 
 def _is_stale(state: State, recipe: Recipe) -> bool:

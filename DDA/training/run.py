@@ -20,9 +20,9 @@ from torch import nn
 
 from DDA import files, ledger, ranks, shapes, weights
 from DDA.devices import fastest_dtype
-from DDA.progress import Show, duration
+from DDA.progress import Estimate, Show, duration
 from DDA.ranks import World
-from DDA.training.loop import Recipe, State, fit, moment_of
+from DDA.training.loop import Recipe, State, fit, moment_of, step_seconds
 from DDA.training.task import Batches, Moment
 
 RESUME, MACHINE = "resume.pt", "machine.json"
@@ -77,6 +77,27 @@ def resume(folder: Path, state: State, settings: Mapping[str, Any], advice: str)
         raise files.BadFile(f"{path} is damaged: {fault}; {anew}")
     with files.parsing(path, "state of this run", anew):
         state.load(content)
+
+
+def estimate(
+    world: World,
+    state: State,
+    batches: Batches,
+    recipe: Recipe,
+    rate: Callable[[Moment], float],
+) -> Estimate:
+    """Return how long a training would take, by some steps that are not kept.
+
+    A budget in minutes counts where it ends first. Validations come on top.
+    """
+    device = next(state.task.parameters()).device
+    first, before = state.step, state.seconds
+    with world.process_group(device.type):
+        each = step_seconds(state, batches, recipe, rate, world)
+    steps = recipe.total_steps(batches.per_epoch)
+    limits = [] if steps is None else [max(0, steps - first) * each]
+    limits += [max(0.0, 60 * recipe.minutes - before)] if recipe.minutes else []
+    return Estimate(min(limits), each, "a step", "a few steps")
 
 
 def is_foreign(folder: Path) -> bool:

@@ -120,12 +120,12 @@ class Classifier:
     def check_adapted(self, copies: Path) -> None:
         """Raise ValueError where copies were adapted otherwise than those it learnt from.
 
-        How photographs were turned belongs to the images, not to their adaptation.
+        How photographs were turned and fitted belongs to the images, not to their adaptation.
         """
         theirs = None if self.adapted is None else ledger.read_settings(copies)
         if theirs is None:
             return
-        own = {**self.adapted, "orientation": theirs.get("orientation", "ignore")}
+        own = self.adapted | {name: theirs.get(name, ledger.ABSENT[name]) for name in ledger.ABSENT}
         if differ := ledger.differences(theirs, own, "in training"):
             raise ValueError(
                 f"{copies} was adapted with other settings than the training copies of "

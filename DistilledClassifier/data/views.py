@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -133,25 +133,38 @@ def views(config: Config, split: str, *, twins: bool = False) -> list[View]:
     return [images.view(name, twins=twins) for name in config.known]
 
 
+def clean_names(config: Config) -> tuple[Source, list[str]]:
+    """Return the undegraded images of an experiment and the names of those that are trained on.
+
+    Raises ValueError, which names what is missing.
+    """
+    images = _Images(replace(config, view=CLEAN), "train")
+    try:
+        return images.source, _names(images.source, images.folder(CLEAN), images.choose)
+    except ValueError as error:
+        hint = _hint(images.config, CLEAN, False) if "no images" in str(error) else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
 class _Images:
     """The images of a split of an experiment, opened once for all its views."""
 
     def __init__(self, config: Config, split: str):
-        self._config, self._split = config, split
+        self.config, self._split = config, split
         self._classes = config.data.class_names
         self._folder = config.data.train if config.data.held_out else getattr(config.data, split)
         self._is_adapted = config.view == "adapted"
-        self._source = self._open("adapted" if self._is_adapted else "root")
+        self.source = self._open("adapted" if self._is_adapted else "root")
         self._clean: Examples | None = None
 
     def view(self, name: str, *, twins: bool) -> View:
         """Return the view of one degradation."""
-        config = self._config
+        config = self.config
         is_clean = name == CLEAN
         is_degraded = config.view == "degraded" and config.made == "trees" and not is_clean
         on_disk = self._is_adapted or is_degraded
         try:
-            examples = self._examples(self._source, name) if on_disk else self._clean_examples()
+            examples = self._examples(self.source, name) if on_disk else self._clean_examples()
         except ValueError as error:
             hint = _hint(config, name, on_disk) if "no images" in str(error) else ""
             raise ValueError(f"{error}{hint}") from None
@@ -166,22 +179,25 @@ class _Images:
     def _clean_examples(self) -> Examples:
         """Return the undegraded images, which the views that are made on the fly share."""
         if self._clean is None:
-            self._clean = self._examples(self._source, CLEAN)
+            self._clean = self._examples(self.source, CLEAN)
         return self._clean
 
     def _examples(self, source: Source, name: str) -> Examples:
-        """Return the images of one folder of a tree.
+        """Return the images of one folder of a tree."""
+        return Examples(source, self.folder(name, source), self._classes, self.choose)
+
+    def folder(self, name: str, source: Source | None = None) -> str:
+        """Return the folder of a degradation in a source.
 
         Clean images may also lie in ``<split>``, without the folder ``clean`` above.
         """
-        folder = f"{name}/{self._folder}"
-        if name == CLEAN and _is_plain(source, self._folder):
-            folder = self._folder
-        return Examples(source, folder, self._classes, self._choose)
+        if name == CLEAN and _is_plain(source or self.source, self._folder):
+            return self._folder
+        return f"{name}/{self._folder}"
 
-    def _choose(self, names: list[str]) -> list[str]:
+    def choose(self, names: list[str]) -> list[str]:
         """Return the images of the split, spread evenly where only some are wanted."""
-        data = self._config.data
+        data = self.config.data
         if data.held_out:
             is_val = self._split == "val"
             names = [name for name in names if self._is_held_out(name) == is_val]
@@ -190,11 +206,11 @@ class _Images:
 
     def _is_held_out(self, name: str) -> bool:
         key = tree.key_of(name).partition(f"{self._folder}/")[2]
-        return tree.is_held_out(key, self._config.data.held_out)
+        return tree.is_held_out(key, self.config.data.held_out)
 
     def _open(self, entry: str) -> Source:
         """Open the images of an entry of ``data``. Raises ValueError where there are none."""
-        root = files.find(getattr(self._config.data, entry))
+        root = files.find(getattr(self.config.data, entry))
         try:
             classes = None if root.is_dir() else self._classes
             return sources.open_source(root, classes, upright=sources.is_upright(root))

@@ -10,12 +10,14 @@ these files under ``configs/``. Each holds only what is its own, and later ones 
     <kind>/<DATASET>/<stage>.yaml
     <kind>/<DATASET>/<BACKBONE>/<stage>.yaml
 
-The last three need not exist. ``timm/<name>`` is a backbone too. ``source`` is the network of the
-checkpoint that the entry ``source`` names, which also brings its preprocessing. A name of three
-parts, as FusionDistill has them, means the same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is the
-stage clean of ResNet56, and ``configs/sl/CIFAR10/ResNet56-56.yaml`` is ResNet56, taught by a
-ResNet56, in the stage that is called like its kind. A config of one's own, anywhere, names what it
-changes: ``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
+The last three need not exist. ``own`` is the data set of one's own images, of any size and classes:
+their size chooses the domain, and the classifier has as many classes as there are. ``timm/<name>``
+is a backbone too. ``source`` is the network of the checkpoint that the entry ``source`` names,
+which also brings its preprocessing. A name of three parts, as FusionDistill has them, means the
+same: ``configs/ind/CIFAR10/ResNet56_clean.yaml`` is the stage clean of ResNet56, and
+``configs/sl/CIFAR10/ResNet56-56.yaml`` is ResNet56, taught by a ResNet56, in the stage that is
+called like its kind. A config of one's own, anywhere, names what it changes:
+``base: configs/ind/CIFAR10/ResNet18/deg.yaml``.
 
 A kind of experiment is a folder with ``kind.yaml``, which names the program that runs it.
 """
@@ -32,6 +34,8 @@ from DDA import files, settings, tree
 from DDA.progress import printable
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+OWN = "own"  # the data set that is one's own images
+SMALL = 64  # pixels, the largest size of images of the domain ``small``
 SOURCE = "source"  # the backbone that is the network of the entry of this name
 SHORT = re.compile(r"(?P<backbone>[A-Za-z]+\d*)(-(?P<teacher>\d+))?(_(?P<stage>\w+))?")
 
@@ -94,18 +98,24 @@ def change(entries: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
-def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def compose(path: Path, above: tuple[Path, ...] = (), *, size: int | None = None) -> dict[str, Any]:
     """Return the merged entries of a config and of all that it is put together from.
 
-    above: the configs that led here by their ``base``. Raises FileNotFoundError for a part that is
+    above: the configs that led here by their ``base``. size: of the images of a data set that
+    names no domain. Raises FileNotFoundError for a part that is
     missing, ValueError for one that is wrong.
     """
     parts = _experiment(path)
     if parts is None:
-        return _own(path, above)
+        return _own(path, above, size)
     kind, dataset, backbone, stage = parts
-    data = files.read_yaml(_part("data", f"{dataset}.yaml"))
+    data = data_of(dataset)
+    if dataset == OWN:
+        data["domain"] = domain_of(size)
     network = _backbone(backbone, data.get("domain", ""))
+    if dataset == OWN and network:
+        model = network["classifier"]
+        model.get("head", model)["num_classes"] = None  # as many as there are
     if backbone == SOURCE:  # it brings its preprocessing
         data.pop("preprocess", None)
     names = (f"{dataset}.yaml", f"{dataset}/{stage}.yaml", f"{dataset}/{backbone}/{stage}.yaml")
@@ -114,6 +124,16 @@ def compose(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for part in (data, network, *map(files.read_yaml, (_part(kind, f"{stage}.yaml"), *own))):
         merged = merge(merged, part)
     return merged
+
+
+def data_of(dataset: str) -> dict[str, Any]:
+    """Return the entries of a data set. Raises FileNotFoundError, which lists those there are."""
+    return files.read_yaml(_part("data", f"{dataset}.yaml"))
+
+
+def domain_of(size: int | None) -> str:
+    """Return the domain of the backbones for images of a size in pixels."""
+    return "large" if isinstance(size, int) and size > SMALL else "small"
 
 
 def _backbone(name: str, domain: str) -> dict[str, Any]:
@@ -137,7 +157,7 @@ def exists(path: Path) -> bool:
     return True
 
 
-def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _own(path: Path, above: tuple[Path, ...], size: int | None) -> dict[str, Any]:
     """Return the entries of a config of one's own, on top of its ``base``."""
     file = next((place for place in (path, CONFIGS.parent / path) if place.is_file()), None)
     if file is None:
@@ -155,7 +175,9 @@ def _own(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{file}: `base`: {tree.shown(base)} is not the name of a config")
     if file in above:
         raise ValueError(f"{file}: `base`: the config is put together from itself")
-    return merge(compose(Path(base), (*above, file)), own)
+    seen = own.get("preprocess")
+    size = size or (seen.get("size") if isinstance(seen, dict) else None)
+    return merge(compose(Path(base), (*above, file), size=size), own)
 
 
 def _experiment(path: Path) -> tuple[str, str, str, str] | None:

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from DDA import files, settings, tree
+from DDA import files, settings, sources, tree
 from DDA.training.loop import Recipe, make_optimizer, make_rate
-from DistilledClassifier import classifiers
+from DistilledClassifier import classifiers, splits
 from DistilledClassifier.classifiers import Preprocess
 from DistilledClassifier.degradations import DEGRADATIONS
 from DistilledClassifier.experiments.compose import (
@@ -26,6 +26,7 @@ from DistilledClassifier.experiments.compose import (
 from DistilledClassifier.experiments.settings import Training
 from DistilledClassifier.losses import FROM_TEACHERS, SUPERVISED
 
+MEASURED = "measured"  # in the place of a mean or a deviation: that of the training images
 ONE = "train.py"  # the program whose runs learn from one degradation
 
 
@@ -34,7 +35,8 @@ class Data:
     """The images of an experiment.
 
     root: a tree, a folder with a folder for each split, or a data set as it is downloaded. train,
-    val: the splits. classes: a built-in list, a file with one name a line, or the names. adapted:
+    val: the splits. classes: a built-in list, a file with one name a line, the names, or the word
+    ``folders``: those that the root tells, else the names of its folders. adapted:
     the tree of adapted copies of the root. corrupted, sequences: the trees for testing. at_most: a
     number of training images, spread evenly. held_out: a share of the training images, drawn by
     their keys, which are not trained on and take the place of val.
@@ -133,9 +135,10 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> Config:
     FileNotFoundError for a part that is missing, ValueError that names the wrong entry and says
     what was expected.
     """
-    raw = change(compose(path), changes or {})
+    changes = changes or {}
+    raw = change(compose(path, size=changes.get("preprocess.size")), changes)
     try:
-        return check(_with_source(raw) if raw.get("backbone") == SOURCE else raw)
+        return check(_with_classes(_with_source(raw) if raw.get("backbone") == SOURCE else raw))
     except ValueError as error:
         raise ValueError(f"`config` {path}: {error}") from None
 
@@ -149,6 +152,30 @@ def _with_source(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("`source` is missing: which checkpoint is the backbone?")
     path = files.find(raw["source"])
     return merge(classifiers.config_of(path, classifiers.read(path, "source")), raw)
+
+
+def _with_classes(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return entries with the names of the classes, and their number, where the data tell them.
+
+    Raises FileNotFoundError and ValueError.
+    """
+    data, model = raw.get("data"), raw.get("classifier")
+    if isinstance(data, dict) and data.get("classes") == splits.FOLDERS:
+        if not isinstance(data.get("root"), str):
+            raise ValueError("`data.root` must be given: the folder of the images")
+        names = splits.class_names(sources.open_official(files.find(data["root"])))
+        data["classes"] = list(names)
+    entry, section = _count_of(model) if isinstance(model, dict) else ("", {})
+    if entry and section.get("num_classes", 0) is None:
+        section["num_classes"] = len(_section("data", Data, data).class_names)
+    return raw
+
+
+def _count_of(model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the entry that holds the number of classes of a network, and its section."""
+    if "num_classes" not in model and isinstance(model.get("head"), dict):
+        return "classifier.head.num_classes", model["head"]
+    return "classifier.num_classes", model
 
 
 def configure(training: Training, processes: int = 1, program: str | None = None) -> Config:
@@ -210,6 +237,11 @@ def check(raw: Mapping[str, Any]) -> Config:
     Raises ValueError for entries that are unknown, missing or wrong.
     """
     entries = copy.deepcopy(dict(raw))
+    if isinstance(entries.get("preprocess"), dict):  # `measured.settled` sets these
+        seen = entries["preprocess"]
+        for name in ("mean", "std"):
+            if seen.get(name) == MEASURED:
+                del seen[name]
     for name, kind in SECTIONS.items():
         entries[name] = _section(name, kind, entries.get(name, {}))
     entries.setdefault("known", ["clean"])
@@ -263,9 +295,7 @@ def _check_training(config: Config) -> None:
 def _check_classes(config: Config) -> None:
     """Raise ValueError where the classifier has another number of classes than the data."""
     classes = config.data.class_names
-    entry, section = "classifier.num_classes", config.classifier
-    if "num_classes" not in section and isinstance(section.get("head"), dict):
-        entry, section = "classifier.head.num_classes", section["head"]
+    entry, section = _count_of(config.classifier)
     count = section.get("num_classes")
     if count is not None and count != len(classes):
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
@@ -13,14 +13,16 @@ import torch
 
 from DDA import files, ranks, shapes
 from DDA.devices import pick_device
-from DDA.progress import Show
+from DDA.progress import Estimate, Show
 from DDA.ranks import World
 from DDA.settings import as_path, check_one_of, check_writable
 from DDA.training.loop import State, make_rate, start
 from DDA.training.run import RESUME, Run, precision
+from DDA.training.run import estimate as run_estimate
 from DDA.training.run import resume as resume_state
 from DistilledClassifier import classifiers
 from DistilledClassifier.data.batches import Steps
+from DistilledClassifier.data.measured import settled
 from DistilledClassifier.data.views import views
 from DistilledClassifier.experiments.config import Config, configure
 from DistilledClassifier.experiments.settings import Training, known_of
@@ -44,13 +46,15 @@ class Trained:
     """The result of a training.
 
     folder: the run. best: its best weights, for `classifiers.load`. top1: their top-1 on the
-    validation images, in per cent. epochs, steps: the length of the training.
+    validation images, in per cent. epochs, steps: the length of the training. estimate: of a dry
+    run, how long it would take; what is not known then is 0.
     """
 
     folder: Path
     top1: float
     epochs: float
     steps: int
+    estimate: Estimate | None = None
 
     def __repr__(self) -> str:
         length = f"epochs={self.epochs:g}, steps={self.steps}"
@@ -146,15 +150,22 @@ def train(
 
 
 def run_training(
-    settings: Training, world: World, show: Show, program: str | None = None
+    settings: Training,
+    world: World,
+    show: Show,
+    program: str | None = None,
+    *,
+    dry_run: bool = False,
 ) -> Trained:
     """Train to the end of the budget, as `train`; every process of ``world`` calls it.
 
-    program: the command that asks for it, None in Python.
+    program: the command that asks for it, None in Python. dry_run: estimate how long it takes, and
+    write nothing.
     """
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(settings.device, world.local_rank))
-    config = world.together(lambda: configure(settings, world.size, program))
+    composed = world.together(lambda: configure(settings, world.size, program))
+    config = world.on_root(lambda: settled(composed, settings.save_dir))
     inputs = world.together(lambda: find_inputs(config, settings.save_dir))
     folder = world.on_root(lambda: find_run(config, inputs, settings))
     finished = world.on_root(lambda: _read_result(folder))
@@ -166,12 +177,31 @@ def run_training(
     experiment = world.together(lambda: Experiment(config, inputs, device))
     steps = world.together(lambda: experiment.steps(world, settings.workers))
     experiment.state.dtype = world.broadcast(experiment.state.dtype)
-    folder = world.on_root(lambda: folder or new_run(config, inputs, settings))
-    experiment.go_on(folder, world)
+    if not dry_run:
+        folder = world.on_root(lambda: folder or new_run(config, inputs, settings))
+    if folder is None:
+        folder = _runs(config, settings.save_dir)
+    else:
+        experiment.go_on(folder, world)
     if world.rank == 0:
         threads = torch.get_num_threads()
         experiment.say_plan(show, folder, f"{world.size} x {device.type}, {threads} threads each")
+    if dry_run:
+        return _estimate(experiment, steps, folder, world, show)
     return _fit(experiment, steps, folder, settings, world, show)
+
+
+def _estimate(
+    experiment: Experiment, steps: Steps, folder: Path, world: World, show: Show
+) -> Trained:
+    """Say how long a training would take, by some steps that are not kept."""
+    config, state = experiment.config, experiment.state
+    before = Trained(folder, state.best or 0.0, state.step / steps.per_epoch, state.step)
+    rate = make_rate(config.optimizer["lr"], config.schedule, config.train)
+    estimate = run_estimate(world, state, steps, config.train, rate)
+    if world.rank == 0:
+        show.say(f"estimate    {estimate}; validations come on top")
+    return replace(before, estimate=estimate)
 
 
 def _fit(
@@ -378,7 +408,7 @@ class Finished(TypedDict):
 
 def _write_result(result: Trained) -> None:
     """Mark a run as finished."""
-    values = {name: value for name, value in asdict(result).items() if name != "folder"}
+    values = {name: getattr(result, name) for name in Finished.__annotations__}
     files.write_json(result.folder / FINISHED, values)
 
 

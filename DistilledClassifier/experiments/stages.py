@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DDA import files, ledger
+from DDA import fetching, files, ledger
 from DistilledClassifier.experiments.compose import exists, kind_of, kind_of_stage, stage_name
 from DistilledClassifier.experiments.settings import COMBINED
 
@@ -98,6 +98,7 @@ def _find_init(config: Config, save_dir: Path) -> Path | None:
     if not is_pretrained and kind_of_stage(init, ""):
         return _stage_of(config, init, config.known[0], save_dir)
     path = files.find(config.pretrained if is_pretrained else init)
+    fetching.ensure(path)
     if path.is_file():
         return path
     if is_pretrained:

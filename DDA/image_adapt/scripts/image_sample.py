@@ -11,12 +11,14 @@ The same command goes on where it stopped. Without mpiexec it is one process."""
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
+    __import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict, fields
+from typing import Any
 
 from DDA import commands, ranks
 from DDA.image_adapt import choices
@@ -70,28 +72,28 @@ def settings_of(values: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
 
 FLAGS = """
 [images]
---base_samples->source find:PATH!  tree of degraded images, or the files of a data set: CIFAR-10-C
-    as .npy, an .npy or .npz of images (dataset/README.md)
+--base_samples->source find:PATH!  degraded images: folder, zip, data set, … (dataset/README.md)
 --save_dir find:DIR!  tree to write: the same keys, and JSON
 --dataset->layout {LAYOUTS} = folder  layout of the tree: imagenet <deg>/{train,val}/<class>,
     imagenetc <corruption>/<severity>/<class>, cifar10 <deg>/{cifar_train,cifar_test}, cifar10c
     <corruption>/<severity>, folder any
 --corruption NAME+ = []  one or several folders of the tree, or all
---severity 1..5+ = []  one or several, or all; for layouts with severities (default: 5, and 0 for
-    sequences); one number also tells of which severity a .npy is that holds one
+--severity 1..5+ = []  one or several, or all (default: 5; sequences: 0); also that of an .npy
 --train BOOL  the training or the test split, for layouts with splits (default: True)
 --num_samples INT  at most so many images, the first by key (default: all)
 --keys FILE  only the images whose keys it lists, one a line (gate.py)
---format {png,same}  same: the source's format (JPEG is compressed again) (default: png; published
-    behaviour: same)
+--format {FORMATS}  same: as the source; webdataset: tar shards (default: png; published: same)
+--shard_size INT  images of a tar shard (default: 1000)
 --orientation {apply,ignore}  apply: turn photographs as their EXIF data say (default: that of
     --save_dir; anew: apply for --dataset folder, ignore for others and published behaviour)
+--fit {square,whole,pad}  what is adapted: the middle square, all of the image, or all of it within
+    a square (default as --orientation: anew whole for --dataset folder, square for others)
 --classes LIST  a built-in list or a file, for labels that have no names
 --gallery find:PNG  also write some degraded and adapted images side by side
 --overwrite  make the planned images anew
+--verify  read every finished copy or shard again; damaged ones are made anew
 [method]
---speed {SPEEDS}  a rung of the speed ladder: sets those of the next ten flags that are not given
-    (default: exact)
+--speed {SPEEDS}  a rung: sets those of the next ten flags that are not given (default: exact)
 --N INT  reverse steps, in steps of --timestep_respacing (exact: 50)
 --D INT  low-pass factor: what survives shrinking by D is kept (exact: 4)
 --guidance {GUIDANCES}  projection needs no gradient (exact: gradient)
@@ -102,14 +104,13 @@ FLAGS = """
 --sampler {SAMPLERS}  the step rule (exact: ddpm)
 --steps INT  network calls from index N-1 down to 0 (exact: N)
 --eta float:0..1  noise of the DDIM steps (default: 0)
---behavior {BEHAVIORS} = corrected  published: one guidance norm over the batch and noising to
-    index N, as the reference code
+--behavior {BEHAVIORS} = corrected  published: one norm over the batch, noised to index N
 --seed INT = 0  of every image's noise
 --use_ddim BOOL = False  the same as --sampler ddim
 --clip_denoised BOOL = True  clamp the predicted clean image to its range
 --timestep_respacing SPEC = 100  steps of the whole process: "100", "10,20,30" or "ddim25"
 [prior] Whatever the checkpoint tells need not be given; a flag that contradicts it is an error.
---model_path find:FILE!  guided-diffusion or improved-diffusion .pt
+--model_path find:FILE!  guided-diffusion or improved-diffusion .pt, or a name (DDA/ckpt/README.md)
 --image_size INT
 --num_channels INT
 --num_res_blocks INT
@@ -135,9 +136,8 @@ FLAGS = """
 --batch_size INT = 4  images at once; changes speed and memory only
 --dtype {DTYPES}  of the network's body (default: float32)
 --use_fp16 BOOL = False  float16 on a GPU, float32 on a CPU
---device auto|cpu|cuda|cuda:0 = auto  auto: the GPU of this rank's place within its node, else the
-    CPU
---dry_run  check everything, print the plan and stop
+--device auto|cpu|cuda|cuda:0 = auto  auto: this rank's GPU of its node, else the CPU
+--dry_run  check everything, print the plan and how long it takes by one batch, and stop
 """
 
 

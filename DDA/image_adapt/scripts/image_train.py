@@ -14,12 +14,14 @@ on where it stopped. At the end it prints how well the prior denoises images tha
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # also from a checkout that is not installed
     sys.path[0] = str(Path(__file__).resolve().parents[3])
+    __import__("DDA")  # from here on both signals wait
+
+from dataclasses import asdict
+from typing import Any
 
 from DDA import commands, ranks
 from DDA.image_adapt import choices
@@ -72,6 +74,7 @@ FLAGS = """
 --bf16 yes|no  compute in bfloat16 (default: where the device is fast at it)
 --save_minutes FLOAT = 2.0  between saved states
 --cache_gib FLOAT = 8.0  decoded images kept in memory
+--dry_run  check everything, print the plan and how long it takes by a few steps, and stop
 """
 
 
@@ -87,18 +90,23 @@ def parser() -> commands.Parser:
 
 def check(values: dict[str, Any], ranks: int = 1) -> None:
     """Raise ValueError for values that the command would refuse, without opening anything."""
-    values.pop("device")
+    for name in ("device", "dry_run"):
+        values.pop(name)
     PriorSettings(**values).check_ranks(ranks)
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
-    device = values.pop("device")
+    how = {name: values.pop(name) for name in ("device", "dry_run")}
     settings = world.on_root(lambda: PriorSettings(**values))
     from DDA.image_adapt.prior_training import train
 
-    prior = train(settings, world, output, device=device)
+    prior = train(settings, world, output, **how)
     if world.rank == 0:
         text = f"done        {prior.steps:,} steps in all; the prior is {prior.path}"
+        if how["dry_run"]:
+            text = (
+                f"done        nothing, `dry_run`; {prior.steps:,} steps are in {prior.path.parent}"
+            )
         output.result(text, asdict(prior))
     return 0
 
