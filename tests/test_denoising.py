@@ -269,7 +269,7 @@ def test_a_prior_of_low_timesteps_can_do_these_rungs_and_refuses_the_others(
         if speed in fitting:
             assert Adapter(path, speed=speed, device="cpu").settings.N
             continue
-        with pytest.raises(ValueError, match=f"trained for the timesteps 0-{last} alone") as fault:
+        with pytest.raises(ValueError, match=f"a prior for the timesteps 0-{last} alone") as fault:
             Adapter(path, speed=speed, device="cpu")
         can = ", ".join(fitting) or "no rung"
         assert f"It can do {can} of `speed`, and `N` can be" in str(fault.value)
@@ -302,7 +302,7 @@ def test_training_of_low_timesteps_draws_no_others_and_says_so(photos, tmp_path,
     record = files.read_json(tmp_path / "out/ema.json")
     assert record["timesteps"] == "0-20"
     assert max(level["timestep"] for level in record["denoising"]["levels"]) <= 20
-    with pytest.raises(ValueError, match="trained for the timesteps 0-20 alone"):
+    with pytest.raises(ValueError, match="a prior for the timesteps 0-20 alone"):
         Adapter(prior.path, speed="one-shot")
     with Image.open(tmp_path / "out/samples.png") as sheet:
         assert min(sheet.size) > 500  # clean, and noised and denoised at three levels
