@@ -108,7 +108,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long work would take, by what a part of it took on this machine.
+    """The time that work would take, by what a part of it took on this machine.
 
     seconds: of all of it. each: the seconds of one ``unit``, such as an image or a step.
     measured: on what, in words.

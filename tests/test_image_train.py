@@ -397,7 +397,8 @@ def test_the_result_is_one_json_object_and_quiet_shows_nothing_else(photos, tmp_
     assert main(flags(photos, tmp_path / "out", "--steps", 2, "--json", "--quiet")) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert captured.err == "" and result.keys() == {"path", "steps", "loss", "seconds", "denoising"}
+    names = {"path", "steps", "loss", "seconds", "denoising", "estimate"}
+    assert captured.err == "" and result.keys() == names
     assert result["steps"] == 2 and Path(result["path"]) == tmp_path / "out/ema.pt"
 
 

@@ -279,9 +279,11 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
         ((), r"; nothing else is there \(hidden files are not seen\)"),
         (
             ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
-            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): give them themselves, with a",
         ),
-        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: give one of them"),
+        (("val.7z",), r"; the files there are 1 \.7z: unpack them$"),
+        (("a.h5",), r"; the files there are 1 \.h5: write their images to files, or to one \.npz$"),
         (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
         (
             ("made/settings.json", "made/x.png"),

@@ -29,10 +29,8 @@ GROUND = {
     "DDA.shards",
     "DDA.tree",
 }
-SOURCES_OF = {
-    f"DDA.sources{module}"
-    for module in ("", ".arrays", ".cifar", ".cells", ".copies", ".digits", ".folder", ".imagenet")
-}
+SOURCES = sorted(path.stem for path in (ROOT / "DDA/sources").glob("*.py"))
+SOURCES_OF = {"DDA.sources", *(f"DDA.sources.{module}" for module in SOURCES)}
 # module: what it may import beside the standard library
 MAY_IMPORT = {
     "DDA/files.py": {"numpy", "yaml", "DDA", "DDA.progress", "DDA.published"},
@@ -57,12 +55,12 @@ MAY_IMPORT = {
             "PIL",
             "scipy",
             "sklearn.datasets",
+            "pyarrow.ipc",
+            "pyarrow.parquet",
             *GROUND,
             *SOURCES_OF,
         }
-        for module in (
-            *("__init__", "arrays", "cifar", "cells", "copies", "digits", "folder", "imagenet"),
-        )
+        for module in SOURCES
     },
     "DDA/image_adapt/diffusion.py": PURE | {"DDA.image_adapt.choices"},
     "DDA/image_adapt/low_pass.py": PURE,

@@ -199,7 +199,7 @@ class _Table:
     def __init__(self, path: Path):
         self.path = path
         self._pyarrow = _pyarrow(path)
-        with files.parsing(path, f"{path.suffix} table"):
+        with files.parsing(path, f"{path.suffix[1:]} table"):
             self.open()
         if not 0 <= self.rows <= MOST_IMAGES:
             raise files.BadFile(

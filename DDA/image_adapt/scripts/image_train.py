@@ -30,7 +30,7 @@ from DDA.image_adapt.prior_settings import PriorSettings
 PROGRAM = "image_train.py"
 FLAGS = """
 [images]
---base_samples->source find:PATH!  folder of images, or a data set's files
+--base_samples->source find:PATH!  a folder, a zip, shards, parquet, … (dataset/README.md)
 --cell FOLDER = .  only this folder of it, such as clean/cifar_train
 --flip yes|no = no  mirror half of the images (default: no)
 --save_dir find:DIR!
