@@ -117,6 +117,8 @@ def test_every_pipeline_has_commands_that_are_accepted(path, tmp_path, capsys, m
         ("prior=5", "`prior` is 5, but it holds entries"),
         ("prior.lr={a: 1}", "`prior.lr` is {'a': 1}, but a flag takes a value"),
         ("training.all=[1]", "`training.all` is [1], but it holds entries"),
+        ("prior.timesteps=0-70", "--N 30 needs 293 too. It can do no rung of --speed"),
+        ("prior.timesteps=5", "--timesteps '5' must be 0 and the last timestep to train"),
         ("training.clean.train.epochs=[1]", "`train.epochs` must be a number or nothing"),
     ],
 )

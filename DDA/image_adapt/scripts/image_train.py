@@ -88,11 +88,16 @@ def parser() -> commands.Parser:
     return commands.parser(PROGRAM, __doc__, FLAGS, **vars(choices))
 
 
-def check(values: dict[str, Any], ranks: int = 1) -> None:
-    """Raise ValueError for values that the command would refuse, without opening anything."""
+def check(values: dict[str, Any], ranks: int = 1) -> PriorSettings:
+    """Return the settings of the training, without opening anything.
+
+    Raises ValueError for values that the command would refuse.
+    """
     for name in ("device", "dry_run"):
         values.pop(name)
-    PriorSettings(**values).check_ranks(ranks)
+    settings = PriorSettings(**values)
+    settings.check_ranks(ranks)
+    return settings
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
