@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from DDA import files, tree
 
@@ -64,6 +64,8 @@ def read_index(path: Path) -> Index:
         if not (isinstance(digest, str) and isinstance(places, dict)):
             raise ValueError
         checked = {key: _place(*place, size) for key, place in places.items()}
+        if sum(count for _, count in checked.values()) > size:  # they would lie on each other
+            raise ValueError
     for key in checked:
         tree.check_name(key, beside)
     with files.open_regular(path) as file:
@@ -174,11 +176,12 @@ LabelOf = Callable[[str], "int | None"]  # the label of a key, where it is known
 
 
 class Shard:
-    """A shard that is being written; images are added in the order of their keys.
+    """A shard that is being written; images are added in any order.
 
-    The images that an older shard of the same name holds stay in it, unless they are added anew.
-    At the end of the block the shard gets its name, also where it was stopped by an error: what is
-    added is whole. Where the disk is full, the older shard stays.
+    They wait in a file until the end of the block. Then the shard is written in the order of its
+    keys and gets its name, also where an error ended the block: what is added is whole. The images
+    of an older shard of this name stay, unless they are added anew. Where the disk is full, the
+    older shard stays as it is.
 
     root: of the tree, which must exist. path: of the shard, relative to it. keys: those of the
     images of the older shard that stay (default: all).
@@ -188,71 +191,85 @@ class Shard:
         self.path = root / path
         self._label_of = label_of
         self._older, self._index = _older(self.path)
-        names = self._index.places if keys is None else keys
-        self._waiting = sorted(names, reverse=True)  # the next one is the last
-        self._digest, self._places, self._end = hashlib.sha256(), {}, 0
+        self._kept = set(self._index.places if keys is None else keys)
+        self._added = Index(0, "", {})
         files.make_folders(root, self.path.parent)
-        self._unfinished = files.temporary(self.path)
+        self._spool = files.temporary(self.path)
         self._open = contextlib.ExitStack()
+        self._open.callback(self._spool.unlink, missing_ok=True)
         if self._older is not None:
             self._open.enter_context(self._older)
         with files.writing(self.path):
-            self._file = self._open.enter_context(self._unfinished.open("wb"))
+            self._waiting = self._open.enter_context(self._spool.open("wb+"))
 
     def __enter__(self) -> Shard:
         return self
 
     def add(self, key: str, data: bytes) -> None:
-        """Add an image's file, after those of the older shard that come before it."""
-        while self._waiting and self._waiting[-1] <= key:
-            older = self._waiting.pop()
-            if older != key:
-                self._add(older, self._index.read(self._older, older))
-        self._add(key, data)
-
-    def _add(self, key: str, data: bytes) -> None:
-        self._places[key] = self._member(key + SUFFIX, data), len(data)
-        label = self._label_of(key)
-        if label is not None:
-            self._member(f"{key}.cls", b"%d" % label)
-
-    def _member(self, name: str, data: bytes) -> int:
-        """Write a member, and return where its data begin."""
-        member = tarfile.TarInfo(name)  # of nobody, and of no time
-        member.size = len(data)
-        header = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        begin = self._end + len(header)
-        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
-        return begin
-
-    def _write(self, data: bytes) -> None:
-        self._digest.update(data)
-        self._end += len(data)
+        """Add an image's file."""
         with files.writing(self.path):
-            self._file.write(data)
+            self._added.places[key] = self._waiting.seek(0, os.SEEK_END), len(data)
+            self._waiting.write(data)
 
     def __exit__(self, *_: object) -> None:
-        """Add what waits, close the shard and give it its name; its index comes last."""
+        """Write the shard, give it its name, and write its index."""
+        unfinished = files.temporary(self.path)
         try:
-            while self._waiting:
-                older = self._waiting.pop()
-                self._add(older, self._index.read(self._older, older))
-            end = self._end + 2 * tarfile.BLOCKSIZE
-            self._write(bytes(end - self._end + -end % tarfile.RECORDSIZE))
             with files.writing(self.path):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
+                self._waiting.flush()
+                with unfinished.open("wb") as file:
+                    content = self._write(_Tar(file))
+                    file.flush()
+                    os.fsync(file.fileno())
                 self.path.with_suffix(".json").unlink(missing_ok=True)
-                os.replace(self._unfinished, self.path)
-            digest = self._digest.hexdigest()
-            content = {"bytes": self._end, "sha256": digest, "places": self._places}
+                os.replace(unfinished, self.path)
             text = json.dumps(content, separators=(",", ":")) + "\n"
             files.write_bytes(self.path.with_suffix(".json"), text.encode())
         finally:
+            unfinished.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # what a full disk did not take
                 self._open.close()
-            self._unfinished.unlink(missing_ok=True)
+
+    def _write(self, tar: _Tar) -> dict[str, Any]:
+        """Write all members, and return the content of the index."""
+        places = {}
+        for key in sorted(self._kept | self._added.places.keys()):
+            if key in self._added.places:
+                data = self._added.read(self._waiting, key)
+            else:
+                data = self._index.read(self._older, key)
+            places[key] = tar.add(key + SUFFIX, data), len(data)
+            label = self._label_of(key)
+            if label is not None:
+                tar.add(f"{key}.cls", b"%d" % label)
+        tar.end()
+        return {"bytes": tar.size, "sha256": tar.digest.hexdigest(), "places": places}
+
+
+class _Tar:
+    """A tar file of members of nobody and of no time; its size and its digest so far."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.size, self.digest = file, 0, hashlib.sha256()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Write a member, and return where its data begin."""
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        header = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        begin = self.size + len(header)
+        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        return begin
+
+    def end(self) -> None:
+        """Write the two empty blocks that end a tar file, and fill the last record."""
+        end = self.size + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end - self.size + -end % tarfile.RECORDSIZE))
+
+    def _write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.size += len(data)
+        self._file.write(data)
 
 
 def _older(path: Path) -> tuple[BinaryIO | None, Index]:

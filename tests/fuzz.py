@@ -393,7 +393,7 @@ class Configs:
 
 TARGETS: dict[str, Callable[[], Any]] = {
     **{"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs},
-    "tar": fuzz_files.Tars,
+    **{"tar": fuzz_files.Tars, "copies": fuzz_files.Copies},
     **{"zip": fuzz_sources.Zips, "shard": fuzz_sources.Shards, "list": fuzz_sources.Lists},
     **({"table": fuzz_sources.Tables} if find_spec("pyarrow") else {}),
     "checkpoint": fuzz_files.Checkpoints,

@@ -116,6 +116,49 @@ class Tars:
             source.digest(name)
 
 
+class Copies:
+    """Adapted copies in shards: bytes of a shard and of its index, or the entries of an index."""
+
+    tokens = (b"[0,-1]", b"[9,1e99]", b"../../esc", b'"places"', b"\\udc80", b'"bytes":0', b"\\n")
+
+    def __init__(self) -> None:
+        from DDA import shards
+        from DDA.images import encode
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "shard-000000.tar"
+            with shards.Shard(Path(folder), path.name, lambda key: 1) as shard:
+                for i, pixels in enumerate(PIXELS[:3]):
+                    shard.add(f"{i}", encode(pixels, "PNG"))
+            self._shard, self._index = path.read_bytes(), path.with_suffix(".json").read_bytes()
+        self.seeds = [self._index]
+
+    def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
+        """Open the copies, read some, and add one to the shard."""
+        from DDA import shards
+        from DDA.sources import open_source
+
+        shard = bytearray(self._shard)
+        kind = rng.random()
+        if kind < 0.5:
+            data = as_json(twisted(json.loads(self._index), rng))
+        elif kind < 0.7:
+            data = self._index
+            shard[rng.randrange(len(shard))] ^= 1 << rng.randrange(8)
+        (folder / "settings.json").write_text(json.dumps({"format": "webdataset"}))
+        (folder / "shard-000000.tar").write_bytes(shard)
+        (folder / "shard-000000.json").write_bytes(data)
+        try:
+            source = open_source(folder)
+            for name in source.names[:3]:
+                source.digest(name)
+                source.pixels(name)
+        finally:
+            shards.listed(folder, ["."], verify=True)
+            with shards.Shard(folder, "shard-000000.tar", lambda key: None) as written:
+                written.add("new", b"1")
+
+
 class Checkpoints:
     """Checkpoints of classifiers and of priors, and the settings beside a prior."""
 

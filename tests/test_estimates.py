@@ -11,6 +11,7 @@ from test_job import Ranks, job
 from test_train import tree as labelled  # noqa: F401
 
 from DDA import images
+from DDA.fitting import Fit
 from DDA.image_adapt import prior_training
 from DDA.image_adapt.scripts import image_sample, image_train
 from DDA.progress import Estimate
@@ -37,7 +38,7 @@ def slow(keys, pixels):
 
 def test_an_estimate_is_one_batch_times_the_images_that_are_missing(tree, tmp_path):
     plan = job.make_plan(Folder(tree), tmp_path / "out", ["fog/3", "fog/5", "snow/5"])
-    estimate = job.estimate(World(), plan, slow, batch_size=5, image_size=16)
+    estimate = job.estimate(World(), plan, slow, batch_size=5, fit=Fit(16))
     assert estimate.measured == "one batch of 5" and 0.009 < estimate.each < 0.05
     assert estimate.seconds == pytest.approx(18 * estimate.each)
     assert not (tmp_path / "out").exists()
@@ -54,7 +55,7 @@ def test_an_estimate_goes_by_the_rank_that_takes_longest(tree, tmp_path):
         def gather(self, value):
             return [value, (9, 5, 1.0)]
 
-    estimate = job.estimate(Two(), plan, slow, batch_size=5, image_size=16)
+    estimate = job.estimate(Two(), plan, slow, batch_size=5, fit=Fit(16))
     assert estimate == Estimate(9.0, 0.5, "an image", "one batch of 5 on each of 2 ranks")
     assert f"{estimate}" == (
         "9 s (0.5 s an image, measured on one batch of 5 on each of 2 ranks on this machine)"
@@ -70,7 +71,7 @@ def test_a_long_batch_is_not_measured_twice(tree, tmp_path, monkeypatch):
         calls.append(keys)
         return slow(keys, pixels)
 
-    assert job.estimate(World(), plan, counted, batch_size=4, image_size=16).seconds > 0.05
+    assert job.estimate(World(), plan, counted, batch_size=4, fit=Fit(16)).seconds > 0.05
     assert len(calls) == 1
 
 

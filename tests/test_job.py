@@ -47,7 +47,10 @@ def invert(keys, pixels):
     return -images.to_model(pixels)
 
 
-def run(plan, size=1, adapt_batch=invert, batch_size=4):
+SQUARE = Fit(16)
+
+
+def run(plan, size=1, adapt_batch=invert, batch_size=4, fit=SQUARE):
     """Run all ranks of a job; return the failures and the batches that each rank saw."""
     plan.save_dir.mkdir(parents=True, exist_ok=True)
     board = {"reports": queue.Queue(), "values": [None] * size, "barrier": threading.Barrier(size)}
@@ -63,7 +66,7 @@ def run(plan, size=1, adapt_batch=invert, batch_size=4):
             plan,
             adapt,
             batch_size=batch_size,
-            fit=Fit(16),
+            fit=fit,
             threads=2,
             show=Show(),
         )

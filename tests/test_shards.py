@@ -2,16 +2,21 @@
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_job import invert, run
+from helpers import ROOT
+from test_image_sample import ENV
+from test_job import SQUARE, invert, run
 
 from DDA import files, images, ledger, shards, sources
 from DDA import tree as trees
+from DDA.fitting import Fit
 from DDA.image_adapt import job
 from DDA.image_adapt.scripts.image_sample import main
 from DDA.sources import Folder
@@ -20,13 +25,13 @@ CELLS = ["fog/3", "fog/5", "snow/5"]
 SETTINGS = {"format": shards.FORMAT, "shard_size": 4}
 
 
-def whole_job(tree, out, size=1, adapt_batch=invert, batch_size=4, cells=CELLS, **how):
+def whole_job(tree, out, size=1, adapt_batch=invert, batch_size=4, cells=CELLS, fit=SQUARE, **how):
     """Do all that the command does, in shards of 4 images; return the plan and the failures."""
     plan = job.make_plan(Folder(tree), out, cells, shard_size=4, **how)
     job.check_settings(plan, SETTINGS)
     job.check_source(plan)
     job.begin(plan, SETTINGS, {})
-    failures = run(plan, size, adapt_batch, batch_size)[0] if plan.todo else {}
+    failures = run(plan, size, adapt_batch, batch_size, fit)[0] if plan.todo else {}
     assert job.end_manifests(plan, failures, {}) == []
     return plan, failures
 
@@ -38,6 +43,10 @@ def content(out):
         for path in sorted(out.rglob("shard-*"))
         if path.is_file()
     }
+
+
+def decoded(data):
+    return images.read_rgb(Path("in memory"), data=data)
 
 
 def members(path):
@@ -61,7 +70,7 @@ def test_members_are_keys_with_pixels_and_labels_for_any_reader_of_tar_files(tre
     assert [first[f"{key}.cls"] for key in keys] == [b"0", b"0", b"0", b"1"]
     with tarfile.open(tmp_path / "out/fog/3/shard-000000.tar") as file:
         assert {(item.mtime, item.uid, item.gid, item.uname) for item in file} == {(0, 0, 0, "")}
-    pixels = np.asarray(images.decode(first["fog/3/cat/ü.png"]))
+    pixels = np.asarray(decoded(first["fog/3/cat/ü.png"]))
     expected = 255 - images.fit_square(images.read_rgb(tree / "fog/3/cat/ü.png"), 16)
     np.testing.assert_array_equal(pixels, expected)
     manifest = files.read_json(tmp_path / "out/manifest.fog.3.json")
@@ -85,6 +94,21 @@ def test_a_second_run_does_nothing_and_a_failed_image_is_added_to_its_shard(tree
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     plan, _ = whole_job(tree, tmp_path / "out")
     assert plan.todo == 0 and before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_images_of_several_shapes_come_in_any_order_and_lie_in_that_of_their_keys(tmp_path):
+    source, keys = tmp_path / "source", [f"{i}" for i in range(8)]
+    source.mkdir()
+    for i, key in enumerate(keys):
+        shape = (20, 20 + 12 * (i % 3), 3)
+        images.write_image(source / f"{key}.png", np.full(shape, 10 * i, np.uint8))
+    for batch_size in (1, 2, 4):
+        out = tmp_path / f"{batch_size}"
+        whole_job(source, out, batch_size=batch_size, cells=["."], fit=Fit(16, "whole", 4))
+        for number in (0, 1):
+            first = members(out / f"shard-{number:06}.tar")
+            assert list(first) == [f"{key}.png" for key in keys[4 * number : 4 * number + 4]]
+    assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "4")
 
 
 def cut(path):
@@ -132,6 +156,14 @@ def test_verify_finds_damaged_files_too(tree, tmp_path):
     assert not flip_at.exists()  # also if its source is broken by now
 
 
+def test_what_a_killed_writer_leaves_is_removed_by_the_next_run(tree, tmp_path):
+    whole_job(tree, tmp_path / "out", num_samples=4)
+    left = tmp_path / f"out/fog/3/{files.host()}-999999999--0123456789ab{files.TEMPORARY}"
+    left.write_bytes(b"half a shard")
+    whole_job(tree, tmp_path / "out")
+    assert not left.exists() and len(content(tmp_path / "out")) == 12
+
+
 def test_what_is_made_of_a_shard_before_an_error_is_kept(tree, tmp_path):
     calls = []
 
@@ -176,7 +208,7 @@ def test_images_made_anew_leave_the_others_of_their_shard(tree, tmp_path):
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"fog/3/shard-000000.tar", "fog/3/shard-000000.json"}
     one = members(tmp_path / "out/fog/3/shard-000000.tar")
-    assert len(one) == 8 and images.decode(one["fog/3/cat/ü.png"]).getpixel((3, 3)) == (255,) * 3
+    assert len(one) == 8 and decoded(one["fog/3/cat/ü.png"]).getpixel((3, 3)) == (255,) * 3
 
 
 def test_a_source_with_another_image_in_the_middle_is_refused(tree, tmp_path):
@@ -230,6 +262,16 @@ def test_an_index_cannot_lead_out_of_the_tree(tmp_path, key):
         shards.read_index(tmp_path / "shard-000000.tar")
 
 
+def test_images_that_lie_on_each_other_are_a_damaged_index(tmp_path):
+    with shards.Shard(tmp_path, "shard-000000.tar", lambda key: None) as shard:
+        shard.add("a", b"1")
+    beside = tmp_path / "shard-000000.json"
+    index = json.loads(beside.read_text())
+    index["places"] = {f"{i}": [0, index["bytes"]] for i in range(2)}  # each is all of it
+    beside.write_text(json.dumps(index))
+    assert list(shards.listed(tmp_path, ["."]).damaged) == ["shard-000000.tar"]
+
+
 class Listing(Folder):
     """A source of synthetic names, which lie on no disk."""
 
@@ -263,7 +305,7 @@ def planned(root, count, each=1000):
     plan = job.make_plan(Listing(root / "none", names), root, cells, shard_size=each)
     share = plan.share(0, 4)
     end = time.process_time()
-    assert plan.total == count and plan.todo == 10 * each and len(share[0]) == 3 * each
+    assert plan.total == count and plan.todo == 10 * each and sum(map(len, share)) == 3 * each
     return middle - begun, end - start
 
 
@@ -277,6 +319,17 @@ def test_a_million_images_in_shards_are_planned_in_seconds(tmp_path):
     names, plan = planned(tmp_path, 1_000_000)
     print(f"names {names:.1f} s, plan {plan:.1f} s")
     assert plan < 30, (names, plan)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_shards_of_one(prior, tree, tmp_path):
+    script = str(ROOT / "DDA/image_adapt/scripts/image_sample.py")
+    paths = ["--model_path", prior, "--base_samples", tree, "--shard_size", "3"]
+    for launcher, out in (([], "one"), (["mpiexec", "-n", "2"], "two")):
+        words = [*map(str, paths), *FLAGS, "--save_dir", str(tmp_path / out), "--batch_size", "2"]
+        subprocess.run([*launcher, sys.executable, script, *words], check=True, env=ENV)
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    assert one == two and len(one) == 16
 
 
 FLAGS = ["--timestep_respacing", "10", "--N", "2", "--D", "4", "--format", "webdataset"]

@@ -95,11 +95,10 @@ class Plan:
     def share(self, rank: int, size: int) -> list[list[str]]:
         """Return every size-th group for one rank, or every size-th image of the only group.
 
-        A rank takes whole shards, and its batches are filled from all of them.
+        A rank takes whole shards, one after another.
         """
-        if self.shards is not None:
-            return [list(itertools.chain(*self.groups[rank::size]))]
-        return self.groups[rank::size] if self.fixed_batches else [self.groups[0][rank::size]]
+        in_groups = self.fixed_batches or self.shards is not None
+        return self.groups[rank::size] if in_groups else [self.groups[0][rank::size]]
 
     def saved(self, cells: Iterable[str]) -> tree.Saved | shards.Listed:
         """Return what is in some cells of ``save_dir`` now."""
@@ -756,7 +755,7 @@ class _Writer:
 
 
 class _ShardWriter(_Writer):
-    """Write the shards of a rank one after another; images come in the order of their keys."""
+    """Write the shards of a rank one after another; within a shard images come in any order."""
 
     def __init__(self, plan: Plan, mine: slice, threads: int, *, limit: int):
         super().__init__(plan, threads, limit=limit)
