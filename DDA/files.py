@@ -445,14 +445,15 @@ def temporary(path: Path) -> Path:
 def _begin_of(pid: int) -> str:
     """Return when a process began, as a number that differs from those before and after it.
 
-    Ids of processes are used again. The number is empty where the system does not tell.
+    Ids of processes are used again. The number is empty where the system does not tell, and for a
+    process that has ended and that its parent has not asked about yet.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+        entries = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
-    return f"{boot}{int(ticks):x}"
+    return "" if entries[0] in (b"Z", b"X") else f"{boot}{int(entries[19]):x}"
 
 
 def host() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +81,13 @@ class Fit:
     def canvas_shape(self, width: int, height: int) -> tuple[int, int]:
         """Return the height and the width of the canvas of an image of this width and height."""
         return self._canvas(*self.shape(width, height))
+
+    def at_once(self, shape: Sequence[int], batch_size: int) -> int:
+        """Return how many canvases (height,width,…) have the pixels of ``batch_size`` squares.
+
+        It is 1 at least, so that what fits into the memory for squares does so for other images.
+        """
+        return max(1, batch_size * self.size**2 // (shape[0] * shape[1]))
 
     def kept(self, width: int, height: int) -> float:
         """Return the share of the area of an image that is kept, in 0..1."""

@@ -56,9 +56,12 @@ def is_turned(path: Path, data: bytes | None = None) -> bool:
         return image.format != "TIFF" and _orientation(image) in TURNS
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Return the width and the height of an image file, of which only the header is read."""
-    with _opened(path) as image:
+def size_of(path: Path, data: bytes | None = None) -> tuple[int, int]:
+    """Return the width and the height of an image file, of which only the header is read.
+
+    data: its bytes, where the file is inside another one.
+    """
+    with _opened(path, data) as image:
         return image.size
 
 

@@ -33,10 +33,11 @@ SYSTEM = (
 )
 # what to do with files that hold images which are not read, by their suffixes
 ADVICE = {
-    "unpack them": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
-    "give one of them itself": (".npz", ".npy"),
+    "unpack them": (".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"),
+    "give one of them itself": (".npz", ".npy", ".zip"),
+    "give them themselves, with a pattern for several": (".tar", ".parquet", ".arrow"),
     "write their images to files, or to one .npz": (
-        *(".parquet", ".arrow", ".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
+        *(".tfrecord", ".h5", ".hdf5", ".lmdb", ".mat", ".pkl"),
     ),
     "save them as .png or .jpg": (
         *(".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"),

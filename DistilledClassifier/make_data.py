@@ -31,14 +31,14 @@ from DistilledClassifier.trees import LostFolder, LostWorker
 
 PROGRAM = "make_data.py"
 FROM = """
---base_samples->source PATH!  a folder of images or a data set's files
+--base_samples->source PATH!  a folder, a pattern, a zip, shards, parquet (dataset/README.md)
 --split NAME  only this part of it, such as cifar_test, train, val
 --num_samples INT  at most so many images, spread evenly (default: all)
 --orientation {apply,ignore}  apply: turn as EXIF says (default for a folder of one's own)
 """
 NAMES = """
 --classes LIST  class names: a file, one a line, or a built-in list; where the data do not tell
---labels FILE  labels of a flat ImageNet val folder (dataset/README.md)
+--labels FILE  a CSV of files and labels, or a flat ImageNet's list (dataset/README.md)
 --list FILE  only the images that it names, one a line
 """
 DIVIDE = """

@@ -7,13 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from DDA import tree
-from DDA.sources import Folder, Source
+from DDA.sources import Folder, Source, splits_of
 
 TRAIN, TEST = "train", "test"  # the splits of a tree that is made of one's own data
 FOLDERS = "folders"  # in the place of a class list: the names of the folders of the images
-# the names of folders that are taken for splits, the likeliest first
-TRAIN_NAMES = ("train", "training", "cifar_train")
-TEST_NAMES = ("test", "val", "valid", "validation", "cifar_test")
 
 
 @dataclass(frozen=True)
@@ -137,16 +134,17 @@ def _folders(source: Source, names: Iterable[str], train: str | None, test: str 
     """
     inside = [name.removeprefix("clean/") for name in names]
     tops = {name.partition("/")[0] for name in inside if "/" in name}
-    are_splits = tops <= {*TRAIN_NAMES, *TEST_NAMES}
+    usual = splits_of(inside)
+    if tops != {*usual[TRAIN], *usual[TEST]} and train is None:  # they are classes
+        usual = {TRAIN: [], TEST: []}
     for setting, folder in (("train", train), ("test", test)):
         if folder is not None and folder not in tops:
             listed = ", ".join(sorted(tops)[:5]) or "no folders"
             raise ValueError(
                 f"`{setting}` {folder} is no folder of {source.path}; there are {listed}"
             )
-    usual = tops if are_splits or train is not None else set()
-    train = train or next((name for name in TRAIN_NAMES if name in usual), None)
-    test = test or next((name for name in TEST_NAMES if name in usual), None)
+    train = train or next(iter(usual[TRAIN]), None)
+    test = test or next(iter(usual[TEST]), None)
     if test is not None and train is None:
         raise ValueError(f"{source.path} has test images in {test}; `train` names the others")
     return _Folders(train, test)
@@ -179,7 +177,8 @@ def _by_key(
             placed[name] = f"{TEST if place < wanted else TRAIN}/{undivided[name]}"
     notes = [f"{share:g} of each class, by key, are test images"] if groups else []
     if moved:
-        notes.append(f"an image was moved in {moved} classes, to train and to test each")
+        which = "1 class" if moved == 1 else f"{moved} classes"
+        notes.append(f"of {which} one image was moved, so that each has both kinds")
     return notes
 
 

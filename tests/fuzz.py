@@ -31,6 +31,7 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 0)]
 
 import fuzz_files
+import fuzz_sources
 import numpy as np
 
 # seconds of the processor that a case may take; ten times as many of the clock, because the machine
@@ -392,6 +394,8 @@ class Configs:
 TARGETS: dict[str, Callable[[], Any]] = {
     **{"pickle": Pickles, "npy": Npy, "npz": Npz, "names": Names, "config": Configs},
     **{"tar": fuzz_files.Tars, "copies": fuzz_files.Copies},
+    **{"zip": fuzz_sources.Zips, "shard": fuzz_sources.Shards, "list": fuzz_sources.Lists},
+    **({"table": fuzz_sources.Tables} if find_spec("pyarrow") else {}),
     "checkpoint": fuzz_files.Checkpoints,
     "photo": fuzz_files.Photos,
     "state": fuzz_files.States,

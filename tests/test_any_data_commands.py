@@ -119,9 +119,9 @@ def test_labelled_images_of_every_form_are_advised_on(tmp_path, prior, classifie
 
 
 def test_a_prior_takes_the_images_of_a_zip_or_a_part_of_them(tmp_path):
-    path = in_zip(tmp_path, contents(6))
+    given = {"source": in_zip(tmp_path, contents(6)), "save_dir": tmp_path / "out"}
+    given |= {"image_size": 16, "steps": 1}
     for cell, count in ((".", 6), ("dark", 3)):
-        settings = PriorSettings(path, tmp_path / "out", cell=cell, image_size=16)
-        assert Images(settings).count == count
+        assert Images(PriorSettings(**given, cell=cell)).count == count
     with pytest.raises(ValueError, match="no images in `cell` grey; its images lie in dark"):
-        Images(PriorSettings(path, tmp_path / "out", cell="grey", image_size=16))
+        Images(PriorSettings(**given, cell="grey"))

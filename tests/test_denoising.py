@@ -269,17 +269,17 @@ def test_a_prior_of_low_timesteps_can_do_these_rungs_and_refuses_the_others(
         if speed in fitting:
             assert Adapter(path, speed=speed, device="cpu").settings.N
             continue
-        with pytest.raises(ValueError, match=f"trained for the timesteps 0-{last} alone") as fault:
+        with pytest.raises(ValueError, match=f"a prior for the timesteps 0-{last} alone") as fault:
             Adapter(path, speed=speed, device="cpu")
-        can = " or ".join(fitting) or "no rung"
-        assert f"Of `speed` it can do {can}, and `N` can be" in str(fault.value)
+        can = ", ".join(fitting) or "no rung"
+        assert f"It can do {can} of `speed`, and `N` can be" in str(fault.value)
 
 
 def test_the_largest_n_of_a_prior_of_low_timesteps_is_told_and_works(prior, tmp_path):
     path = recorded(prior, tmp_path / "low", timesteps="0-200")
     Adapter(path, N=20, device="cpu")  # the 20th of 100 steps is timestep 192
     with pytest.raises(
-        ValueError, match=r"`N` 21 needs 202\. .* `N` can be 20 at most, in the 100"
+        ValueError, match=r"`N` 21 needs 202 too\. .* `N` can be 20 at most, in the 100"
     ):
         Adapter(path, N=21, device="cpu")
     Adapter(path, N=201, timestep_respacing="1000", device="cpu")
@@ -302,7 +302,7 @@ def test_training_of_low_timesteps_draws_no_others_and_says_so(photos, tmp_path,
     record = files.read_json(tmp_path / "out/ema.json")
     assert record["timesteps"] == "0-20"
     assert max(level["timestep"] for level in record["denoising"]["levels"]) <= 20
-    with pytest.raises(ValueError, match="trained for the timesteps 0-20 alone"):
+    with pytest.raises(ValueError, match="a prior for the timesteps 0-20 alone"):
         Adapter(prior.path, speed="one-shot")
     with Image.open(tmp_path / "out/samples.png") as sheet:
         assert min(sheet.size) > 500  # clean, and noised and denoised at three levels
@@ -352,3 +352,17 @@ def test_minutes_include_what_is_measured_and_drawn(photos, tmp_path, monkeypatc
     assert prior.steps > 0 and prior.denoising["images"] >= 8
     assert (tmp_path / "out/samples.png").is_file()
     assert seconds < 3 + 3, seconds  # the tolerance is for the start, and a machine that is busy
+
+
+def test_the_time_of_a_training_includes_what_is_written_meanwhile(photos, tmp_path, monkeypatch):
+    written = []
+
+    def write(self):
+        written.append(time.sleep(0.4))
+
+    monkeypatch.setattr(prior_results.Results, "write", write)
+    monkeypatch.setattr(prior_results.Results, "finish", lambda self: None)
+    settings = {**SMALL, "save_minutes": 0.0001}
+    prior = train_prior(photos, tmp_path / "out", steps=21, **settings)
+    assert len(written) >= 3  # after 10 and 20 steps, and at the end, which is counted apart
+    assert prior.seconds > 0.4 * (len(written) - 1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import SHARED, needs_shared, tiny_unet
 from PIL import Image
 
-from DDA import Adapter, images
+from DDA import Adapter, images, sources
 from DDA.fitting import FITS, LONGEST, Fit
 from DDA.image_adapt import job, tiles
 from DDA.image_adapt.cache import CachedAdapter
@@ -355,20 +356,27 @@ def test_a_save_folder_keeps_to_its_fit_and_an_old_one_was_square(prior, folder,
         adapter.folder(folder, out, quiet=True)
 
 
-def test_many_shapes_wait_for_their_like_but_not_without_end(monkeypatch):
-    def fitted(width):
-        return Fit(4, "whole")(Image.new("RGB", (width, 4)))
-
-    decoded = iter([(f"{i}", fitted(4 + i % 50)) for i in range(100)])
+def test_many_shapes_wait_for_their_like_but_not_without_end():
+    fit = Fit(4, "whole")
+    decoded = iter([(f"{i}", fit(Image.new("RGB", (4 + i % 50, 4)))) for i in range(100)])
     batches, most = [], 0
-    for batch in job._alike(decoded, 2):
+    for batch in job._alike(decoded, fit, 2):
         batches.append(batch)
         assert len({one.canvas.shape for _, one in batch}) == 1
-        ended = sum(map(len, batches))
         read = 100 - decoded.__length_hint__()
-        most = max(most, read - ended)
+        most = max(most, read - sum(map(len, batches)))
     assert sorted(int(path) for batch in batches for path, _ in batch) == [*range(100)]
     assert most <= job.PENDING * 2 + 1
+
+
+def test_a_batch_has_no_more_pixels_than_one_of_squares(prior, photographs, folder, tmp_path):
+    adapter, seen = Adapter(prior, speed="one-shot", fit="whole", batch_size=3), []
+    adapter.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    adapter(photographs)
+    adapter.folder(folder, tmp_path / "out", quiet=True)
+    assert max(shape[0] * shape[2] * shape[3] for shape in seen) <= 5 * 16 * 16  # one of 80 x 16
+    counts = {shape[0] for shape in seen if tuple(shape[2:]) == (16, 24)}
+    assert counts == {1, 2}  # of three such photographs
 
 
 @pytest.mark.parametrize(
@@ -400,3 +408,7 @@ def test_only_headers_are_read_for_the_plan(folder):
     path = folder / "a.png"
     path.write_bytes(path.read_bytes()[:60])  # the header and no more
     assert images.size_of(path) == (30, 20)
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        archive.write(path, "a.png")
+    source = sources.open_source(folder.with_suffix(".zip"))
+    assert sources.size_of(source, source.names[0]) == (30, 20)

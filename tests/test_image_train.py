@@ -397,7 +397,8 @@ def test_the_result_is_one_json_object_and_quiet_shows_nothing_else(photos, tmp_
     assert main(flags(photos, tmp_path / "out", "--steps", 2, "--json", "--quiet")) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert captured.err == "" and result.keys() == {"path", "steps", "loss", "seconds", "denoising"}
+    names = {"path", "steps", "loss", "seconds", "denoising", "estimate"}
+    assert captured.err == "" and result.keys() == names
     assert result["steps"] == 2 and Path(result["path"]) == tmp_path / "out/ema.pt"
 
 
@@ -418,7 +419,7 @@ def test_the_settings_of_a_prior_are_those_that_a_checkpoint_needs(photos, tmp_p
     assert prior_settings.PROCESS == checkpoints.DIFFUSION
     assert main(flags(photos, tmp_path / "out", "--steps", 1)) == 0
     names = (*checkpoints.RECOGNISED, *checkpoints.UNTOLD, "dropout")
-    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256")
+    assert tuple(files.read_json(tmp_path / "out/ema.json")) == (*names, "sha256", "denoising")
 
 
 @pytest.mark.parametrize("size", [15, 28, 32, 64, 96, 128])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,9 +280,11 @@ def test_pillow_does_not_warn_of_large_images(tmp_path):
         ((), r"; nothing else is there \(hidden files are not seen\)"),
         (
             ("train-0.parquet", "train-1.parquet", "a/test.parquet", "README"),
-            r"; the files there are 3 \.parquet, 1 \(no suffix\): write their images to files",
+            r"; the files there are 3 \.parquet, 1 \(no suffix\): give them themselves, with a",
         ),
-        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: unpack them$"),
+        (("val.zip", "notes.txt"), r"; the files there are 1 \.\w+, 1 \.\w+: give one of them"),
+        (("val.7z",), r"; the files there are 1 \.7z: unpack them$"),
+        (("a.h5",), r"; the files there are 1 \.h5: write their images to files, or to one \.npz$"),
         (("a/IMG_1.HEIC",), r"; the files there are 1 \.heic: save them as \.png or \.jpg$"),
         (
             ("made/settings.json", "made/x.png"),
@@ -355,6 +358,20 @@ def test_a_process_sweeps_each_folder_that_it_writes_to(tmp_path):
         (tmp_path / name).write_bytes(b"of another program")
     files.write_bytes(tmp_path / "x", b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "x"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
+def test_the_temporary_of_a_process_that_has_ended_is_nobodys(tmp_path):
+    """Its parent has not asked about it yet, so its number is still taken."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        name = f"{files.host()}-{child.pid}-{files._begin_of(child.pid)}-0123456789ab"
+        path = tmp_path / f"{name}{files.TEMPORARY}"
+        path.write_bytes(b"half")
+        assert files.is_being_written(path)
+        child.stdin.close()
+        while b") Z" not in Path(f"/proc/{child.pid}/stat").read_bytes():
+            time.sleep(0.01)
+        assert not files.is_being_written(path)
 
 
 def test_a_temporary_may_be_finished_while_it_is_looked_at(tmp_path, monkeypatch):

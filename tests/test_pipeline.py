@@ -3,11 +3,14 @@
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -18,9 +21,10 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "scripts"))
 import pipeline as command
 
-from DDA import files
+from DDA import files, tree
 from DDA.progress import Show
 from DDA.studies import pipeline
+from DistilledClassifier import classifiers
 
 DIGITS = ROOT / "scripts/pipelines/digits.yaml"
 WHOLE = """
@@ -44,14 +48,19 @@ def commands_of(stages, program):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts/pipelines").glob("*.yaml")))
-def test_every_pipeline_has_commands_that_are_accepted(path, capsys, monkeypatch):
-    for name in (
-        "check_inputs",
-        "own_images",
-        "check_source",
-        "check_data",
-    ):  # not every checkout has them
+def test_every_pipeline_has_commands_that_are_accepted(path, tmp_path, capsys, monkeypatch):
+    for name in ("check_inputs", "check_source", "check_data"):  # not every checkout has them
         monkeypatch.setattr(pipeline, name, lambda *_: None)
+    entries = files.read_yaml(path)
+    if "experiment" not in entries["data"]:  # one's own images, and the source that is trained on
+        monkeypatch.chdir(tmp_path)
+        images = SimpleNamespace(source=SimpleNamespace(classes=("cat", "dog")))
+        monkeypatch.setattr(pipeline, "own_images", lambda *_: images)
+        network = {"type": "CifarResNet", "depth": 8, "num_classes": 2}
+        config = {"classifier": network, "preprocess": {"size": 8}}
+        Path(entries["source"]).parent.mkdir(parents=True)
+        built = classifiers.build(network)
+        classifiers.save(Path(entries["source"]), built, config, ("cat", "dog"))
     assert command.main([str(path), "--dry_run"]) == 0
     assert "# the report\nreport.py" in capsys.readouterr().out
 
@@ -108,6 +117,8 @@ def test_every_pipeline_has_commands_that_are_accepted(path, capsys, monkeypatch
         ("prior=5", "`prior` is 5, but it holds entries"),
         ("prior.lr={a: 1}", "`prior.lr` is {'a': 1}, but a flag takes a value"),
         ("training.all=[1]", "`training.all` is [1], but it holds entries"),
+        ("prior.timesteps=0-70", "--N 30 needs 293 too. It can do no rung of --speed"),
+        ("prior.timesteps=5", "--timesteps '5' must be 0 and the last timestep to train"),
         ("training.clean.train.epochs=[1]", "`train.epochs` must be a number or nothing"),
     ],
 )
@@ -437,10 +448,30 @@ def test_a_folder_and_a_size_are_enough(photos):
     assert "--split test" in degraded
     (known,) = planned[pipeline.KNOWN_ADAPTED]["commands"]
     assert "--dataset digits --train True" in known
+    assert "--fit whole" in known and "--fit whole" in planned[pipeline.ADAPTED]["commands"][0]
+    padded = own(photos, **{"adaptation.fit": "pad"}).stages[pipeline.ADAPTED]["commands"][0]
+    assert "--fit pad" in padded and "whole" not in padded
     large = own(photos, **{"data.size": 128, "training.all.augment": {"crop": 0}})
     assert "own/ResNet50/clean.yaml" in large.stages[pipeline.CLASSIFIER]["commands"][0]
     named = own(photos, **{"data.mean": [0.5, 0.4, 0.3], "data.backbone": "ResNet20"})
     assert "preprocess.mean=[0.5," in named.stages[pipeline.CLASSIFIER]["commands"][0]
+
+
+def test_flat_images_in_a_zip_with_a_list_of_labels_will_do(photos):
+    lines = ["file,label"]
+    with ZipFile(photos.parent / "flat.zip", "w") as archive:
+        for path in sorted(photos.rglob("*.png")):
+            archive.write(path, path.name)
+            lines.append(f"{path.name},{path.parent.name}")
+    (photos.parent / "said.csv").write_text("\n".join(lines))
+    changes = {"data.base_samples": f"{photos.parent / 'flat.zip'}"}
+    changes |= {"data.labels": f"{photos.parent / 'said.csv'}", "adaptation.fit": "whole"}
+    (prepare,) = own(photos, **changes).stages[pipeline.IMAGES]["commands"]
+    program, *words = shlex.split(prepare)
+    assert pipeline._module(program).main(words) == 0
+    made = photos.parent / "out"
+    assert tree.read_classes(made / "clean") == ("cat", "dog")
+    assert len(tree.list_images(made / "clean", "clean/test")[0]) == 3
 
 
 def test_what_a_published_set_needs_is_known_by_its_name():

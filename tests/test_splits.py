@@ -63,7 +63,7 @@ def test_each_class_gets_a_training_and_a_test_image_and_one_that_cannot_is_name
     words = ["--base_samples", few, "--classes", "folders", "--test_share", "0.1", "--workers", "1"]
     words = [*map(str, words), "--save_dir", str(tmp_path / "out")]
     assert make_data.main(["prepare", *words]) == 0
-    assert "an image was moved in" in capsys.readouterr().out
+    assert "one image was moved, so that each has both kinds" in capsys.readouterr().out
     for split in ("train", "test"):
         assert len(list((tmp_path / "out/clean" / split).glob("*/*"))) == 8
     write(few, ["single/1.png"])

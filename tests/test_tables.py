@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from DDA import files, sources, tree
+from DDA.sources import tables
 from DistilledClassifier import make_data
 
 NAMES = ["cat", "dog", "ox"]
@@ -190,3 +191,23 @@ def test_without_pyarrow_the_error_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.ipc", None)
     with pytest.raises(ValueError, match=r"x\.parquet needs pyarrow .* diffaud\[parquet\]"):
         sources.open_source(tmp_path / "x.parquet")
+
+
+def test_statistics_of_a_column_are_never_asked_for(tmp_path):
+    """Where they are damaged, pyarrow 26 aborts the process, as tests/fuzz.py found."""
+    path = written(tmp_path / "a.parquet", table([encoded()], [1], described=features()))
+    asked = []
+
+    class Group:
+        num_rows, total_byte_size = 1, 100
+
+        def column(self, place):
+            asked.append(place)
+
+    tables._Parquet(path)._check(Group(), 200)
+    assert not asked
+    Group.total_byte_size = 1 << 40
+    with pytest.raises(
+        files.BadFile, match="declares rows of 1,099,511,627,776 bytes, but has 200"
+    ):
+        tables._Parquet(path)._check(Group(), 200)

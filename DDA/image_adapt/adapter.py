@@ -188,9 +188,10 @@ class Adapter:
             height, width = image.shape[:2]
             shapes.setdefault(fit.canvas_shape(width, height), []).append(place)
         copies = {}
-        for places in shapes.values():
-            for first in range(0, len(places), self.batch_size):
-                part = places[first : first + self.batch_size]
+        for shape, places in shapes.items():
+            count = fit.at_once(shape, self.batch_size)
+            for first in range(0, len(places), count):
+                part = places[first : first + count]
                 fitted = [fit(Image.fromarray(pixels[place])) for place in part]
                 canvases = np.stack([one.canvas for one in fitted])
                 adapted = self._adapt_batch([keys[place] for place in part], canvases, full)
@@ -417,20 +418,7 @@ class Adapter:
             or fit_of(selection.layout, published=published)
         )
         settings_module.check_fit(fit, self.settings.behavior)
-        source = sources.open_source(
-            selection.source,
-            None if selection.classes is None else tree.class_list(selection.classes),
-            severity=one_severity(selection.severity),
-            upright=orientation == "apply",
-        )
-        cells = cells_of(
-            source,
-            selection.layout,
-            selection.corruption,
-            selection.severity,
-            train=selection.train is not False,
-            leave_out=selection.save_dir,
-        )
+        source, cells = _opened(selection, orientation)
         keys = selection.keys
         format = selection.format or ("same" if published else "png")
         if format == shards.FORMAT and published:
@@ -591,6 +579,25 @@ OF_ADAPTER = {
     "dataset": "give `layout`",
     "use_ddim": "give `sampler` ddim to `Adapter`",
 }
+
+
+def _opened(selection: Selection, orientation: str) -> tuple[sources.Source, list[str]]:
+    """Return the source of the images, and its cells that are adapted."""
+    source = sources.open_source(
+        selection.source,
+        None if selection.classes is None else tree.class_list(selection.classes),
+        severity=one_severity(selection.severity),
+        upright=orientation == "apply",
+    )
+    cells = cells_of(
+        source,
+        selection.layout,
+        selection.corruption,
+        selection.severity,
+        train=selection.train is not False,
+        leave_out=selection.save_dir,
+    )
+    return source, cells
 
 
 def _check_place(

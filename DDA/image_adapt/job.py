@@ -546,6 +546,7 @@ def run(
         plan.share(world.rank, world.size),
         decode,
         counts.fail,
+        fit=fit,
         batch_size=batch_size,
         threads=threads,
     )
@@ -577,7 +578,7 @@ def estimate(
     """
     share = plan.share(world.rank, world.size)
     decode = partial(_decode, plan.source, fit)
-    batches = _batches(share, decode, lambda *_: None, batch_size=batch_size, threads=1)
+    batches = _batches(share, decode, lambda *_: None, fit=fit, batch_size=batch_size, threads=1)
     seconds, count, usual = 0.0, 0, 1.0
     with closing(batches):
         for paths, fitted in itertools.islice(batches, 1):
@@ -647,6 +648,7 @@ def _batches(
     decode: Callable[[str], Fitted | str],
     fail: Callable[[str, str], None],
     *,
+    fit: Fit,
     batch_size: int,
     threads: int,
 ) -> Iterator[tuple[list[str], list[Fitted]]]:
@@ -666,12 +668,12 @@ def _batches(
                     yield path, outcome
 
         for group in groups:
-            for batch in _alike(readable(group), batch_size):
+            for batch in _alike(readable(group), fit, batch_size):
                 yield [path for path, _ in batch], [fitted for _, fitted in batch]
 
 
 def _alike(
-    decoded: Iterator[tuple[str, Fitted]], batch_size: int
+    decoded: Iterator[tuple[str, Fitted]], fit: Fit, batch_size: int
 ) -> Iterator[list[tuple[str, Fitted]]]:
     """Yield batches of images whose canvases have one shape, as soon as they are full.
 
@@ -681,7 +683,7 @@ def _alike(
     for path, fitted in decoded:
         shape = fitted.canvas.shape
         waiting.setdefault(shape, []).append((path, fitted))
-        if len(waiting[shape]) == batch_size:
+        if len(waiting[shape]) == fit.at_once(shape, batch_size):
             yield waiting.pop(shape)
         elif sum(map(len, waiting.values())) > PENDING * batch_size:
             yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))

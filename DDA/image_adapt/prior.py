@@ -54,17 +54,7 @@ class Prior:
 
         process: that of the prior, respaced.
         """
-        last = last_of(self._record.get("timesteps", ""))
-        highest = _called(process, chosen)[-1]
-        if last is None or highest <= last:
-            return
-        most = sum(timestep <= last for timestep in process.timestep_map)
-        fitting = " or ".join(rungs(self.settings["diffusion_steps"], last)) or "no rung"
-        raise ValueError(
-            f"`model_path` {self.path} was trained for the timesteps 0-{last} alone, and `N` "
-            f"{chosen.N} needs {highest}. Of `speed` it can do {fitting}, and `N` can be {most} at "
-            f"most, in the {len(process)} steps of the respaced process"
-        )
+        check_timesteps(self.path, self._record.get("timesteps"), process, chosen)
 
     def shortfall(self, process: Diffusion, chosen: Method) -> str | None:
         """Return in words where the prior denoises too badly for a method.
@@ -98,6 +88,25 @@ class Prior:
 def _called(process: Diffusion, chosen: Method) -> list[int]:
     """Return the timesteps at which a method calls the network, in ascending order."""
     return process.first(chosen.N, chosen.steps).timestep_map
+
+
+def check_timesteps(path: Path, timesteps: str | None, process: Diffusion, chosen: Method) -> None:
+    """Raise ValueError where a method needs timesteps that a prior is not trained for.
+
+    path: of the prior. timesteps: those of its training, such as ``0-200``; None for all. process:
+    that of the prior, respaced.
+    """
+    last = last_of(timesteps or "")
+    highest = _called(process, chosen)[-1]
+    if last is None or highest <= last:
+        return
+    most = sum(timestep <= last for timestep in process.timestep_map)
+    fitting = ", ".join(rungs(process.original_steps, last)) or "no rung"
+    raise ValueError(
+        f"`model_path` {path} is a prior for the timesteps 0-{last} alone, and `N` {chosen.N} "
+        f"needs {highest} too. It can do {fitting} of `speed`, and `N` can be {most} at most, in "
+        f"the {len(process)} steps of the respaced process"
+    )
 
 
 def rungs(steps: int, last: int) -> list[str]:

@@ -62,8 +62,8 @@ def plan_ending(room: float, pass_seconds: float = 0.0) -> Ending:
 
     >>> plan_ending(5000)
     Ending(shown=128, samples=16, steps=50, seconds=2.0)
-    >>> plan_ending(100, 0.1)
-    Ending(shown=8, samples=4, steps=12, seconds=11.6)
+    >>> plan_ending(100, 0.125)
+    Ending(shown=8, samples=4, steps=12, seconds=14.0)
     """
     share, ending = room / _passes(Ending()), Ending()
     if share < 1:
@@ -193,11 +193,16 @@ class Results:
         noise = [level["noise"] for level in levels]
 
         def draw(axes: Any) -> None:
-            for name in ("identity", "gaussian", "prior"):
+            for name, form in (("prior", "o-"), ("gaussian", "s--"), ("identity", "x:")):
                 label = {"gaussian": "tuned Gaussian filter"}.get(name, name)
-                axes.plot(noise, [level[name] for level in levels], marker="o", label=label)
+                axes.plot(noise, [level[name] for level in levels], form, label=label)
             axes.set(xscale="log", yscale="log", xlabel="noise, grey levels of 0 to 255")
             axes.set(ylabel="error of the clean image, grey levels")
+            axes.set_xticks(noise, [f"{value:.1f}" for value in noise])
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
+            errors = [value for value in (1, 2, 5, 10, 20, 50, 100) if low <= value <= high]
+            axes.set_yticks(errors, [f"{value}" for value in errors])
 
         _chart(self._folder / "denoising.png", draw)
 

@@ -35,7 +35,7 @@ PROGRAM = "predict.py"
 FLAGS = """
 first FIRST  the classifier of the images as they are: a checkpoint, or timm/<name>
 --second_model_prefix->second SECOND  the classifier of adapted copies (default: the first one)
---data_prefix1->degraded find:PATH!  the images: a folder, or arrays
+--data_prefix1->degraded find:PATH!  the images: a folder, one image, a pattern, a zip, …
 --data_prefix2->adapted find:PATH  their adapted copies
 --model_path->prior find:PATH  a prior, which makes the copies
 --speed {SPEED}  the rung at which it makes them (default: one-shot)

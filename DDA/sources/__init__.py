@@ -19,6 +19,7 @@ Nothing that a file says is executed, and no name that it says leads out of the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ from DDA.sources.globs import is_pattern, matches
 from DDA.sources.imagenet import imagenet, tiny_imagenet
 from DDA.sources.labels import splits_of as splits_of
 from DDA.sources.named import Named
-from DDA.sources.tables import is_table, tables
+from DDA.sources.tables import is_table, open_tables
 
 FORMATS = (
     "a folder of images, with class folders or a labels.csv, one image, a zip, or a pattern such "
@@ -106,20 +107,23 @@ def _data_files(path: Path) -> list[str]:
 
     Such a folder holds no images and no other folders.
     """
-    entries = tree.entries(path) or []
-    folders = [entry.name for entry in entries if tree.is_folder(entry)]
-    names = [entry.name for entry in entries if entry.name not in folders]
-    is_saved = "dataset_dict.json" in names  # Hugging Face's folder of several splits
+    is_saved = (path / "dataset_dict.json").is_file()  # Hugging Face's folder of several splits
     splits = {*lists.TRAIN, *lists.TEST, "data"}
-    if not is_saved and not set(map(str.lower, folders)) <= splits:
-        return []
+    names: list[str] = []
+    folders = [""]
     for folder in folders:
-        below = tree.entries(path / folder) or []
-        if any(map(tree.is_folder, below)):
-            return []
-        names += [f"{folder}/{entry.name}" for entry in below]
-    if any(name.lower().endswith(tree.SUFFIXES) for name in names):
-        return []
+        with contextlib.suppress(OSError), os.scandir(path / folder) as entries:
+            for entry in entries:  # as few as tell that it is another folder: it may hold millions
+                if entry.name.startswith("."):
+                    continue
+                if not tree.is_folder(entry):
+                    if entry.name.lower().endswith(tree.SUFFIXES):
+                        return []
+                    names.append(f"{folder}{entry.name}")
+                elif folder or not (is_saved or entry.name.lower() in splits):
+                    return []
+                else:
+                    folders.append(f"{entry.name}/")
     return sorted(names)
 
 
@@ -131,7 +135,7 @@ def _of_files(path: Path, folder: Path, names: Sequence[str], asked: _Asked) -> 
         return archives.shards(path, folder, tars, *rest, upright=asked.upright)
     named = [name for name in names if is_table(name)]
     if named and asked.labels is None:
-        return tables(path, folder, named, asked.classes, upright=asked.upright)
+        return open_tables(path, folder, named, asked.classes, upright=asked.upright)
     return None
 
 
@@ -206,7 +210,7 @@ def open_official(
     upright = is_upright(path, orientation)
     source = open_source(path, classes, severity, upright=upright, labels=labels)
     if isinstance(source, Folder) and source.classes is None:
-        source.classes = lists.class_folders(source.names)
+        source.by_folders = True
     return source
 
 
@@ -230,9 +234,12 @@ def found_instead(source: Source, cells: Sequence[str] = (".",)) -> str:
 
 
 def size_of(source: Source, name: str) -> tuple[int, int]:
-    """Return the width and the height of an image; of a file only the header is read."""
+    """Return the width and the height of an image; of a file only the header is decoded."""
     place = source.where(name)
-    return images.size_of(place) if isinstance(place, Path) else source.read(name).size
+    if isinstance(place, Path):
+        return images.size_of(place)
+    data = source.encoded(name)
+    return source.read(name).size if data is None else images.size_of(Path(name), data)
 
 
 def read_pixels(source: Source, name: str) -> np.ndarray:

@@ -20,8 +20,11 @@ class Folder:
 
     files: the file of each image by its name in the tree, where the names differ from those on
     disk. upright: whether images are turned as their EXIF data say. left_out: what is left out of
-    the images on disk, in words.
+    the images on disk, in words. by_folders: whether class folders tell the classes where nothing
+    else does; the folder is listed when these are asked for.
     """
+
+    by_folders = False
 
     def __init__(
         self,
@@ -33,13 +36,20 @@ class Folder:
         upright: bool = False,
     ):
         self.path, self.left_out, self.upright = path, left_out, upright
-        self.classes = (
+        self._classes = (
             tree.read_classes(path) if classes is None else tree.check_classes(classes, path)
         )
         for name in files or ():
             tree.check_name(name, path)
         self._files = files
         self._names: list[str] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Return the class names in order, or None."""
+        if self._classes is None and self.by_folders:
+            self._classes = lists.class_folders(self.names)
+        return self._classes
 
     @property
     def names(self) -> list[str]:
@@ -99,14 +109,18 @@ class Folder:
 
 
 def listed_folder(
-    path: Path, classes: Sequence[str] | None, labels: Path | None, *, upright: bool
+    path: Path,
+    classes: Sequence[str] | None,
+    labels: Path | None,
+    *,
+    upright: bool,
 ) -> Folder | None:
     """Open a folder of images with a list of their labels; return None for any other folder.
 
-    The list lies in the folder or in one of its folders, under one of the names LISTS, or it is
+    The list lies in the folder or in those of its splits, under one of the names LISTS, or it is
     ``labels``. Each image gets its name in the folder of its class.
     """
-    others = [] if labels is not None else lists.lists_among(_files_near(path))
+    others = [] if labels is not None else _lists_in(path)
     contents = {name: partial(files.read_regular, path / name, lists.MOST_BYTES) for name in others}
     if labels is None and not any(lists.is_list(path / name) for name in contents):
         return None
@@ -122,8 +136,8 @@ def listed_folder(
     return Folder(path, named, placed.classes, placed.left_out, upright=upright)
 
 
-def _files_near(path: Path) -> list[str]:
-    """Return the lists that may lie in a folder and in its folders, whatever these hold."""
-    folders = ["", *(f"{entry.name}/" for entry in tree.entries(path) or [] if entry.is_dir())]
+def _lists_in(path: Path) -> list[str]:
+    """Return the lists of labels in a folder and in those of its splits."""
+    folders = ("", *(f"{split}/" for split in (*lists.TRAIN, *lists.TEST)))
     names = [f"{folder}{name}" for folder in folders for name in lists.LISTS]
     return [name for name in names if (path / name).is_file()]

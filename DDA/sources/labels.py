@@ -169,9 +169,10 @@ def joined(
 
 
 def lists_among(others: Iterable[str]) -> list[str]:
-    """Return the lists of labels among files, in the folder itself or one of its folders."""
-    paths = (name for name in others if name.count("/") <= 1)
-    return sorted(name for name in paths if name.rpartition("/")[2].lower() in LISTS)
+    """Return the lists of labels among files, in the folder itself or those of its splits."""
+    homes = ("", *TRAIN, *TEST)
+    paths = (name for name in others if name.rpartition("/")[0] in homes)
+    return sorted(name for name in paths if name.rpartition("/")[2] in LISTS)
 
 
 def by_lists(

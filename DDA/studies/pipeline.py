@@ -17,13 +17,14 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from DDA import commands, files, settings, shapes, sources, tree
+from DDA.image_adapt.prior_settings import PriorSettings
 from DDA.model_adapt.choices import FITTED_RULES
 from DDA.progress import Show, duration, printable
 from DDA.studies.ladder import launcher
@@ -74,7 +75,7 @@ HINTS = {
 }
 DATA_HINTS = {
     "base_samples": str,
-    **dict.fromkeys(("experiment", "backbone", "train", "test", "classes"), str | None),
+    **dict.fromkeys(("experiment", "backbone", "train", "test", "classes", "labels"), str | None),
     "size": int | None,
     **dict.fromkeys(("mean", "std"), list | None),
     "held_out": float,
@@ -378,9 +379,10 @@ class _Steps:
         """Prepare the images; train a classifier and a prior where none is given."""
         data = self._data
         paths = {"base_samples": data["base_samples"], "save_dir": self._clean}
-        chosen = {"classes": data["classes"]}
+        chosen = {"classes": data["classes"], "labels": data["labels"]}
         if self._is_own:
-            chosen = {"classes": data["classes"] or splits.FOLDERS, "test_share": data["held_out"]}
+            chosen["classes"] = data["classes"] or splits.FOLDERS
+            chosen |= {"test_share": data["held_out"]}
             chosen |= {"train": data["train"], "test": data["test"]}
         paths |= {name: value for name, value in chosen.items() if value is not None}
         yield Stage(IMAGES, (_command("make_data.py", "prepare", **paths),))
@@ -430,7 +432,8 @@ class _Steps:
     def _adapt(self, source: str, cells: Mapping[str, Any], target: str) -> Command:
         """Return the command that adapts some cells of a source."""
         paths = {"model_path": self._prior, "base_samples": source, "save_dir": self._out / target}
-        method = {**self._seed, **self._config["adaptation"]}
+        fit = {"fit": "whole"} if self._is_own else {}  # photographs are of any shape
+        method = {**self._seed, **fit, **self._config["adaptation"]}
         return _command("image_sample.py", **{**paths, **method, **cells})
 
     def training(self) -> Iterator[Stage]:
@@ -541,7 +544,8 @@ def check(stages: Iterable[Stage], images: OwnImages | None = None) -> list[Conf
     configs of the trainings.
     """
     classes = {} if images is None else {"data.classes": list(images.source.classes)}
-    trainings = []
+    trainings: list[Config] = []
+    priors: dict[str, PriorSettings] = {}
     for stage in stages:
         for command in stage.commands:
             errors = io.StringIO()
@@ -553,7 +557,7 @@ def check(stages: Iterable[Stage], images: OwnImages | None = None) -> list[Conf
                 if name in TRAIN:
                     trainings.append(_check_training(name, values, classes))
                 else:
-                    _check_values(name, values, stage.ranks)
+                    _check_values(name, values, stage.ranks, priors)
             except SystemExit:
                 last = errors.getvalue().strip().splitlines()[-1]
                 raise ValueError(f"{stage.title}: {last}") from None
@@ -575,17 +579,42 @@ def _module(name: str) -> Any:
     return importlib.import_module(SCRIPTS[name].removesuffix(".py").replace("/", "."))
 
 
-def _check_values(name: str, values: dict[str, Any], ranks: int) -> None:
-    """Raise ValueError for values that a command would refuse; nothing is opened."""
+def _check_values(
+    name: str, values: dict[str, Any], ranks: int, priors: dict[str, PriorSettings]
+) -> None:
+    """Raise ValueError for values that a command would refuse; nothing is opened.
+
+    priors: the settings of the priors that are trained before, by their files; that of this command
+    is added.
+    """
     if name == "make_data.py":
         from DistilledClassifier import making
 
         making.check(values.pop("command"), values)
     elif name == "image_sample.py":
         unused = _module(name).UNUSED
-        _module(name).settings_of({one: values[one] for one in values if one not in unused})
+        chosen = {one: values[one] for one in values if one not in unused}
+        _check_timesteps(_module(name).settings_of(chosen)[1], priors)
+    elif name == "image_train.py":
+        trained = _module(name).check(values, ranks)
+        priors[f"{trained.save_dir / 'ema.pt'}"] = trained
     else:
         _module(name).check(values, ranks)
+
+
+def _check_timesteps(arguments: Mapping[str, Any], priors: Mapping[str, PriorSettings]) -> None:
+    """Raise ValueError where an adaptation needs timesteps that its prior is not trained for."""
+    trained = priors.get(f"{arguments['model_path']}")
+    if trained is None or not trained.record():
+        return
+    from DDA.image_adapt import prior
+    from DDA.image_adapt.settings import Method, method
+
+    names = [item.name for item in fields(Method)]
+    chosen = method(arguments["speed"], **{name: arguments[name] for name in names})
+    process = prior.process_of(trained.flags(trained.image_size or 1), chosen.timestep_respacing)
+    path = trained.save_dir / "ema.pt"
+    prior.check_timesteps(path, trained.record()["timesteps"], process, chosen)
 
 
 def _check_training(name: str, values: dict[str, Any], classes: Mapping[str, Any]) -> Config:
@@ -617,8 +646,9 @@ def own_images(config: Mapping[str, Any], where: str) -> OwnImages | None:
     from DistilledClassifier.making import Originals, divided
 
     path, classes = files.find(data["base_samples"]), data["classes"] or splits.FOLDERS
+    labels = None if data["labels"] is None else files.find(data["labels"])
     try:
-        originals = Originals(path, classes=classes)
+        originals = Originals(path, classes=classes, labels=labels)
         return OwnImages(*divided(originals, data["held_out"], data["train"], data["test"]))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: `data`: {error}") from None
@@ -632,6 +662,7 @@ def check_inputs(config: Mapping[str, Any], where: str) -> None:
     degraded = config["degraded"]
     named = {
         "data.base_samples": config["data"]["base_samples"],
+        "data.labels": config["data"]["labels"],
         "source": config["source"],
         "prior.model_path": config["prior"].get("model_path"),
         "degraded.base_samples": degraded["base_samples"] if isinstance(degraded, dict) else None,

@@ -30,7 +30,7 @@ from DDA.image_adapt.prior_settings import PriorSettings
 PROGRAM = "image_train.py"
 FLAGS = """
 [images]
---base_samples->source find:PATH!  folder of images, or a data set's files
+--base_samples->source find:PATH!  a folder, a zip, shards, parquet, … (dataset/README.md)
 --cell FOLDER = .  only this folder of it, such as clean/cifar_train
 --flip yes|no = no  mirror half of the images (default: no)
 --save_dir find:DIR!
@@ -88,11 +88,16 @@ def parser() -> commands.Parser:
     return commands.parser(PROGRAM, __doc__, FLAGS, **vars(choices))
 
 
-def check(values: dict[str, Any], ranks: int = 1) -> None:
-    """Raise ValueError for values that the command would refuse, without opening anything."""
+def check(values: dict[str, Any], ranks: int = 1) -> PriorSettings:
+    """Return the settings of the training, without opening anything.
+
+    Raises ValueError for values that the command would refuse.
+    """
     for name in ("device", "dry_run"):
         values.pop(name)
-    PriorSettings(**values).check_ranks(ranks)
+    settings = PriorSettings(**values)
+    settings.check_ranks(ranks)
+    return settings
 
 
 def _work(world: ranks.World, values: dict[str, Any], output: commands.Output) -> int:
