@@ -21,6 +21,8 @@ WORDS = {
     dict: "a group of entries",
     tuple: "a list",
     list: "a list",
+    Path: "a pathlib.Path",
+    frozenset: "a frozenset",
     NoneType: "nothing",
 }
 # the words for a hint that a whole number does not fit, because it is too large

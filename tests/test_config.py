@@ -96,6 +96,8 @@ def test_every_file_is_used_and_holds_only_what_is_its_own():
         ("6", int, "`x` must be a whole number, not '6'"),
         (np.float32(0.5), int | None, "`x` must be a whole number or nothing, not 0.5"),
         (np.bool_(True), int, "`x` must be a whole number, not True"),
+        ("photos", Path, "`x` must be a pathlib.Path, not 'photos'"),
+        (5, Path | frozenset[str], "`x` must be a pathlib.Path or a frozenset, not 5"),
     ],
 )
 def test_a_setting_of_the_wrong_kind_is_told_what_it_must_be(value, hint, words):
