@@ -18,7 +18,7 @@ from DDA.progress import Estimate
 from DDA.ranks import World
 from DDA.sources import Folder
 from DDA.training import loop
-from DistilledClassifier import train
+from DistilledClassifier import experiments, train
 
 
 def everything(folder):
@@ -190,4 +190,7 @@ def test_train_tells_how_long_it_takes_and_writes_nothing(labelled, tmp_path, ca
     out = capsys.readouterr().out
     assert "estimate    1 min 0 s (" in out and "; validations come on top" in out
     assert "nothing, --dry_run; 0 steps are in" in out
+    settings = {"save_dir": tmp_path / "saved", "workers": 0, "quiet": True}
+    made = experiments.train(path, dry_run=True, **settings)
+    assert made.estimate.unit == "a step" and made.steps == 0
     assert everything(tmp_path) == before and not (tmp_path / "saved").exists()

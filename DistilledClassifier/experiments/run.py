@@ -85,6 +85,7 @@ def train(
     device: str | torch.device | None = "auto",
     world: World | None = None,
     quiet: bool = False,
+    dry_run: bool = False,
 ) -> Trained:
     """Train a classifier: of clean images, of one known degradation, or of all of them.
 
@@ -110,6 +111,7 @@ def train(
         device: auto, cpu, cuda, the numbers of GPUs, or a `torch.device`.
         world: the processes that share the work (default: this one).
         quiet: print nothing.
+        dry_run: check everything, print the plan and an estimate by a few steps, and stop.
 
     Returns:
         The run's folder, its best weights, and their top-1 in per cent.
@@ -145,8 +147,8 @@ def train(
     )
     show = Show(quiet=quiet)
     if world is None:
-        return ranks.alone(lambda world: run_training(settings, world, show))
-    return run_training(settings, world, show)
+        return ranks.alone(lambda world: run_training(settings, world, show, dry_run=dry_run))
+    return run_training(settings, world, show, dry_run=dry_run)
 
 
 def run_training(
