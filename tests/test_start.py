@@ -32,6 +32,8 @@ def test_a_job_starts_in_little_more_than_the_time_to_import_torch_and_read_the_
     files.write_json(tmp_path / "prior.json", {"image_size": 32, **heads, **process})
     np.save(tmp_path / "images.npy", np.zeros((8, 32, 32, 3), np.uint8))
     paths = ["--base_samples", tmp_path / "images.npy", "--save_dir", tmp_path / "out"]
+    (tmp_path / "none.txt").write_text("")
+    paths += ["--keys", tmp_path / "none.txt"]  # otherwise a batch is measured too
     job = [SCRIPT, "--model_path", prior, *paths, "--speed", "one-shot", "--dry_run"]
     reference = ["-c", REFERENCE, prior]
     turns = [(seconds(*job), seconds(*reference)) for _ in range(2)]
