@@ -77,7 +77,7 @@ def test_a_long_batch_is_not_measured_twice(tree, tmp_path, monkeypatch):
 
 def test_image_sample_tells_how_long_it_takes_and_writes_nothing(prior, tree, tmp_path, capsys):
     words = ["--model_path", prior, "--base_samples", tree, "--save_dir", tmp_path / "out"]
-    flags = ["--N", "2", "--timestep_respacing", "10", "--dry_run"]
+    flags = ["--N", "2", "--timestep_respacing", "10", "--fit", "square", "--dry_run"]
     command = [*map(str, words), *flags]
     before = everything(tmp_path)
     assert image_sample.main(command) == 0

@@ -296,10 +296,11 @@ def planned(root, count, each=1000):
         (root / cell).mkdir(parents=True)
         # every shard but the last of each cell is done
         for number, first in enumerate(range(0, len(names[cell]) - each, each)):
-            places = {trees.key_of(path): [0, 1] for path in names[cell][first : first + each]}
+            part = enumerate(names[cell][first : first + each])
+            places = {trees.key_of(name): [place, 1] for place, name in part}
             path = root / shards.name_of(cell, number)
-            path.write_bytes(b"1")
-            index = {"bytes": 1, "sha256": "", "places": places}
+            path.write_bytes(bytes(each))
+            index = {"bytes": each, "sha256": "", "places": places}
             path.with_suffix(".json").write_text(json.dumps(index))
     start = time.process_time()
     plan = job.make_plan(Listing(root / "none", names), root, cells, shard_size=each)
