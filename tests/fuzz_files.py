@@ -329,7 +329,7 @@ class States:
         job.check_settings(plan, settings)
         job.check_source(plan)
         job.begin(plan, settings, {"ranks": 1})
-        how = {"batch_size": 2, "image_size": 8, "threads": 1, "show": Show(quiet=True)}
+        how = {"batch_size": 2, "fit": Fit(8, "whole"), "threads": 1, "show": Show(quiet=True)}
         failures = job.run(World(), plan, lambda _, pixels: images.to_model(pixels), **how)
         job.end_manifests(plan, failures, {})
 

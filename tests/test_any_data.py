@@ -506,3 +506,22 @@ def test_a_list_of_numbers_takes_the_class_list_beside_it(flat):
     (flat / "labels.csv").write_text("id,target\na,1\nb,0\nc,1\n")
     (flat / "classes.txt").write_text("cat\ndog\n")
     assert sources.open_source(flat).names == ["dog/a.png", "dog/c.png", "sub/cat/b.jpg"]
+
+
+def test_two_images_that_would_be_one_by_their_labels_are_told(tmp_path):
+    contents = {"cat/a.png": encoded(), "a.jpg": encoded("jpeg"), "b.png": encoded()}
+    rows = b"file,label\ncat/a.png,cat\na.jpg,cat\nb.png,dog\n"
+    path = zipped(tmp_path / "x.zip", contents | {"labels.csv": rows})
+    with pytest.raises(ValueError, match=r"cat/a\.\w+ and .*cat/a\.\w+ would be one image"):
+        assert sources.open_source(path).names
+    contents = {"cat/a.png": encoded(), "a.png": encoded()}
+    rows = b"file,label\ncat/a.png,cat\na.png,cat\n"
+    path = zipped(tmp_path / "y.zip", contents | {"labels.csv": rows})
+    with pytest.raises(files.BadFile, match=r"'cat/a.png' and 'a.png' would both be 'cat/a.png'"):
+        sources.open_source(path)
+
+
+def test_a_label_of_no_class_is_told(flat):
+    (flat / "labels.csv").write_text("file,label\na.png,cow\n")
+    with pytest.raises(files.BadFile, match="label 'cow', which is none of the 2 classes; give"):
+        sources.open_source(flat, ["cat", "dog"])

@@ -83,7 +83,9 @@ def pixels_of(folder):
 
 
 def equal(one, other):
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 def settings_of(folder):

@@ -241,11 +241,9 @@ class _Training:
     def run(self, show: Show) -> TrainedPrior:
         """Train to the end of the budget."""
         settings, world, state = self._settings, self._world, self._state
-        recipe = self._recipe
+        recipe, end = self._recipe, 0.0
         if recipe.minutes is not None:
-            end = min(self._ending.seconds / 60, recipe.minutes / 2)
-            recipe = replace(recipe, minutes=recipe.minutes - end)
-        batches = self._batches()
+            end = min(self._ending.seconds, 60 * recipe.minutes / 2)
         results = Results(settings, state, self._flags, self._ending, self._data.examples)
         run = Run(
             world,
@@ -254,13 +252,14 @@ class _Training:
             self._identity,
             images=settings.batch_size,
             save_minutes=settings.save_minutes,
+            end_seconds=end,
             losses="loss.csv",
             on_save=results.write,
             show=show,
         )
         rate = make_rate(settings.lr, settings.schedule(), recipe)
         advice = "lower `lr` or raise `warmup` and start anew in another `save_dir`"
-        run.train(batches, recipe, rate, advice=advice)
+        run.train(self._batches(), recipe, rate, advice=advice)
         measured = results.finish() if world.rank == 0 else None
         if measured is not None:
             _say_denoising(measured, show)

@@ -295,7 +295,8 @@ def class_names(
         unknown = min(set(labels) - set(classes))
         raise files.BadFile(
             f"{where} has the label {tree.shown(unknown)}, which is none of the {len(classes)} "
-            "classes"
+            "classes; give the `classes` of these labels, or take the labels away where none are "
+            "wanted"
         )
     return {label: label for label in tree.check_classes(sorted(labels), where)}
 

@@ -67,9 +67,9 @@ class Named:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of all images, sorted by key."""
+        """Return the names of all images, sorted by key. Raises ValueError for one key twice."""
         if len(self._sorted) < len(self._places):
-            self._sorted = sorted(self._places, key=tree.key_of)
+            self._sorted = tree.unique(self.path, self._places)
         return self._sorted
 
     def list(

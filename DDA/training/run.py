@@ -11,6 +11,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -123,9 +124,11 @@ class Run:
     """A training that saves itself to its folder while it runs.
 
     settings: what identifies the run. images: the number of images in a step, over all ranks.
-    save_minutes: the time between saved states. losses: the name of the file of the losses.
-    on_save: writes the results when the state is saved. on_epoch: writes the results after a
-    validation, and is given whether the state is the best so far. Both are called on rank 0.
+    save_minutes: the time between saved states. end_seconds: what a budget in minutes keeps for the
+    work after the training; it counts as spent with the last step. losses: the name of the file of
+    the losses. on_save: writes the results when the state is saved. on_epoch: writes the results
+    after a validation, and is given whether the state is the best so far. Both are called on rank
+    0.
     show: where the progress is shown (default: on stderr).
     """
 
@@ -138,6 +141,7 @@ class Run:
         *,
         images: int,
         save_minutes: float,
+        end_seconds: float = 0.0,
         losses: str = "losses.csv",
         on_save: Callable[[], None] = lambda: None,
         on_epoch: Callable[[bool], None] = lambda is_best: None,
@@ -145,7 +149,7 @@ class Run:
     ):
         self._world, self._folder, self._state = world, folder, state
         self._settings, self._images, self._losses = dict(settings), images, losses
-        self._save_seconds = 60 * save_minutes
+        self._save_seconds, self._end_seconds = 60 * save_minutes, end_seconds
         self._on_save, self._on_epoch = on_save, on_epoch
         self._show = show or Show()
 
@@ -160,6 +164,8 @@ class Run:
         # the step in hand is finished first, so that the saved state is whole
         with ranks.Stop() as self._stop:
             finished = self._fit(batches, recipe, rate, advice)
+            if finished and self._state.step > self._first_step:
+                self._state.seconds += self._end_seconds
             self.save()
         if not finished:
             raise KeyboardInterrupt
@@ -168,6 +174,8 @@ class Run:
         self, batches: Batches, recipe: Recipe, rate: Callable[[Moment], float], advice: str
     ) -> bool:
         """Train and tell whether the budget was spent, as opposed to stopped by the user."""
+        if recipe.minutes:
+            recipe = replace(recipe, minutes=recipe.minutes - self._end_seconds / 60)
         self._recipe, self._per_epoch = recipe, batches.per_epoch
         self._saved = self._shown = time.monotonic()
         self._first_step, self._first_seconds = self._state.step, self._state.seconds
