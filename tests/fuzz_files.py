@@ -313,6 +313,7 @@ class States:
 
     def _work(self, kind: str, inputs: Path, folder: Path) -> None:
         from DDA import images
+        from DDA.fitting import Fit
         from DDA.image_adapt import job
         from DDA.progress import Show
         from DDA.ranks import World
