@@ -165,13 +165,17 @@ def run_ranks(
 def _prepared(parser: Parser) -> Output:
     """Return the place to print, and let names of files that are no text be printed, with escapes.
 
-    Warnings are printed as notes, on a line.
+    Warnings are printed as notes, on a line, each of them once.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     output = Output(program=parser.prog, flags=parser.flags)
+    notes: set[str] = set()
 
     def as_note(message: Warning | str, *_: object) -> str:
+        if f"{message}" in notes:
+            return ""
+        notes.add(f"{message}")
         return f"{output.program}: note: {with_flags(f'{message}', output.flags)}\n"
 
     warnings.formatwarning = as_note

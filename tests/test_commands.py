@@ -4,7 +4,9 @@ import json
 import os
 import shlex
 import signal
+import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,6 +252,26 @@ def test_a_command_of_several_ranks_translates_too(parser, capsys):
 
     assert commands.run_ranks(parser, REQUIRED, work) == 2
     assert capsys.readouterr().err == "x.py: error: --rate 2 is outside 0..1\n"
+
+
+def test_a_warning_is_a_note_and_is_said_once(parser, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def work(values, output):
+        for text in ("`count` is much", "`count` is much", "`rate` too"):
+            warnings.showwarning(UserWarning(text), UserWarning, "file.py", 1)
+        return 0
+
+    monkeypatch.setattr(warnings, "showwarning", print_warning)
+    for _ in range(2):  # each command has its own
+        assert commands.run(parser, REQUIRED, work) == 0
+        notes = ["x.py: note: --count is much", "x.py: note: --rate too"]
+        assert capsys.readouterr().err.splitlines() == notes
+
+
+def print_warning(message, category, filename, lineno):
+    """Print a warning as Python does outside of pytest."""
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def test_control_characters_of_names_reach_the_terminal_as_escapes(capsys):
