@@ -112,8 +112,7 @@ def fetch(entry: published.Entry, path: Path, open_url: OpenUrl, show: Show) -> 
 
 
 def _by_hand(entry: published.Entry, path: Path) -> str:
-    what = "get" if entry.is_direct else f"get {entry.file} from"
-    return f"{what} {entry.origin} and put it at {path} ({entry.known()})"
+    return f"get {entry.origin} and put it at {path} ({entry.known()})"
 
 
 def _reason(error: Exception) -> str:

@@ -15,21 +15,19 @@ from pathlib import Path
 class Entry:
     """A published file. None stands for what its authors do not say and nobody here has measured.
 
-    file: the name of the file. origin: the address of the file, or of the page that has it.
-    is_direct: whether ``origin`` is the file itself. bytes: its size.
+    file: the name of the file. origin: its address. bytes: its size.
     """
 
     name: str
     file: str
     origin: str
-    is_direct: bool = True
     bytes: int | None = None
     sha256: str | None = None
 
     @property
     def is_fetchable(self) -> bool:
         """Tell whether enough is known to fetch the file and to know that it is the right one."""
-        return self.is_direct and None not in (self.bytes, self.sha256)
+        return None not in (self.bytes, self.sha256)
 
     @property
     def place(self) -> Path:
@@ -43,12 +41,14 @@ class Entry:
 
 
 _OPENAI = "https://openaipublic.blob.core.windows.net/diffusion"
-_AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10"
+_AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
 ENTRIES = (
     Entry(
         "openai/256x256_diffusion_uncond",
         "256x256_diffusion_uncond.pt",
         f"{_OPENAI}/jul-2021/256x256_diffusion_uncond.pt",
+        bytes=2_211_383_297,  # these two as several projects publish them that have the file
+        sha256="a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
     ),
     Entry(
         "openai/cifar10_uncond_50M_500K",
@@ -58,24 +58,21 @@ ENTRIES = (
     Entry(
         "akamaster/resnet20",
         "resnet20-12fca82f.th",
-        _AKAMASTER,
-        is_direct=False,
+        f"{_AKAMASTER}/resnet20-12fca82f.th",
         bytes=1_099_231,
         sha256="12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
     ),
     Entry(
         "akamaster/resnet32",
         "resnet32-d509ac18.th",
-        _AKAMASTER,
-        is_direct=False,
+        f"{_AKAMASTER}/resnet32-d509ac18.th",
         bytes=1_890_043,
         sha256="d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850",
     ),
     Entry(
         "akamaster/resnet56",
         "resnet56-4bfd9763.th",
-        _AKAMASTER,
-        is_direct=False,
+        f"{_AKAMASTER}/resnet56-4bfd9763.th",
         bytes=3_471_733,
         sha256="4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367",
     ),
