@@ -173,6 +173,22 @@ def test_a_run_tells_its_numbers_in_its_file_and_has_the_same_after_a_stop(tmp_p
         assert min(chart.size) > 200
 
 
+def test_a_run_that_was_stopped_at_its_end_is_measured_by_the_next(photos, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    record = tmp_path / "out/ema.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "add_record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_prior(photos, tmp_path / "out", steps=2, **SMALL)
+    before = files.read_json(record)
+    assert "denoising" not in before
+    prior = train_prior(photos, tmp_path / "out", steps=2, **SMALL)
+    assert prior.steps == 2
+    assert files.read_json(record) == {**before, "denoising": prior.denoising}
+
+
 def test_too_few_images_are_said_and_measured_all_the_same(photos, tmp_path, capsys):
     prior = train_prior(photos, tmp_path / "out", steps=1, **{**SMALL, "quiet": False})
     said = capsys.readouterr()
