@@ -19,6 +19,7 @@ from DDA.image_adapt.diffusion import Diffusion
 from DDA.image_adapt.prior import rungs
 from DDA.image_adapt.prior_settings import PriorSettings
 from DDA.image_adapt.scripts import image_sample
+from DDA.progress import Show
 from DDA.training.loop import Recipe
 
 RNG = np.random.default_rng(0)
@@ -133,9 +134,10 @@ def test_a_prior_falls_short_where_it_is_used_and_nowhere_else():
     assert denoising.shortfall(levels, [71]) is None  # the nearest level is 70
     assert denoising.shortfall(levels, [0, 60, 120]) is None
     assert "no better than a Gaussian filter" in denoising.shortfall(levels, [0, 100, 494])
-    assert "its error is 15.0, against 10.0" in denoising.shortfall(levels)
-    assert "than no change at all" in denoising.shortfall([level(20, 9.0, 10.0, 8.0)])
-    assert denoising.shortfall([level(20, 10.0)]) is not None  # as good is no better
+    assert "its error is 15.0, against 10.0" in denoising.shortfall(levels, range(500))
+    assert "than no change at all" in denoising.shortfall([level(20, 9.0, 10.0, 8.0)], [71])
+    assert denoising.shortfall([level(20, 10.0)], [71]) is not None  # as good is no better
+    assert denoising.shortfall([], [71]) is None
 
 
 # ------------------------------------------------------------------------------------- held out
@@ -171,6 +173,22 @@ def test_a_run_tells_its_numbers_in_its_file_and_has_the_same_after_a_stop(tmp_p
         assert min(chart.size) > 200
 
 
+def test_a_run_that_was_stopped_at_its_end_is_measured_by_the_next(photos, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    record = tmp_path / "out/ema.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "add_record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_prior(photos, tmp_path / "out", steps=2, **SMALL)
+    before = files.read_json(record)
+    assert "denoising" not in before
+    prior = train_prior(photos, tmp_path / "out", steps=2, **SMALL)
+    assert prior.steps == 2
+    assert files.read_json(record) == {**before, "denoising": prior.denoising}
+
+
 def test_too_few_images_are_said_and_measured_all_the_same(photos, tmp_path, capsys):
     prior = train_prior(photos, tmp_path / "out", steps=1, **{**SMALL, "quiet": False})
     said = capsys.readouterr()
@@ -178,6 +196,15 @@ def test_too_few_images_are_said_and_measured_all_the_same(photos, tmp_path, cap
     assert "too few images to hold some out" in said.err
     assert "the prior denoises no better than a Gaussian filter" in said.err
     assert "8 training images; root mean square error" in said.out
+
+
+def test_a_training_says_what_falls_short_of_the_levels_that_adaptation_uses(capsys):
+    good, bad = level(300, 5.0), level(500, 15.0)
+    prior_training._say_denoising(measured(good, bad), range(500), Show())
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.count("\n") == 4
+    prior_training._say_denoising(measured(good, bad), range(600), Show())
+    assert "Train it longer; adaptation with it says the same" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------- its warning

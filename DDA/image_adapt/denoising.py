@@ -152,17 +152,15 @@ def _errors(
     return (127.5 * np.sqrt(sums / count)).tolist()
 
 
-def shortfall(levels: Sequence[Level], called: Sequence[int] | None = None) -> str | None:
+def shortfall(levels: Sequence[Level], called: Sequence[int]) -> str | None:
     """Return in words where a prior does not beat a filter or nothing; None where it does.
 
     called: the timesteps at which the prior is used; only the levels between them count, or the
-    nearest one (default: all levels).
+    nearest one.
     """
-    near = list(levels)
-    if called is not None:
-        low, high = min(called), max(called)
-        inside = [level for level in levels if low <= level["timestep"] <= high]
-        near = inside or sorted(levels, key=lambda level: abs(level["timestep"] - high))[:1]
+    low, high = min(called), max(called)
+    inside = [level for level in levels if low <= level["timestep"] <= high]
+    near = inside or sorted(levels, key=lambda level: abs(level["timestep"] - high))[:1]
     weak = [level for level in near if level["prior"] >= _least(level)]
     if not weak:
         return None

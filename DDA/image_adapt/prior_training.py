@@ -262,21 +262,25 @@ class _Training:
         run.train(self._batches(), recipe, rate, advice=advice)
         measured = results.finish() if world.rank == 0 else None
         if measured is not None:
-            _say_denoising(measured, show)
+            # no rung of the speed ladder begins above the half of the timesteps
+            _say_denoising(measured, range(settings.diffusion_steps // 2), show)
         loss = float(np.mean([row["loss"] for row in state.losses[-50:]])) if state.losses else 0.0
         path = settings.save_dir / "ema.pt"
         return TrainedPrior(path, state.step, loss, state.seconds, measured)
 
 
-def _say_denoising(measured: Denoising, show: Show) -> None:
-    """Say how well a prior denoises, and where it does not."""
+def _say_denoising(measured: Denoising, used: Sequence[int], show: Show) -> None:
+    """Say how well a prior denoises, and where it does not.
+
+    used: the timesteps at which adaptation may use it.
+    """
     kind = "held-out images" if measured["held_out"] else "training images"
     show.say(f"denoising   {measured['images']} {kind}; {measured['error']}")
     for line in denoising.table(measured["levels"]):
         show.say(f"            {line}")
     if not measured["held_out"]:
         show.note("there are too few images to hold some out, so these errors may be too low")
-    fault = denoising.shortfall(measured["levels"])
+    fault = denoising.shortfall(measured["levels"], used)
     if fault is not None:
         show.note(f"{fault}. Train it longer; adaptation with it says the same")
 
