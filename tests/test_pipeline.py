@@ -460,9 +460,9 @@ def test_the_size_is_that_of_a_source_and_a_prior_that_are_given(photos):
     del entries["data"]["size"]
     given = {"source": "mine.pth", "prior": {"model_path": "prior.pt"}}
     assert pipeline.read_config({**entries, **given}, {})["data"]["size"] is None
-    for name in given:
+    for name, value in given.items():
         with pytest.raises(ValueError, match="`data.size` is missing"):
-            pipeline.read_config({**entries, name: given[name]}, {})
+            pipeline.read_config({**entries, name: value}, {})
 
 
 def test_flat_images_in_a_zip_with_a_list_of_labels_will_do(photos):

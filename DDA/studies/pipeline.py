@@ -272,8 +272,8 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _completed(data: Mapping[str, Any], source: str | None, *, has_prior: bool) -> dict[str, Any]:
     """Return the entries of ``data`` with the experiment, the backbone and the splits.
 
-    has_prior: whether a prior is given, so that none is trained. Raises ValueError where the size of one's own images is missing, and FileNotFoundError for an
-    experiment that is unknown.
+    has_prior: whether a prior is given, so that none is trained. Raises ValueError where the size
+    of one's own images is missing, and FileNotFoundError for an experiment that is unknown.
     """
     if data["experiment"] in (None, OWN):
         is_given = has_prior and source is not None and data["backbone"] in (None, SOURCE)
