@@ -37,14 +37,18 @@ class Division:
 
 @dataclass(frozen=True)
 class _Folders:
-    """The folders of the splits, None where there is none."""
+    """The folders of the splits, None where there is none.
+
+    above: what comes before them in the names of images: ``clean/``, or nothing.
+    """
 
     train: str | None
     test: str | None
+    above: str = ""
 
     def split(self, name: str) -> tuple[str, str]:
         """Return the split of an image, or an empty text, and its name within that."""
-        inside = name.removeprefix("clean/")
+        inside = name.removeprefix(self.above)
         for folder in (self.train, self.test):
             if folder is not None and inside.startswith(f"{folder}/"):
                 return folder, inside.removeprefix(f"{folder}/")
@@ -63,8 +67,8 @@ def class_names(
     listed = tuple(source.classes or ())
     if listed and not (isinstance(source, Folder) and tree.read_classes(source.path) is None):
         return listed
-    names = _inside_clean(source.names)
-    folders = _folders(source, names, train, test)
+    names, above = _undegraded(source.names)
+    folders = _folders(source, names, above, train, test)
     used = set()
     for name in names:
         split, rest = folders.split(name)
@@ -103,8 +107,8 @@ def divide(
         raise ValueError(f"`classes` is missing: {source.path} does not tell them")
     if not 0 < share < 1:
         raise ValueError(f"`test_share` {share} is no share between 0 and 1 of the images")
-    names = _inside_clean(names)
-    folders = _folders(source, names, train, test)
+    names, above = _undegraded(names)
+    folders = _folders(source, names, above, train, test)
     placed: dict[str, str] = {}
     undivided: dict[str, str] = {}
     for name in names:
@@ -122,17 +126,25 @@ def divide(
     return Division(placed, "; ".join(notes))
 
 
-def _inside_clean(names: Sequence[str]) -> list[str]:
-    """Return the names of undegraded images, where a tree holds others beside them."""
-    return [name for name in names if name.startswith("clean/")] or list(names)
+def _undegraded(names: Sequence[str]) -> tuple[list[str], str]:
+    """Return the names of undegraded images, and the folder above them: ``clean/``, or none.
+
+    A tree may hold degraded copies beside them. A folder ``clean`` that holds images itself is a
+    class of that name.
+    """
+    inside = [name for name in names if name.startswith("clean/")]
+    is_tree = bool(inside) and all(name.count("/") > 1 for name in inside)
+    return (inside, "clean/") if is_tree else (list(names), "")
 
 
-def _folders(source: Source, names: Iterable[str], train: str | None, test: str | None) -> _Folders:
+def _folders(
+    source: Source, names: Iterable[str], above: str, train: str | None, test: str | None
+) -> _Folders:
     """Return the folders of the splits. Raises ValueError for one that is missing.
 
     A folder with the name of a split is one if no class lies beside it.
     """
-    inside = [name.removeprefix("clean/") for name in names]
+    inside = [name.removeprefix(above) for name in names]
     tops = {name.partition("/")[0] for name in inside if "/" in name}
     usual = splits_of(inside)
     if tops != {*usual[TRAIN], *usual[TEST]} and train is None:  # they are classes
@@ -147,7 +159,7 @@ def _folders(source: Source, names: Iterable[str], train: str | None, test: str 
     test = test or next(iter(usual[TEST]), None)
     if test is not None and train is None:
         raise ValueError(f"{source.path} has test images in {test}; `train` names the others")
-    return _Folders(train, test)
+    return _Folders(train, test, above)
 
 
 def _by_key(

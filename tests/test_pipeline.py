@@ -457,6 +457,16 @@ def test_a_folder_and_a_size_are_enough(photos):
     assert "preprocess.mean=[0.5," in named.stages[pipeline.CLASSIFIER]["commands"][0]
 
 
+def test_the_size_is_that_of_a_source_and_a_prior_that_are_given(photos):
+    entries = yaml.safe_load(OWN.format(out=photos.parent / "out", photos=photos))
+    del entries["data"]["size"]
+    given = {"source": "mine.pth", "prior": {"model_path": "prior.pt"}}
+    assert pipeline.read_config({**entries, **given}, {})["data"]["size"] is None
+    for name, value in given.items():
+        with pytest.raises(ValueError, match="`data.size` is missing"):
+            pipeline.read_config({**entries, name: value}, {})
+
+
 def test_flat_images_in_a_zip_with_a_list_of_labels_will_do(photos):
     lines = ["file,label"]
     with ZipFile(photos.parent / "flat.zip", "w") as archive:

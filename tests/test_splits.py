@@ -86,6 +86,16 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert {key.split("/")[0] for key in keys["test"]} == {"car", "train"}
 
 
+def test_a_class_may_be_called_clean(tmp_path):
+    keys = prepared(photos(tmp_path / "photos", 4, ("clean", "dirty")), tmp_path / "out")
+    assert tree.read_classes(tmp_path / "out") == ("clean", "dirty")
+    assert len(keys["train"] | keys["test"]) == 8
+    # a tree of ours, with copies beside the clean images
+    making.degrade(tmp_path / "out", Target(tmp_path / "out", workers=1), type="jpeg", quiet=True)
+    again = prepared(tmp_path / "out", tmp_path / "again")
+    assert again == keys
+
+
 def test_other_splits_are_named_and_other_folders_are_told(tmp_path, capsys):
     names = [f"{split}/{name}/1.png" for split in ("fit", "judge", "rest") for name in "ab"]
     source = write(tmp_path / "photos", names)

@@ -256,7 +256,7 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("train", "test", "experiment", "backbone"):
         if data[name] is not None:
             tree.check_name(data[name], f"`data.{name}`:")  # they become folders
-    data = _completed(data, config["source"])
+    data = _completed(data, config["source"], has_prior="model_path" in config["prior"])
     _check_known(config["known"])
     _check_degraded(config["degraded"])
     for name in COMMANDS:
@@ -270,14 +270,15 @@ def check_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "data": data, "training": training}
 
 
-def _completed(data: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+def _completed(data: Mapping[str, Any], source: str | None, *, has_prior: bool) -> dict[str, Any]:
     """Return the entries of ``data`` with the experiment, the backbone and the splits.
 
-    Raises ValueError where the size of one's own images is missing, and FileNotFoundError for an
-    experiment that is unknown.
+    has_prior: whether a prior is given, so that none is trained. Raises ValueError where the size
+    of one's own images is missing, and FileNotFoundError for an experiment that is unknown.
     """
     if data["experiment"] in (None, OWN):
-        if data["size"] is None:
+        is_given = has_prior and source is not None and data["backbone"] in (None, SOURCE)
+        if data["size"] is None and not is_given:
             raise ValueError(
                 "`data.size` is missing: the side in pixels of the images, as a prior makes them "
                 "and as a classifier sees them that is trained here"
