@@ -264,6 +264,7 @@ def test_a_wrong_entry_is_named(changes, words):
             "configs/ind/CIFAR11/ResNet20/clean.yaml",
             "configs/data has no CIFAR11; there are CIFAR10, Imagenet, digits",
         ),
+        ("configs/ind/a\nb/ResNet20/clean.yaml", "configs/data has no a\\nb; there are CIFAR10"),
         (
             "configs/ind/CIFAR10/ResNet21/clean.yaml",
             "configs/backbones/small has no ResNet21; there are ResNet18",

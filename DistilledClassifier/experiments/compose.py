@@ -204,8 +204,9 @@ def _part(folder: str, name: str, extra: Sequence[str] = ()) -> Path:
     path = CONFIGS / folder / name
     if not path.is_file():
         stems = sorted({file.stem for file in (CONFIGS / folder).glob("*.yaml")} - {"timm", "kind"})
+        known = ", ".join((*stems, *extra))
         raise FileNotFoundError(
-            f"configs/{folder} has no {path.stem}; there are {', '.join((*stems, *extra))}"
+            f"configs/{folder} has no {printable(path.stem)}; there are {known}"
         )
     return path
 
