@@ -387,14 +387,14 @@ class Summaries:
     def feed(self, data: bytes, folder: Path, rng: random.Random) -> None:
         """Make the report of an evaluation, or plan on with a pipeline."""
         from DDA.model_adapt import page
-        from DDA.studies import pipeline
+        from DDA.studies import stages as running
 
         is_summary = rng.random() < 0.7
         if rng.random() < 0.8:
             data = as_json(twisted(self._summary if is_summary else self._pipeline, rng))
         if not is_summary:
             (folder / "pipeline.json").write_bytes(data)
-            pipeline._State(folder).check([])
+            running._State(folder).check([])
             return
         for path in self._eval.rglob("*.npz"):
             copy_to = folder / "eval" / path.relative_to(self._eval)

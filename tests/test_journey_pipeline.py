@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from DDA import files, tree
 from DDA.image_adapt.unet import create_unet
 from DDA.studies import pipeline
+from DDA.studies import stages as running
 from DistilledClassifier import import_classifier
 
 torchvision = pytest.importorskip("torchvision")
@@ -81,9 +82,9 @@ def ran(monkeypatch):
         name, *words = command
         commands.append(name)
         with contextlib.redirect_stdout(sys.stderr):
-            return pipeline._module(name).main([pipeline._latest(word) for word in words])
+            return pipeline._module(name).main([running._latest(word) for word in words])
 
-    monkeypatch.setattr(pipeline, "_run", run)
+    monkeypatch.setattr(running, "_run", run)
     return commands
 
 

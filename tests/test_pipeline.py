@@ -24,6 +24,7 @@ import pipeline as command
 from DDA import files, tree
 from DDA.progress import Show
 from DDA.studies import pipeline
+from DDA.studies import stages as running
 from DistilledClassifier import classifiers
 
 DIGITS = ROOT / "scripts/pipelines/digits.yaml"
@@ -177,6 +178,46 @@ def notes(*words):
     return stages
 
 
+ESTIMATE = """
+import json, sys
+assert sys.argv[2:] == ["--dry_run", "--json", "--quiet"]
+if sys.argv[1] == "absent":
+    sys.exit(2)
+print(json.dumps({"estimate": {"seconds": 90.0} if sys.argv[1] == "todo" else None}))
+"""
+
+
+def test_a_plan_tells_how_long_the_commands_take_that_can_be_measured(
+    tmp_path, monkeypatch, capsys
+):
+    script = tmp_path / "adapt.py"
+    script.write_text(ESTIMATE)
+    monkeypatch.setitem(running.SCRIPTS, "image_sample.py", str(script))
+    shown, minutes = [], ("image_train.py", "--minutes", "2.5")
+    adapt = tuple(("image_sample.py", word) for word in ("todo", "done", "absent"))
+    stages = [
+        pipeline.Stage("images", (("make_data.py", "prepare"),)),
+        pipeline.Stage("prior", (minutes, (*minutes, "--steps", "9")), needs=("images",)),
+        pipeline.Stage("copies", adapt, needs=("images",)),
+        pipeline.Stage("later", adapt, needs=("prior",)),
+    ]
+
+    def look() -> dict:
+        outcome = running.outlook(stages, tmp_path / "out", None, Show())
+        shown.append(str(outcome).splitlines())
+        return {title: stage["estimates"] for title, stage in outcome.stages.items()}
+
+    fresh = {"images": [None], "prior": [150.0, None], "copies": [None] * 3, "later": [None] * 3}
+    assert look() == fresh and not (tmp_path / "out").exists()
+    assert "# prior, about 2 min 30 s" in shown[0] and "2 min 30 s for 1 of 9" in shown[0][-1]
+    files.make_folder(tmp_path / "out")
+    digest = running._digests(stages)["images"]
+    files.write_json(tmp_path / "out/pipeline.json", {"finished": {"images": digest}})
+    assert look() == {**fresh, "images": [], "copies": [90.0, 0.0, None]}
+    assert "# images, done before" in shown[1] and "# copies, about 1 min 30 s" in shown[1]
+    assert "measured: copies" in capsys.readouterr().err
+
+
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
     """Three stages of a script that notes its argument.
@@ -189,7 +230,7 @@ def steps(tmp_path, monkeypatch):
         "with open(here / 'log', 'a') as file: file.write(word + '\\n')\n"
         "fail = here / 'fail'\nsys.exit(3 if fail.exists() and fail.read_text() == word else 0)\n"
     )
-    monkeypatch.setitem(pipeline.SCRIPTS, "note.py", str(script))
+    monkeypatch.setitem(running.SCRIPTS, "note.py", str(script))
 
     def run(*words: str) -> tuple[int, list[str]]:
         (tmp_path / "log").write_text("")
@@ -220,7 +261,7 @@ def test_it_stops_at_a_failure_goes_on_there_and_skips_what_is_finished(steps, t
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
     """Return a function that runs plans and returns the titles of the stages that ran."""
-    monkeypatch.setattr(pipeline, "_run", lambda *_: 0)
+    monkeypatch.setattr(running, "_run", lambda *_: 0)
 
     def run(**changes) -> list[str]:
         outcome = pipeline.run_stages(
@@ -248,9 +289,9 @@ def test_an_added_corruption_runs_only_what_needs_it(ran):
 
 def test_what_builds_on_a_stage_that_ran_in_vain_runs_again(ran, monkeypatch):
     ran()
-    monkeypatch.setattr(pipeline, "_run", lambda *_: 3)
+    monkeypatch.setattr(running, "_run", lambda *_: 3)
     assert ran(**{"prior.minutes": 3}) == []  # it failed
-    monkeypatch.setattr(pipeline, "_run", lambda *_: 0)
+    monkeypatch.setattr(running, "_run", lambda *_: 0)
     titles = ran()
     assert titles[0] == pipeline.PRIOR and pipeline.STUDENTS in titles
     assert pipeline.CONTROL not in titles and pipeline.DEGRADED not in titles
@@ -321,7 +362,7 @@ def test_entries_that_python_holds_are_planned_like_those_of_a_yaml(tmp_path, ca
 
 def test_images_of_another_yaml_are_not_taken_for_its_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "note.py").write_text("")
-    monkeypatch.setitem(pipeline.SCRIPTS, "make_data.py", str(tmp_path / "note.py"))
+    monkeypatch.setitem(running.SCRIPTS, "make_data.py", str(tmp_path / "note.py"))
 
     def run(out, *levels: str) -> None:
         words = [("--level", level, "--save_dir", f"{out}/degraded") for level in levels]
@@ -546,9 +587,9 @@ def test_the_newest_run_of_a_stage_is_taken(tmp_path):
         if name != "20270101":
             (tmp_path / name / "finished").write_bytes(b"")
     newest = tmp_path / "20260101/model_best.pth"
-    assert pipeline._latest(f"{tmp_path}/*/model_best.pth") == str(newest)
+    assert running._latest(f"{tmp_path}/*/model_best.pth") == str(newest)
     with pytest.raises(FileNotFoundError, match="was the stage before removed"):
-        pipeline._latest(f"{Path(tmp_path)}/*/model_last.pth")
+        running._latest(f"{Path(tmp_path)}/*/model_last.pth")
 
 
 def test_a_small_number_of_a_training_stays_a_number():

@@ -14,7 +14,7 @@ from DDA.model_adapt import fitted, results, summary, tables
 from DDA.model_adapt.paired import Cell
 from DDA.model_adapt.report import main as report
 from DDA.model_adapt.settings import Facts
-from DDA.studies import pipeline
+from DDA.studies import stages as running
 from DDA.training.loop import State
 from DDA.training.run import RESUME, resume
 from DistilledClassifier import verify
@@ -38,7 +38,7 @@ READERS = {
     "manifest.json": lambda folder: ledger.read_manifest(folder / "manifest.json"),
     "made.json": lambda folder: list(verify.read_manifests(folder)),
     "summary.json": summary.read,
-    "pipeline.json": pipeline._State,
+    "pipeline.json": running._State,
     "finished": runs._read_result,
     "x.fitted.json": lambda folder: fitted.read_gate(folder / "x.fitted.json", folder / "x"),
 }
