@@ -146,3 +146,29 @@ def labelled_tree(folder: Path, prior: Path, cells: Sequence[str]) -> list[str]:
         "--out": folder / "out",
     }
     return [str(word) for flag in flags.items() for word in flag]
+
+
+# the settings of a prior that is trained in a moment, in Python
+SMALL_PRIOR = dict(
+    image_size=16,
+    num_channels=32,
+    channel_mult="1,1",
+    num_res_blocks=1,
+    num_heads=2,
+    batch_size=4,
+    warmup=2,
+    lr=1e-3,
+    ema=0.9,
+    bf16=False,
+)
+
+
+def write_classifier(path, classes):
+    """Write a small untrained classifier of images of 16 pixels, and return its path."""
+    from DistilledClassifier import classifiers
+
+    torch.manual_seed(0)
+    config = {"type": "CifarResNet", "depth": 8, "num_classes": len(classes)}
+    entries = {"classifier": config, "preprocess": {"size": 16}}
+    classifiers.save(path, classifiers.build(config), entries, classes)
+    return path

@@ -7,13 +7,13 @@ from html import escape
 import numpy as np
 import pytest
 import torch
+from helpers import write_classifier
 from PIL import Image
 
 from DDA import files
 from DDA.image_adapt import checkpoints, denoising
 from DDA.model_adapt import advice, advise
 from DDA.model_adapt.settings import Trial
-from DistilledClassifier import classifiers
 
 CLASSES = ("dark", "light")
 
@@ -33,11 +33,7 @@ def labelled(tmp_path):
 
 @pytest.fixture
 def classifier(tmp_path):
-    torch.manual_seed(0)
-    config = {"type": "CifarResNet", "depth": 8, "num_classes": 2}
-    entries = {"classifier": config, "preprocess": {"size": 16}}
-    classifiers.save(tmp_path / "c.pth", classifiers.build(config), entries, CLASSES)
-    return tmp_path / "c.pth"
+    return write_classifier(tmp_path / "c.pth", CLASSES)
 
 
 def command(classifier, prior, labelled, tmp_path, *more):

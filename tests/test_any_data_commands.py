@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
+from helpers import write_classifier
 from PIL import Image
 
 from DDA import sources
@@ -16,18 +16,13 @@ from DDA.image_adapt.prior_settings import PriorSettings
 from DDA.image_adapt.prior_training import Images
 from DDA.image_adapt.scripts import image_sample
 from DDA.model_adapt import advise, predict
-from DistilledClassifier import classifiers
 
 CLASSES = ("dark", "light")
 
 
 @pytest.fixture
 def classifier(tmp_path):
-    torch.manual_seed(0)
-    config = {"type": "CifarResNet", "depth": 8, "num_classes": 2}
-    entries = {"classifier": config, "preprocess": {"size": 16}}
-    classifiers.save(tmp_path / "c.pth", classifiers.build(config), entries, CLASSES)
-    return tmp_path / "c.pth"
+    return write_classifier(tmp_path / "c.pth", CLASSES)
 
 
 def contents(count):

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_unet
+from helpers import SMALL_PRIOR, tiny_unet
 from PIL import Image
 
 from DDA import Adapter, files, train_prior
@@ -52,19 +52,7 @@ def photos(tmp_path):
     return write(tmp_path / "photos", 10)
 
 
-SMALL = dict(
-    image_size=16,
-    num_channels=32,
-    channel_mult="1,1",
-    num_res_blocks=1,
-    num_heads=2,
-    batch_size=4,
-    warmup=2,
-    lr=1e-3,
-    ema=0.9,
-    bf16=False,
-    quiet=True,
-)
+SMALL = {**SMALL_PRIOR, "quiet": True}
 
 
 class Oracle(torch.nn.Module):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, SMALL_PRIOR
 from PIL import Image
 
 from DDA import files
@@ -48,18 +48,7 @@ TINY = [
     "0.9",
     "--no-bf16",
 ]
-SMALL = dict(
-    image_size=16,
-    num_channels=32,
-    channel_mult="1,1",
-    num_res_blocks=1,
-    num_heads=2,
-    batch_size=4,
-    warmup=2,
-    lr=1e-3,
-    ema=0.9,
-    bf16=False,
-)  # TINY, from Python
+SMALL = SMALL_PRIOR  # TINY, from Python
 ENV = {
     name: value
     for name, value in os.environ.items()
