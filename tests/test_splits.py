@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from DDA import files, sources, tree
-from DistilledClassifier import make_data, making, splits
+from DistilledClassifier import experiments, make_data, making, splits
 from DistilledClassifier.data.measured import settled
 from DistilledClassifier.experiments.config import load
 from DistilledClassifier.experiments.run import train
@@ -207,3 +207,11 @@ def test_a_training_of_ones_own_images_stores_what_was_measured(tmp_path):
     raw = files.read_yaml(run.folder / "config.yaml")
     assert raw["data"]["classes"] == ["cat", "dog"] and 0 < raw["preprocess"]["mean"][0] < 1
     assert train(OWN, epochs=1, **options).folder == run.folder  # the same run
+
+
+def test_a_dry_run_of_a_training_measures_its_images_and_keeps_nothing(tmp_path):
+    prepared(photos(tmp_path / "photos", 12), tmp_path / "out")
+    changes = {"data.root": str(tmp_path / "out"), "preprocess.size": 10, "data.held_out": 0.3}
+    settings = {"save_dir": tmp_path / "saved", "batch_size": 4, "workers": 0, "quiet": True}
+    planned = experiments.train(OWN, changes=changes, dry_run=True, **settings)
+    assert planned.estimate.seconds > 0 and not (tmp_path / "saved").exists()

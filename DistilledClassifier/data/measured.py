@@ -27,23 +27,24 @@ class Measured(TypedDict):
     std: list[float]
 
 
-def settled(config: Config, save_dir: Path) -> Config:
+def settled(config: Config, save_dir: Path, *, keep: bool = True) -> Config:
     """Return a config whose mean and deviation are numbers.
 
     They are those of the clean training images in RGB scaled to 0..1, at the size at which the
     network sees them: of all, or of 10,000 that are evenly spread. They are kept in
-    ``measured.json`` in ``save_dir``. Raises ValueError where there are no such images.
+    ``measured.json`` in ``save_dir``. keep: write that file where it is not there. Raises
+    ValueError where there are no such images.
     """
     preprocess = config.raw.get("preprocess", {})
     names = [name for name in ("mean", "std") if preprocess.get(name) == MEASURED]
     if not names:
         return config
-    values = _measured(config, save_dir)
+    values = _measured(config, save_dir, keep)
     chosen = {name: values[name] for name in names}
     return check({**config.raw, "preprocess": {**preprocess, **chosen}})
 
 
-def _measured(config: Config, save_dir: Path) -> Measured:
+def _measured(config: Config, save_dir: Path, keep: bool) -> Measured:
     """Return the mean and the deviation, from the file where it holds them."""
     source, names = clean_names(config)
     seen = config.preprocess
@@ -64,8 +65,9 @@ def _measured(config: Config, save_dir: Path) -> Measured:
             return kept
     mean, std = _mean_and_std(source, tree.spread(names, MOST), seen)
     values = Measured(of=of, mean=mean, std=std)
-    files.make_folder(save_dir)
-    files.write_json(path, dict(values))
+    if keep:
+        files.make_folder(save_dir)
+        files.write_json(path, dict(values))
     return values
 
 

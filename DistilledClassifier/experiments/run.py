@@ -167,7 +167,7 @@ def run_training(
     torch.set_num_threads(world.cpu_threads())
     device = world.together(lambda: pick_device(settings.device, world.local_rank))
     composed = world.together(lambda: configure(settings, world.size, program))
-    config = world.on_root(lambda: settled(composed, settings.save_dir))
+    config = world.on_root(lambda: settled(composed, settings.save_dir, keep=not dry_run))
     inputs = world.together(lambda: find_inputs(config, settings.save_dir))
     folder = world.on_root(lambda: find_run(config, inputs, settings))
     finished = world.on_root(lambda: _read_result(folder))
