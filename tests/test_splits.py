@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from DDA import files, sources, tree
-from DistilledClassifier import experiments, make_data, making, splits
+from DistilledClassifier import make_data, making, splits
 from DistilledClassifier.data.measured import settled
 from DistilledClassifier.experiments.config import load
 from DistilledClassifier.experiments.run import train
@@ -213,5 +213,5 @@ def test_a_dry_run_of_a_training_measures_its_images_and_keeps_nothing(tmp_path)
     prepared(photos(tmp_path / "photos", 12), tmp_path / "out")
     changes = {"data.root": str(tmp_path / "out"), "preprocess.size": 10, "data.held_out": 0.3}
     settings = {"save_dir": tmp_path / "saved", "batch_size": 4, "workers": 0, "quiet": True}
-    planned = experiments.train(OWN, changes=changes, dry_run=True, **settings)
+    planned = train(OWN, changes=changes, dry_run=True, **settings)
     assert planned.estimate.seconds > 0 and not (tmp_path / "saved").exists()
