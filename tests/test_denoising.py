@@ -400,3 +400,9 @@ def test_a_finished_run_in_minutes_does_not_go_on_where_the_end_takes_less(
     again = train_prior(photos, tmp_path / "out", minutes=0.02, **SMALL)
     assert again.steps == first.steps and files.sha256(again.path) == digest
     assert again.seconds == first.seconds  # the end counts once
+
+
+def test_the_plan_tells_how_many_images_can_be_measured(photos, tmp_path, capsys):
+    how = {**SMALL, "quiet": False}
+    prior_training.train_prior(photos, tmp_path / "out", minutes=60, dry_run=True, **how)
+    assert ": 10 images are measured, 16 drawn" in capsys.readouterr().out

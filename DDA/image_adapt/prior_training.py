@@ -181,7 +181,9 @@ class _Training:
         seconds = 0.0
         if self._recipe.minutes is not None:
             seconds = pass_seconds(self._model, self._data.size, self._device)
-        return plan_ending(room_of(self._recipe, seconds), seconds)
+        ending = plan_ending(room_of(self._recipe, seconds), seconds)
+        most = len(self._data.held_out.keys) or self._data.count
+        return ending._replace(shown=min(ending.shown, most))
 
     def say_plan(self, show: Show) -> None:
         """Say what will be trained, how long, and where it goes."""
