@@ -26,7 +26,7 @@ KNOWN = {
     "source_adapted": ("#c0843d", "the clean classifier on adapted copies"),
     "self_ensemble": ("#b5a642", "the mean of its probabilities on both (DDA)"),
     "control": (
-        "#4a7c59",
+        "#b0477b",
         "the clean classifier, trained as long as the first on the same degraded images, without "
         "teachers and without adaptation",
     ),
